@@ -1,0 +1,452 @@
+"""The nouns of the config: what a tree means once compiled.
+
+Rule: frozen data only, defaults applied, no parsing (compile.py) and no behaviour. This file is also the one table of
+the schema: every field carries its unit (the type), its reload class and a sentence of documentation; the compiler,
+`relayd schema`, the diff and docs/config.md are all made from it.
+
+Reload classes: HOT acts on the next call; DRAIN opens anew and lets the old finish; REVOKE may act on live streams;
+RESTART is reported until the daemon restarts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NewType
+
+import attrs
+
+Seconds = NewType("Seconds", float)  # written "90s", "5m", "1h30m"
+Size = NewType("Size", int)  # bytes; written "32MiB", "1GB", or a plain integer
+MicroUsd = NewType("MicroUsd", int)  # millionths of a US dollar; written "12.50", exact
+ObjectId = NewType("ObjectId", str)  # [a-z0-9][a-z0-9_-]{0,62}: the stem of an account's or key's file
+Glob = NewType("Glob", str)  # `*` and `?` over model ids
+Pattern = NewType("Pattern", re.Pattern[str])  # a Python regular expression
+Network = NewType("Network", str)  # an address or CIDR range
+Url = NewType("Url", str)  # http:// or https://, no user part, no query
+Proxy = NewType("Proxy", str)  # "", http://, https:// or socks5://, optional user:password
+
+HOT, DRAIN, REVOKE, RESTART = "hot", "drain", "revoke", "restart"
+NO_MAP: Mapping[str, str] = MappingProxyType({})
+
+
+def key(
+    default: Any = attrs.NOTHING,
+    *,
+    doc: str,
+    reload: str = HOT,
+    low: float | None = None,
+    high: float | None = None,
+    secret: bool = False,
+    idle: str = "",
+) -> Any:
+    """One key of the schema.
+
+    Args:
+        default: what holds when the key is absent; none means that it is required.
+        doc: one sentence for people, shown by `relayd schema` and docs/config.md.
+        reload: the reload class.
+        low, high: bounds of a number, a duration (s) or a size (bytes), inclusive.
+        secret: never quoted in a problem, a diff or a status.
+        idle: why the key has no effect in this version; `check` says so in a note. "" for a key that works.
+    """
+    metadata = {"doc": doc, "reload": reload, "low": low, "high": high, "secret": secret, "idle": idle}
+    return attrs.field(default=default, metadata=metadata, repr=not secret)
+
+
+@attrs.frozen(kw_only=True)
+class Rate:
+    """A number of requests in any window of that length."""
+
+    requests: int = key(0, doc="Requests admitted in any such window; 0 = no limit.", low=0)
+    window: Seconds = key(Seconds(60.0), doc="Length of the rolling window.", low=1, high=31 * 86400)
+
+
+@attrs.frozen(kw_only=True)
+class Window:
+    """The general form of a limit: requests, tokens and cost, in any mix, within one window."""
+
+    window: str = key(
+        doc='A duration ("5h") rolls; "day", "week" and "month" are calendar periods in `state.timezone`.'
+    )
+    requests: int = key(0, doc="Requests; 0 = no limit.", low=0)
+    tokens: int = key(0, doc="Tokens of every kind; 0 = no limit.", low=0)
+    cost: MicroUsd = key(MicroUsd(0), doc='Cost in USD, as a string; "0" = no limit.', low=0)
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What a key may consume. In a key's file a field left out takes the value of relay.toml's `[limits]`."""
+
+    concurrency: int = key(0, doc="Calls in flight at once; 0 = no limit.", low=0)
+    rate: Rate = key(Rate(), doc="Requests in a rolling window.")
+    tokens_per_minute: int = key(0, doc="Tokens in any minute; 0 = no limit.", low=0)
+    daily_requests: int = key(0, doc="Requests in a calendar day; 0 = no limit.", low=0)
+    monthly_requests: int = key(0, doc="Requests in a calendar month; 0 = no limit.", low=0)
+    daily_tokens: int = key(0, doc="Tokens in a calendar day; 0 = no limit.", low=0)
+    monthly_tokens: int = key(0, doc="Tokens in a calendar month; 0 = no limit.", low=0)
+    daily_cost: MicroUsd = key(MicroUsd(0), doc='Cost in a calendar day, USD; "0" = no limit.', low=0)
+    monthly_cost: MicroUsd = key(MicroUsd(0), doc='Cost in a calendar month, USD; "0" = no limit.', low=0)
+    total_cost: MicroUsd = key(MicroUsd(0), doc='Cost over the life of the key, USD; "0" = no limit.', low=0)
+    count_tokens: int = key(600, doc="Token-counting calls in any minute; 0 = no limit.", low=0)
+    windows: tuple[Window, ...] = key((), doc="Further limits in the general form.")
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """[server]: the public listener."""
+
+    listen: tuple[str, ...] = key(
+        ("127.0.0.1:3000",), doc="Addresses: host:port, [v6]:port or unix:/path.", reload=DRAIN
+    )
+    workers: int | Literal["auto"] = key(
+        1, doc='Processes on one listener; "auto" = cores.', reload=RESTART, low=1, high=256
+    )
+    max_request_body: Size = key(Size(32 << 20), doc="Largest request body.", low=1024, high=1 << 30)
+    max_connections: int = key(10000, doc="Open client connections; more are answered 503 and closed.", low=1)
+    max_concurrent_requests: int = key(0, doc="Calls in flight; over it 529 with retry-after. 0 = no limit.", low=0)
+    rate: Rate = key(Rate(), doc="Requests of all keys together in a rolling window.")
+    header_timeout: Seconds = key(Seconds(10.0), doc="For the whole request head.", low=0.1, high=3600)
+    body_timeout: Seconds = key(Seconds(60.0), doc="Between bytes of a request body.", low=0.1, high=3600)
+    keep_alive_timeout: Seconds = key(
+        Seconds(75.0), doc="For the next request on an open connection.", low=0, high=86400
+    )
+    write_timeout: Seconds = key(
+        Seconds(60.0), doc="For a client to take a single byte of its answer.", low=0.1, high=3600
+    )
+    drain_timeout: Seconds = key(
+        Seconds(600.0), doc="How long calls may finish when the daemon stops.", low=0, high=86400
+    )
+    trusted_proxies: tuple[Network, ...] = key(
+        (Network("127.0.0.1"), Network("::1")), doc="Peers whose X-Forwarded-For and X-Real-IP are believed."
+    )
+    cors_origins: tuple[str, ...] = key((), doc='Origins that browsers may call from; "*" = any.')
+    sse_keepalive: Seconds = key(
+        Seconds(15.0), doc='An SSE comment after so much upstream silence; "0s" = off.', low=0, high=3600
+    )
+
+
+@attrs.frozen(kw_only=True)
+class AdminUser:
+    """[[admin.users]]: a person who signs in to the admin pages."""
+
+    name: str = key(doc="Sign-in name.")
+    password_hash: str = key(doc="scrypt hash of the password.", secret=True)
+    role: Literal["viewer", "editor"] = key("viewer", doc="What the person may do.")
+    totp: str = key("", doc="Sealed TOTP seed; optional.", secret=True)
+
+
+@attrs.frozen(kw_only=True)
+class AdminToken:
+    """[[admin.tokens]]: a bearer token of a machine."""
+
+    name: str = key(doc="What the token is for.")
+    sha256: str = key(doc="SHA-256 of the token, 64 hex digits.", secret=True)
+    role: Literal["viewer", "editor"] = key("viewer", doc="What the bearer may do.")
+
+
+@attrs.frozen(kw_only=True)
+class Admin:
+    """[admin]: the admin listener."""
+
+    listen: str = key("127.0.0.1:3001", doc='Web pages, /metrics, admin API; "" = off.', reload=DRAIN)
+    users: tuple[AdminUser, ...] = key((), doc="People.")
+    tokens: tuple[AdminToken, ...] = key((), doc="Machines.")
+
+
+@attrs.frozen(kw_only=True)
+class State:
+    """[state]: where counters live."""
+
+    url: str = key(
+        "sqlite:var/relayd.db",
+        doc="sqlite:PATH, redis://, rediss://, redis+sentinel:// or redis+cluster://; without a password.",
+        reload=RESTART,
+    )
+    password_file: str = key("", doc="Node-local file with the password.", reload=RESTART)
+    on_outage: Literal["allow", "deny"] = key(
+        "allow", doc='"allow" keeps serving, enforces locally and replays; "deny" answers 503.'
+    )
+    timezone: str = key("UTC", doc="Where days, weeks and months begin (an IANA name).")
+
+
+@attrs.frozen(kw_only=True)
+class Upstream:
+    """[upstream]: defaults of every account."""
+
+    base_url: Url = key(Url("https://api.anthropic.com"), doc="Origin and path prefix of the API.", reload=DRAIN)
+    connect_timeout: Seconds = key(Seconds(10.0), doc="For name look-up, connect and TLS.", low=0.1, high=600)
+    first_byte_timeout: Seconds = key(Seconds(300.0), doc="From the request sent to the first answer byte.", low=0.1)
+    idle_timeout: Seconds = key(Seconds(300.0), doc="Between bytes of an answer.", low=0.1)
+    total_timeout: Seconds = key(Seconds(3600.0), doc="For the whole call.", low=0.1)
+    max_attempts: int = key(3, doc="Accounts tried for one call.", low=1, high=20)
+
+
+@attrs.frozen(kw_only=True)
+class Cooldown:
+    """[routing] cooldown: how long to rest after a fault that names no time."""
+
+    overloaded: Seconds = key(Seconds(15.0), doc="After 529.", low=0)
+    server_error: Seconds = key(Seconds(10.0), doc="After 5xx.", low=0)
+    unreachable: Seconds = key(Seconds(10.0), doc="After a failed connection.", low=0)
+    auth: Seconds = key(Seconds(1800.0), doc="After 401 or 403 of the credential.", low=0)
+    rate_limited: Seconds = key(Seconds(60.0), doc="After 429 without retry-after or reset headers.", low=0)
+
+
+@attrs.frozen(kw_only=True)
+class Breaker:
+    """[routing] breaker: how many failures within how long open it."""
+
+    failures: int = key(5, doc="Failures that open the breaker.", low=1)
+    window: Seconds = key(Seconds(60.0), doc="Within this window.", low=1)
+
+
+@attrs.frozen(kw_only=True)
+class Routing:
+    """[routing]: how an account is chosen."""
+
+    strategy: Literal["balanced", "priority", "round-robin"] = key("balanced", doc="Order among equal accounts.")
+    affinity: Seconds = key(
+        Seconds(3600.0), doc='A conversation stays on its account this long after its last call; "0s" = off.', low=0
+    )
+    reserve: float = key(0.02, doc="Share of an upstream window that is left unspent.", low=0, high=0.9)
+    probe: Seconds = key(Seconds(0.0), doc='Interval of health probes; "0s" = none.', low=0)
+    cooldown: Cooldown = key(Cooldown(), doc="Rest after a fault that names no time.")
+    breaker: Breaker = key(Breaker(), doc="Failures that rest an account.")
+
+
+@attrs.frozen(kw_only=True)
+class ClientRule:
+    """[clients.ID]: how a client program is recognised. Every pattern given must match."""
+
+    name: str = key(doc="For people.")
+    user_agent: Pattern | None = key(None, doc="Regular expression searched in User-Agent.")
+    headers: Mapping[str, Pattern] = key(NO_MAP, doc="Further headers, each with a regular expression.")
+
+
+@attrs.frozen(kw_only=True)
+class OAuth:
+    """[oauth]: the operator's own OAuth registration."""
+
+    authorize_url: Url = key(Url("https://claude.ai/oauth/authorize"), doc="Where a person consents.")
+    token_url: Url = key(Url("https://platform.claude.com/v1/oauth/token"), doc="Where codes and tokens are exchanged.")
+    client_id: str = key("", doc="The registration's client id; nothing is preset.")
+    scopes: tuple[str, ...] = key(("user:inference",), doc="Scopes asked for.")
+    redirect_uri: str = key("", doc='Where the code comes back; "" = a loopback address.')
+
+
+@attrs.frozen(kw_only=True)
+class Recipient:
+    """[[secrets.recipients]]: someone who can open sealed values."""
+
+    name: str = key(doc="For people.")
+    public: str = key(doc="Public key, rlpub1...")
+    state: Literal["active", "retiring", "removed"] = key("active", doc="Whether new values are sealed to it.")
+
+
+@attrs.frozen(kw_only=True)
+class Secrets:
+    """[secrets]."""
+
+    recipients: tuple[Recipient, ...] = key((), doc="Who can open sealed values; at most 16.")
+
+
+@attrs.frozen(kw_only=True)
+class Guard:
+    """[guard]: which changes are held for confirmation."""
+
+    max_removed: int = key(5, doc="Removals of accounts or keys that always pass.", low=0)
+    max_removed_share: float = key(0.25, doc="Share of accounts or keys that may go at once.", low=0, high=1)
+    empty_group: bool = key(True, doc="Hold a change that leaves a used group without an enabled account.")
+    realm: bool = key(True, doc="Hold a change of `realm`.")
+
+
+@attrs.frozen(kw_only=True)
+class Alert:
+    """[alerts.ID]: where alerts go."""
+
+    url: str = key("", doc="Sealed webhook or Apprise URL.", secret=True)
+    url_file: str = key("", doc="Node-local file with the URL.")
+    format: Literal["json", "slack", "discord", "apprise"] = key("json", doc="Body of the webhook.")
+    events: tuple[str, ...] = key((), doc="Which alerts; [] = all.")
+
+
+@attrs.frozen(kw_only=True)
+class Log:
+    """[log]."""
+
+    level: Literal["debug", "info", "warning", "error"] = key("info", doc="Least severe line written.")
+    format: Literal["json", "text"] = key("json", doc="One JSON object or one text line per event.")
+    file: str = key("", doc='A file, reopened on SIGUSR1; "" = standard error.', reload=RESTART)
+    access: bool = key(True, doc="One line per call.")
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """[policy]: what `check` insists on."""
+
+    allowed_origins: tuple[str, ...] = key((), doc="Origins that a base_url may have; [] = any https.")
+    max_key_age: Seconds = key(Seconds(0.0), doc='Oldest allowed key, by `created`; "0s" = any.', low=0)
+    require_expiry: bool = key(False, doc="Every key must expire.")
+    require_owner: bool = key(False, doc="Every key must have an owner.")
+    require_limits: bool = key(False, doc="Every key must have some limit.")
+    unknown_model_cost: Literal["allow", "deny"] = key(
+        "allow", doc="What cost limits do with a model that has no price."
+    )
+    on_revoke: Literal["finish", "cut"] = key("finish", doc="What a live stream of a revoked key does.", reload=REVOKE)
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """[pace]: our own ceiling, below the provider's."""
+
+    requests_per_minute: int = key(0, doc="Calls started in any minute; 0 = no limit.", low=0)
+
+
+@attrs.frozen(kw_only=True)
+class Credential:
+    """[credential]: the secret that relayd presents; sealed or in a node-local file, never in clear."""
+
+    sealed: str = key("", doc="A sealed value, rlsec1...", secret=True)
+    file: str = key("", doc="Node-local file that holds the secret.")
+
+
+@attrs.frozen(kw_only=True)
+class Simulator:
+    """[simulator]: how an account of kind "simulator" answers. A fault hits every `every`-th call."""
+
+    words: int = key(20, doc="Text deltas of an answer.", low=0, high=100_000)
+    first_byte: Seconds = key(Seconds(0.0), doc="Wait before the answer.", low=0, high=3600)
+    between: Seconds = key(Seconds(0.0), doc="Wait between events.", low=0, high=3600)
+    every: int = key(1, doc="Faults below hit every n-th call only.", low=1)
+    status: int = key(200, doc="Answer with this status instead.", low=200, high=599)
+    retry_after: int = key(0, doc="Seconds in retry-after of an error answer; 0 = none.", low=0)
+    cut_after: int = key(-1, doc="Close the connection after so many events of a stream; -1 = never.", low=-1)
+    error_after: int = key(-1, doc="Send an error event after so many events; -1 = never.", low=-1)
+    bad_framing: bool = key(False, doc="Break the chunked framing in mid-answer.")
+
+
+@attrs.frozen(kw_only=True)
+class Account:
+    """accounts.d/ID.toml: an identity at an upstream."""
+
+    id: ObjectId
+    kind: Literal["api-key", "oauth", "session-key", "simulator"] = key(
+        doc="How the credential is presented.", reload=DRAIN
+    )
+    name: str = key("", doc="For people.")
+    email: str = key("", doc="For people.")
+    enabled: bool = key(True, doc="Whether it may serve.", reload=REVOKE)
+    groups: tuple[str, ...] = key(("default",), doc="Which keys may use it.")
+    priority: int = key(50, doc="Lower first.", low=0, high=1000)
+    weight: int = key(1, doc="Share within a priority.", low=1, high=1000)
+    models: tuple[Glob, ...] = key((), doc="Models it may serve; [] = all.")
+    max_concurrency: int = key(0, doc="Calls at once; 0 = no limit.", low=0)
+    pace: Pace = key(Pace(), doc="Our own ceiling below the provider's.")
+    base_url: Url | None = key(None, doc="Origin and path prefix; default [upstream].base_url.", reload=DRAIN)
+    proxy: Proxy = key(Proxy(""), doc="http://, https:// or socks5:// on the way upstream.", reload=DRAIN, secret=True)
+    model_map: Mapping[str, str] = key(NO_MAP, doc='"requested" = "sent".')
+    headers: Mapping[str, str] = key(NO_MAP, doc="Constant extra request headers.")
+    credential: Credential = key(Credential(), doc="The secret that relayd presents.")
+    simulator: Simulator = key(Simulator(), doc='Answers of kind "simulator".')
+
+
+@attrs.frozen(kw_only=True)
+class KeyHash:
+    """One hash of an API key; two while rotating."""
+
+    sha256: str = key(doc='SHA-256 of "relayd-key-v1\\0" + key, 64 hex digits.', reload=REVOKE)
+    hint: str = key("", doc="The key's first characters, for people.")
+    expires: datetime.datetime | None = key(None, doc="When this hash stops counting.")
+
+
+KeyEndpoint = Literal["messages", "openai", "models", "batches", "files"]
+
+
+@attrs.frozen(kw_only=True)
+class ApiKey:
+    """keys.d/ID.toml: a secret that a client presents, and what it may do."""
+
+    id: ObjectId
+    name: str = key("", doc="For people.")
+    owner: str = key("", doc="Who answers for it; keys of one owner share batches and files.")
+    enabled: bool = key(True, doc="Whether it is accepted.", reload=REVOKE)
+    created: datetime.datetime | None = key(None, doc="When it was issued.")
+    expires: datetime.datetime | None = key(None, doc="When it stops being accepted.")
+    hashes: tuple[KeyHash, ...] = key(doc="One hash, or two while rotating.", reload=REVOKE)
+    groups: tuple[str, ...] = key(("default",), doc="Account groups it may use, in order of preference.")
+    models: tuple[Glob, ...] = key((), doc="Models it may ask for; [] = all.")
+    deny_models: tuple[Glob, ...] = key((), doc="Models it may not ask for.")
+    clients: tuple[str, ...] = key((), doc="Client rules, one of which must match; [] = any client.")
+    endpoints: tuple[KeyEndpoint, ...] = key(("messages", "openai", "models"), doc="What it may call.")
+    allowed_ips: tuple[Network, ...] = key((), doc="Addresses it may call from; [] = any.")
+    max_tokens: int = key(0, doc="Cap on a call's max_tokens; 0 = none.", low=0)
+    limits: Limits = key(Limits(), doc="What it may consume.")
+
+
+@attrs.frozen(kw_only=True)
+class Deny:
+    """deny.toml: what is refused at once, whatever the rest of the tree says."""
+
+    keys: tuple[ObjectId, ...] = key((), doc="Key ids.", reload=REVOKE)
+    sha256: tuple[str, ...] = key((), doc="Hashes of keys.", reload=REVOKE)
+    accounts: tuple[ObjectId, ...] = key((), doc="Account ids that may not serve.", reload=REVOKE)
+    ips: tuple[Network, ...] = key((), doc="Client addresses.", reload=REVOKE)
+
+
+@attrs.frozen(kw_only=True)
+class Price:
+    """[models.ID] of prices.toml: USD per million tokens, as exact strings."""
+
+    input: MicroUsd = key(doc="Uncached prompt.", low=0)
+    output: MicroUsd = key(doc="Answer, thinking included.", low=0)
+    cache_write_5m: MicroUsd = key(doc="Prompt written to the five-minute cache.", low=0)
+    cache_write_1h: MicroUsd = key(doc="Prompt written to the one-hour cache.", low=0)
+    cache_read: MicroUsd = key(doc="Prompt read from the cache.", low=0)
+
+
+@attrs.frozen(kw_only=True)
+class Relay:
+    """relay.toml."""
+
+    schema: int = key(doc="Version of the schema; 1.")
+    realm: str = key(doc="Names this deployment, in state keys and inside sealed secrets.", reload=RESTART)
+    server: Server = key(Server(), doc="The public listener.")
+    admin: Admin = key(Admin(), doc="The admin listener.")
+    state: State = key(State(), doc="Where counters live.")
+    upstream: Upstream = key(Upstream(), doc="Defaults of every account.")
+    routing: Routing = key(Routing(), doc="How an account is chosen.")
+    limits: Limits = key(Limits(), doc="Defaults for keys that do not say otherwise.")
+    models: Mapping[str, str] = key(NO_MAP, doc='alias = "real model id", for every key.')
+    clients: Mapping[str, ClientRule] = key(MappingProxyType({}), doc="How client programs are recognised.")
+    oauth: OAuth = key(OAuth(), doc='For kind = "oauth".')
+    secrets: Secrets = key(Secrets(), doc="Who can open sealed values.")
+    guard: Guard = key(Guard(), doc="Which changes are held for confirmation.")
+    alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.")
+    log: Log = key(Log(), doc="The log.")
+    policy: Policy = key(Policy(), doc="What `check` insists on.")
+
+
+@attrs.frozen(kw_only=True)
+class Snapshot:
+    """A whole tree, compiled. Everything a call needs to know of the config, in look-ups that cost O(1).
+
+    Args:
+        relay: relay.toml with defaults applied (`clients` includes the predefined rules).
+        accounts: by id. A disabled account is here too.
+        keys: by id, with limits merged over `[limits]`.
+        keys_by_hash: the 32 bytes of each hash, with the key and the hash entry.
+        deny: deny.toml.
+        prices: overrides of prices.toml, by model id.
+        revision: the first 12 hex digits of the tree's digest.
+    """
+
+    relay: Relay
+    accounts: Mapping[str, Account]
+    keys: Mapping[str, ApiKey]
+    keys_by_hash: Mapping[bytes, tuple[ApiKey, KeyHash]] = attrs.field(repr=False)
+    deny: Deny = Deny()
+    prices: Mapping[str, Price] = attrs.field(factory=dict, repr=False)
+    revision: str = ""

@@ -1,0 +1,1 @@
+"""What to do: decisions. Sync and clock-free; `now` and `rng` are arguments. Imports wire and config."""

@@ -1,0 +1,120 @@
+"""Receipt: what happened to one call, told once. Accounting, metrics and the access log all read this record.
+
+A call is a Draft while it runs (the one mutable noun of `core`) and a frozen Receipt when it has ended.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from relayd.wire.usage import Usage
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One try on one account."""
+
+    account: str
+    status: int  # of the upstream; 0 when there was no answer
+    reason: str  # "ok", or why it was not enough
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class Receipt:
+    """The end of a call.
+
+    Args:
+        outcome: "ok"; "refused" (by us); "upstream" (its error passed on); "cut" (broken off by the upstream);
+            "left" (the client went away); "failed" (our bug).
+        status: as the client saw it; 499 when it left before an answer began.
+        cost: micro-USD; None when the model has no price.
+        first_byte, seconds: durations since the request head was complete; first_byte is None when none was sent.
+    """
+
+    call_id: str
+    started: float  # Unix time, seconds
+    method: str
+    path: str
+    dialect: str
+    client: str  # id of the client rule that matched, or ""
+    peer: str
+    key: str = ""
+    owner: str = ""
+    account: str = ""
+    model: str = ""
+    sent_model: str = ""
+    stream: bool = False
+    status: int = 0
+    outcome: str = "ok"
+    reason: str = ""
+    usage: Usage = Usage()
+    cost: int | None = None
+    attempts: tuple[Attempt, ...] = ()
+    upstream_request_id: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    first_byte: float | None = None
+    seconds: float = 0.0
+    revision: str = ""
+
+
+@attrs.define(kw_only=True, eq=False)
+class Draft:
+    """A receipt being written. Everything that serves the call may fill it in; `seal` ends it."""
+
+    call_id: str
+    started: float
+    method: str
+    path: str
+    peer: str
+    clock_start: float  # monotonic, s
+    dialect: str = ""
+    client: str = ""
+    key: str = ""
+    owner: str = ""
+    account: str = ""
+    model: str = ""
+    sent_model: str = ""
+    stream: bool = False
+    status: int = 0
+    outcome: str = "ok"
+    reason: str = ""
+    usage: Usage = Usage()
+    cost: int | None = None
+    attempts: list[Attempt] = attrs.field(factory=list)
+    upstream_request_id: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    first_byte_at: float | None = None
+    revision: str = ""
+
+    def seal(self, clock: float) -> Receipt:
+        """The receipt, at monotonic time `clock`."""
+        return Receipt(
+            call_id=self.call_id,
+            started=self.started,
+            method=self.method,
+            path=self.path,
+            dialect=self.dialect,
+            client=self.client,
+            peer=self.peer,
+            key=self.key,
+            owner=self.owner,
+            account=self.account,
+            model=self.model,
+            sent_model=self.sent_model,
+            stream=self.stream,
+            status=self.status,
+            outcome=self.outcome,
+            reason=self.reason,
+            usage=self.usage,
+            cost=self.cost,
+            attempts=tuple(self.attempts),
+            upstream_request_id=self.upstream_request_id,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            first_byte=None if self.first_byte_at is None else self.first_byte_at - self.clock_start,
+            seconds=clock - self.clock_start,
+            revision=self.revision,
+        )

@@ -1,0 +1,1 @@
+"""Doing it: trio. The only room with `async`; decisions are asked of `core`, effects are done here."""

@@ -1,0 +1,1 @@
+"""How it is said: bytes and dialects. Imports no other room; owns no socket and no clock."""

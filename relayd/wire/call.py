@@ -1,0 +1,95 @@
+"""Call: what a client asks for, whatever its dialect; Dialect: how a client's words become a Call and back.
+
+Rule: a dialect is pure. It never sees a socket, an account or the time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import attrs
+
+from relayd.wire.http import HeaderPairs, RequestHead
+from relayd.wire.refusal import Refusal
+
+Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "openai"]
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """One request for the upstream.
+
+    Args:
+        endpoint: which of a key's `endpoints` it needs (count_tokens rides on "messages").
+        method, path, query: what to ask of the upstream, in the Claude API's own terms.
+        model: as the client named it, before aliases; "" where the endpoint has none.
+        stream: whether the client asked for server-sent events.
+        max_tokens: the client's cap on output tokens; None when it gave none.
+        conversation: what ties this call to earlier ones of the same key (a session id or a hash); "" unknown.
+        body: the bytes for the upstream, as Claude API JSON (translated where the dialect is not native).
+    """
+
+    endpoint: Endpoint
+    method: str = "POST"
+    path: str = "/v1/messages"
+    query: str = ""
+    model: str = ""
+    stream: bool = False
+    max_tokens: int | None = None
+    conversation: str = ""
+    body: bytes = attrs.field(default=b"", repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """A whole answer to a client, ready for the edge (which adds the framing headers)."""
+
+    status: int
+    headers: HeaderPairs
+    body: bytes
+
+
+class Translator(Protocol):
+    """Turns one upstream answer into the client's dialect, piece by piece, in constant memory.
+
+    The native dialect needs none (`Dialect.translator` answers None): bytes pass as they are.
+    """
+
+    def head(self, status: int, headers: HeaderPairs) -> HeaderPairs:
+        """The client's response headers for a streamed answer (content-type and what else differs)."""
+        ...
+
+    def whole(self, status: int, body: bytes) -> bytes:
+        """A complete, non-streamed answer or upstream error (any status), translated."""
+        ...
+
+    def feed(self, data: bytes) -> bytes:
+        """Stream bytes in, cut anywhere; the client's stream bytes out (maybe none)."""
+        ...
+
+    def finish(self) -> bytes:
+        """The upstream's stream ended; what is still owed to the client. An unfinished message yields an error."""
+        ...
+
+    def fail(self, refusal: Refusal) -> bytes:
+        """The stream is cut: the client's form of an error event. Nothing follows it."""
+        ...
+
+
+class Dialect(Protocol):
+    """A client's language on one path."""
+
+    @property
+    def name(self) -> str: ...
+
+    def parse(self, head: RequestHead, body: bytes) -> Call:
+        """Read a call. Raises: Refusal (400) on a body that cannot be understood."""
+        ...
+
+    def refuse(self, refusal: Refusal, request_id: str) -> Reply:
+        """Our "no" as a whole answer."""
+        ...
+
+    def translator(self, call: Call) -> Translator | None:
+        """How the answer to `call` is put into this dialect; None where bytes pass unchanged."""
+        ...

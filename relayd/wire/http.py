@@ -1,0 +1,90 @@
+"""HTTP nouns and header hygiene.
+
+Rule: no I/O, no dialect. Header names are lower-case bytes everywhere behind the edge; values are the bytes that
+came, without surrounding white space. Order and repeats are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+HeaderPairs = list[tuple[bytes, bytes]]
+
+
+@attrs.define(eq=True, repr=False)
+class Headers:
+    """A header section: pairs in wire order, with look-up by lower-case name.
+
+    `repr` shows names only: a value may be a credential.
+    """
+
+    pairs: HeaderPairs = attrs.field(factory=list)
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of `name` (lower-case), or None."""
+        for key, value in self.pairs:
+            if key == name:
+                return value
+        return None
+
+    def text(self, name: bytes) -> str:
+        """The first value of `name` as text, or `""`. Bytes above 0x7f are read as Latin-1 (RFC 9110 section 5.5)."""
+        value = self.get(name)
+        return "" if value is None else value.decode("latin-1")
+
+    def joined(self, name: bytes) -> bytes:
+        """All values of a list header, joined with commas in order."""
+        return b", ".join(value for key, value in self.pairs if key == name)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self.pairs)
+
+    def __contains__(self, name: object) -> bool:
+        return any(key == name for key, _ in self.pairs)
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(key.decode('latin-1') for key, _ in self.pairs)})"
+
+
+@attrs.frozen(kw_only=True)
+class RequestHead:
+    """A request line and its headers, already checked by the edge (wire/h1.py)."""
+
+    method: str
+    target: str  # as sent, ASCII: path and query
+    path: str  # the part before "?"
+    query: str  # the part after "?", without it; "" when there is none
+    headers: Headers
+    http_minor: int = 1  # HTTP/1.x
+    content_length: int | None = 0  # None: chunked
+    expects_continue: bool = False
+    keep_alive: bool = True
+
+
+# RFC 9110 section 7.6.1, with `keep-alive` and `proxy-connection` of older agents; `te` speaks of this hop too.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+        b"http2-settings", b"proxy-authenticate", b"proxy-authorization",
+    }
+)  # fmt: skip
+
+
+def end_to_end(headers: Headers, drop: frozenset[bytes]) -> HeaderPairs:
+    """The pairs that travel on: without hop-by-hop headers, those that `connection` names, and `drop`.
+
+    `drop` is ours and is applied whatever `connection` says, so that a peer cannot nominate one of our headers away.
+    Source: RFC 9110 section 7.6.1.
+    """
+    gone = HOP_BY_HOP | drop
+    nominated = headers.joined(b"connection")
+    if nominated and nominated.lower() not in (b"keep-alive", b"close"):
+        gone = gone | {token.strip() for token in nominated.lower().split(b",")}
+    return [pair for pair in headers.pairs if pair[0] not in gone]
+
+
+def header_pairs(items: Iterable[tuple[str, str]]) -> HeaderPairs:
+    """Text pairs (from the config) to wire pairs, lower-cased."""
+    return [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in items]
