@@ -1,0 +1,65 @@
+"""Asking for it: `relayd VERB`, one verb a file.
+
+Rule: a verb's module is imported only when that verb runs, so that `relayd check` does not pay for the daemon. Each
+module has `add_arguments(parser)` and `main(args) -> int`; results go to stdout, talk to stderr, and nothing asks a
+question when stdin is no terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from relayd import __version__
+
+# verb: (module, what it does). Order is the order of the help text.
+VERBS = {
+    "run": ("run", "run the daemon in the foreground"),
+    "check": ("check", "validate a config tree offline, without side effects"),
+    "init": ("init", "make a new config tree"),
+    "schema": ("schema", "print JSON Schemas for editors, or the table of keys"),
+    "simulate": ("simulate", "serve the simulator: a Claude API that needs no account"),
+}
+
+
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of `verb` alone filled in (the others are only named)."""
+    parser = argparse.ArgumentParser(
+        prog="relayd",
+        description="A self-hosted, declarative relay for the Claude API.",
+        epilog="`relayd VERB --help` tells more. Start with `relayd init DIR`.",
+    )
+    parser.add_argument("--version", action="version", version=f"relayd {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for name, (module, summary) in VERBS.items():
+        sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == verb:
+            importlib.import_module(f"relayd.cli.{module}").add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code; usage errors exit with 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in words if not word.startswith("-")), None)
+    parser = build_parser(verb)
+    if not words:
+        parser.print_help()
+        return 0
+    args = parser.parse_args(words)
+    if args.verb is None:
+        parser.print_help(sys.stderr)
+        return 2
+    module = importlib.import_module(f"relayd.cli.{VERBS[args.verb][0]}")
+    try:
+        result: int = module.main(args)
+        return result
+    except BrokenPipeError:
+        # `relayd ... | head`: the reader has what it wanted. Keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130

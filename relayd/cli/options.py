@@ -1,0 +1,33 @@
+"""Options that several verbs share, and the one table of environment variables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+# Node-local settings: (variable, command-line option of `relayd run` or "", what it is). docs/config.md prints this.
+ENVIRONMENT = (
+    ("RELAYD_CONFIG", "--config", "directory of the config tree; default: the working directory"),
+    ("RELAYD_LISTEN", "--listen", "listen addresses instead of [server].listen, separated by commas"),
+    ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
+    ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
+    ("RELAYD_IDENTITY", "--identity", "identity file that opens sealed secrets; several separated by colons"),
+    ("RELAYD_NODE", "--node", "name of this node; default: the host name"),
+)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """`--config DIR`, else RELAYD_CONFIG, else the working directory."""
+    parser.add_argument(
+        "--config",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get("RELAYD_CONFIG", ".")),
+        help="directory of the config tree (RELAYD_CONFIG; default: the working directory)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`: the result as one JSON object on stdout."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
