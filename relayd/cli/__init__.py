@@ -21,6 +21,12 @@ VERBS = {
     "check": ("check", "validate a config tree offline, without side effects"),
     "init": ("init", "make a new config tree"),
     "schema": ("schema", "print JSON Schemas for editors, or the table of keys"),
+    "key": ("key", "mint, list, rotate, disable and look up API keys"),
+    "create-api-key": ("create_api_key", "mint an API key: the same as `key new`"),
+    "account": ("account", "add, list, test, enable and disable accounts, seal their credentials"),
+    "secret": ("secret", "make identities; seal, inspect and reseal secrets"),
+    "import": ("import_", "take over accounts and keys from another relay"),
+    "completion": ("completion", "print a completion script for bash, zsh or fish"),
     "simulate": ("simulate", "serve the simulator: a Claude API that needs no account"),
 }
 

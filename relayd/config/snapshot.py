@@ -30,6 +30,7 @@ Proxy = NewType("Proxy", str)  # "", http://, https:// or socks5://, optional us
 
 HOT, DRAIN, REVOKE, RESTART = "hot", "drain", "revoke", "restart"
 NO_MAP: Mapping[str, str] = MappingProxyType({})
+_NO_LINT = "this version does not enforce it"
 
 
 def key(
@@ -41,6 +42,7 @@ def key(
     high: float | None = None,
     secret: bool = False,
     idle: str = "",
+    form: str = "",
 ) -> Any:
     """One key of the schema.
 
@@ -51,8 +53,9 @@ def key(
         low, high: bounds of a number, a duration (s) or a size (bytes), inclusive.
         secret: never quoted in a problem, a diff or a status.
         idle: why the key has no effect in this version; `check` says so in a note. "" for a key that works.
+        form: name of the syntax that a string (or each string of an array) must have: a key of `syntax.FORMS`.
     """
-    metadata = {"doc": doc, "reload": reload, "low": low, "high": high, "secret": secret, "idle": idle}
+    metadata = {"doc": doc, "reload": reload, "low": low, "high": high, "secret": secret, "idle": idle, "form": form}
     return attrs.field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -69,7 +72,8 @@ class Window:
     """The general form of a limit: requests, tokens and cost, in any mix, within one window."""
 
     window: str = key(
-        doc='A duration ("5h") rolls; "day", "week" and "month" are calendar periods in `state.timezone`.'
+        doc='A duration ("5h") rolls; "day", "week" and "month" are calendar periods in `state.timezone`.',
+        form="window",
     )
     requests: int = key(0, doc="Requests; 0 = no limit.", low=0)
     tokens: int = key(0, doc="Tokens of every kind; 0 = no limit.", low=0)
@@ -99,10 +103,15 @@ class Server:
     """[server]: the public listener."""
 
     listen: tuple[str, ...] = key(
-        ("127.0.0.1:3000",), doc="Addresses: host:port, [v6]:port or unix:/path.", reload=DRAIN
+        ("127.0.0.1:3000",), doc="Addresses: host:port, [v6]:port or unix:/path.", reload=DRAIN, form="address"
     )
     workers: int | Literal["auto"] = key(
-        1, doc='Processes on one listener; "auto" = cores.', reload=RESTART, low=1, high=256
+        1,
+        doc='Processes on one listener; "auto" = cores.',
+        reload=RESTART,
+        low=1,
+        high=256,
+        idle="one process serves in this version",
     )
     max_request_body: Size = key(Size(32 << 20), doc="Largest request body.", low=1024, high=1 << 30)
     max_connections: int = key(10000, doc="Open client connections; more are answered 503 and closed.", low=1)
@@ -122,7 +131,7 @@ class Server:
     trusted_proxies: tuple[Network, ...] = key(
         (Network("127.0.0.1"), Network("::1")), doc="Peers whose X-Forwarded-For and X-Real-IP are believed."
     )
-    cors_origins: tuple[str, ...] = key((), doc='Origins that browsers may call from; "*" = any.')
+    cors_origins: tuple[str, ...] = key((), doc='Origins that browsers may call from; "*" = any.', form="origin-or-any")
     sse_keepalive: Seconds = key(
         Seconds(15.0), doc='An SSE comment after so much upstream silence; "0s" = off.', low=0, high=3600
     )
@@ -133,9 +142,9 @@ class AdminUser:
     """[[admin.users]]: a person who signs in to the admin pages."""
 
     name: str = key(doc="Sign-in name.")
-    password_hash: str = key(doc="scrypt hash of the password.", secret=True)
+    password_hash: str = key(doc="scrypt hash of the password.", secret=True, form="scrypt")
     role: Literal["viewer", "editor"] = key("viewer", doc="What the person may do.")
-    totp: str = key("", doc="Sealed TOTP seed; optional.", secret=True)
+    totp: str = key("", doc="Sealed TOTP seed; optional.", secret=True, form="sealed")
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +152,7 @@ class AdminToken:
     """[[admin.tokens]]: a bearer token of a machine."""
 
     name: str = key(doc="What the token is for.")
-    sha256: str = key(doc="SHA-256 of the token, 64 hex digits.", secret=True)
+    sha256: str = key(doc="SHA-256 of the token, 64 hex digits.", secret=True, form="sha256")
     role: Literal["viewer", "editor"] = key("viewer", doc="What the bearer may do.")
 
 
@@ -151,7 +160,9 @@ class AdminToken:
 class Admin:
     """[admin]: the admin listener."""
 
-    listen: str = key("127.0.0.1:3001", doc='Web pages, /metrics, admin API; "" = off.', reload=DRAIN)
+    listen: str = key(
+        "127.0.0.1:3001", doc='Web pages, /metrics, admin API; "" = off.', reload=DRAIN, form="address-or-off"
+    )
     users: tuple[AdminUser, ...] = key((), doc="People.")
     tokens: tuple[AdminToken, ...] = key((), doc="Machines.")
 
@@ -164,12 +175,13 @@ class State:
         "sqlite:var/relayd.db",
         doc="sqlite:PATH, redis://, rediss://, redis+sentinel:// or redis+cluster://; without a password.",
         reload=RESTART,
+        form="state-url",
     )
-    password_file: str = key("", doc="Node-local file with the password.", reload=RESTART)
+    password_file: str = key("", doc="Node-local file with the password.", reload=RESTART, form="path")
     on_outage: Literal["allow", "deny"] = key(
         "allow", doc='"allow" keeps serving, enforces locally and replays; "deny" answers 503.'
     )
-    timezone: str = key("UTC", doc="Where days, weeks and months begin (an IANA name).")
+    timezone: str = key("UTC", doc="Where days, weeks and months begin (an IANA name).", form="timezone")
 
 
 @attrs.frozen(kw_only=True)
@@ -221,9 +233,25 @@ class Routing:
 class ClientRule:
     """[clients.ID]: how a client program is recognised. Every pattern given must match."""
 
-    name: str = key(doc="For people.")
+    name: str = key("", doc="For people; the id when left out.")
     user_agent: Pattern | None = key(None, doc="Regular expression searched in User-Agent.")
     headers: Mapping[str, Pattern] = key(NO_MAP, doc="Further headers, each with a regular expression.")
+
+
+def _program(name: str, user_agent: str) -> ClientRule:
+    return ClientRule(name=name, user_agent=Pattern(re.compile(user_agent)))
+
+
+# What each program says of itself, as captured from real runs. The word after "external," in Claude Code's User-Agent
+# names its entry point (cli, sdk-cli, an editor, ...), so the pattern stops before it. `claude-code/` is the same
+# program asking for the model list. A User-Agent proves nothing: these rules sort honest programs.
+PREDEFINED_CLIENTS: Mapping[str, ClientRule] = MappingProxyType(
+    {
+        "claude_code": _program("Claude Code", r"^claude-(?:cli/[0-9.]+ \(external,|code/[0-9])"),
+        "gemini_cli": _program("Gemini CLI", r"^GeminiCLI(?:-[A-Za-z0-9]+)?/"),
+        "codex_cli": _program("Codex CLI", r"^codex[_-][a-z_]+/"),
+    }
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -242,7 +270,7 @@ class Recipient:
     """[[secrets.recipients]]: someone who can open sealed values."""
 
     name: str = key(doc="For people.")
-    public: str = key(doc="Public key, rlpub1...")
+    public: str = key(doc="Public key, rlpub1...", form="recipient")
     state: Literal["active", "retiring", "removed"] = key("active", doc="Whether new values are sealed to it.")
 
 
@@ -267,8 +295,8 @@ class Guard:
 class Alert:
     """[alerts.ID]: where alerts go."""
 
-    url: str = key("", doc="Sealed webhook or Apprise URL.", secret=True)
-    url_file: str = key("", doc="Node-local file with the URL.")
+    url: str = key("", doc="Sealed webhook or Apprise URL.", secret=True, form="sealed")
+    url_file: str = key("", doc="Node-local file with the URL.", form="path")
     format: Literal["json", "slack", "discord", "apprise"] = key("json", doc="Body of the webhook.")
     events: tuple[str, ...] = key((), doc="Which alerts; [] = all.")
 
@@ -287,15 +315,19 @@ class Log:
 class Policy:
     """[policy]: what `check` insists on."""
 
-    allowed_origins: tuple[str, ...] = key((), doc="Origins that a base_url may have; [] = any https.")
-    max_key_age: Seconds = key(Seconds(0.0), doc='Oldest allowed key, by `created`; "0s" = any.', low=0)
-    require_expiry: bool = key(False, doc="Every key must expire.")
-    require_owner: bool = key(False, doc="Every key must have an owner.")
-    require_limits: bool = key(False, doc="Every key must have some limit.")
-    unknown_model_cost: Literal["allow", "deny"] = key(
-        "allow", doc="What cost limits do with a model that has no price."
+    allowed_origins: tuple[str, ...] = key(
+        (), doc="Origins that a base_url may have; [] = any https.", form="origin", idle=_NO_LINT
     )
-    on_revoke: Literal["finish", "cut"] = key("finish", doc="What a live stream of a revoked key does.", reload=REVOKE)
+    max_key_age: Seconds = key(Seconds(0.0), doc='Oldest allowed key, by `created`; "0s" = any.', low=0, idle=_NO_LINT)
+    require_expiry: bool = key(False, doc="Every key must expire.", idle=_NO_LINT)
+    require_owner: bool = key(False, doc="Every key must have an owner.", idle=_NO_LINT)
+    require_limits: bool = key(False, doc="Every key must have some limit.", idle=_NO_LINT)
+    unknown_model_cost: Literal["allow", "deny"] = key(
+        "allow", doc="What cost limits do with a model that has no price.", idle=_NO_LINT
+    )
+    on_revoke: Literal["finish", "cut"] = key(
+        "finish", doc="What a live stream of a revoked key does.", reload=REVOKE, idle=_NO_LINT
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -309,8 +341,8 @@ class Pace:
 class Credential:
     """[credential]: the secret that relayd presents; sealed or in a node-local file, never in clear."""
 
-    sealed: str = key("", doc="A sealed value, rlsec1...", secret=True)
-    file: str = key("", doc="Node-local file that holds the secret.")
+    sealed: str = key("", doc="A sealed value, rlsec1...", secret=True, form="sealed")
+    file: str = key("", doc="Node-local file that holds the secret.", form="path")
 
 
 @attrs.frozen(kw_only=True)
@@ -320,9 +352,17 @@ class Simulator:
     words: int = key(20, doc="Text deltas of an answer.", low=0, high=100_000)
     first_byte: Seconds = key(Seconds(0.0), doc="Wait before the answer.", low=0, high=3600)
     between: Seconds = key(Seconds(0.0), doc="Wait between events.", low=0, high=3600)
+    requests_limit: int = key(
+        0,
+        doc="Messages answered in a minute, then 429; 0 = no limit (the headers show a window that never runs out).",
+        low=0,
+    )
+    require_credential: bool = key(False, doc="Answer 401 to a call that carries no credential.")
     every: int = key(1, doc="Faults below hit every n-th call only.", low=1)
     status: int = key(200, doc="Answer with this status instead.", low=200, high=599)
+    error_type: str = key("", doc='Type in an error answer or error event; "" = the one that belongs to the status.')
     retry_after: int = key(0, doc="Seconds in retry-after of an error answer; 0 = none.", low=0)
+    drop: bool = key(False, doc="Close the connection instead of answering.")
     cut_after: int = key(-1, doc="Close the connection after so many events of a stream; -1 = never.", low=-1)
     error_after: int = key(-1, doc="Send an error event after so many events; -1 = never.", low=-1)
     bad_framing: bool = key(False, doc="Break the chunked framing in mid-answer.")
@@ -339,7 +379,7 @@ class Account:
     name: str = key("", doc="For people.")
     email: str = key("", doc="For people.")
     enabled: bool = key(True, doc="Whether it may serve.", reload=REVOKE)
-    groups: tuple[str, ...] = key(("default",), doc="Which keys may use it.")
+    groups: tuple[str, ...] = key(("default",), doc="Which keys may use it.", form="name")
     priority: int = key(50, doc="Lower first.", low=0, high=1000)
     weight: int = key(1, doc="Share within a priority.", low=1, high=1000)
     models: tuple[Glob, ...] = key((), doc="Models it may serve; [] = all.")
@@ -348,7 +388,7 @@ class Account:
     base_url: Url | None = key(None, doc="Origin and path prefix; default [upstream].base_url.", reload=DRAIN)
     proxy: Proxy = key(Proxy(""), doc="http://, https:// or socks5:// on the way upstream.", reload=DRAIN, secret=True)
     model_map: Mapping[str, str] = key(NO_MAP, doc='"requested" = "sent".')
-    headers: Mapping[str, str] = key(NO_MAP, doc="Constant extra request headers.")
+    headers: Mapping[str, str] = key(NO_MAP, doc="Constant extra request headers.", secret=True)
     credential: Credential = key(Credential(), doc="The secret that relayd presents.")
     simulator: Simulator = key(Simulator(), doc='Answers of kind "simulator".')
 
@@ -357,8 +397,8 @@ class Account:
 class KeyHash:
     """One hash of an API key; two while rotating."""
 
-    sha256: str = key(doc='SHA-256 of "relayd-key-v1\\0" + key, 64 hex digits.', reload=REVOKE)
-    hint: str = key("", doc="The key's first characters, for people.")
+    sha256: str = key(doc='SHA-256 of "relayd-key-v1\\0" + key, 64 hex digits.', reload=REVOKE, form="sha256")
+    hint: str = key("", doc="The key's first characters, for people.", form="hint")
     expires: datetime.datetime | None = key(None, doc="When this hash stops counting.")
 
 
@@ -376,10 +416,10 @@ class ApiKey:
     created: datetime.datetime | None = key(None, doc="When it was issued.")
     expires: datetime.datetime | None = key(None, doc="When it stops being accepted.")
     hashes: tuple[KeyHash, ...] = key(doc="One hash, or two while rotating.", reload=REVOKE)
-    groups: tuple[str, ...] = key(("default",), doc="Account groups it may use, in order of preference.")
+    groups: tuple[str, ...] = key(("default",), doc="Account groups it may use, in order of preference.", form="name")
     models: tuple[Glob, ...] = key((), doc="Models it may ask for; [] = all.")
     deny_models: tuple[Glob, ...] = key((), doc="Models it may not ask for.")
-    clients: tuple[str, ...] = key((), doc="Client rules, one of which must match; [] = any client.")
+    clients: tuple[str, ...] = key((), doc="Client rules, one of which must match; [] = any client.", form="name")
     endpoints: tuple[KeyEndpoint, ...] = key(("messages", "openai", "models"), doc="What it may call.")
     allowed_ips: tuple[Network, ...] = key((), doc="Addresses it may call from; [] = any.")
     max_tokens: int = key(0, doc="Cap on a call's max_tokens; 0 = none.", low=0)
@@ -391,9 +431,21 @@ class Deny:
     """deny.toml: what is refused at once, whatever the rest of the tree says."""
 
     keys: tuple[ObjectId, ...] = key((), doc="Key ids.", reload=REVOKE)
-    sha256: tuple[str, ...] = key((), doc="Hashes of keys.", reload=REVOKE)
+    sha256: tuple[str, ...] = key((), doc="Hashes of keys.", reload=REVOKE, form="sha256")
     accounts: tuple[ObjectId, ...] = key((), doc="Account ids that may not serve.", reload=REVOKE)
     ips: tuple[Network, ...] = key((), doc="Client addresses.", reload=REVOKE)
+
+
+@attrs.frozen(kw_only=True)
+class LongContext:
+    """[models.ID.long_context]: what a call costs whose prompt is larger than `above`, all of it."""
+
+    above: int = key(0, doc="Prompt tokens, cached or not; 0 = no such tier.", low=0)
+    input: MicroUsd = key(MicroUsd(0), doc="Uncached prompt.", low=0)
+    output: MicroUsd = key(MicroUsd(0), doc="Answer, thinking included.", low=0)
+    cache_write_5m: MicroUsd = key(MicroUsd(0), doc="Prompt written to the five-minute cache.", low=0)
+    cache_write_1h: MicroUsd = key(MicroUsd(0), doc="Prompt written to the one-hour cache.", low=0)
+    cache_read: MicroUsd = key(MicroUsd(0), doc="Prompt read from the cache.", low=0)
 
 
 @attrs.frozen(kw_only=True)
@@ -405,6 +457,18 @@ class Price:
     cache_write_5m: MicroUsd = key(doc="Prompt written to the five-minute cache.", low=0)
     cache_write_1h: MicroUsd = key(doc="Prompt written to the one-hour cache.", low=0)
     cache_read: MicroUsd = key(doc="Prompt read from the cache.", low=0)
+    long_context: LongContext = key(LongContext(), doc="Prices of long prompts.")
+    batch_percent: int = key(50, doc="Of the token prices, for a call in a batch.", low=0, high=1000)
+    us_percent: int = key(100, doc="Of the token prices, for inference kept in the US.", low=0, high=1000)
+    fast_percent: int = key(100, doc="Of the token prices, for fast mode.", low=0, high=1000)
+    web_search: MicroUsd = key(MicroUsd(10_000_000), doc="A thousand web searches.", low=0)
+
+
+@attrs.frozen(kw_only=True)
+class Prices:
+    """prices.toml: what models cost where relayd's own list is wrong or silent."""
+
+    models: Mapping[str, Price] = key(MappingProxyType({}), doc="USD per million tokens, by model id.")
 
 
 @attrs.frozen(kw_only=True)
@@ -412,19 +476,19 @@ class Relay:
     """relay.toml."""
 
     schema: int = key(doc="Version of the schema; 1.")
-    realm: str = key(doc="Names this deployment, in state keys and inside sealed secrets.", reload=RESTART)
+    realm: str = key(doc="Names this deployment, in state keys and inside sealed secrets.", reload=RESTART, form="name")
     server: Server = key(Server(), doc="The public listener.")
-    admin: Admin = key(Admin(), doc="The admin listener.")
+    admin: Admin = key(Admin(), doc="The admin listener.", idle="this version has no admin listener")
     state: State = key(State(), doc="Where counters live.")
     upstream: Upstream = key(Upstream(), doc="Defaults of every account.")
     routing: Routing = key(Routing(), doc="How an account is chosen.")
     limits: Limits = key(Limits(), doc="Defaults for keys that do not say otherwise.")
     models: Mapping[str, str] = key(NO_MAP, doc='alias = "real model id", for every key.')
-    clients: Mapping[str, ClientRule] = key(MappingProxyType({}), doc="How client programs are recognised.")
-    oauth: OAuth = key(OAuth(), doc='For kind = "oauth".')
+    clients: Mapping[str, ClientRule] = key(PREDEFINED_CLIENTS, doc="How client programs are recognised.")
+    oauth: OAuth = key(OAuth(), doc='For kind = "oauth".', idle="this version neither logs in nor refreshes tokens")
     secrets: Secrets = key(Secrets(), doc="Who can open sealed values.")
-    guard: Guard = key(Guard(), doc="Which changes are held for confirmation.")
-    alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.")
+    guard: Guard = key(Guard(), doc="Which changes are held for confirmation.", idle="this version holds no change")
+    alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.", idle="this version sends no alerts")
     log: Log = key(Log(), doc="The log.")
     policy: Policy = key(Policy(), doc="What `check` insists on.")
 
@@ -440,7 +504,7 @@ class Snapshot:
         keys_by_hash: the 32 bytes of each hash, with the key and the hash entry.
         deny: deny.toml.
         prices: overrides of prices.toml, by model id.
-        revision: the first 12 hex digits of the tree's digest.
+        revision: the first 12 hex digits of the digest over the files of the tree.
     """
 
     relay: Relay

@@ -104,3 +104,26 @@ def tune(sock: socket.socket, *, send_buffer: int = 0) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+class Source(Protocol):
+    """The body of an upstream's answer, framing removed: what relay.py reads on its hot path.
+
+    Like a Link: sync attempts, async waits that may be cancelled without loss.
+    """
+
+    def take(self) -> bytes | None:
+        """Body bytes that are there now, as one piece; `b""` at the proper end; None when there are none yet.
+
+        Raises: httpx2.ReadError or httpx2.RemoteProtocolError when the answer was cut or its framing is broken.
+        """
+        ...
+
+    async def wait(self) -> None:
+        """Wait until `take` may have something to say."""
+        ...
+
+    def close(self) -> None:
+        """Be done with it. Sync and idempotent: after the proper end the connection goes back to the idle ones,
+        before it is closed."""
+        ...

@@ -5,12 +5,16 @@ Rule: a dialect is pure. It never sees a socket, an account or the time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 import attrs
 
 from relayd.wire.http import HeaderPairs, RequestHead
 from relayd.wire.refusal import Refusal
+
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
 Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "openai"]
 
@@ -25,8 +29,10 @@ class Call:
         model: as the client named it, before aliases; "" where the endpoint has none.
         stream: whether the client asked for server-sent events.
         max_tokens: the client's cap on output tokens; None when it gave none.
+        user_id: `metadata.user_id`, where the body gives one.
         conversation: what ties this call to earlier ones of the same key (a session id or a hash); "" unknown.
         body: the bytes for the upstream, as Claude API JSON (translated where the dialect is not native).
+        reply_hints: what the dialect's translator must know of the request; nobody else reads it.
     """
 
     endpoint: Endpoint
@@ -36,8 +42,10 @@ class Call:
     model: str = ""
     stream: bool = False
     max_tokens: int | None = None
+    user_id: str = ""
     conversation: str = ""
     body: bytes = attrs.field(default=b"", repr=False)
+    reply_hints: object | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,11 +64,14 @@ class Translator(Protocol):
     """
 
     def head(self, status: int, headers: HeaderPairs) -> HeaderPairs:
-        """The client's response headers for a streamed answer (content-type and what else differs)."""
+        """The client's response headers, of a streamed or a whole answer (content-type and what else differs)."""
         ...
 
     def whole(self, status: int, body: bytes) -> bytes:
-        """A complete, non-streamed answer or upstream error (any status), translated."""
+        """A complete, non-streamed answer or upstream error (any status), translated.
+
+        Raises: Refusal (502) when a success cannot be read.
+        """
         ...
 
     def feed(self, data: bytes) -> bytes:
@@ -82,12 +93,25 @@ class Dialect(Protocol):
     @property
     def name(self) -> str: ...
 
-    def parse(self, head: RequestHead, body: bytes) -> Call:
-        """Read a call. Raises: Refusal (400) on a body that cannot be understood."""
+    def parse(
+        self, head: RequestHead, body: bytes, *, now: float = 0.0, aliases: Mapping[str, str] = NO_ALIASES
+    ) -> Call:
+        """Read a call.
+
+        Args:
+            now: Unix time, s, where an answer must say when it was made.
+            aliases: the operator's model names; they tell a translating dialect what the model can do.
+
+        Raises: Refusal (400) on a body that cannot be understood.
+        """
         ...
 
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:
         """Our "no" as a whole answer."""
+        ...
+
+    def upstream_headers(self, head: RequestHead) -> HeaderPairs:
+        """The headers that travel on, without credential and framing."""
         ...
 
     def translator(self, call: Call) -> Translator | None:

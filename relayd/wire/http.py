@@ -88,3 +88,20 @@ def end_to_end(headers: Headers, drop: frozenset[bytes]) -> HeaderPairs:
 def header_pairs(items: Iterable[tuple[str, str]]) -> HeaderPairs:
     """Text pairs (from the config) to wire pairs, lower-cased."""
     return [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in items]
+
+
+# What a client says to relayd and not to the upstream: its key, what proxies said of it. `accept-encoding` is asked for
+# anew, `host` and `content-length` belong to the next hop.
+NOT_FOR_UPSTREAM = frozenset(
+    {
+        b"host", b"content-length", b"expect", b"accept-encoding",
+        b"x-api-key", b"authorization", b"cookie",
+        b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port",
+        b"x-forwarded-server", b"x-real-ip", b"true-client-ip", b"cf-connecting-ip",
+    }
+)  # fmt: skip
+
+
+def client_headers(headers: Headers) -> HeaderPairs:
+    """A client's end-to-end headers, without its key and what proxies said of it."""
+    return end_to_end(headers, NOT_FOR_UPSTREAM)

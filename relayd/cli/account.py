@@ -1,0 +1,348 @@
+"""relayd account: the operator's accounts, one file each in accounts.d.
+
+A credential comes from stdin (or a question on a terminal) and goes into the tree sealed; it is never an argument.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import webbrowser
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from relayd.cli import login
+from relayd.cli.editing import (
+    FAILED,
+    Stop,
+    add_action,
+    add_identity,
+    compiled,
+    edit_object,
+    find_object,
+    guarded,
+    identities,
+    object_id,
+    print_json,
+    print_table,
+    read_secret,
+    refuse_taken,
+    say,
+    sound_but_for_seals,
+    tree_files,
+    write,
+)
+from relayd.config.binding import account_binding
+from relayd.config.credential import credential_warnings, shape_warning, why_unusable
+from relayd.config.edit import set_enabled, set_sealed
+from relayd.config.recipients import active_keys
+from relayd.config.seal import seal
+from relayd.config.secret import Secret
+from relayd.config.slots import account_place, base_url_of, parsed, realm_of, recipients_of, relay_table
+from relayd.config.snapshot import Account, Snapshot
+from relayd.config.splice import Value, render_document
+from relayd.config.write import Files
+
+KINDS = ("api-key", "oauth", "session-key", "simulator")
+# The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
+TRIAL_MODEL = "claude-haiku-4-5"
+SIGN_IN = 300.0  # s that a person may take in the browser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_new(
+        add_action(actions, "add", "write a new account's file, its credential sealed from stdin", add, writes=True)
+    )
+    add_action(actions, "list", "list the accounts", show_list)
+    _named(add_action(actions, "enable", "let an account serve again", enable, writes=True))
+    _named(add_action(actions, "disable", "take an account out of service", disable, writes=True))
+    _named(add_action(actions, "seal", "seal a new credential from stdin", seal_credential, writes=True))
+    trial = add_action(actions, "test", "make the smallest real call and say what is wrong", test)
+    _named(trial)
+    add_identity(trial)
+    trial.add_argument("--model", metavar="MODEL", help="model to name in the call (default: one the account serves)")
+    sign_in = add_action(actions, "login", "sign in with OAuth in the browser and seal the tokens", log_in, writes=True)
+    _named(sign_in)
+    sign_in.add_argument("--paste", action="store_true", help="paste the code instead of waiting for the browser")
+    sign_in.add_argument("--no-browser", action="store_true", help="only print the address to open")
+
+
+def _add_new(parser: argparse.ArgumentParser) -> None:
+    _named(parser)
+    parser.add_argument("--kind", choices=KINDS, help="how the credential is presented")
+    parser.add_argument("--name", metavar="TEXT", help="name for people")
+    parser.add_argument("--email", metavar="ADDRESS", help="for people")
+    parser.add_argument("--base-url", metavar="URL", help="the API's address, when it is not [upstream].base_url")
+    parser.add_argument("--proxy", metavar="URL", help="http://, https:// or socks5:// on the way upstream")
+    parser.add_argument("--groups", metavar="A,B", type=_list, help="which keys may use it (default: default)")
+    parser.add_argument("--models", metavar="A,B", type=_list, help="model globs it may serve (default: all)")
+    parser.add_argument("--priority", metavar="N", type=int, help="lower first (default 50)")
+    parser.add_argument("--weight", metavar="N", type=int, help="share within a priority (default 1)")
+    parser.add_argument("--max-concurrency", metavar="N", type=int, help="calls at once")
+    parser.add_argument("--requests-per-minute", metavar="N", type=int, help="our own ceiling below the provider's")
+    parser.add_argument("--credential-file", metavar="FILE", help="node-local file with the secret, instead of sealing")
+
+
+def main(args: argparse.Namespace) -> int:
+    return guarded(f"account {args.action}", args.act, args)
+
+
+def add(args: argparse.Namespace) -> int:
+    """Write accounts.d/ID.toml."""
+    kind = args.kind or _asked_kind()
+    _warn(kind)
+    files = tree_files(args)
+    refuse_taken(files, "accounts.d", args.id)
+    fields = _fields(args, kind)
+    credential: dict[str, Value] = {}
+    if args.credential_file:
+        credential["file"] = args.credential_file
+    elif kind != "simulator":
+        _require_recipient(files)
+        credential["sealed"] = ""  # its place in the file; `plan` fills it in
+        secret = _checked_secret(kind, args.id)
+    path = f"accounts.d/{args.id}.toml"
+    pace: dict[str, Value] = {"requests_per_minute": args.requests_per_minute} if args.requests_per_minute else {}
+
+    def plan(files: Files) -> Mapping[str, bytes | None]:
+        refuse_taken(files, "accounts.d", args.id)
+        if "sealed" in credential:
+            base_url = base_url_of(relay_table(files), dict(fields))
+            binding = account_binding(realm_of(files), args.id, base_url)
+            credential["sealed"] = seal(secret, binding, active_keys(recipients_of(files)))
+        return {path: render_document(fields, {"pace": pace, "credential": credential}).encode()}
+
+    changed = write(args, plan)
+    if kind != "simulator":
+        say(f"next: relayd account test {args.id}")
+    return _result(args, {"id": args.id, "kind": kind, "file": path, "changed": list(changed)})
+
+
+def seal_credential(args: argparse.Namespace) -> int:
+    """A new credential for an account that exists."""
+    files = tree_files(args)
+    kind = str(parsed(files[find_object(files, "accounts.d", args.id)]).get("kind", ""))
+    if kind == "simulator":
+        raise Stop(f"account {args.id} is a simulator and has no credential")
+    _require_recipient(files)
+    _warn(kind)
+    return _put_sealed(args, _checked_secret(kind, args.id))
+
+
+def enable(args: argparse.Namespace) -> int:
+    return _switch(args, True)
+
+
+def disable(args: argparse.Namespace) -> int:
+    return _switch(args, False)
+
+
+def show_list(args: argparse.Namespace) -> int:
+    """All accounts, one a line. How they are doing is for `relayd status`."""
+    snapshot = compiled(args)
+    entries = [as_json(snapshot, account) for _, account in sorted(snapshot.accounts.items())]
+    if args.json:
+        print_json({"accounts": entries})
+        return 0
+    head = ("ID", "KIND", "STATE", "GROUPS", "PRIORITY", "WEIGHT", "MODELS", "BASE URL", "CREDENTIAL")
+    print_table(head, [_row(entry) for entry in entries])
+    return 0
+
+
+def as_json(snapshot: Snapshot, account: Account) -> dict[str, Any]:
+    """An account for machines, without its secrets: how it has its credential, and not the sealed value itself."""
+    kept = "sealed" if account.credential.sealed else "file" if account.credential.file else ""
+    return {
+        "id": account.id,
+        "kind": account.kind,
+        "name": account.name,
+        "email": account.email,
+        "enabled": account.enabled,
+        "groups": list(account.groups),
+        "priority": account.priority,
+        "weight": account.weight,
+        "models": list(account.models),
+        "base_url": "" if account.kind == "simulator" else account.base_url or snapshot.relay.upstream.base_url,
+        "proxy": bool(account.proxy),
+        "credential": kept,
+    }
+
+
+def test(args: argparse.Namespace) -> int:
+    """One real call on the account. It costs nothing: it counts tokens."""
+    snapshot = compiled(args)
+    if args.id not in snapshot.accounts:
+        raise LookupError(f"there is no account {args.id} (there is: {', '.join(sorted(snapshot.accounts)) or 'none'})")
+    # The daemon's own way upstream; imported late, because the other verbs need no network.
+    from relayd.daemon.credentials import Credentials
+    from relayd.daemon.trial import run_trial
+
+    account = snapshot.accounts[args.id]
+    try:
+        credential = Credentials(identities(args)).of(account, snapshot)
+    except ValueError as error:
+        raise Stop(f"{args.id}: credential: {error}") from None
+    trial = run_trial(account, credential, snapshot.relay, args.model or _trial_model(account))
+    if args.json:
+        print_json({"id": args.id, **attrs.asdict(trial)})
+    else:
+        status = f"{trial.status}: " if trial.status else ""
+        print(f"{args.id}: {status}{trial.message}" + (f"\n  {trial.detail}" if trial.detail else ""))
+    return 0 if trial.ok else FAILED
+
+
+def log_in(args: argparse.Namespace) -> int:
+    """The browser flow; the tokens are sealed into the account's file, which is made if it is not there."""
+    oauth = compiled(args).relay.oauth
+    if not oauth.client_id:
+        raise Stop("relay.toml: [oauth].client_id is empty (sign-in needs an OAuth registration of your own)")
+    _require_recipient(tree_files(args))
+    _warn("oauth")
+    try:
+        secret = _sign_in(args, oauth)
+    except login.LoginError as error:
+        raise Stop(str(error)) from None
+    return _put_sealed(args, secret)
+
+
+def _sign_in(args: argparse.Namespace, oauth: Any) -> Secret:
+    redirect = oauth.redirect_uri
+    if args.paste or (redirect and not login.is_loopback(redirect)):
+        if not redirect:
+            raise Stop("relay.toml: [oauth].redirect_uri is empty, so there is no page that shows a code to paste")
+        ask = login.begin(oauth, redirect, secrets.token_bytes)
+        _send_to(args, ask.authorize_url)
+        code = login.read_answer(read_secret("the code that the page shows").reveal(), ask, pasted=True)
+        return login.exchange(oauth, ask, code)
+    loopback = login.Loopback(redirect)
+    try:
+        ask = login.begin(oauth, loopback.redirect_uri, secrets.token_bytes)
+        _send_to(args, ask.authorize_url)
+        code = loopback.wait(ask, SIGN_IN)
+    finally:
+        loopback.close()
+    return login.exchange(oauth, ask, code)
+
+
+def _send_to(args: argparse.Namespace, url: str) -> None:
+    say(f"open this address and consent:\n{url}")
+    if not args.no_browser and sys.stdin.isatty():
+        webbrowser.open(url)
+
+
+def _put_sealed(args: argparse.Namespace, secret: Secret) -> int:
+    """Seal into the account's file; an oauth account that has none yet gets one."""
+    path = f"accounts.d/{args.id}.toml"
+
+    def plan(files: Files) -> Mapping[str, bytes | None]:
+        known = {**files}
+        try:
+            file, binding = account_place(files, args.id)
+        except LookupError:
+            if args.action != "login":
+                raise
+            known[path] = b'kind = "oauth"\n'
+            file, binding = account_place(known, args.id)
+        value = seal(secret, binding, active_keys(recipients_of(files)))
+        return {file: set_sealed(known[file].decode(), value).encode()}
+
+    changed = write(args, plan, check=sound_but_for_seals)
+    say(f"next: relayd account test {args.id}")
+    return _result(args, {"id": args.id, "changed": list(changed)})
+
+
+def _checked_secret(kind: str, account: str) -> Secret:
+    secret = read_secret(f"{kind} credential of account {account}")
+    if problem := why_unusable(secret):
+        raise Stop(f"{problem}; nothing was written")
+    if warning := shape_warning(kind, secret):
+        say(f"warning: {warning}")
+    return secret
+
+
+def _warn(kind: str) -> None:
+    for warning in credential_warnings(_Kind(kind)):
+        say(f"warning: {warning.code}: {warning.message}")
+
+
+@attrs.frozen
+class _Kind:
+    kind: str
+
+
+def _require_recipient(files: Files) -> None:
+    """Said before the secret is asked for."""
+    if not active_keys(recipients_of(files)):
+        raise Stop(
+            "relay.toml lists no recipient to seal for (relayd secret keygen FILE, then relayd secret recipients add)"
+        )
+
+
+def _asked_kind() -> str:
+    if not sys.stdin.isatty():
+        raise Stop(f"--kind is needed ({', '.join(KINDS)})")
+    say(f"kind of account ({', '.join(KINDS)}) [api-key]: ")
+    kind = sys.stdin.readline().strip() or "api-key"
+    if kind not in KINDS:
+        raise Stop(f"{kind!r} is no kind of account ({', '.join(KINDS)})")
+    return kind
+
+
+def _fields(args: argparse.Namespace, kind: str) -> dict[str, Value]:
+    names = ("name", "email", "groups", "models", "priority", "weight", "max_concurrency", "base_url", "proxy")
+    given = {name: getattr(args, name) for name in names}
+    return {"kind": kind, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _trial_model(account: Account) -> str:
+    """A model that the account says it serves by name, else the default."""
+    return next((model for model in account.models if "*" not in model and "?" not in model), TRIAL_MODEL)
+
+
+def _switch(args: argparse.Namespace, enabled: bool) -> int:
+    changed = write(args, edit_object("accounts.d", args.id, lambda text: set_enabled(text, enabled)))
+    return _result(args, {"id": args.id, "enabled": enabled, "changed": list(changed)})
+
+
+def _result(args: argparse.Namespace, result: dict[str, Any]) -> int:
+    if args.json:
+        print_json(result)
+    return 0
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    state = "on" if entry["enabled"] else "off"
+    numbers = (str(entry["priority"]), str(entry["weight"]))
+    models = ",".join(entry["models"]) or "all"
+    return (
+        entry["id"],
+        entry["kind"],
+        state,
+        ",".join(entry["groups"]),
+        *numbers,
+        models,
+        entry["base_url"],
+        entry["credential"],
+    )
+
+
+def _named(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="NAME", type=_identity, help="the account's id: the stem of its file")
+
+
+def _identity(text: str) -> str:
+    try:
+        name = object_id(text)
+    except Stop as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if name != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no id (a-z, 0-9, - and _; for example {name})")
+    return name
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,223 @@
+"""What the verbs that read and write a tree have in common.
+
+Rule: results on stdout, talk on stderr. A verb that cannot do what it was asked raises Stop (or one of the config
+room's errors), and `guarded` turns that into one message and exit code 1; no traceback reaches a person.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import getpass
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from relayd.cli.options import add_config, add_json
+from relayd.config.compile import compile_tree
+from relayd.config.identity import identity_paths, load_identities
+from relayd.config.problem import ConfigError, is_error
+from relayd.config.recipients import SealError
+from relayd.config.seal import Identity
+from relayd.config.secret import Secret
+from relayd.config.slots import objects
+from relayd.config.snapshot import Snapshot
+from relayd.config.splice import EditError
+from relayd.config.tree import load_tree, read_tree
+from relayd.config.values import NAME, Bad, seconds
+from relayd.config.write import Files, Plan, WriteError, edit_tree
+
+FAILED = 1
+
+
+class Stop(Exception):
+    """The verb cannot go on; the text says why and what to do."""
+
+
+def guarded(verb: str, act: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run a verb; expected failures become a message."""
+    try:
+        return act(args)
+    except (Stop, WriteError, EditError, SealError, ConfigError, LookupError, Bad) as error:
+        text = error.message() if isinstance(error, Bad) else str(error.args[0] if error.args else error)
+        if isinstance(error, ConfigError):
+            text = str(error)
+        say(f"relayd {verb}: {text}")
+    except OSError as error:
+        say(f"relayd {verb}: {error.filename or ''}: {(error.strerror or 'failed').lower()}")
+    return FAILED
+
+
+def say(text: str) -> None:
+    """Talk: to stderr."""
+    print(text, file=sys.stderr)
+
+
+def add_action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    act: Callable[[argparse.Namespace], int],
+    *,
+    as_json: bool = True,
+    writes: bool = False,
+) -> argparse.ArgumentParser:
+    """A sub-verb, such as `key new`, with the options that all have."""
+    parser = actions.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser.set_defaults(act=act)
+    add_config(parser)
+    if as_json:
+        add_json(parser)
+    if writes:
+        parser.add_argument("--force", action="store_true", help="write even if the tree does not compile")
+    return parser
+
+
+def now() -> datetime.datetime:
+    """The time, in whole seconds: a command is its own composition root, so it asks the clock here."""
+    return datetime.datetime.fromtimestamp(int(time.time()), datetime.UTC)
+
+
+def compiled(args: argparse.Namespace) -> Snapshot:
+    """The tree, compiled. Raises: Stop with the errors."""
+    found = load_tree(args.config)
+    if found.snapshot is None:
+        errors = [str(problem) for problem in found.problems if is_error(problem)]
+        raise Stop("\n".join(["the tree does not compile:", *errors]))
+    return found.snapshot
+
+
+def tree_files(args: argparse.Namespace) -> Files:
+    """The tree as it is, also when it does not compile."""
+    return read_tree(args.config).files
+
+
+def sound_but_for_seals(files: Files) -> list[str]:
+    """The errors of a tree, without those that sealing again repairs: else nobody could add a recipient and reseal."""
+    problems = compile_tree(files).problems
+    return [str(problem) for problem in problems if is_error(problem) and not problem.code.startswith("E-SEAL-")]
+
+
+def write(args: argparse.Namespace, plan: Plan, **options: Any) -> tuple[str, ...]:
+    """Change the tree, and say which files changed."""
+    changed = edit_tree(args.config, plan, force=args.force, **options)
+    for path in changed:
+        say(f"{'wrote' if (args.config / path).exists() else 'removed'} {args.config / path}")
+    if not changed:
+        say("nothing to change")
+    return changed
+
+
+def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> Plan:
+    """A plan that edits the file of one account or key. Raises, when it runs: LookupError."""
+
+    def plan(files: Files) -> Mapping[str, bytes | None]:
+        path = find_object(files, folder, name)
+        return {path: edit(files[path].decode()).encode()}
+
+    return plan
+
+
+def find_object(files: Files, folder: str, name: str) -> str:
+    """The file of an account or key. Raises: LookupError that says what there is."""
+    found = {identity: file for file, identity, _ in objects(files, folder)}
+    if name not in found:
+        kind = {"accounts.d": "account", "keys.d": "key"}[folder]
+        have = ", ".join(sorted(found)[:20]) or "none"
+        raise LookupError(f"there is no {kind} {name} (there is: {have})")
+    return found[name]
+
+
+def refuse_taken(files: Files, folder: str, name: str) -> None:
+    """Raises: Stop when an object of that id exists, in whatever sub-directory."""
+    for file, identity, _ in objects(files, folder):
+        if identity == name:
+            raise Stop(f"{file} exists already (choose another name)")
+
+
+def object_id(text: str) -> str:
+    """An id from a name for people: "Development Key" is development-key. Raises: Stop when nothing is left."""
+    name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+    if not re.fullmatch(NAME, name):
+        raise Stop(f"no id can be made from {text!r} (use letters a-z, digits, - and _)")
+    return name
+
+
+def identities(args: argparse.Namespace) -> list[Identity]:
+    """The identities of `--identity` and the environment; maybe none."""
+    paths = identity_paths(args.identity, os.environ)
+    return load_identities(paths, args.config, os.environ)
+
+
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--identity",
+        metavar="FILE",
+        help="identity that opens sealed values, several separated by colons (RELAYD_IDENTITY)",
+    )
+
+
+def read_secret(what: str) -> Secret:
+    """A secret from stdin, without one line break at its end; on a terminal it is asked for and not shown."""
+    if sys.stdin.isatty():
+        return Secret(getpass.getpass(f"{what} (not shown): ", stream=sys.stderr))
+    text = sys.stdin.read()
+    return Secret(text.removesuffix("\n").removesuffix("\r"))
+
+
+def confirmed(question: str, args: argparse.Namespace) -> bool:
+    """Ask when a person is there to answer; without a terminal the command itself is the answer."""
+    if args.yes or not sys.stdin.isatty():
+        return True
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def expiry(text: str, start: datetime.datetime) -> datetime.datetime:
+    """A duration from `start` ("90d"), or a date or a time with an offset. Raises: Stop."""
+    try:
+        return start + datetime.timedelta(seconds=seconds(text))
+    except Bad:
+        pass
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise Stop(f"{text!r} is no duration (90d), date (2027-11-22) or time (2027-11-22T00:00:00Z)") from None
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns padded to their longest entry; nothing but the head when there are no rows."""
+    lines = [list(head), *([_visible(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def moment(when: datetime.datetime | None) -> str:
+    """A time for people and scripts; "" for none."""
+    return "" if when is None else when.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _visible(cell: str) -> str:
+    """No control character of a name reaches the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in cell) or "-"
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, datetime.datetime):
+        return moment(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -1,0 +1,252 @@
+"""Compile: the files of a tree to one Snapshot, or every Problem at once.
+
+Rule: pure. Bytes in; no file system, no clock, no network, no identity (the one thing asked of the machine is its time
+zone list). `relayd check` and the daemon run this same code.
+
+Theory: three passes. Each file by itself (document, structure, checks), which is remembered by content, so that a
+reload after one edit costs one file; then what the files say about each other (links); then, only if nothing is wrong,
+the Snapshot. An error anywhere rejects the tree: a tree without one of its limits would be a different, looser policy.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from relayd.config import checks
+from relayd.config.document import Document, Kind, classify, object_id, open_document, stray_problems
+from relayd.config.links import Parsed, link_problems
+from relayd.config.problem import ConfigError, Problem, in_order, is_error
+from relayd.config.snapshot import (
+    PREDEFINED_CLIENTS,
+    Account,
+    ApiKey,
+    Deny,
+    KeyHash,
+    Limits,
+    Prices,
+    Relay,
+    Snapshot,
+)
+from relayd.config.structure import Finding, structure
+from relayd.config.values import Bad, name
+
+# More than a person corrects in one go; the rest shows up when these are gone.
+MAX_PROBLEMS = 100
+
+_NOUNS: dict[Kind, type] = {"relay": Relay, "account": Account, "key": ApiKey, "deny": Deny, "prices": Prices}
+
+
+@attrs.frozen(kw_only=True)
+class Compiled:
+    """What became of a tree.
+
+    Args:
+        snapshot: None when any problem is an error.
+        problems: sorted by place; at most MAX_PROBLEMS, errors before warnings before notes.
+        omitted: problems beyond those.
+        revision: the first 12 hex digits of the digest over the files that are config (scenarios are not).
+        files, accounts, keys: how many there are.
+    """
+
+    snapshot: Snapshot | None
+    problems: tuple[Problem, ...]
+    omitted: int
+    revision: str
+    files: int
+    accounts: int
+    keys: int
+
+    def require(self) -> Snapshot:
+        """The snapshot. Raises: ConfigError with every problem."""
+        if self.snapshot is None:
+            raise ConfigError(self.problems)
+        return self.snapshot
+
+
+@attrs.define(eq=False)
+class Memo:
+    """What the last compile made of each file, for the next one. Holds no more than one tree."""
+
+    parsed: dict[str, Parsed] = attrs.field(factory=dict, repr=False)
+
+
+def compile_tree(
+    files: Mapping[str, bytes],
+    *,
+    now: datetime.datetime | None = None,
+    memo: Memo | None = None,
+    reading: Iterable[Problem] = (),
+) -> Compiled:
+    """Compile a tree.
+
+    Args:
+        files: content by POSIX path relative to the tree, as tree.read_tree gives it.
+        now: with an offset; adds warnings about expired keys. Without it the result depends on the bytes alone.
+        memo: speeds up the next compile of almost the same tree.
+        reading: problems from reading the files, reported with the others.
+    Returns: the snapshot, or None, and all problems. Raises nothing, whatever the bytes are.
+    """
+    old = memo.parsed if memo else {}
+    parsed = {path: _parsed(path, data, old.get(path)) for path, data in sorted(files.items())}
+    if memo is not None:
+        memo.parsed = parsed
+    ours = [file for file in parsed.values() if file.kind != "ignored"]
+    problems = [*reading, *(problem for file in ours for problem in file.problems), *link_problems(ours, now)]
+    if not any(file.kind == "relay" for file in ours) and not any(problem.file == "relay.toml" for problem in problems):
+        problems.append(_no_relay_toml())
+    kept = sorted(problems, key=lambda problem: "EWN".index(problem.code[0]))[:MAX_PROBLEMS]
+    config = [file for file in ours if file.kind not in ("stray", "test")]
+    revision = _revision(config)
+    return Compiled(
+        snapshot=None if any(map(is_error, problems)) else _snapshot(config, revision),
+        problems=in_order(kept),
+        omitted=len(problems) - len(kept),
+        revision=revision,
+        files=len(ours),
+        accounts=sum(file.kind == "account" for file in ours),
+        keys=sum(file.kind == "key" for file in ours),
+    )
+
+
+def _no_relay_toml() -> Problem:
+    return Problem(
+        code="E-NO-RELAY-TOML",
+        file="relay.toml",
+        message="the tree has no relay.toml",
+        hint="relayd init DIR makes one",
+    )
+
+
+def _revision(files: Iterable[Parsed]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.document.file.encode("utf-8", "surrogateescape") + b"\0" + file.digest)
+    return digest.hexdigest()[:12]
+
+
+def _parsed(path: str, data: bytes, old: Parsed | None) -> Parsed:
+    digest = hashlib.sha256(data).digest()
+    if old is not None and old.digest == digest:
+        return old
+    kind = classify(path)
+    if kind in ("stray", "ignored"):
+        problems = stray_problems(path, data) if kind == "stray" else []
+        return Parsed(digest=digest, kind=kind, id="", document=Document(file=path, text=""), problems=tuple(problems))
+    return _judged(kind, path, digest, data)
+
+
+def _judged(kind: Kind, path: str, digest: bytes, data: bytes) -> Parsed:
+    """One config file by itself."""
+    document, problems = open_document(path, data)
+    identity = object_id(path)
+    noun: Any = None
+    if kind in ("account", "key"):
+        problems += _name_problems(document, identity)
+    if kind in _NOUNS and document.table is not None:
+        noun, findings = _noun(kind, identity, document.table)
+        problems += [_problem(document, finding) for finding in findings]
+    return Parsed(
+        digest=digest,
+        kind=kind,
+        id=identity,
+        document=document,
+        noun=None if any(map(is_error, problems)) else noun,
+        problems=tuple(problems),
+        given_limits=_given_limits(document.table or {}),
+    )
+
+
+def _given_limits(table: Mapping[str, Any]) -> frozenset[str]:
+    limits = table.get("limits")
+    return frozenset(limits) if isinstance(limits, dict) else frozenset()
+
+
+def _name_problems(document: Document, identity: str) -> Iterator[Problem]:
+    try:
+        name(identity)
+    except Bad as bad:
+        yield document.whole(bad.code, f"file name: {bad.message()}", hint="rename the file")
+
+
+def _noun(kind: Kind, identity: str, table: dict[str, Any]) -> tuple[Any, list[Finding]]:
+    """The noun of a table (None if it cannot be made), and what is wrong with it."""
+    findings = []
+    if kind in ("account", "key"):
+        if "id" in table:
+            hint = "the id is the name of the file"
+            findings.append(
+                Finding(path=("id",), code="E-UNKNOWN-KEY", message="unknown key `id`", hint=hint, at="key")
+            )
+        table = {**table, "id": identity if _is_name(identity) else "unnamed"}
+    made = structure(_NOUNS[kind], table)
+    if isinstance(made, list):
+        return None, findings + made
+    return made, [*findings, *_findings(made), *checks.idle_findings(made, table)]
+
+
+def _is_name(identity: str) -> bool:
+    try:
+        name(identity)
+    except Bad:
+        return False
+    return True
+
+
+def _findings(noun: Any) -> Iterator[Finding]:
+    match noun:
+        case Relay():
+            yield from checks.relay_findings(noun)
+        case Account():
+            yield from checks.account_findings(noun)
+        case ApiKey():
+            yield from checks.key_findings(noun)
+
+
+def _problem(document: Document, finding: Finding) -> Problem:
+    return document.problem(
+        finding.code, finding.path, finding.message, hint=finding.hint, at=finding.at, secret=finding.secret
+    )
+
+
+def _snapshot(files: Sequence[Parsed], revision: str) -> Snapshot:
+    """Put a tree without errors together."""
+    relay = _whole_relay(next(file.noun for file in files if file.kind == "relay"))
+    keys = {file.id: _with_limits(file, relay.limits) for file in files if file.kind == "key"}
+    prices: Prices = next((file.noun for file in files if file.kind == "prices"), Prices())
+    return Snapshot(
+        relay=relay,
+        accounts=MappingProxyType({file.id: file.noun for file in files if file.kind == "account"}),
+        keys=MappingProxyType(keys),
+        keys_by_hash=MappingProxyType(_by_hash(keys.values())),
+        deny=next((file.noun for file in files if file.kind == "deny"), Deny()),
+        prices=prices.models,
+        revision=revision,
+    )
+
+
+def _whole_relay(relay: Relay) -> Relay:
+    """With the predefined client rules, and each alias followed to its end."""
+    clients = {client: rule if rule.name else attrs.evolve(rule, name=client) for client, rule in relay.clients.items()}
+    models = {alias: checks.resolve_alias(relay.models, alias) or target for alias, target in relay.models.items()}
+    return attrs.evolve(
+        relay, clients=MappingProxyType({**PREDEFINED_CLIENTS, **clients}), models=MappingProxyType(models)
+    )
+
+
+def _with_limits(file: Parsed, defaults: Limits) -> ApiKey:
+    """The key, where a limit that its file leaves out is relay.toml's. A 0 in the file is an answer, and stays."""
+    key: ApiKey = file.noun
+    if not file.given_limits:
+        return attrs.evolve(key, limits=defaults)
+    given = {field: getattr(key.limits, field) for field in file.given_limits}
+    return attrs.evolve(key, limits=attrs.evolve(defaults, **given))
+
+
+def _by_hash(keys: Iterable[ApiKey]) -> dict[bytes, tuple[ApiKey, KeyHash]]:
+    return {bytes.fromhex(entry.sha256): (key, entry) for key in keys for entry in key.hashes}

@@ -1,0 +1,143 @@
+"""Endpoints: which path is spoken in which dialect, and the answers that need no upstream.
+
+Rule: exact matching on the path's own bytes. Nothing is decoded, so no spelling of a path reaches another one; the
+Host header decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import msgspec
+
+from relayd.wire.anthropic import JSON, Native
+from relayd.wire.call import Dialect, Reply
+from relayd.wire.http import HeaderPairs, RequestHead
+from relayd.wire.refusal import Refusal
+
+MESSAGES = Native()
+COUNT_TOKENS = Native(endpoint="count_tokens", path="/v1/messages/count_tokens")
+
+
+@attrs.frozen(kw_only=True)
+class Models:
+    """The models of a key; `one` is the id asked for, "" for the list. `openai` forces that shape."""
+
+    one: str = ""
+    openai: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Local:
+    """An answer that needs neither key nor upstream."""
+
+    name: str  # "health", "live", "ready", "root"
+
+
+Target = Dialect | Models | Local
+
+_LOCAL = {
+    "/": Local(name="root"),
+    "/health": Local(name="health"),
+    "/livez": Local(name="live"),
+    "/readyz": Local(name="ready"),
+}
+
+
+def canonical(path: str) -> str:
+    """A path without the prefixes that base URLs bring along: `/api`, and a `/v1` that was given twice."""
+    path = path.removeprefix("/api") if path.startswith("/api/") else path
+    return path.replace("/v1/v1/", "/v1/", 1)
+
+
+def find(head: RequestHead, dialects: Mapping[str, Dialect]) -> Target:
+    """What serves a request.
+
+    Args:
+        dialects: of `POST` paths, by canonical path.
+    Raises: Refusal 404 for an unknown path, 405 (with `allow`) for a wrong method.
+    """
+    path = canonical(head.path)
+    if path in _LOCAL:
+        _allow(head, "GET")
+        return _LOCAL[path]
+    dialect = dialects.get(path)
+    if dialect is not None:
+        _allow(head, "POST")
+        return dialect
+    return _models(head, path)
+
+
+def _models(head: RequestHead, path: str) -> Models:
+    for prefix, openai in (
+        ("/v1/models", "anthropic-version" not in _names(head)),
+        ("/openai/v1/models", True),
+        ("/openai/claude/v1/models", True),
+    ):
+        if path == prefix or (path.startswith(prefix + "/") and path.count("/") == prefix.count("/") + 1):
+            _allow(head, "GET")
+            return Models(one=path[len(prefix) + 1 :], openai=openai)
+    raise Refusal(status=404, message=f"unknown path {ascii(head.path[:200])[1:-1]}", code="unknown_path")
+
+
+def _names(head: RequestHead) -> set[str]:
+    return {name.decode("latin-1") for name, _ in head.headers}
+
+
+def _allow(head: RequestHead, method: str) -> None:
+    if head.method != method:
+        allowed = f"{method}, HEAD, OPTIONS".encode()
+        raise Refusal(
+            status=405,
+            message=f"method {head.method} is not allowed here (use {method})",
+            headers=((b"allow", allowed),),
+        )
+
+
+def speaks_openai(path: str) -> bool:
+    """Whether a path's clients expect OpenAI's error shape."""
+    path = canonical(path)
+    return path.startswith("/openai/") or path in ("/v1/chat/completions", "/v1/responses")
+
+
+def local(target: Local, *, draining: bool, facts: Callable[[], Mapping[str, object]]) -> Reply:
+    """Health and the root page. `facts` are shown by /health; none of them is secret.
+
+    `/livez` says that the loop turns; `/readyz` is 503 while the daemon drains, so that load balancers look elsewhere.
+    """
+    if target.name == "root":
+        return _json(200, {"name": "relayd", "docs": "point ANTHROPIC_BASE_URL or an OpenAI base URL here"})
+    if target.name == "live":
+        return _json(200, {"status": "alive"})
+    status = "draining" if draining else "ok"
+    body = {"status": status, **(facts() if target.name == "health" else {})}
+    return _json(503 if draining and target.name == "ready" else 200, body)
+
+
+def _json(status: int, body: Mapping[str, object]) -> Reply:
+    return Reply(status=status, headers=[JSON, (b"cache-control", b"no-store")], body=msgspec.json.encode(body))
+
+
+def cors_headers(origin: str, allowed: tuple[str, ...]) -> HeaderPairs:
+    """What lets a browser read an answer, when its origin may. Source: Fetch standard, CORS protocol."""
+    if not origin or not allowed or (origin not in allowed and "*" not in allowed):
+        return []
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", b"*"),
+        (b"vary", b"Origin"),
+    ]
+
+
+def preflight(head: RequestHead, allowed: tuple[str, ...]) -> Reply:
+    """The answer to `OPTIONS`: 204, with the permissions if the origin has them."""
+    pairs = cors_headers(head.headers.text(b"origin"), allowed)
+    if pairs:
+        asked = head.headers.get(b"access-control-request-headers") or b"*"
+        pairs += [
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
+            (b"access-control-allow-headers", asked),
+            (b"access-control-max-age", b"600"),
+        ]
+    return Reply(status=204, headers=[*pairs, (b"allow", b"GET, POST, DELETE, HEAD, OPTIONS")], body=b"")

@@ -1,0 +1,108 @@
+"""Front: the application behind the public listener. Finds what a path means and has it served.
+
+Rule: no decision beyond the path. Calls go to relay.py; what needs no upstream is answered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+import msgspec
+
+from relayd.core.catalogue import find_model, usable_models
+from relayd.core.route import allow_endpoint
+from relayd.daemon.endpoints import COUNT_TOKENS, MESSAGES, Local, Models, cors_headers, find, local, preflight
+from relayd.daemon.endpoints import speaks_openai
+from relayd.daemon.relay import Relay
+from relayd.daemon.exchange import Exchange
+from relayd.wire import openai_shapes
+from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
+from relayd.wire.call import Call, Dialect, Reply
+from relayd.wire.refusal import Refusal
+
+NATIVE: Mapping[str, Dialect] = {"/v1/messages": MESSAGES, "/v1/messages/count_tokens": COUNT_TOKENS}
+
+
+@attrs.define(eq=False, kw_only=True)
+class Front:
+    """The application of the public listener.
+
+    Args:
+        dialects: of POST paths, by canonical path.
+        known_models: ids of models that exist (those with a price).
+        facts: what /health tells beside "ok".
+    """
+
+    relay: Relay
+    dialects: Mapping[str, Dialect]
+    known_models: Callable[[], Iterable[str]]
+    facts: Callable[[], Mapping[str, object]] = dict
+    draining: bool = False
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        head = exchange.head
+        if head.method == "HEAD":
+            await exchange.reply(Reply(status=200, headers=[], body=b""))
+        elif head.method == "OPTIONS":
+            await exchange.reply(preflight(head, self._cors()))
+        else:
+            await self._route(exchange)
+
+    async def _route(self, exchange: Exchange) -> None:
+        try:
+            target = find(exchange.head, self.dialects)
+        except Refusal as refusal:
+            await exchange.reply(self.refuse(refusal, exchange.head.path))
+            return
+        match target:
+            case Local():
+                await exchange.reply(local(target, draining=self.draining, facts=self.facts))
+            case Models():
+                await self._models(exchange, target)
+            case _:
+                await self.relay.serve_call(exchange, target)
+
+    async def _models(self, exchange: Exchange, asked: Models) -> None:
+        try:
+            reply = self._models_reply(exchange, asked)
+        except Refusal as refusal:
+            reply = self.refuse(refusal, exchange.head.path, openai=asked.openai)
+        origin = exchange.head.headers.text(b"origin")
+        await exchange.reply(attrs.evolve(reply, headers=reply.headers + cors_headers(origin, self._cors())))
+
+    def _models_reply(self, exchange: Exchange, asked: Models) -> Reply:
+        draft = self.relay.draft(exchange, "openai" if asked.openai else "anthropic")
+        snapshot, key = self.relay.identify(exchange, draft)
+        allow_endpoint(Call(endpoint="models"), key)
+        if asked.one:
+            found = find_model(asked.one, key, snapshot)
+            if found is None:
+                raise Refusal(status=404, message=f"model: {ascii(asked.one[:100])[1:-1]}", param="model")
+            body = msgspec.json.encode(openai_shapes.model_object(found) if asked.openai else model_object(found))
+        else:
+            entries = usable_models(key, snapshot, self.known_models())
+            body = self._page(entries, asked, exchange.head.query)
+        return Reply(status=200, headers=[JSON, *call_ids(draft.call_id)], body=body)
+
+    def _page(self, entries: list[ModelEntry], asked: Models, query: str) -> bytes:
+        return openai_shapes.models_list(entries) if asked.openai else models_page(entries, query)
+
+    def refuse(self, refusal: Refusal, path: str, *, openai: bool | None = None) -> Reply:
+        """Words for a "no" that belongs to no call, in the dialect of the path."""
+        call_id = self.relay.new_id()
+        if speaks_openai(path) if openai is None else openai:
+            reply = openai_shapes.refuse(refusal, call_id)
+        else:
+            reply = MESSAGES.refuse(refusal, call_id)
+        return attrs.evolve(reply, headers=[*reply.headers, *call_ids(call_id)])
+
+    def _cors(self) -> tuple[str, ...]:
+        return self.relay.live.snapshot.relay.server.cors_origins
+
+
+def call_ids(call_id: str) -> list[tuple[bytes, bytes]]:
+    """`request-id` and `relayd-request-id` of an answer that no upstream gave."""
+    value = call_id.encode("ascii")
+    return [(b"request-id", value), (b"relayd-request-id", value)]

@@ -1,0 +1,115 @@
+"""Listening sockets from their addresses: `host:port`, `[v6]:port` or `unix:/path`.
+
+Rule: an address that cannot be had is an OSError that names the address; a live unix socket is never taken over.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+# Linux cuts it to net.core.somaxconn (4096 since 5.4); a burst of reconnecting clients should fit.
+BACKLOG = 2048
+
+
+def open_listener(address: str) -> list[socket.socket]:
+    """Listening, non-blocking sockets for `address`: several where a name has several addresses.
+
+    An empty host or `*` means every address of the machine; port 0 is one free port, the same for all of them.
+
+    Raises: OSError, naming the address; ValueError when it is none.
+    """
+    try:
+        if address.startswith("unix:"):
+            return [_open_unix(address.removeprefix("unix:"))]
+        return _open_tcp(*_split(address))
+    except OSError as error:
+        raise OSError(error.errno, f"{address}: cannot listen: {error.strerror or error}") from error
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{address}: not a listen address (write an IPv6 address as [::1]:3000)")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address}: not a listen address (write host:port, [v6]:port or unix:/path)")
+    return host, int(port)
+
+
+def _open_tcp(host: str, port: int) -> list[socket.socket]:
+    """One socket for each address of `host`. An address family that this machine lacks is passed over."""
+    found = socket.getaddrinfo(
+        None if host in ("", "*") else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, _, _, _, place in dict.fromkeys(found):
+        try:
+            opened.append(_open_one(family, (place[0], port, *place[2:])))
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                _close_all(opened)
+                raise
+            missing = error
+        else:
+            port = port or opened[0].getsockname()[1]
+    if not opened:
+        raise missing or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    return opened
+
+
+def _open_one(family: int, place: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # no wait for TIME_WAIT after a restart
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        sock.bind(place)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+def _open_unix(path: str) -> socket.socket:
+    """A socket file that owner and group may use. It gets its mode before anybody can connect."""
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+        os.chmod(path, 0o660)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a dead process; leave everything else alone."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "the file exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, "another process is listening there")

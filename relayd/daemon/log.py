@@ -1,0 +1,184 @@
+"""Log: one JSON object (or text line) per event, written to standard error or to a file that can be reopened.
+
+Rule: no prompt, no credential, no API key. Call records are made from Receipts, which hold none; everything else goes
+through `scrub`, so that even a traceback that quotes a header shows no secret.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+
+from relayd.config.snapshot import Log
+from relayd.core.receipt import Receipt
+
+# What must not be read in a log, wherever it came from: keys of relayd and of the API, identities, bearer tokens.
+_SECRETS = re.compile(
+    r"sk-relay-[0-9A-Za-z]{8,}|sk-ant-[0-9A-Za-z_-]{8,}|rlkey1[0-9A-Za-z_-]{8,}|rlsec[12]\.[0-9A-Za-z_.~-]{16,}"
+    r"|(?i:bearer\s+)[0-9A-Za-z._~+/=-]{12,}|(?i:sessionkey=)[^\s;,\"']+|://[^/\s:@]+:[^/\s@]+@"
+)
+
+
+def scrub(text: str) -> str:
+    """`text` with everything that looks like a secret blotted out."""
+    return _SECRETS.sub("[secret]", text)
+
+
+@attrs.define(eq=False)
+class Output:
+    """Where lines go. A line is written whole or not at all, and a full disk never stops a call."""
+
+    path: Path | None
+    _fd: int = 2
+    lost: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file anew, after logrotate has moved the old one. Raises: OSError at start."""
+        if self.path is None:
+            return
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        old, self._fd = self._fd, fd
+        if old > 2:
+            os.close(old)
+
+    def write(self, line: bytes) -> None:
+        """Append one line, which ends with a newline."""
+        try:
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except OSError:
+            self.lost += 1
+
+
+_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _ATTRIBUTES}
+
+
+def _stamp(seconds: float) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Lines(logging.Handler):
+    """The handler of the root logger: records to lines."""
+
+    def __init__(self, output: Output, form: str) -> None:
+        super().__init__()
+        self.output = output
+        self.form = form
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.output.write(self._line(record))
+        except Exception:  # a log line must never break what it reports on
+            self.output.lost += 1
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        entry: dict[str, Any] = {
+            "time": _stamp(record.created),
+            "level": record.levelname.lower(),
+            "event": scrub(record.getMessage()),
+            **{name: scrub(value) if isinstance(value, str) else value for name, value in _fields(record).items()},
+        }
+        if record.exc_info:
+            entry["traceback"] = scrub(logging.Formatter().formatException(record.exc_info))
+        return render(entry, self.form)
+
+
+def render(entry: dict[str, Any], form: str) -> bytes:
+    """One line: JSON, or `time LEVEL event name=value ...` for people."""
+    if form == "json":
+        return msgspec.json.encode(entry, enc_hook=str) + b"\n"
+    rest = dict(entry)
+    traceback = rest.pop("traceback", "")
+    head = f"{rest.pop('time')} {str(rest.pop('level')).upper():7} {rest.pop('event')}"
+    words = " ".join(f"{name}={_word(value)}" for name, value in rest.items())
+    text = f"{head} {words}".rstrip() + (f"\n{traceback}" if traceback else "")
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _word(value: object) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+    return text if text and text.isprintable() and " " not in text and '"' not in text else repr(text)
+
+
+@attrs.define(eq=False)
+class AccessLog:
+    """One line a call, straight from the Receipt (stdlib logging would cost more than the line itself)."""
+
+    output: Output
+    form: str
+    enabled: bool = True
+
+    def record(self, receipt: Receipt) -> None:
+        """Write the line of one call."""
+        if self.enabled:
+            self.output.write(render(call_fields(receipt), self.form))
+
+
+def call_fields(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as flat fields; what is empty is left out."""
+    usage = receipt.usage
+    entry: dict[str, Any] = {
+        "time": _stamp(receipt.started),
+        "level": "info",
+        "event": "call.done",
+        "id": receipt.call_id,
+        "status": receipt.status,
+        "outcome": receipt.outcome,
+        "method": receipt.method,
+        "path": scrub(receipt.path),
+        "ms": round(receipt.seconds * 1000, 2),
+    }
+    if receipt.first_byte is not None:
+        entry["first_byte_ms"] = round(receipt.first_byte * 1000, 2)
+    for name in ("dialect", "key", "owner", "client", "peer", "account", "model", "sent_model", "upstream_request_id"):
+        value = getattr(receipt, name)
+        if value and not (name == "sent_model" and value == receipt.model):
+            entry[name] = value
+    if receipt.reason:
+        entry["reason"] = scrub(receipt.reason)
+    if receipt.stream:
+        entry["stream"] = True
+    if usage.total:
+        entry["tokens_in"], entry["tokens_out"] = usage.input, usage.output
+        entry["cache_write"] = usage.cache_write_5m + usage.cache_write_1h
+        entry["cache_read"] = usage.cache_read
+    if receipt.cost is not None:
+        entry["cost_usd"] = f"{receipt.cost / 1_000_000:.6f}"
+    if len(receipt.attempts) > 1:
+        entry["attempts"] = [f"{a.account}: {a.status} {a.reason}" for a in receipt.attempts]
+    entry["bytes_in"], entry["bytes_out"] = receipt.bytes_in, receipt.bytes_out
+    entry["revision"] = receipt.revision
+    return entry
+
+
+def open_log(settings: Log) -> tuple[Output, AccessLog]:
+    """Set up the root logger and the access log. Raises: OSError when the file cannot be opened."""
+    output = Output(Path(settings.file) if settings.file else None)
+    root = logging.getLogger()
+    root.handlers[:] = [Lines(output, settings.format)]
+    root.setLevel(settings.level.upper())
+    logging.captureWarnings(True)
+    for chatty in ("httpx2", "httpcore2", "hpack"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return output, AccessLog(output, settings.format, settings.access)
+
+
+def is_terminal() -> bool:
+    """Whether a person reads standard error."""
+    return sys.stderr.isatty()

@@ -1,0 +1,360 @@
+"""Relay: one call, from its head to its receipt: serve_call > deliver > attempt > send.
+
+Rule: decisions are asked of `core`; here they are carried out. Each await may be cancelled (the client left, a
+deadline passed, the daemon stops) and leaves no connection open and exactly one receipt behind it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from relayd.config.secret import Secret
+from relayd.config.snapshot import Account, ApiKey, Snapshot
+from relayd.core.auth import authenticate, client_address
+from relayd.core.budget import RetryBudget
+from relayd.core.clients import permit
+from relayd.core.failover import Answered, Outcome, Retry, Unreachable, judge, last_word, may_retry
+from relayd.core.live import Live
+from relayd.core.outbound import answer_headers, prepare
+from relayd.core.pool import Lease, Pool, Unavailable, refusal_of
+from relayd.core.receipt import Attempt, Draft, Receipt
+from relayd.core.route import Plan, resolve
+from relayd.core.throttle import BadKeys
+from relayd.daemon.endpoints import cors_headers
+from relayd.daemon.exchange import Exchange
+from relayd.daemon.stream import EventStream, Opening, first_event, gather, pass_through
+from relayd.daemon.upstream import Inbound, Upstreams
+from relayd.wire.answer import read_fault
+from relayd.wire.anthropic import EVENT_STREAM
+from relayd.wire.call import Dialect, Reply, Translator
+from relayd.wire.http import HeaderPairs, Headers
+from relayd.wire.refusal import Refusal
+from relayd.wire.usage import Meter, usage_of_message
+
+TIME_IS_UP = Refusal(status=504, message="the call took longer than the relay's total timeout", code="total_timeout")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Trial:
+    """A call on its way through its attempts."""
+
+    exchange: Exchange
+    dialect: Dialect
+    plan: Plan
+    draft: Draft
+    client: HeaderPairs
+    translator: Translator | None
+    deadline: float  # on trio's clock
+    tried: list[str] = attrs.field(factory=list)
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """An upstream's answer, held back until it is judged. `streams`: it is an event stream."""
+
+    inbound: Inbound
+    opening: Opening
+    streams: bool
+
+
+@attrs.define(eq=False, kw_only=True)
+class Relay:
+    """Serves calls. Everything it needs of the outside world is handed in.
+
+    Args:
+        credential: an account's opened secret, empty where it has none. Raises: Refusal when it cannot be had.
+        record: takes every receipt; sync, must not raise.
+        wall: Unix time, seconds.
+        new_id: a fresh call id.
+    """
+
+    live: Live
+    upstreams: Upstreams
+    pool: Pool
+    credential: Callable[[Account], Secret]
+    record: Callable[[Receipt], None]
+    wall: Callable[[], float]
+    new_id: Callable[[], str]
+    rng: random.Random
+    bad_keys: BadKeys = attrs.field(factory=BadKeys)
+    budget: RetryBudget = attrs.field(factory=RetryBudget)
+
+    async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
+        """Serve one call to its end. Exactly one receipt is recorded, whatever happens."""
+        draft = self.draft(exchange, dialect.name)
+        try:
+            await self._serve(exchange, dialect, draft)
+        except Refusal as refusal:
+            await self._refuse(exchange, dialect, draft, refusal)
+        except trio.Cancelled:
+            draft.outcome, draft.reason = "cut", draft.reason or "the relay stopped"
+            raise
+        except Exception as error:
+            draft.outcome, draft.status, draft.reason = "failed", draft.status or 500, type(error).__name__
+            raise
+        finally:
+            draft.bytes_out = exchange.sent
+            self.record(draft.seal(trio.current_time()))
+
+    def identify(self, exchange: Exchange, draft: Draft) -> tuple[Snapshot, ApiKey]:
+        """Who is calling, before a byte of the body is read. Raises: Refusal 401, 403, 429."""
+        snapshot, headers = self.live.snapshot, exchange.head.headers
+        address = client_address(exchange.peer, headers, snapshot.relay.server.trusted_proxies)
+        now = self.wall()
+        draft.peer, draft.revision = address, snapshot.revision
+        self.bad_keys.check(address, now)
+        try:
+            key = authenticate(headers, snapshot, address, now)
+        except Refusal as refusal:
+            if refusal.status == 401:
+                self.bad_keys.note(address, now)
+            raise
+        draft.key, draft.owner = key.id, key.owner
+        draft.client = permit(headers, key, snapshot.relay.clients)
+        return snapshot, key
+
+    def draft(self, exchange: Exchange, dialect: str) -> Draft:
+        """A new receipt to be written."""
+        return Draft(
+            call_id=self.new_id(),
+            started=self.wall(),
+            method=exchange.head.method,
+            path=exchange.head.path,
+            peer=exchange.peer,
+            clock_start=exchange.clock_start,
+            dialect=dialect,
+        )
+
+    async def _serve(self, exchange: Exchange, dialect: Dialect, draft: Draft) -> None:
+        snapshot, key = self.identify(exchange, draft)
+        body = await exchange.body(snapshot.relay.server.max_request_body)
+        draft.bytes_in = len(body)
+        call = dialect.parse(exchange.head, body, now=draft.started, aliases=snapshot.relay.models)
+        draft.model, draft.stream = call.model, call.stream
+        plan = resolve(call, key, snapshot)
+        trial = Trial(
+            exchange=exchange,
+            dialect=dialect,
+            plan=plan,
+            draft=draft,
+            client=dialect.upstream_headers(exchange.head),
+            translator=dialect.translator(call),
+            deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
+        )
+        with exchange.watch() as scope:
+            scope.deadline = trial.deadline
+            await self._deliver(trial)
+        if exchange.gone:
+            draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
+        elif scope.cancelled_caught:
+            self._time_is_up(exchange, draft)
+
+    def _time_is_up(self, exchange: Exchange, draft: Draft) -> None:
+        if not exchange.answered:
+            raise TIME_IS_UP
+        draft.outcome, draft.reason = "cut", TIME_IS_UP.message
+        exchange.abort()
+
+    async def _deliver(self, trial: Trial) -> None:
+        """Try accounts until one answer is good enough, or there is nothing left to try."""
+        self.budget.earn()
+        while True:
+            snapshot = self.live.snapshot  # permissions are asked of the newest config at each attempt
+            account = self._choose(trial, snapshot)
+            verdict = await self._attempt(trial, account, snapshot)
+            if verdict is None:
+                return
+            if verdict.backoff:
+                await trio.sleep(verdict.backoff)
+
+    def _choose(self, trial: Trial, snapshot: Snapshot) -> Account:
+        """The account of the next attempt. Raises: Refusal."""
+        plan = trial.plan
+        if trial.tried:
+            self._still_allowed(trial, snapshot)
+        now = self.wall()
+        picked = self.pool.pick(snapshot, plan.groups, plan.model, now=now, rng=self.rng, excluded=trial.tried)
+        if isinstance(picked, Unavailable):
+            raise refusal_of(picked, now=now)
+        trial.tried.append(picked.account)
+        return snapshot.accounts[picked.account]
+
+    def _still_allowed(self, trial: Trial, snapshot: Snapshot) -> None:
+        """A key that was revoked while its call was tried gets no further attempt. Raises: Refusal 401, 403."""
+        authenticate(trial.exchange.head.headers, snapshot, trial.draft.peer, self.wall())
+
+    async def _attempt(self, trial: Trial, account: Account, snapshot: Snapshot) -> Retry | None:
+        """Try one account. None when the client has its answer, else why another try is worth while."""
+        plan, limits = trial.plan, snapshot.relay.upstream
+        base_url = account.base_url or limits.base_url
+        outbound = prepare(plan, account, base_url, self.credential(account), trial.client)
+        lease = self.pool.begin(account.id, plan.model if plan.call.endpoint != "count_tokens" else "", self.wall())
+        began = trio.current_time()
+        inbound: Inbound | Unreachable | None = None
+        try:
+            inbound = await self.upstreams.open(account, outbound, limits)
+            if isinstance(inbound, Unreachable):
+                return self._settle_attempt(trial, lease, inbound, None, began)
+            answer, outcome = await self._look(inbound, snapshot)
+            trial.draft.account, trial.draft.sent_model = account.id, outbound.sent_model
+            verdict = self._settle_attempt(trial, lease, outcome, answer, began)
+            if verdict is None:
+                await self._send(trial, answer, snapshot)
+            return verdict
+        finally:
+            if isinstance(inbound, Inbound):
+                inbound.source.close()
+            self.pool.end(lease, self.wall())
+
+    async def _look(self, inbound: Inbound, snapshot: Snapshot) -> tuple[Answer, Outcome]:
+        """As much of an answer as must be known to judge it: all of a short one, the first event of a stream."""
+        limits, silence = snapshot.relay.upstream, snapshot.relay.server.sse_keepalive
+        streams = inbound.status == 200 and inbound.headers.text(b"content-type").startswith(EVENT_STREAM.decode())
+        if streams:
+            opening, first = await first_event(inbound.source, min(silence or limits.idle_timeout, limits.idle_timeout))
+            answer = Answer(inbound=inbound, opening=opening, streams=True)
+            if isinstance(first, Unreachable):
+                return answer, first
+            return answer, Answered(status=inbound.status, headers=inbound.headers, first_event=first)
+        opening = await gather(inbound.source, limits.idle_timeout)
+        answer = Answer(inbound=inbound, opening=opening, streams=False)
+        if opening.cut:
+            return answer, Unreachable(kind="reset", reason=opening.cut)
+        return answer, _answered(inbound, opening)
+
+    def _settle_attempt(
+        self, trial: Trial, lease: Lease, outcome: Outcome, answer: Answer | None, began: float
+    ) -> Retry | None:
+        """Judge an attempt, let the pool learn from it and write it down. Sync.
+
+        Returns: None when its answer goes to the client, a Retry when another account is to be tried.
+        Raises: Refusal when neither is possible.
+        """
+        now, clock = self.wall(), trio.current_time()
+        upstream = self.live.snapshot.relay
+        verdict = judge(
+            outcome,
+            cooldown=upstream.routing.cooldown,
+            now=now,
+            model=lease.model,
+            attempt=len(trial.tried) - 1,
+        )
+        headers = outcome.headers if isinstance(outcome, Answered) else None
+        self.pool.observe(lease, verdict, headers, now, self.rng)
+        status = outcome.status if isinstance(outcome, Answered) else 0
+        trial.draft.attempts.append(
+            Attempt(account=lease.account, status=status, reason=verdict.reason, seconds=clock - began)
+        )
+        if not isinstance(verdict, Retry):
+            return None
+        self.pool.end(lease, now)
+        left = trial.plan.attempts - len(trial.tried)
+        if self._another_is_free(trial) and may_retry(
+            verdict, attempts_left=left, budget=self.budget, deadline=trial.deadline, now=clock
+        ):
+            return verdict
+        if answer is None or not verdict.relayable or answer.opening.cut:
+            raise last_word(verdict)
+        return None
+
+    def _another_is_free(self, trial: Trial) -> bool:
+        """Whether a further attempt has anywhere to go; else the last answer is what the client should see."""
+        snapshot, plan = self.live.snapshot, trial.plan
+        picked = self.pool.pick(snapshot, plan.groups, plan.model, now=self.wall(), rng=self.rng, excluded=trial.tried)
+        return not isinstance(picked, Unavailable)
+
+    async def _send(self, trial: Trial, answer: Answer, snapshot: Snapshot) -> None:
+        """Hand an answer to the client. From its first byte there is no way back."""
+        draft, exchange, inbound = trial.draft, trial.exchange, answer.inbound
+        draft.status = inbound.status
+        draft.outcome = "ok" if inbound.status < 400 else "upstream"
+        draft.upstream_request_id = inbound.headers.text(b"request-id")
+        draft.first_byte_at = trio.current_time()
+        headers = self._headers(trial, inbound.headers)
+        if answer.streams:
+            await self._stream(trial, answer, headers, snapshot)
+        elif answer.opening.ended:
+            await self._whole(trial, answer, headers)
+        else:
+            length = inbound.headers.text(b"content-length")
+            exchange.start(inbound.status, headers, int(length) if length.isdigit() else None)
+            idle = snapshot.relay.upstream.idle_timeout
+            fault = await pass_through(exchange, inbound.source, answer.opening.data, idle)
+            if fault:
+                draft.outcome, draft.reason = "cut", fault
+
+    async def _whole(self, trial: Trial, answer: Answer, headers: HeaderPairs) -> None:
+        status, body = answer.inbound.status, answer.opening.data
+        if status == 200 and trial.plan.call.endpoint in ("messages", "openai"):
+            trial.draft.usage = usage_of_message(body) or trial.draft.usage
+        if trial.translator is not None:
+            body = trial.translator.whole(status, body)
+        await trial.exchange.reply(Reply(status=status, headers=headers, body=body))
+
+    async def _stream(self, trial: Trial, answer: Answer, headers: HeaderPairs, snapshot: Snapshot) -> None:
+        meter = Meter()
+        stream = EventStream(
+            exchange=trial.exchange,
+            source=answer.inbound.source,
+            meter=meter,
+            translator=trial.translator,
+            keepalive=snapshot.relay.server.sse_keepalive,
+            idle=snapshot.relay.upstream.idle_timeout,
+            request_id=trial.draft.upstream_request_id or trial.draft.call_id,
+        )
+        trial.exchange.start(answer.inbound.status, headers)
+        try:
+            fault = await stream.run(answer.opening.data, ended=answer.opening.ended)
+            if fault is not None:
+                trial.draft.outcome, trial.draft.reason = "cut", fault.message
+            elif meter.failed:
+                trial.draft.outcome, trial.draft.reason = "cut", "the upstream sent an error event"
+        finally:
+            trial.draft.usage = meter.usage
+
+    def _headers(self, trial: Trial, upstream: Headers) -> HeaderPairs:
+        """The answer's headers: the upstream's end-to-end ones, and our ids."""
+        pairs = answer_headers(upstream)
+        if trial.translator is not None:
+            pairs = trial.translator.head(trial.draft.status, pairs)
+        call_id = trial.draft.call_id.encode("ascii")
+        if not trial.draft.upstream_request_id:
+            pairs.append((b"request-id", call_id))
+        pairs.append((b"relayd-request-id", call_id))
+        return pairs + self._cors(trial.exchange)
+
+    def _cors(self, exchange: Exchange) -> HeaderPairs:
+        allowed = self.live.snapshot.relay.server.cors_origins
+        return cors_headers(exchange.head.headers.text(b"origin"), allowed) if allowed else []
+
+    async def _refuse(self, exchange: Exchange, dialect: Dialect, draft: Draft, refusal: Refusal) -> None:
+        draft.outcome, draft.status, draft.reason = "refused", refusal.status, refusal.message
+        if exchange.gone:
+            draft.outcome = "left"
+            return
+        if exchange.answered:
+            exchange.abort()
+            return
+        exchange.withdraw()
+        reply = dialect.refuse(refusal, draft.call_id)
+        call_id = draft.call_id.encode("ascii")
+        extra = [(b"request-id", call_id), (b"relayd-request-id", call_id), *self._cors(exchange)]
+        await exchange.reply(attrs.evolve(reply, headers=[*reply.headers, *extra]))
+
+
+def _answered(inbound: Inbound, opening: Opening) -> Answered:
+    """What an answer says, with its error looked into when it is one."""
+    fault = read_fault(opening.data) if inbound.status >= 400 else None
+    if fault is None:
+        return Answered(status=inbound.status, headers=inbound.headers)
+    return Answered(
+        status=inbound.status,
+        headers=inbound.headers,
+        error_type=fault.type,
+        error_code=fault.code or "",
+        message=fault.message,
+    )

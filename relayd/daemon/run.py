@@ -1,0 +1,212 @@
+"""Run: the composition root. Reads the tree, makes one of everything, serves until told to stop.
+
+Rule: the clock, the random generator and the environment are taken here and handed on; nobody else asks for them.
+
+Theory of stopping: SIGTERM closes the listeners and lets calls finish; when `drain_timeout` is over (or a second signal
+comes), the serving nursery is cancelled, and each stream that still runs ends with an error event on its way out.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import trio
+
+from relayd import __version__
+from relayd.config.report import as_text
+from relayd.config.snapshot import Snapshot
+from relayd.config.tree import load_tree
+from relayd.core.live import Live
+from relayd.core.pool import Pool
+from relayd.daemon.credentials import Credentials
+from relayd.daemon.front import NATIVE, Front
+from relayd.daemon.log import AccessLog, Output, open_log
+from relayd.daemon.relay import Relay
+from relayd.daemon.server import Server, open_listener
+from relayd.daemon.tls import shared_context
+from relayd.daemon.upstream import Upstreams
+
+log = logging.getLogger("relayd")
+
+EX_CONFIG = 78  # sysexits.h: something was wrong with the configuration
+
+
+@attrs.frozen(kw_only=True)
+class NodeSettings:
+    """What is this node's own, from the command line and the environment.
+
+    Args:
+        listen: instead of [server].listen, when it is not empty.
+        state_url: instead of [state].url, when it is not empty.
+        identity: identity file(s); None looks at the environment.
+    """
+
+    tree: Path
+    listen: tuple[str, ...] = ()
+    state_url: str = ""
+    identity: str | None = None
+    node: str = ""
+
+
+@attrs.define(eq=False)
+class Daemon:
+    """Everything of one process, made once."""
+
+    node: NodeSettings
+    live: Live
+    output: Output
+    access: AccessLog
+    server: Server
+    front: Front
+    upstreams: Upstreams
+
+    async def main(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve until a signal says stop and the calls are done."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._signals, nursery.cancel_scope)
+            async with trio.open_nursery() as serving:
+                await serving.start(self.server.serve, list(sockets))
+                self._ready(sockets)
+            nursery.cancel_scope.cancel()
+        self.upstreams.close()
+        log.info("daemon.stopped")
+
+    async def _signals(
+        self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as arrivals:
+            task_status.started()
+            async for number in arrivals:
+                if number == signal.SIGUSR1:
+                    self._reopen()
+                elif self.front.draining:
+                    everything.cancel()
+                else:
+                    self._drain(everything)
+
+    def _drain(self, everything: trio.CancelScope) -> None:
+        patience = self.live.snapshot.relay.server.drain_timeout
+        log.info("daemon.draining", extra={"open": self.server.statistics.open, "patience_s": patience})
+        self.front.draining = True
+        notify("STOPPING=1")
+        self.server.drain()
+        everything.deadline = trio.current_time() + patience
+
+    def _reopen(self) -> None:
+        try:
+            self.output.reopen()
+        except OSError as error:
+            log.warning("log.reopen_failed", extra={"error": str(error)})
+
+    def _ready(self, sockets: Sequence[socket.socket]) -> None:
+        snapshot = self.live.snapshot
+        log.info(
+            "daemon.listening",
+            extra={
+                "version": __version__,
+                "listen": [address_text(sock) for sock in sockets],
+                "revision": snapshot.revision,
+                "accounts": len(snapshot.accounts),
+                "keys": len(snapshot.keys),
+            },
+        )
+        notify(f"READY=1\nSTATUS=serving revision {snapshot.revision}")
+
+
+def run(node: NodeSettings) -> int:
+    """The `run` verb. Returns the exit code: 0 after a proper stop, 78 for a config that cannot be served."""
+    snapshot = load(node.tree)
+    if snapshot is None:
+        return EX_CONFIG
+    try:
+        output, access = open_log(snapshot.relay.log)
+        sockets = [sock for address in node.listen or snapshot.relay.server.listen for sock in open_listener(address)]
+    except OSError as error:
+        print(f"relayd: {error}", file=sys.stderr)
+        return 1
+    try:
+        daemon = build(node, snapshot, output, access)
+    except ValueError as error:
+        print(f"relayd: {error}", file=sys.stderr)
+        return EX_CONFIG
+    tune_memory()
+    trio.run(daemon.main, sockets, strict_exception_groups=True)
+    return 0
+
+
+def load(tree: Path) -> Snapshot | None:
+    """Read and compile the tree; errors and warnings go to standard error. None when there are errors."""
+    compiled = load_tree(tree)
+    telling = [problem for problem in compiled.problems if problem.severity != "note"]
+    if telling:
+        print(as_text(telling), file=sys.stderr)
+    return compiled.snapshot
+
+
+def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: AccessLog) -> Daemon:
+    """Make one of everything. Raises: ValueError when an identity cannot be loaded."""
+    from relayd.config.identity import identity_paths, load_identities
+
+    identities = load_identities(identity_paths(node.identity, os.environ), node.tree, os.environ)
+    credentials = Credentials(identities)
+    live = Live(snapshot)
+    upstreams = Upstreams(shared_context)
+    rng = random.Random(secrets.randbits(64))
+    relay = Relay(
+        live=live,
+        upstreams=upstreams,
+        pool=Pool(),
+        credential=lambda account: credentials.of(account, live.snapshot),
+        record=access.record,
+        wall=time.time,
+        new_id=new_id,
+        rng=rng,
+    )
+    front = Front(relay=relay, dialects=NATIVE, known_models=lambda: ())
+    server = Server(front, lambda: live.snapshot.relay.server)
+    return Daemon(node, live, output, access, server, front, upstreams)
+
+
+def new_id() -> str:
+    """A call id: 96 random bits, in the form that the API's own request ids have."""
+    return "req_" + secrets.token_hex(12)
+
+
+def address_text(sock: socket.socket) -> str:
+    """Where a socket listens, as a URL or a unix path."""
+    name = sock.getsockname()
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing happens where it does not listen."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(state.encode(), address)
+    except OSError as error:
+        log.warning("systemd.notify_failed", extra={"error": str(error)})
+
+
+def tune_memory() -> None:
+    """What has been loaded lives for ever: keep the garbage collector from walking it at every full collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)

@@ -1,0 +1,232 @@
+"""Stream: the body of an answer on its way from an upstream to a client.
+
+Rule: no decision about accounts is taken here, and no event is decoded. From the first byte pushed there is no
+failover; a body that ends before its time ends with an error in the client's words, never neatly.
+
+Theory: between two waits everything is sync: take what the upstream has sent, let the meter look at it, hand it to the
+client's socket. Waits lose nothing when they are cancelled, so one deadline per silence (not per chunk) is enough:
+when it fires, the loop looks how long it has really been silent and goes on.
+"""
+
+from __future__ import annotations
+
+import attrs
+import httpx2
+import trio
+
+from relayd.core.failover import FirstEvent, Unreachable
+from relayd.daemon.exchange import Exchange
+from relayd.daemon.link import Source
+from relayd.wire.answer import read_fault
+from relayd.wire.anthropic import error_event
+from relayd.wire.call import Translator
+from relayd.wire.refusal import Refusal
+from relayd.wire.sse import Event, EventDecoder
+from relayd.wire.usage import Meter
+
+# A whole answer up to this size is gathered before the client sees a byte, so that a cut can still be failed over.
+# Messages answers are some kilobytes; files may be hundreds of megabytes and are passed on as they come.
+GATHER_LIMIT = 1 << 20
+# A first event is some hundred bytes; more than this is passed on unjudged.
+FIRST_EVENT_LIMIT = 64 << 10
+
+COMMENT = b": keep-alive\n\n"
+CUT = Refusal(status=502, message="the upstream broke off its answer", code="upstream_cut")
+SILENT = Refusal(status=504, message="the upstream went silent in the middle of its answer", code="upstream_silent")
+STOPPED = Refusal(status=503, message="the relay is stopping", code="stopping")
+
+
+@attrs.frozen(kw_only=True)
+class Opening:
+    """The beginning of a body, or all of it.
+
+    Args:
+        ended: `data` is the whole body.
+        cut: why no more will come; "" while it may.
+    """
+
+    data: bytes
+    ended: bool = False
+    cut: str = ""
+
+
+async def gather(source: Source, idle: float) -> Opening:
+    """A whole body, or its first GATHER_LIMIT bytes and a few more. `idle` seconds without a byte count as a cut."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while size <= GATHER_LIMIT:
+            data = await _next(source, idle)
+            if not data:
+                return Opening(data=b"".join(pieces), ended=True)
+            pieces.append(data)
+            size += len(data)
+    except (httpx2.TransportError, trio.TooSlowError) as error:
+        return Opening(data=b"".join(pieces), cut=_why(error))
+    return Opening(data=b"".join(pieces))
+
+
+async def first_event(source: Source, patience: float) -> tuple[Opening, FirstEvent | Unreachable]:
+    """An event stream up to its first event that counts, or what came of it within `patience` seconds."""
+    decoder = EventDecoder()
+    data = b""
+    try:
+        while len(data) < FIRST_EVENT_LIMIT:
+            more = await _next(source, patience)
+            if not more:
+                return Opening(data=data, ended=True), FirstEvent(name="")
+            data += more
+            for event in decoder.feed(more):
+                if event.name not in ("ping", ""):
+                    return Opening(data=data), _judged(event)
+    except trio.TooSlowError:
+        pass  # long thought is no fault: go on, and keep the client awake
+    except httpx2.TransportError as error:
+        return Opening(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
+    return Opening(data=data), FirstEvent(name="unknown")
+
+
+def _judged(event: Event) -> FirstEvent:
+    fault = read_fault(event.data) if event.name == "error" else None
+    return FirstEvent(name=event.name, error_type=fault.type if fault is not None else "")
+
+
+async def _next(source: Source, patience: float) -> bytes:
+    data = source.take()
+    if data is not None:
+        return data
+    with trio.fail_after(patience):
+        while True:
+            await source.wait()
+            data = source.take()
+            if data is not None:
+                return data
+
+
+def _why(error: Exception) -> str:
+    return "went silent" if isinstance(error, trio.TooSlowError) else str(error) or type(error).__name__
+
+
+@attrs.define(eq=False, kw_only=True)
+class EventStream:
+    """One event stream, from the moment its head is due until its end.
+
+    Args:
+        keepalive: seconds of silence after which the client gets a comment; 0 = never.
+        idle: seconds without an upstream byte after which the stream counts as dead.
+    """
+
+    exchange: Exchange
+    source: Source
+    meter: Meter
+    translator: Translator | None
+    keepalive: float
+    idle: float
+    request_id: str
+    _heard: float = 0.0  # when the upstream last sent a byte
+    _spoken: float = 0.0  # when the client was last sent one
+
+    async def run(self, opening: bytes, *, ended: bool) -> Refusal | None:
+        """Pass everything on; `ended` when `opening` is all there is.
+
+        Returns: None after a proper end, else why it ended; the client has been told.
+        """
+        self._heard = self._spoken = trio.current_time()
+        try:
+            fault = await self._pass_on(opening, ended)
+        except trio.Cancelled:
+            self._say(STOPPED)  # sync: what fits the socket's buffer still arrives
+            self.exchange.abort()
+            raise
+        if fault is None and not self.meter.finished and not self.meter.failed:
+            fault = CUT  # a neat end without message_stop: SDKs would take it for success
+        if fault is not None:
+            self._say(fault)
+        elif self.translator is not None:
+            self.exchange.push(self.translator.finish())
+        await self.exchange.finish()
+        return fault
+
+    async def _pass_on(self, opening: bytes, ended: bool) -> Refusal | None:
+        if opening:
+            self._forward(opening)
+        else:
+            self.exchange.push(b"")
+        while not ended:
+            if self.exchange.pending:
+                await self.exchange.flush()  # outside the scope: a slow client is no silent upstream
+                self._heard = trio.current_time()
+            if self.exchange.gone:
+                return None
+            with trio.CancelScope(deadline=self._next_look()) as scope:
+                try:
+                    if await self._flow():
+                        return None
+                except httpx2.TransportError:
+                    return CUT
+            if scope.cancelled_caught and self._silent_too_long():
+                return SILENT
+        return None
+
+    async def _flow(self) -> bool:
+        """Until the proper end (True) or until the client's socket is full (False). Raises: httpx2.TransportError."""
+        source = self.source
+        while True:
+            data = source.take()
+            if data is None:
+                await source.wait()
+            elif data:
+                self._heard = trio.current_time()
+                if not self._forward(data):
+                    return False
+            else:
+                return True
+
+    def _forward(self, data: bytes) -> bool:
+        self.meter.feed(data)
+        if self.translator is not None:
+            data = self.translator.feed(data)
+            if not data:
+                return True
+        return self.exchange.push(data)
+
+    def _next_look(self) -> float:
+        patience = min(self.idle, self.keepalive) if self.keepalive else self.idle
+        return max(self._heard, self._spoken if self.keepalive else 0.0) + patience
+
+    def _silent_too_long(self) -> bool:
+        """Look how long it has been; send a comment if one is due. True when the upstream counts as dead."""
+        now = trio.current_time()
+        if now - self._heard >= self.idle:
+            return True
+        if self.keepalive and now - max(self._heard, self._spoken) >= self.keepalive:
+            # Only between events: inside one, a comment would still be legal SSE but not for every parser.
+            if self.meter.at_boundary and not self.exchange.pending:
+                self.exchange.push(COMMENT)
+            self._spoken = now
+        return False
+
+    def _say(self, fault: Refusal) -> None:
+        """Tell the client, in its dialect, that the stream is broken. A half-sent event is ended first."""
+        if self.translator is not None:
+            self.exchange.push(self.translator.fail(fault))
+            return
+        seam = b"" if self.meter.at_boundary else b"\n\n"
+        self.exchange.push(seam + error_event(fault, self.request_id))
+
+
+async def pass_through(exchange: Exchange, source: Source, opening: bytes, idle: float) -> str:
+    """A large body that is no event stream. Returns "" after its proper end, else what went wrong."""
+    data = opening
+    try:
+        while data:
+            if not exchange.push(data):
+                await exchange.flush()
+            if exchange.gone:
+                return "the client left"
+            data = await _next(source, idle)
+    except (httpx2.TransportError, trio.TooSlowError) as error:
+        exchange.abort()
+        return _why(error)
+    await exchange.finish()
+    return ""

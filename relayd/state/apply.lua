@@ -1,0 +1,451 @@
+-- Carry out a batch of operations of relayd's state contract (contract.py), in order, at one instant.
+--
+-- KEYS[1]  the clock. All other keys begin with ARGV[1], which holds the same hash tag: so the whole script works in
+--          one slot of a Cluster. They cannot be declared one by one, because a call's counters are read from the call.
+-- ARGV[1]  prefix of every key        ARGV[2]  Unix ms to take for now, "0" = the server's clock (others: tests)
+-- ARGV[3]  the operations, MessagePack: an array of {code, arguments...}
+-- Answer:  MessagePack, one array for each operation: {word, fields...}; {"failed", reason} when it raised an error.
+--
+-- Keys:  c:CALL   open call or tombstone   {state, expires, terms, record, checkpoint}; state O open, S settled, R reaped
+--        open     sorted set of open calls by the time they may be reaped
+--        w:COUNTER            rolling window   {bucket, amount, last, bucket, amount, last, ...}
+--        k:COUNTER@START      calendar window  integer
+--        s:COUNTER            slots            sorted set of holders by expiry
+--        u:DAY                books            hash {key, account, model} -> {counts...}
+--        p:NAME pin   n:TOPIC notes (hash)   v:TOPIC version of a topic   nodes (hash)
+-- Whether something has expired is always decided by the times inside; Redis's own TTLs only sweep up, an hour later.
+
+local prefix = ARGV[1]
+local pack, unpack_one = cmsgpack.pack, cmsgpack.unpack
+local call = redis.call
+local FOREVER = 9007199254740991
+local HOUR = 3600000
+local DAY = 24 * HOUR
+local SETTLED, REAPED, USAGE = 6 * HOUR, 7 * DAY, 400 * DAY
+local BACKWARD = 5000
+
+-- now: never before what was seen last, unless the clock was set back by more than BACKWARD
+local now = tonumber(ARGV[2])
+if now == 0 then
+  local t = call('TIME')
+  now = t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local seen = tonumber(call('GET', KEYS[1]) or '0')
+if seen > now and seen - now <= BACKWARD then now = seen end
+if seen ~= now then call('SET', KEYS[1], now, 'PX', DAY) end
+
+local function ttl(ms) return math.max(math.min(ms, USAGE), 0) + HOUR end
+local function load(key)
+  local raw = call('GET', key)
+  return raw and unpack_one(raw)
+end
+local function save(key, value, ms) call('SET', key, pack(value), 'PX', ttl(ms)) end
+
+-- what a record takes of a term, by the term's unit. Record: {day, key, account, model, requests, errors, unpriced,
+-- input, cache_write_5m, cache_write_1h, cache_read, output, web_searches, cost}
+local function amount(record, unit)
+  if not record then return 0 end
+  if unit == 'requests' then return record[5] end
+  if unit == 'cost' then return record[14] end
+  return record[8] + record[9] + record[10] + record[11] + record[12]
+end
+
+local function book(record, sign)
+  local key, field = prefix .. 'u:' .. record[1], pack({record[2], record[3], record[4]})
+  local raw = call('HGET', key, field)
+  local row = raw and unpack_one(raw) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  for i = 1, 10 do row[i] = row[i] + sign * record[i + 4] end
+  call('HSET', key, field, pack(row))
+  if not raw then call('PEXPIRE', key, USAGE) end
+end
+
+-- Terms: {kind, counter, unit, limit, cost, a, b}. R rolling: a window, b bucket length. C calendar: a start, b end.
+-- S slots: a time to live.
+
+-- the live buckets of a rolling window, and their sum
+local function live_buckets(counter, window)
+  local flat = load(prefix .. 'w:' .. counter) or {}
+  local live, sum, n = {}, 0, 0
+  for i = 1, #flat, 3 do
+    if flat[i + 2] + window > now then
+      live[n + 1], live[n + 2], live[n + 3] = flat[i], flat[i + 1], flat[i + 2]
+      n = n + 3
+      sum = sum + flat[i + 1]
+    end
+  end
+  return live, sum
+end
+
+local function add_to_bucket(live, bucket, delta, last)
+  for i = 1, #live, 3 do
+    if live[i] == bucket then
+      live[i + 1] = live[i + 1] + delta
+      if last > live[i + 2] then live[i + 2] = last end
+      return
+    end
+  end
+  local n = #live
+  live[n + 1], live[n + 2], live[n + 3] = bucket, delta, last
+end
+
+local function rolling_retry(live, sum, term)
+  if term[5] > term[4] then return FOREVER - now end
+  local order = {}
+  for i = 1, #live, 3 do order[#order + 1] = {live[i + 2], live[i + 1]} end
+  table.sort(order, function(x, y) return x[1] < y[1] end)
+  for _, bucket in ipairs(order) do
+    sum = sum - bucket[2]
+    if sum + term[5] <= term[4] then return bucket[1] + term[6] - now end
+  end
+  return FOREVER - now
+end
+
+local check = {}  -- check[kind](term, holder) -> ms until there is room, or nil; memory for the charge; used; resets
+
+function check.R(term)
+  local live, sum = live_buckets(term[2], term[6])
+  if sum + term[5] > term[4] then return rolling_retry(live, sum, term) end
+  return nil, live, sum
+end
+
+function check.C(term)
+  local used = tonumber(call('GET', prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])) or '0')
+  if used + term[5] > term[4] then
+    if term[5] > term[4] then return FOREVER - now end
+    return term[7] - now
+  end
+  return nil, nil, used
+end
+
+function check.S(term, holder)
+  local key = prefix .. 's:' .. term[2]
+  call('ZREMRANGEBYSCORE', key, '-inf', now)
+  local count = call('ZCARD', key)
+  if call('ZSCORE', key, holder) then return nil, nil, count - 1 end
+  if count >= term[4] then
+    if term[4] <= 0 then return FOREVER - now end
+    local row = call('ZRANGE', key, count - term[4], count - term[4], 'WITHSCORES')
+    return tonumber(row[2]) - now
+  end
+  return nil, nil, count
+end
+
+local charge = {}  -- charge[kind](term, holder, memory, used) -> what is kept in the call, used, resets
+
+function charge.R(term, _, live, used)
+  local bucket = math.floor(now / term[7])
+  add_to_bucket(live, bucket, term[5], now)
+  save(prefix .. 'w:' .. term[2], live, term[6])
+  return {'R', term[2], term[3], term[5], term[6], bucket}, used + term[5], now + term[6]
+end
+
+function charge.C(term, _, _, used)
+  local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])
+  call('SET', key, used + term[5], 'PX', ttl(term[7] - now + 2 * DAY))
+  return {'C', term[2], term[3], term[5], term[6]}, used + term[5], term[7]
+end
+
+local function hold(key, holder, time)
+  call('ZADD', key, now + time, holder)
+  call('PEXPIRE', key, ttl(math.max(time, DAY)))
+end
+
+function charge.S(term, holder, _, used)
+  local key = prefix .. 's:' .. term[2]
+  hold(key, holder, term[6])
+  local last = call('ZRANGE', key, -1, -1, 'WITHSCORES')
+  return {'S', term[2]}, used + 1, tonumber(last[2])
+end
+
+-- check all, then charge all. -> answer, what the call keeps (nil unless granted)
+local function take(terms, holder)
+  for _, term in ipairs(terms) do
+    if term[1] == 'C' and (now < term[6] or now >= term[7]) then return {'stale', now} end
+  end
+  local worst, index, memory, used = -1, 0, {}, {}
+  for i, term in ipairs(terms) do
+    local retry
+    retry, memory[i], used[i] = check[term[1]](term, holder)
+    if retry and retry > worst then worst, index = retry, i end
+  end
+  if worst >= 0 then return {'denied', index - 1, worst, now} end
+  local kept, standings = {}, {}
+  for i, term in ipairs(terms) do
+    local total, resets
+    kept[i], total, resets = charge[term[1]](term, holder, memory[i], used[i])
+    standings[i] = {total, resets}
+  end
+  return {'granted', now, standings, false}, kept
+end
+
+-- the open call or tombstone of an id, unless it is forgotten
+local function find(id)
+  local found = load(prefix .. 'c:' .. id)
+  if found and found[1] ~= 'O' and found[2] <= now then return nil end
+  return found
+end
+
+-- bring what a call was charged (kept terms) to what `record` says; slots are given back
+local function adjust(kept, record, id)
+  for _, term in ipairs(kept) do
+    if term[1] == 'S' then
+      call('ZREM', prefix .. 's:' .. term[2], id)
+    else
+      local actual = amount(record, term[3])
+      local delta = actual - term[4]
+      term[4] = actual
+      if delta ~= 0 then
+        if term[1] == 'R' then
+          local live = live_buckets(term[2], term[5])
+          for i = 1, #live, 3 do
+            if live[i] == term[6] then
+              live[i + 1] = live[i + 1] + delta
+              save(prefix .. 'w:' .. term[2], live, term[5])
+              break
+            end
+          end
+        else
+          local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[5])
+          if call('EXISTS', key) == 1 then call('INCRBY', key, delta) end
+        end
+      end
+    end
+  end
+end
+
+-- charge a call that was admitted elsewhere, at `at`, to the windows that still hold that moment
+local function charge_late(terms, record, at)
+  for _, term in ipairs(terms) do
+    local actual = amount(record, term[3])
+    if term[1] == 'R' and at + term[6] > now then
+      local live = live_buckets(term[2], term[6])
+      add_to_bucket(live, math.floor(at / term[7]), actual, at)
+      save(prefix .. 'w:' .. term[2], live, term[6])
+    elseif term[1] == 'C' and now < term[7] then
+      local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])
+      call('INCRBY', key, actual)
+      call('PEXPIRE', key, ttl(term[7] - now + 2 * DAY))
+    end
+  end
+end
+
+local function settle(id, record, terms, at)
+  local found = find(id)
+  if found and found[1] == 'S' then return {'settled', 'again'} end
+  local outcome = 'unknown'
+  if found then
+    outcome = found[1] == 'O' and 'settled' or 'corrected'
+    if found[1] == 'R' then book(found[4], -1) end
+    adjust(found[3], record, id)
+    call('ZREM', prefix .. 'open', id)
+  elseif record then
+    charge_late(terms, record, math.min(at, now))
+  end
+  if record then book(record, 1) end
+  save(prefix .. 'c:' .. id, {'S', now + SETTLED}, SETTLED)
+  return {'settled', outcome}
+end
+
+local ops = {}
+
+function ops.admit(id, time, orphan, terms)
+  local found = find(id)
+  if found and found[1] == 'O' then return {'granted', now, {}, true} end
+  if found then return {'closed'} end
+  local answer, kept = take(terms, id)
+  if kept then
+    save(prefix .. 'c:' .. id, {'O', now + time, kept, orphan, false}, USAGE)
+    call('ZADD', prefix .. 'open', now + time, id)
+    call('PEXPIRE', prefix .. 'open', USAGE)
+  end
+  return answer
+end
+
+function ops.settle(id, record, terms, at) return settle(id, record, terms, at) end
+
+function ops.void(id) return settle(id, false, {}, 0) end
+
+function ops.renew(calls, leases, time)
+  local lost = {}
+  for _, one in ipairs(calls) do
+    local id, checkpoint = one[1], one[2]
+    local found = find(id)
+    if found and found[1] == 'O' and found[2] > now then
+      found[2] = now + time
+      if checkpoint then found[5] = checkpoint end
+      save(prefix .. 'c:' .. id, found, USAGE)
+      call('ZADD', prefix .. 'open', now + time, id)
+      for _, term in ipairs(found[3]) do
+        if term[1] == 'S' then
+          local key = prefix .. 's:' .. term[2]
+          local expires = call('ZSCORE', key, id)
+          if expires and tonumber(expires) > now then hold(key, id, time) end
+        end
+      end
+    else
+      lost[#lost + 1] = id
+    end
+  end
+  for _, one in ipairs(leases) do
+    local key = prefix .. 's:' .. one[1]
+    local expires = call('ZSCORE', key, one[2])
+    if expires and tonumber(expires) > now then
+      hold(key, one[2], time)
+    else
+      lost[#lost + 1] = one[2]
+    end
+  end
+  return {'renewed', lost}
+end
+
+function ops.lease(holder, terms) return (take(terms, holder)) end
+
+function ops.release(holder, counters)
+  for _, counter in ipairs(counters) do call('ZREM', prefix .. 's:' .. counter, holder) end
+  return {'done'}
+end
+
+-- pin: {value, expires}; expires 0 = never
+local function live_pin(name)
+  local found = load(prefix .. 'p:' .. name)
+  if found and (found[2] == 0 or found[2] > now) then return found end
+end
+
+local function put_pin(name, value, time)
+  if time then
+    save(prefix .. 'p:' .. name, {value, now + time}, time)
+  else
+    call('SET', prefix .. 'p:' .. name, pack({value, 0}))
+  end
+end
+
+function ops.pin(name, value, time, keep)
+  local found = keep and live_pin(name)
+  if found then return {'pinned', found[1]} end
+  put_pin(name, value, time)
+  return {'pinned', value}
+end
+
+function ops.getpin(name, time)
+  local found = live_pin(name)
+  if not found then return {'pinned', false} end
+  if time and found[2] ~= 0 then put_pin(name, found[1], time) end
+  return {'pinned', found[1]}
+end
+
+function ops.unpin(name)
+  call('DEL', prefix .. 'p:' .. name)
+  return {'done'}
+end
+
+-- note: {version, body}
+function ops.publish(topic, name, body, expect)
+  local key = prefix .. 'n:' .. topic
+  local raw = call('HGET', key, name)
+  local held = raw and unpack_one(raw)
+  if expect and expect ~= (held and held[1] or 0) then
+    if not held then return {'published', false, false} end
+    return {'published', held[2] == body, {name, held[1], held[2]}}
+  end
+  local version = call('INCR', prefix .. 'v:' .. topic)
+  call('HSET', key, name, pack({version, body}))
+  call('PEXPIRE', key, USAGE)
+  call('PEXPIRE', prefix .. 'v:' .. topic, USAGE)
+  return {'published', true, {name, version, body}}
+end
+
+function ops.gather(topic, since)
+  local flat, notes = call('HGETALL', prefix .. 'n:' .. topic), {}
+  for i = 1, #flat, 2 do
+    local held = unpack_one(flat[i + 1])
+    if held[1] > since then notes[#notes + 1] = {flat[i], held[1], held[2]} end
+  end
+  table.sort(notes, function(x, y) return x[2] < y[2] end)
+  return {'gathered', notes}
+end
+
+-- node: {seen, expires, body}
+function ops.heartbeat(node, body, time)
+  call('HSET', prefix .. 'nodes', node, pack({now, now + time, body}))
+  call('PEXPIRE', prefix .. 'nodes', ttl(DAY))
+  return {'done'}
+end
+
+function ops.nodes()
+  local flat, nodes = call('HGETALL', prefix .. 'nodes'), {}
+  for i = 1, #flat, 2 do
+    local held = unpack_one(flat[i + 1])
+    if held[2] > now then
+      nodes[#nodes + 1] = {flat[i], held[3], held[1]}
+    else
+      call('HDEL', prefix .. 'nodes', flat[i])
+    end
+  end
+  table.sort(nodes, function(x, y) return x[1] < y[1] end)
+  return {'nodes', nodes}
+end
+
+function ops.reap(limit)
+  local due, reaped = call('ZRANGEBYSCORE', prefix .. 'open', '-inf', now, 'LIMIT', 0, limit), {}
+  for _, id in ipairs(due) do
+    local found = find(id)
+    call('ZREM', prefix .. 'open', id)
+    if found and found[1] == 'O' then
+      local record = found[4]
+      if found[5] and amount(found[5], 'tokens') >= amount(record, 'tokens') then record = found[5] end
+      adjust(found[3], record, id)
+      book(record, 1)
+      save(prefix .. 'c:' .. id, {'R', now + REAPED, found[3], record, false}, REAPED)
+      reaped[#reaped + 1] = {id, record}
+    end
+  end
+  return {'reaped', reaped}
+end
+
+local peek = {}
+
+function peek.R(term)
+  local live, sum = live_buckets(term[2], term[6])
+  local resets = now
+  for i = 3, #live, 3 do resets = math.max(resets, live[i] + term[6]) end
+  return {sum, resets}
+end
+
+function peek.C(term)
+  local used = call('GET', prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6]))
+  return {tonumber(used or '0'), term[7]}
+end
+
+function peek.S(term)
+  local key = prefix .. 's:' .. term[2]
+  local used = call('ZCOUNT', key, '(' .. string.format('%.0f', now), '+inf')
+  local last = call('ZRANGE', key, -1, -1, 'WITHSCORES')
+  return {used, used > 0 and tonumber(last[2]) or now}
+end
+
+function ops.peek(terms)
+  local standings = {}
+  for i, term in ipairs(terms) do standings[i] = peek[term[1]](term) end
+  return {'peeked', now, standings}
+end
+
+function ops.report(days)
+  local rows = {}
+  for _, day in ipairs(days) do
+    local flat = call('HGETALL', prefix .. 'u:' .. day)
+    for i = 1, #flat, 2 do rows[#rows + 1] = {day, unpack_one(flat[i]), unpack_one(flat[i + 1])} end
+  end
+  return {'reported', rows}
+end
+
+function ops.ping() return {'pong', now} end
+
+local answers = {}
+for i, op in ipairs(unpack_one(ARGV[3])) do
+  local ok, answer = pcall(ops[op[1]], unpack(op, 2))
+  if not ok then
+    answer = {'failed', type(answer) == 'table' and answer.err or tostring(answer)}
+  end
+  answers[i] = answer
+end
+return pack(answers)

@@ -1,0 +1,412 @@
+"""The contract of the state stores: what can be asked of them, and what they answer.
+
+Rule: integers only (ms, tokens, micro-USD), each at most 2^53 - 1. Time is the store's own clock: whoever asks passes
+durations, never "now". A store answers a batch of operations in order, at one instant, in one round trip, and each
+operation wholly or not at all.
+
+Theory: whatever changes a counter carries the id of its call, so that asking twice is the same as asking once. A call
+is *open* from its admission until it is settled; then its id is remembered for SETTLED_MS, which is how long a second
+settlement (a retry, a journal) can be told from a first. An open call whose time runs out was left by a node that died:
+any node may reap it, and should the true settlement still come, it replaces what the reaper booked.
+
+Both back ends mean the same by all of this: tests/state/test_machine.py drives them and an independent oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from relayd.core.ledger import Record
+from relayd.core.limits import FOREVER, LEASE_MS, Standing, Term
+
+BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the window late, and never early
+
+SETTLED_MS = 6 * 3_600_000  # about 150 bytes a call in Redis: at a million calls a day, 40 MB
+REAPED_MS = 7 * 86_400_000  # reaped calls are few, and a node may be cut off for days
+USAGE_MS = 400 * 86_400_000  # the books of a day are kept for a year and a month
+BACKWARD_MS = 5_000  # a clock that steps back by less than this is held; more is believed (a wrong clock was set right)
+
+
+class StoreUnavailable(Exception):
+    """The store did not answer in time, or cannot work. Whether it did what was asked is unknown."""
+
+
+class StoreMisfit(Exception):
+    """The store cannot be used as configured: a wrong URL, a missing package, a database of a newer relayd."""
+
+
+# -- operations ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Admit:
+    """Check all terms, then charge all of them, or none.
+
+    Args:
+        call: a random id of the client's request.
+        terms: with distinct counters.
+        orphan: what is booked if nobody settles the call.
+        ttl: ms until it may be reaped, unless it is renewed.
+    """
+
+    call: str
+    terms: tuple[Term, ...]
+    orphan: Record
+    ttl: int = LEASE_MS
+
+
+@attrs.frozen(kw_only=True)
+class Settle:
+    """Put what a call really took in the place of what was reserved, and book it. Counts once.
+
+    Args:
+        record: what is booked; its tokens and cost are charged to the terms of the call, and its requests too (0 gives
+            the request back).
+        terms: of a call that was admitted elsewhere, during an outage: they are charged here when the id is unknown.
+        at: Unix ms of that admission.
+    """
+
+    call: str
+    record: Record
+    terms: tuple[Term, ...] = ()
+    at: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Void:
+    """Undo an admission of which nobody knows whether it took place; one that is still on its way will be refused."""
+
+    call: str
+
+
+@attrs.frozen(kw_only=True)
+class Renew:
+    """A heartbeat of open calls and leases.
+
+    Args:
+        calls: ids, each with what the call consumed up to now, or None.
+        leases: pairs of counter and holder.
+        ttl: ms from now.
+    """
+
+    calls: tuple[tuple[str, Record | None], ...] = ()
+    leases: tuple[tuple[str, str], ...] = ()
+    ttl: int = LEASE_MS
+
+
+@attrs.frozen(kw_only=True)
+class Lease:
+    """Like Admit for something that needs no settlement, such as an attempt on an account or a lock.
+
+    A holder that has the slot already keeps it, with a new time to live. Rolling and calendar terms are charged anew.
+    """
+
+    holder: str
+    terms: tuple[Term, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Release:
+    """Give slots back."""
+
+    holder: str
+    counters: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Pin:
+    """Tie a name to a value: a conversation to its account, a file to its owner.
+
+    Args:
+        ttl: ms, or None for as long as nobody unpins it.
+        keep: leave a pin that exists as it is (its time to live too), and answer it.
+    """
+
+    name: str
+    value: str
+    ttl: int | None = None
+    keep: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class GetPin:
+    """Look a pin up; `ttl` (ms) starts its time to live anew if it has one."""
+
+    name: str
+    ttl: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Unpin:
+    """Forget a pin."""
+
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class Publish:
+    """Share a text under a topic: an account's health, a sealed run-time token.
+
+    Args:
+        expect: the version that must be current (0: none may exist), or None to overwrite whatever is there.
+    """
+
+    topic: str
+    name: str
+    body: str
+    expect: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Gather:
+    """All texts of a topic that were published after version `since`."""
+
+    topic: str
+    since: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat:
+    """This node lives, and says `body`."""
+
+    node: str
+    body: str
+    ttl: int
+
+
+@attrs.frozen(kw_only=True)
+class Nodes:
+    """Which nodes live?"""
+
+
+@attrs.frozen(kw_only=True)
+class Reap:
+    """Settle at most `limit` open calls whose time ran out, at the larger of their last checkpoint and the orphan."""
+
+    limit: int = 100
+
+
+@attrs.frozen(kw_only=True)
+class Peek:
+    """How do terms stand? Nothing is charged."""
+
+    terms: tuple[Term, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """The books from `first` to `last`, days YYYY-MM-DD, both included; at most 400 days."""
+
+    first: str
+    last: str
+
+
+@attrs.frozen(kw_only=True)
+class Ping:
+    """Are you there, and what time is it?"""
+
+
+Op = (
+    Admit | Settle | Void | Renew | Lease | Release | Pin | GetPin | Unpin | Publish | Gather | Heartbeat | Nodes | Reap
+    | Peek | Report | Ping
+)  # fmt: skip
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Granted:
+    """To Admit and Lease: charged. `standings` are in the order of the terms, this call included; empty when the call
+    had been admitted before (`again`)."""
+
+    now: int
+    standings: tuple[Standing, ...] = ()
+    again: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Denied:
+    """To Admit and Lease: nothing was charged.
+
+    Args:
+        term: index of the term that stays exceeded longest.
+        retry: ms until it has room if nothing else happens; exact. `FOREVER - now` when it never will.
+    """
+
+    term: int
+    retry: int
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class Stale:
+    """To Admit and Lease: a calendar term is not of today by the store's clock. Make the terms anew with `now`."""
+
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class Closed:
+    """To Admit: the call was settled or voided before."""
+
+
+@attrs.frozen(kw_only=True)
+class Settled:
+    """To Settle and Void: "settled", "again" (was done before), "unknown" (never admitted here, booked now) or
+    "corrected" (the reaper had booked it)."""
+
+    outcome: str
+
+
+@attrs.frozen(kw_only=True)
+class Renewed:
+    """To Renew: the call ids and holders whose time had run out. They hold nothing any more."""
+
+    lost: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Done:
+    """To what has nothing to tell."""
+
+
+@attrs.frozen(kw_only=True)
+class Pinned:
+    """To Pin and GetPin: the value that holds now; None when there is none."""
+
+    value: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Note:
+    """One published text."""
+
+    name: str
+    version: int
+    body: str
+
+
+@attrs.frozen(kw_only=True)
+class Published:
+    """To Publish: the note that holds now; `ok` tells whether it is ours."""
+
+    ok: bool
+    note: Note | None
+
+
+@attrs.frozen(kw_only=True)
+class Gathered:
+    """To Gather, by rising version. The last version is the next `since`."""
+
+    notes: tuple[Note, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Alive:
+    """One node, and when it was last heard (Unix ms)."""
+
+    node: str
+    body: str
+    seen: int
+
+
+@attrs.frozen(kw_only=True)
+class NodeList:
+    """To Nodes, by name."""
+
+    nodes: tuple[Alive, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Reaped:
+    """To Reap: the calls settled, each with what was booked. As many as `limit`: ask again."""
+
+    calls: tuple[tuple[str, Record], ...]
+
+
+@attrs.frozen(kw_only=True)
+class Peeked:
+    """To Peek, in the order of the terms."""
+
+    now: int
+    standings: tuple[Standing, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Reported:
+    """To Report: one record per day, key, account and model, in that order."""
+
+    rows: tuple[Record, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Pong:
+    """To Ping."""
+
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class Failed:
+    """The store is well, but could not carry out this operation, which changed nothing."""
+
+    reason: str
+
+
+Answer = (
+    Granted | Denied | Stale | Closed | Settled | Renewed | Done | Pinned | Published | Gathered | NodeList | Reaped
+    | Peeked | Reported | Pong | Failed
+)  # fmt: skip
+
+
+class Store(Protocol):
+    """A back end. Sync, used by one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """For people and logs: scheme and place, never a password."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """Seconds after which whoever waits for an answer should give up."""
+        ...
+
+    def apply(self, batch: Sequence[Op]) -> list[Answer]:
+        """Carry out a batch in order, at one instant. One answer per operation.
+
+        Raises: StoreUnavailable. Then nothing is known of any operation of the batch.
+        """
+        ...
+
+    def check(self) -> list[str]:
+        """Connect, and say what a person should know, such as an eviction policy that loses counters.
+
+        Raises: StoreUnavailable, StoreMisfit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection. Idempotent; `apply` opens a new one."""
+        ...
+
+
+def bucket_length(window: int) -> int:
+    """Length of a rolling window's buckets, ms."""
+    return max(1, -(-window // BUCKETS))
+
+
+def never(now: int) -> int:
+    """The `retry` of a term that will never have room."""
+    return FOREVER - now
+
+
+def larger(checkpoint: Record | None, orphan: Record) -> Record:
+    """What a reaper books: the checkpoint, unless the reservation's estimate of the prompt is larger."""
+    if checkpoint is None or checkpoint.tokens < orphan.tokens:
+        return orphan
+    return checkpoint

@@ -1,0 +1,312 @@
+"""The back end for many nodes: Redis 6.2 or newer, alone, under Sentinel, or as a Cluster.
+
+Rule: one script carries out a whole batch (apply.lua), so a batch is one round trip however many calls it serves, and
+each of its operations is atomic because nothing else runs meanwhile. Nothing is repeated after a timeout: the script may
+have run. After a connection that broke the batch is sent once more, for every operation that changes a counter carries
+an id.
+
+Theory: MessagePack both ways, because msgspec here and cmsgpack there do it in C: of the cost per operation little is
+left in Python (tests/bench/state_cost.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, assert_never
+
+import attrs
+import msgspec
+import redis
+
+from relayd.core.limits import Calendar, Rolling, Slots, Standing, Term
+from relayd.state import contract as c
+from relayd.state.redis_place import Dialer, Line, Word, parse_place
+from relayd.state.report import days_between
+from relayd.state.rows import from_row, to_row
+
+OLDEST = (6, 2)
+# A script keeps Redis from all else: 64 operations are about 3 ms.
+LARGEST_SCRIPT = 64
+# Error words with which a server says that it cannot work now, or is not the master (Redis source, src/server.c).
+_NOT_NOW = frozenset(
+    {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS", "NOAUTH"}
+)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+@cache
+def script() -> tuple[bytes, str]:
+    """apply.lua and the SHA-1 by which Redis knows it."""
+    text = Path(__file__).with_name("apply.lua").read_bytes()
+    return text, hashlib.sha1(text, usedforsecurity=False).hexdigest()
+
+
+@attrs.define(eq=False, repr=False)
+class RedisStore:
+    """State in Redis. Used by one thread at a time.
+
+    Args:
+        url: `state.url` (redis_place.parse_place tells its forms).
+        realm: names this deployment; every key begins with `relayd:{realm}:`.
+        password: "" for none.
+        connect, command: seconds to connect, and to wait for an answer.
+        now: Unix ms in place of the server's clock, for tests.
+    """
+
+    url: str
+    realm: str
+    password: str = ""
+    connect: float = 0.5
+    command: float = 0.2
+    now: Any = None
+    lua: tuple[bytes, str] = attrs.field(factory=script)
+    _dialer: Dialer = attrs.field(init=False)
+    _connection: Line | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        place = parse_place(self.url)
+        self._dialer = Dialer(place=place, password=self.password, connect=self.connect, command=self.command)
+
+    @property
+    def name(self) -> str:
+        return self._dialer.place.name
+
+    @property
+    def deadline(self) -> float:
+        return self.command + 0.05
+
+    @property
+    def prefix(self) -> str:
+        return f"relayd:{{{self.realm}}}:"
+
+    def apply(self, batch: Sequence[c.Op]) -> list[c.Answer]:
+        chunks = [batch[start : start + LARGEST_SCRIPT] for start in range(0, len(batch), LARGEST_SCRIPT)]
+        requests = [self._request(chunk) for chunk in chunks]
+        try:
+            replies = self._send_and_maybe_again(requests)
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
+        answers = []
+        for chunk, reply in zip(chunks, replies, strict=True):
+            answers += [_answer(op, row) for op, row in zip(chunk, _decode(reply), strict=True)]
+        self._believe_failures(answers)
+        return answers
+
+    def check(self) -> list[str]:
+        try:
+            connection = self._open()
+            told = _info(connection.ask("INFO"))
+            version = told.get("redis_version", "0.0")
+            if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+                raise c.StoreMisfit(
+                    f"{self.name}: Redis {version}, but {'.'.join(map(str, OLDEST))} or newer is needed"
+                )
+            return _eviction_warning(self.name, told)
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> Line:
+        if self._connection is None:
+            connection = self._dialer.open()
+            try:
+                connection.ask("SCRIPT", "LOAD", self.lua[0])
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _request(self, chunk: Sequence[c.Op]) -> tuple[Word, ...]:
+        now = 0 if self.now is None else self.now()
+        return (
+            "EVALSHA",
+            self.lua[1],
+            1,
+            f"{self.prefix}clock",
+            self.prefix,
+            now,
+            _encode([_packed(op) for op in chunk]),
+        )
+
+    def _send_and_maybe_again(self, requests: list[tuple[Word, ...]]) -> list[bytes]:
+        fresh = self._connection is None
+        try:
+            return self._send(requests)
+        except redis.TimeoutError:
+            raise
+        except (redis.ConnectionError, OSError):
+            # Redis closed an idle connection, was restarted, or failed over. A new connection that breaks is an outage.
+            if fresh:
+                raise
+            self.close()
+            return self._send(requests)
+        except redis.ResponseError as error:
+            if not self._mend(str(error)):
+                raise
+            return self._send(requests)
+
+    def _mend(self, error: str) -> bool:
+        """Whether what the server said can be put right at once: a script it does not know, a slot that has moved."""
+        if error.startswith("NOSCRIPT") or "No matching script" in error:
+            self._open().ask("SCRIPT", "LOAD", self.lua[0])
+            return True
+        moved = self._dialer.follow(error)
+        if moved is None:
+            return False
+        self.close()
+        moved.ask("SCRIPT", "LOAD", self.lua[0])
+        if error.startswith("ASK"):
+            moved.ask("ASKING")
+        self._connection = moved
+        return True
+
+    def _send(self, requests: list[tuple[Word, ...]]) -> list[bytes]:
+        connection = self._open()
+        connection.send(requests)
+        replies, failure = [], None
+        for _ in requests:
+            try:
+                replies.append(connection.read())
+            except redis.ResponseError as error:
+                failure = failure or error  # the answers behind it must still be read
+        if failure is not None:
+            raise failure
+        return replies
+
+    def _believe_failures(self, answers: list[c.Answer]) -> None:
+        """A write refused because of the server's state is an outage, though the script itself ran."""
+        for answer in answers:
+            if isinstance(answer, c.Failed) and _NOT_NOW.intersection(answer.reason.replace("-", " ").split()[:6]):
+                self.close()
+                raise c.StoreUnavailable(f"{self.name}: {answer.reason}")
+
+
+def _said(error: Exception) -> str:
+    """What went wrong. redis-py's errors name addresses and the server's words, never a password."""
+    return str(error) or type(error).__name__
+
+
+def _info(reply: Any) -> dict[str, str]:
+    text = reply.decode() if isinstance(reply, bytes) else str(reply)
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _eviction_warning(name: str, told: dict[str, str]) -> list[str]:
+    policy = told.get("maxmemory_policy", "noeviction")
+    if policy == "noeviction" or told.get("maxmemory", "0") == "0":
+        return []
+    return [f"{name}: maxmemory-policy is {policy}, which may drop counters and leases [set it to noeviction]"]
+
+
+def _packed(op: c.Op) -> tuple[Any, ...]:
+    """An operation as apply.lua takes it. None is sent as false, for nil would end a Lua array."""
+    match op:
+        case c.Admit():
+            return ("admit", op.call, op.ttl, to_row(op.orphan), [_term(term) for term in op.terms])
+        case c.Settle():
+            return ("settle", op.call, to_row(op.record), [_term(term) for term in op.terms], op.at)
+        case c.Void():
+            return ("void", op.call)
+        case c.Renew():
+            calls = [(call, to_row(record) if record else False) for call, record in op.calls]
+            return ("renew", calls, op.leases, op.ttl)
+        case c.Lease():
+            return ("lease", op.holder, [_term(term) for term in op.terms])
+        case c.Release():
+            return ("release", op.holder, op.counters)
+        case c.Pin():
+            return ("pin", op.name, op.value, _or_false(op.ttl), op.keep)
+        case c.GetPin():
+            return ("getpin", op.name, _or_false(op.ttl))
+        case c.Unpin():
+            return ("unpin", op.name)
+        case c.Publish():
+            return ("publish", op.topic, op.name, op.body, _or_false(op.expect))
+        case c.Gather():
+            return ("gather", op.topic, op.since)
+        case c.Heartbeat():
+            return ("heartbeat", op.node, op.body, op.ttl)
+        case c.Nodes():
+            return ("nodes",)
+        case c.Reap():
+            return ("reap", op.limit)
+        case c.Peek():
+            return ("peek", [_term(term) for term in op.terms])
+        case c.Report():
+            return ("report", days_between(op.first, op.last))
+        case c.Ping():
+            return ("ping",)
+        case _:
+            assert_never(op)
+
+
+def _or_false(value: int | None) -> int | bool:
+    return False if value is None else value
+
+
+def _term(term: Term) -> tuple[str | int, ...]:
+    match term:
+        case Rolling():
+            bucket = c.bucket_length(term.window)
+            return ("R", term.counter, term.unit, term.limit, term.cost, term.window, bucket)
+        case Calendar():
+            return ("C", term.counter, term.unit, term.limit, term.cost, term.start, term.end)
+        case Slots():
+            return ("S", term.counter, "", term.limit, 1, term.ttl, 0)
+        case _:
+            assert_never(term)
+
+
+def _answer(op: c.Op, row: list[Any]) -> c.Answer:
+    """An answer of apply.lua."""
+    match row:
+        case ["granted", now, standings, again]:
+            return c.Granted(now=now, standings=tuple(Standing(*one) for one in standings), again=again)
+        case ["denied", term, retry, now]:
+            return c.Denied(term=term, retry=retry, now=now)
+        case ["stale", now]:
+            return c.Stale(now=now)
+        case ["closed"]:
+            return c.Closed()
+        case ["settled", outcome]:
+            return c.Settled(outcome=outcome)
+        case ["renewed", lost]:
+            return c.Renewed(lost=tuple(lost))
+        case ["done"]:
+            return c.Done()
+        case ["pinned", value]:
+            return c.Pinned(value=None if value is False else value)
+        case ["published", ok, note]:
+            return c.Published(ok=ok, note=_note(note) if note else None)
+        case ["gathered", notes]:
+            return c.Gathered(notes=tuple(_note(note) for note in notes))
+        case ["nodes", nodes]:
+            return c.NodeList(nodes=tuple(c.Alive(node=node, body=body, seen=seen) for node, body, seen in nodes))
+        case ["reaped", calls]:
+            return c.Reaped(calls=tuple((call, from_row(record)) for call, record in calls))
+        case ["peeked", now, standings]:
+            return c.Peeked(now=now, standings=tuple(Standing(*one) for one in standings))
+        case ["reported", rows]:
+            found = sorted([day, *names, *counts] for day, names, counts in rows if any(counts))
+            return c.Reported(rows=tuple(from_row(one) for one in found))
+        case ["pong", now]:
+            return c.Pong(now=now)
+        case ["failed", reason]:
+            return c.Failed(reason=str(reason))
+    return c.Failed(reason=f"unreadable answer to {type(op).__name__}")
+
+
+def _note(row: list[Any]) -> c.Note:
+    return c.Note(name=row[0], version=row[1], body=row[2])

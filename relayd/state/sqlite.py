@@ -1,0 +1,478 @@
+"""The embedded back end: SQLite, one file, exact for several processes on one host.
+
+Rule: a batch is one IMMEDIATE transaction, so whoever checks also charges before anyone else can look.
+
+Theory: every counter is a few rows that SQLite can add up without Python: a rolling window is a range of bucket rows
+that live until the last event in them has left the window. Whether a row counts is always decided by the time inside
+it; deleting is sweeping up and happens a few rows at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import attrs
+import msgspec
+
+from relayd.core.ledger import COUNTS, Record
+from relayd.core.limits import FOREVER, Calendar, Rolling, Slots, Standing, Term
+from relayd.state import contract as c
+from relayd.state.rows import NAMES, amount, from_row, negative, to_row
+from relayd.state.sqlite_file import MEMORY, Checkpointer, open_file
+
+BUSY_MS = 1000  # another process on this host may hold the lock for a batch, some ms; a second is an outage
+SWEEP_ROWS = 128  # of each table are looked at in a sweep: a bounded share of somebody's batch
+TWO_DAYS = 2 * 86_400_000
+_SWEPT = {"buckets": "counter, bucket", "sums": "counter, start", "slots": "counter, holder", "pins": "name"}
+
+_BOOK = (
+    f"INSERT INTO books ({', '.join(NAMES)}) VALUES ({', '.join('?' * len(NAMES))})"
+    f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in COUNTS)}"
+)
+
+Sql = Callable[..., sqlite3.Cursor]
+_Memory = tuple[str, str, str, int, int]  # kind, counter, unit, amount charged, bucket or start
+
+_encode = msgspec.msgpack.encode
+_decode_memories = msgspec.msgpack.Decoder(list[_Memory]).decode
+_decode_row = msgspec.msgpack.Decoder(list[str | int]).decode
+
+
+@attrs.define(eq=False)
+class SqliteStore:
+    """State in one file, or in memory. Used by one thread at a time, not necessarily the one that made it.
+
+    Args:
+        path: of the file; made with its directory when missing, readable for the owner alone. ":memory:" keeps nothing.
+        clock: Unix ms.
+        busy: ms to wait for another process's transaction.
+        deadline: s, how long whoever asks should wait for an answer.
+    """
+
+    path: str
+    clock: Callable[[], int] = attrs.field(repr=False)
+    busy: int = BUSY_MS
+    deadline: float = 1.0
+    sweep_every: int = 64  # batches
+    _connection: sqlite3.Connection | None = attrs.field(default=None, repr=False, init=False)
+    _checkpointer: Checkpointer | None = attrs.field(default=None, repr=False, init=False)
+    _batches: int = attrs.field(default=0, init=False)
+    _settled: int = attrs.field(default=0, init=False)  # since the last sweep
+    _cursors: dict[str, tuple[str | int, ...]] = attrs.field(factory=dict, repr=False, init=False)
+    _now: int = attrs.field(default=0, init=False)
+
+    @property
+    def name(self) -> str:
+        return f"sqlite:{self.path}"
+
+    def check(self) -> list[str]:
+        try:
+            self._connect()
+        except (sqlite3.Error, OSError) as error:
+            raise c.StoreUnavailable(f"{self.name}: {error}") from None
+        return []
+
+    def apply(self, batch: Sequence[c.Op]) -> list[c.Answer]:
+        try:
+            return self._transaction(batch)
+        except c.StoreMisfit:
+            raise
+        except Exception as error:
+            if _is_outage(error):
+                self._drop()
+                raise c.StoreUnavailable(f"{self.name}: {error}") from None
+            if len(batch) == 1:
+                return [c.Failed(reason=f"{type(error).__name__}: {error}")]
+        # One operation is at fault, and the transaction with all of them was undone: carry them out one by one.
+        return [self.apply([op])[0] for op in batch]
+
+    def _drop(self) -> None:
+        if self.path != MEMORY:
+            self.close()
+
+    def close(self) -> None:
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
+            self._checkpointer = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _transaction(self, batch: Sequence[c.Op]) -> list[c.Answer]:
+        sql = self._connect().execute
+        sql("BEGIN IMMEDIATE")
+        try:
+            self._read_clock(sql)
+            answers = [self._one(sql, op) for op in batch]
+            self._batches += 1
+            if self._batches % self.sweep_every == 0:
+                self._sweep(sql)
+            sql("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                sql("ROLLBACK")
+            raise
+        if self._checkpointer is not None:
+            self._checkpointer.count_batch()
+        return answers
+
+    def _read_clock(self, sql: Sql) -> None:
+        """Now, which does not go back unless the clock was set back by more than BACKWARD_MS."""
+        now = self.clock()
+        seen = sql("SELECT seen FROM clock").fetchone()[0]
+        self._now = seen if now < seen <= now + c.BACKWARD_MS else now
+        if self._now != seen:
+            sql("UPDATE clock SET seen = ?", (self._now,))
+
+    def _one(self, sql: Sql, op: c.Op) -> c.Answer:
+        match op:
+            case c.Admit():
+                return self._admit(sql, op)
+            case c.Settle():
+                return self._settle(sql, op.call, op.record, op.terms, op.at)
+            case c.Void():
+                return self._settle(sql, op.call, None, (), 0)
+            case c.Renew():
+                return self._renew(sql, op)
+            case c.Lease():
+                return self._take(sql, op.terms, op.holder)[0]
+            case c.Release():
+                for counter in op.counters:
+                    sql("DELETE FROM slots WHERE counter = ? AND holder = ?", (counter, op.holder))
+                return c.Done()
+            case c.Pin() | c.GetPin() | c.Unpin():
+                return self._pin(sql, op)
+            case c.Publish() | c.Gather():
+                return self._note(sql, op)
+            case c.Heartbeat() | c.Nodes():
+                return self._node(sql, op)
+            case c.Reap():
+                return self._reap(sql, op.limit)
+            case c.Peek():
+                return c.Peeked(now=self._now, standings=tuple(self._standing(sql, term) for term in op.terms))
+            case c.Report():
+                query = (
+                    f"SELECT {', '.join(NAMES)} FROM books WHERE day BETWEEN ? AND ? ORDER BY day, key, account, model"
+                )
+                rows = sql(query, (op.first, op.last)).fetchall()
+                return c.Reported(rows=tuple(from_row(row) for row in rows if any(row[4:])))
+            case c.Ping():
+                return c.Pong(now=self._now)
+            case _:
+                assert_never(op)
+
+    # -- admission -------------------------------------------------------------------------------------------------
+
+    def _admit(self, sql: Sql, op: c.Admit) -> c.Answer:
+        if sql("SELECT 1 FROM open WHERE id = ?", (op.call,)).fetchone():
+            return c.Granted(now=self._now, again=True)
+        if sql("SELECT 1 FROM done WHERE id = ? AND expires > ?", (op.call, self._now)).fetchone():
+            return c.Closed()
+        answer, kept = self._take(sql, op.terms, op.call)
+        if isinstance(answer, c.Granted):
+            sql(
+                "INSERT INTO open (id, expires, terms, orphan) VALUES (?, ?, ?, ?)",
+                (op.call, self._now + op.ttl, _encode(kept), _encode(to_row(op.orphan))),
+            )
+        return answer
+
+    def _take(self, sql: Sql, terms: tuple[Term, ...], holder: str) -> tuple[c.Answer, list[_Memory]]:
+        """Check all, then charge all. The second part is what an open call remembers of each term."""
+        now = self._now
+        for term in terms:
+            if isinstance(term, Calendar) and not term.start <= now < term.end:
+                return c.Stale(now=now), []
+        worst, index, used = -1, 0, []
+        for position, term in enumerate(terms):
+            before, retry = self._check(sql, term, holder)
+            used.append(before)
+            if retry > worst:
+                worst, index = retry, position
+        if worst >= 0:
+            return c.Denied(term=index, retry=worst, now=now), []
+        standings, kept = [], []
+        for term, before in zip(terms, used, strict=True):
+            standing, memory = self._charge(sql, term, holder, before)
+            standings.append(standing)
+            kept.append(memory)
+        return c.Granted(now=now, standings=tuple(standings)), kept
+
+    def _check(self, sql: Sql, term: Term, holder: str) -> tuple[int, int]:
+        """What is used of a term, and ms until it has room; -1 when it has."""
+        now = self._now
+        match term:
+            case Rolling():
+                query = "SELECT sum(amount) FROM buckets WHERE counter = ? AND expires > ?"
+                used = sql(query, (term.counter, now)).fetchone()[0] or 0
+                return used, self._rolling_retry(sql, term, used) if used + term.cost > term.limit else -1
+            case Calendar():
+                row = sql(
+                    "SELECT amount FROM sums WHERE counter = ? AND start = ?", (term.counter, term.start)
+                ).fetchone()
+                used = row[0] if row else 0
+                if used + term.cost > term.limit:
+                    return used, c.never(now) if term.cost > term.limit else term.end - now
+                return used, -1
+            case Slots():
+                return self._check_slots(sql, term, holder)
+            case _:
+                assert_never(term)
+
+    def _rolling_retry(self, sql: Sql, term: Rolling, used: int) -> int:
+        if term.cost > term.limit:
+            return c.never(self._now)
+        rows = sql(
+            "SELECT expires, amount FROM buckets WHERE counter = ? AND expires > ? ORDER BY expires",
+            (term.counter, self._now),
+        )
+        for expires, part in rows.fetchall():
+            used -= part
+            if used + term.cost <= term.limit:
+                return int(expires) - self._now
+        return c.never(self._now)
+
+    def _check_slots(self, sql: Sql, term: Slots, holder: str) -> tuple[int, int]:
+        count, held = sql(
+            "SELECT count(*), sum(holder = ?) FROM slots WHERE counter = ? AND expires > ?",
+            (holder, term.counter, self._now),
+        ).fetchone()
+        if held or count < term.limit:
+            return count - (held or 0), -1
+        if term.limit <= 0:
+            return count, c.never(self._now)
+        expires = sql(
+            "SELECT expires FROM slots WHERE counter = ? AND expires > ? ORDER BY expires LIMIT 1 OFFSET ?",
+            (term.counter, self._now, count - term.limit),
+        ).fetchone()[0]
+        return count, expires - self._now
+
+    def _charge(self, sql: Sql, term: Term, holder: str, used: int) -> tuple[Standing, _Memory]:
+        now = self._now
+        match term:
+            case Rolling():
+                bucket = now // c.bucket_length(term.window)
+                self._add_to_bucket(sql, term.counter, bucket, term.cost, now + term.window)
+                kept = ("R", term.counter, term.unit, term.cost, bucket)
+                return Standing(used + term.cost, now + term.window), kept
+            case Calendar():
+                self._add_to_sum(sql, term, term.cost)
+                kept = ("C", term.counter, term.unit, term.cost, term.start)
+                return Standing(used + term.cost, term.end), kept
+            case Slots():
+                sql(
+                    "INSERT INTO slots VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET expires = excluded.expires",
+                    (term.counter, holder, now + term.ttl),
+                )
+                last = sql("SELECT max(expires) FROM slots WHERE counter = ?", (term.counter,)).fetchone()[0]
+                return Standing(used + 1, last), ("S", term.counter, "", 0, 0)
+            case _:
+                assert_never(term)
+
+    def _add_to_bucket(self, sql: Sql, counter: str, bucket: int, cost: int, expires: int) -> None:
+        sql(
+            "INSERT INTO buckets VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " amount = iif(expires > ?, amount, 0) + excluded.amount, expires = max(expires, excluded.expires)",
+            (counter, bucket, cost, expires, self._now),
+        )
+
+    def _add_to_sum(self, sql: Sql, term: Calendar, cost: int) -> None:
+        expires = min(term.end, self._now + c.USAGE_MS) + TWO_DAYS
+        sql(
+            "INSERT INTO sums VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " amount = amount + excluded.amount, expires = excluded.expires",
+            (term.counter, term.start, cost, expires),
+        )
+
+    def _standing(self, sql: Sql, term: Term) -> Standing:
+        now = self._now
+        match term:
+            case Rolling():
+                query = "SELECT sum(amount), max(expires) FROM buckets WHERE counter = ? AND expires > ?"
+                used, last = sql(query, (term.counter, now)).fetchone()
+                return Standing(used or 0, last or now)
+            case Calendar():
+                return Standing(self._check(sql, term, "")[0], term.end)
+            case Slots():
+                query = "SELECT count(*), max(expires) FROM slots WHERE counter = ? AND expires > ?"
+                used, last = sql(query, (term.counter, now)).fetchone()
+                return Standing(used, last or now)
+            case _:
+                assert_never(term)
+
+    # -- settlement ------------------------------------------------------------------------------------------------
+
+    def _settle(self, sql: Sql, call: str, record: Record | None, terms: tuple[Term, ...], at: int) -> c.Answer:
+        found = sql("SELECT terms FROM open WHERE id = ?", (call,)).fetchone()
+        outcome = "settled"
+        if found:
+            self._adjust(sql, _decode_memories(found[0]), record, call)
+            sql("DELETE FROM open WHERE id = ?", (call,))
+        else:
+            done = sql("SELECT terms, record FROM done WHERE id = ? AND expires > ?", (call, self._now)).fetchone()
+            if done and done[0] is None:
+                return c.Settled(outcome="again")
+            outcome = "corrected" if done else "unknown"
+            if done:
+                sql(_BOOK, negative(tuple(_decode_row(done[1]))))
+                self._adjust(sql, _decode_memories(done[0]), record, call)
+            elif record is not None:
+                self._charge_late(sql, terms, record, min(at, self._now))
+        if record is not None:
+            sql(_BOOK, to_row(record))
+        sql("INSERT OR REPLACE INTO done (id, expires) VALUES (?, ?)", (call, self._now + c.SETTLED_MS))
+        self._settled += 1
+        return c.Settled(outcome=outcome)
+
+    def _adjust(self, sql: Sql, kept: list[_Memory], record: Record | None, call: str) -> list[_Memory]:
+        """Bring what a call was charged to what `record` says, and give its slots back. -> the new charges."""
+        after: list[_Memory] = []
+        for kind, counter, unit, charged, place in kept:
+            if kind == "S":
+                sql("DELETE FROM slots WHERE counter = ? AND holder = ?", (counter, call))
+                after.append((kind, counter, unit, charged, place))
+                continue
+            actual = amount(record, unit)
+            table, column = ("buckets", "bucket") if kind == "R" else ("sums", "start")
+            if actual != charged:
+                update = f"UPDATE {table} SET amount = amount + ? WHERE counter = ? AND {column} = ?"
+                sql(update, (actual - charged, counter, place))
+            after.append((kind, counter, unit, actual, place))
+        return after
+
+    def _charge_late(self, sql: Sql, terms: tuple[Term, ...], record: Record, at: int) -> None:
+        """Charge a call that was admitted elsewhere at `at`, to the windows that still hold that moment."""
+        for term in terms:
+            if isinstance(term, Rolling) and at + term.window > self._now:
+                bucket = at // c.bucket_length(term.window)
+                self._add_to_bucket(sql, term.counter, bucket, amount(record, term.unit), at + term.window)
+            elif isinstance(term, Calendar) and self._now < term.end:
+                self._add_to_sum(sql, term, amount(record, term.unit))
+
+    def _reap(self, sql: Sql, limit: int) -> c.Answer:
+        due = sql(
+            "SELECT id, terms, orphan, checkpoint FROM open WHERE expires <= ? ORDER BY expires, id LIMIT ?",
+            (self._now, limit),
+        ).fetchall()
+        reaped = []
+        for call, kept, orphan, checkpoint in due:
+            last = from_row(_decode_row(checkpoint)) if checkpoint else None
+            record = c.larger(last, from_row(_decode_row(orphan)))
+            after = self._adjust(sql, _decode_memories(kept), record, call)
+            sql(_BOOK, to_row(record))
+            sql("DELETE FROM open WHERE id = ?", (call,))
+            sql(
+                "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?)",
+                (call, self._now + c.REAPED_MS, _encode(after), _encode(to_row(record))),
+            )
+            reaped.append((call, record))
+        return c.Reaped(calls=tuple(reaped))
+
+    def _renew(self, sql: Sql, op: c.Renew) -> c.Answer:
+        now, until, lost = self._now, self._now + op.ttl, []
+        for call, checkpoint in op.calls:
+            found = sql("SELECT terms FROM open WHERE id = ? AND expires > ?", (call, now)).fetchone()
+            if found is None:
+                lost.append(call)
+                continue
+            sql("UPDATE open SET expires = ? WHERE id = ?", (until, call))
+            if checkpoint is not None:
+                sql("UPDATE open SET checkpoint = ? WHERE id = ?", (_encode(to_row(checkpoint)), call))
+            for kind, counter, *_ in _decode_memories(found[0]):
+                if kind == "S":
+                    self._hold(sql, counter, call, until)
+        for counter, holder in op.leases:
+            if not self._hold(sql, counter, holder, until):
+                lost.append(holder)
+        return c.Renewed(lost=tuple(lost))
+
+    def _hold(self, sql: Sql, counter: str, holder: str, until: int) -> bool:
+        update = "UPDATE slots SET expires = ? WHERE counter = ? AND holder = ? AND expires > ?"
+        return sql(update, (until, counter, holder, self._now)).rowcount == 1
+
+    # -- pins, notes, nodes ----------------------------------------------------------------------------------------
+
+    def _pin(self, sql: Sql, op: c.Pin | c.GetPin | c.Unpin) -> c.Answer:
+        if isinstance(op, c.Unpin):
+            sql("DELETE FROM pins WHERE name = ?", (op.name,))
+            return c.Done()
+        row = sql("SELECT value, expires FROM pins WHERE name = ? AND expires > ?", (op.name, self._now)).fetchone()
+        until = FOREVER if op.ttl is None else self._now + op.ttl
+        if isinstance(op, c.GetPin):
+            if row and row[1] != FOREVER and op.ttl is not None:
+                sql("UPDATE pins SET expires = ? WHERE name = ?", (until, op.name))
+            return c.Pinned(value=row[0] if row else None)
+        if row and op.keep:
+            return c.Pinned(value=row[0])
+        sql("INSERT OR REPLACE INTO pins VALUES (?, ?, ?)", (op.name, op.value, until))
+        return c.Pinned(value=op.value)
+
+    def _note(self, sql: Sql, op: c.Publish | c.Gather) -> c.Answer:
+        if isinstance(op, c.Gather):
+            query = "SELECT name, version, body FROM notes WHERE topic = ? AND version > ? ORDER BY version"
+            rows = sql(query, (op.topic, op.since)).fetchall()
+            return c.Gathered(notes=tuple(c.Note(name=name, version=at, body=body) for name, at, body in rows))
+        row = sql("SELECT version, body FROM notes WHERE topic = ? AND name = ?", (op.topic, op.name)).fetchone()
+        if op.expect is not None and op.expect != (row[0] if row else 0):
+            held = c.Note(name=op.name, version=row[0], body=row[1]) if row else None
+            return c.Published(ok=held is not None and held.body == op.body, note=held)
+        latest = sql("SELECT max(version) FROM notes WHERE topic = ?", (op.topic,)).fetchone()[0] or 0
+        sql("INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)", (op.topic, op.name, latest + 1, op.body))
+        return c.Published(ok=True, note=c.Note(name=op.name, version=latest + 1, body=op.body))
+
+    def _node(self, sql: Sql, op: c.Heartbeat | c.Nodes) -> c.Answer:
+        if isinstance(op, c.Heartbeat):
+            row = (op.node, op.body, self._now, self._now + op.ttl)
+            sql("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?)", row)
+            return c.Done()
+        rows = sql("SELECT node, body, seen FROM nodes WHERE expires > ? ORDER BY node", (self._now,)).fetchall()
+        return c.NodeList(nodes=tuple(c.Alive(node=node, body=body, seen=seen) for node, body, seen in rows))
+
+    # -- housekeeping ----------------------------------------------------------------------------------------------
+
+    def _sweep(self, sql: Sql) -> None:
+        """Delete some rows that nobody will read again. Bounded, for it is part of somebody's batch."""
+        dead = self._now - c.BACKWARD_MS
+        for table, columns in _SWEPT.items():
+            self._sweep_table(sql, table, columns, dead)
+        sql("DELETE FROM nodes WHERE expires <= ?", (dead,))
+        sql(
+            "DELETE FROM done WHERE id IN (SELECT id FROM done WHERE expires <= ? ORDER BY expires LIMIT ?)",
+            (dead, 2 * self._settled + SWEEP_ROWS),
+        )
+        self._settled = 0
+        oldest = datetime.datetime.fromtimestamp((self._now - c.USAGE_MS) / 1000, datetime.UTC)
+        sql("DELETE FROM books WHERE day < ?", (oldest.strftime("%Y-%m-%d"),))
+
+    def _sweep_table(self, sql: Sql, table: str, columns: str, dead: int) -> None:
+        """Look at the next SWEEP_ROWS rows in the order of the primary key, and around again at the end."""
+        marks = ", ".join("?" * len(columns.split(",")))
+        after = self._cursors.get(table)
+        where, values = (f"WHERE ({columns}) > ({marks})", after) if after else ("", ())
+        query = f"SELECT {columns}, expires FROM {table} {where} ORDER BY {columns} LIMIT {SWEEP_ROWS}"
+        rows = sql(query, values).fetchall()
+        for row in rows:
+            if row[-1] <= dead:
+                sql(f"DELETE FROM {table} WHERE ({columns}) = ({marks})", row[:-1])
+        if len(rows) == SWEEP_ROWS:
+            self._cursors[table] = rows[-1][:-1]
+        else:
+            self._cursors.pop(table, None)
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = open_file(self.path, self.busy)
+            if self.path != MEMORY:
+                self._checkpointer = Checkpointer(self.path)
+        return self._connection
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the file, the disk or a lock is to blame, and not the operation.
+
+    Busy, full, read-only and I/O errors are OperationalError; a damaged file is a plain DatabaseError.
+    """
+    return isinstance(error, (sqlite3.OperationalError, OSError)) or type(error) is sqlite3.DatabaseError

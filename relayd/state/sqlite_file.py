@@ -1,0 +1,152 @@
+"""The file under the embedded back end: making it, its tables, and its checkpoints.
+
+Theory of durability: `synchronous = NORMAL`. A commit is then a write to the WAL without fsync: it survives the death
+of the process (`kill -9`), because the kernel has the bytes, and a power cut costs at most the commits since the last
+checkpoint, never the integrity of the file (SQLite docs, "Write-Ahead Logging", section 6). What is counted here may
+be lost with no worse than a fresher window, so an fsync for each batch (5 to 20 ms on common disks) would be a poor
+bargain. Checkpoints do fsync: they run on a thread and a connection of their own, once the WAL has grown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+from relayd.core.ledger import COUNTS
+from relayd.state.contract import StoreMisfit
+
+MEMORY = ":memory:"
+WAL_BYTES = 4 << 20  # a checkpoint is worth its fsync from here on (SQLite's own default is 1000 pages, about the same)
+WAL_LARGEST = 64 << 20  # from here on writers are made to wait, so that the file shrinks for certain
+LOOK_EVERY = 64  # batches between two looks at the size of the WAL
+
+_TABLES = f"""
+CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), seen INTEGER NOT NULL);
+INSERT INTO clock VALUES (1, 0);
+CREATE TABLE buckets (counter TEXT, bucket INTEGER, amount INTEGER NOT NULL, expires INTEGER NOT NULL,
+  PRIMARY KEY (counter, bucket)) WITHOUT ROWID;
+CREATE TABLE sums (counter TEXT, start INTEGER, amount INTEGER NOT NULL, expires INTEGER NOT NULL,
+  PRIMARY KEY (counter, start)) WITHOUT ROWID;
+CREATE TABLE slots (counter TEXT, holder TEXT, expires INTEGER NOT NULL, PRIMARY KEY (counter, holder)) WITHOUT ROWID;
+CREATE TABLE open (id TEXT PRIMARY KEY, expires INTEGER NOT NULL, terms BLOB NOT NULL, orphan BLOB NOT NULL,
+  checkpoint BLOB) WITHOUT ROWID;
+CREATE INDEX open_expires ON open (expires, id);
+CREATE TABLE done (id TEXT PRIMARY KEY, expires INTEGER NOT NULL, terms BLOB, record BLOB) WITHOUT ROWID;
+CREATE INDEX done_expires ON done (expires);
+CREATE TABLE books (day TEXT, key TEXT, account TEXT, model TEXT, {" INTEGER NOT NULL, ".join(COUNTS)} INTEGER NOT NULL,
+  PRIMARY KEY (day, key, account, model)) WITHOUT ROWID;
+CREATE TABLE pins (name TEXT PRIMARY KEY, value TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE notes (topic TEXT, name TEXT, version INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (topic, name))
+  WITHOUT ROWID;
+CREATE TABLE nodes (node TEXT PRIMARY KEY, body TEXT NOT NULL, seen INTEGER NOT NULL, expires INTEGER NOT NULL)
+  WITHOUT ROWID;
+"""
+# MIGRATIONS[n] leads from version n to n + 1; a new file walks through all of them.
+MIGRATIONS: tuple[str, ...] = (_TABLES,)
+
+
+def open_file(path: str, busy: int) -> sqlite3.Connection:
+    """A connection to the state file, which is made with its directory if it is missing, for its owner alone.
+
+    Args:
+        busy: ms to wait for a lock.
+    Raises: sqlite3.Error, OSError, StoreMisfit.
+    """
+    if path != MEMORY:
+        _create(Path(path))
+    connection = sqlite3.connect(
+        path, timeout=busy / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        if path != MEMORY:
+            connection.execute("PRAGMA journal_mode = WAL")
+        for pragma in ("synchronous = NORMAL", "wal_autocheckpoint = 0", "temp_store = MEMORY", "cache_size = -8192"):
+            connection.execute(f"PRAGMA {pragma}")
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create(path: Path) -> None:
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives the WAL and the shared memory file the mode of the database.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Bring the tables up to date, in one transaction. Several processes may try at once."""
+    newest = len(MIGRATIONS)
+    if _version(connection) == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection)
+        if version > newest:
+            raise StoreMisfit(
+                f"sqlite:{path}: tables of version {version}, but this relayd knows only {newest}"
+                " [run the newer relayd, or point state.url to another file]"
+            )
+        for script in MIGRATIONS[version:]:
+            for statement in script.split(";\n"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {newest}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+class Checkpointer:
+    """Moves the WAL into the database when it has grown, on a thread of its own.
+
+    A passive checkpoint waits for nobody and nobody waits for it, but for the disk.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._wal = f"{path}-wal"
+        self._batches = 0
+        self._wake = threading.Event()
+        self._stop = False
+        self._thread = threading.Thread(target=self._work, name="relayd-checkpoint", daemon=True)
+        self._thread.start()
+
+    def count_batch(self) -> None:
+        """A batch was committed."""
+        self._batches += 1
+        if self._batches % LOOK_EVERY == 0:
+            self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread, after the checkpoint that may be under way."""
+        self._stop = True
+        self._wake.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._stop:
+            self._wake.wait()
+            self._wake.clear()
+            with contextlib.suppress(sqlite3.Error, OSError):
+                self._look()
+
+    def _look(self) -> None:
+        size = os.stat(self._wal).st_size
+        if size < WAL_BYTES or self._stop:
+            return
+        connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
+        try:
+            connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if size > WAL_LARGEST else 'PASSIVE'})")
+        finally:
+            connection.close()

@@ -1,0 +1,226 @@
+"""Answers of the Claude API, whole or streamed, as far as another dialect needs to read them.
+
+Rule: unknown events, blocks and fields are skipped, never an error: the API adds some every month. A known event that
+cannot be read is `Garbled`.
+
+Theory: each event name has its own typed decoder, so that one pass of msgspec both checks and picks what is wanted.
+Source: API docs, "Messages", "Streaming".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from relayd.wire.sse import Event
+
+
+class Garbled(ValueError):
+    """The upstream said something that is no answer of the Claude API."""
+
+
+class OutputDetails(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
+class Counts(msgspec.Struct):
+    """The `usage` object; in a stream first in message_start, then, cumulative, in message_delta."""
+
+    input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens: int | None = None
+    output_tokens_details: OutputDetails | None = None
+
+    def overlaid(self, later: Counts) -> Counts:
+        """These counts where `later` is silent: message_delta need not repeat the prompt's."""
+        return Counts(
+            *(
+                mine if new is None else new
+                for mine, new in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(later), strict=True)
+            )
+        )
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of the whole prompt, cached or not."""
+        return (self.input_tokens or 0) + self.cache_write + self.cache_read
+
+    @property
+    def cache_write(self) -> int:
+        return self.cache_creation_input_tokens or 0
+
+    @property
+    def cache_read(self) -> int:
+        return self.cache_read_input_tokens or 0
+
+    @property
+    def output(self) -> int:
+        return self.output_tokens or 0
+
+    @property
+    def thinking(self) -> int:
+        details = self.output_tokens_details
+        return (details.thinking_tokens or 0) if details else 0
+
+
+class Block(msgspec.Struct):
+    """A content block of one of the kinds in KINDS."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+
+    @property
+    def input_text(self) -> str:
+        """The tool's input as JSON text; "{}" when there is none."""
+        raw = bytes(self.input).strip()
+        return "{}" if raw in (b"", b"null") else raw.decode()
+
+
+class StopDetails(msgspec.Struct):
+    explanation: str | None = None
+
+
+class Message(msgspec.Struct):
+    """A message; in message_start `content` is empty."""
+
+    id: str | None = None
+    model: str | None = None
+    content: list[msgspec.Raw] | None = None
+    stop_reason: str | None = None
+    stop_details: StopDetails | None = None
+    usage: Counts | None = None
+
+
+class MessageStart(msgspec.Struct, tag="message_start"):
+    message: Message
+
+
+class BlockStart(msgspec.Struct, tag="content_block_start"):
+    content_block: msgspec.Raw
+    index: int = 0
+
+
+class Delta(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+
+
+class BlockDelta(msgspec.Struct, tag="content_block_delta"):
+    delta: Delta
+    index: int = 0
+
+
+class BlockStop(msgspec.Struct, tag="content_block_stop"):
+    index: int = 0
+
+
+class Ending(msgspec.Struct):
+    stop_reason: str | None = None
+    stop_details: StopDetails | None = None
+
+
+class MessageDelta(msgspec.Struct, tag="message_delta"):
+    delta: Ending = msgspec.field(default_factory=Ending)
+    usage: Counts | None = None
+
+
+class MessageStop(msgspec.Struct, tag="message_stop"):
+    pass
+
+
+class ErrorDetails(msgspec.Struct):
+    error_code: str | None = None
+
+
+class Fault(msgspec.Struct):
+    """The `error` object of an error body or event."""
+
+    type: str = "api_error"
+    message: str = ""
+    details: ErrorDetails | None = None
+
+    @property
+    def code(self) -> str | None:
+        return self.details.error_code if self.details else None
+
+
+class ErrorEvent(msgspec.Struct, tag="error"):
+    error: Fault
+
+
+class _Kind(msgspec.Struct):
+    type: str = ""
+
+
+Said = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop | ErrorEvent
+
+KINDS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
+NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+_events: dict[str, msgspec.json.Decoder[Any]] = {
+    "message_start": msgspec.json.Decoder(MessageStart),
+    "content_block_start": msgspec.json.Decoder(BlockStart),
+    "content_block_delta": msgspec.json.Decoder(BlockDelta),
+    "content_block_stop": msgspec.json.Decoder(BlockStop),
+    "message_delta": msgspec.json.Decoder(MessageDelta),
+    "message_stop": msgspec.json.Decoder(MessageStop),
+    "error": msgspec.json.Decoder(ErrorEvent),
+}
+_kind = msgspec.json.Decoder(_Kind)
+_block = msgspec.json.Decoder(Block)
+_message = msgspec.json.Decoder(Message)
+_error = msgspec.json.Decoder(ErrorEvent)
+
+
+def read_event(event: Event) -> Said | None:
+    """What an event says; None for a ping and whatever else is unknown.
+
+    Raises: Garbled when a known event cannot be read.
+    """
+    try:
+        decoder = _events.get(event.name or _kind.decode(event.data).type)
+        if decoder is None:
+            return None
+        said: Said = decoder.decode(event.data)
+        return said
+    except NOT_JSON as error:
+        raise Garbled(f"the upstream sent an event that cannot be read ({type(error).__name__})") from None
+
+
+def read_block(raw: msgspec.Raw) -> Block | None:
+    """A content block; None when it is of no kind that another dialect has. Raises: Garbled."""
+    try:
+        return _block.decode(raw) if _kind.decode(raw).type in KINDS else None
+    except NOT_JSON as error:
+        raise Garbled(f"the upstream sent a content block that cannot be read ({type(error).__name__})") from None
+
+
+def read_message(body: bytes) -> Message:
+    """A whole message. Raises: Garbled for anything else."""
+    try:
+        if _kind.decode(body).type == "message":
+            message: Message = _message.decode(body)
+            return message
+    except NOT_JSON:
+        pass
+    raise Garbled("the upstream's answer is no message of the Claude API")
+
+
+def read_fault(body: bytes) -> Fault | None:
+    """The error object of an error body; None when the body is something else (a proxy's page)."""
+    try:
+        fault: Fault = _error.decode(body).error
+        return fault
+    except NOT_JSON:
+        return None

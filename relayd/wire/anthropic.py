@@ -1,0 +1,142 @@
+"""The Messages dialect: the Claude API's own. Bytes pass unchanged, so there is little to say.
+
+Rule: a body is read for `model`, `stream`, `max_tokens` and `metadata` only. Whatever else is in it, of this year or
+of the next, is the upstream's to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+import msgspec
+
+from relayd.wire.call import NO_ALIASES, Call, Endpoint, Reply, Translator
+from relayd.wire.http import HeaderPairs, RequestHead, client_headers
+from relayd.wire.peek import peek
+from relayd.wire.refusal import Refusal
+
+JSON = (b"content-type", b"application/json")
+EVENT_STREAM = b"text/event-stream"
+
+
+def error_body(kind: str, message: str, request_id: str) -> bytes:
+    """An error as the Claude API words it. Source: API docs, "Errors"."""
+    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id})
+
+
+def refusal_headers(refusal: Refusal) -> HeaderPairs:
+    """The headers that tell a client what to do about a refusal, in any dialect."""
+    pairs: HeaderPairs = list(refusal.headers)
+    if refusal.retry_after is not None:
+        pairs.append((b"retry-after", b"%d" % refusal.retry_after))
+    if refusal.should_retry is not None:
+        pairs.append((b"x-should-retry", b"true" if refusal.should_retry else b"false"))
+    return pairs
+
+
+def error_event(refusal: Refusal, request_id: str) -> bytes:
+    """An `error` event, to end a stream that has been cut. Source: API docs, "Streaming", error events."""
+    return b"event: error\ndata: " + error_body(refusal.kind, refusal.message, request_id) + b"\n\n"
+
+
+@attrs.frozen(kw_only=True)
+class Native:
+    """The Messages dialect on one endpoint.
+
+    Args:
+        endpoint: what a key must be allowed.
+        path: the upstream's path.
+        judged: whether the body is a Messages body, whose fields relayd needs; batches and files are not.
+    """
+
+    endpoint: Endpoint = "messages"
+    path: str = "/v1/messages"
+    judged: bool = True
+
+    @property
+    def name(self) -> str:
+        return "anthropic"
+
+    def parse(
+        self, head: RequestHead, body: bytes, *, now: float = 0.0, aliases: Mapping[str, str] = NO_ALIASES
+    ) -> Call:
+        """Read a call. Raises: Refusal (400)."""
+        if not self.judged:
+            return Call(endpoint=self.endpoint, method=head.method, path=self.path, query=head.query, body=body)
+        seen = peek(body)
+        if not seen.model:
+            raise Refusal(status=400, message="model: field required", param="model")
+        return Call(
+            endpoint=self.endpoint,
+            method=head.method,
+            path=self.path,
+            query=head.query,
+            model=seen.model,
+            stream=seen.stream and self.endpoint == "messages",
+            max_tokens=seen.max_tokens,
+            user_id=seen.user_id,
+            body=body,
+        )
+
+    def refuse(self, refusal: Refusal, request_id: str) -> Reply:
+        """Our "no" in the API's words."""
+        return Reply(
+            status=refusal.status,
+            headers=[JSON, *refusal_headers(refusal)],
+            body=error_body(refusal.kind, refusal.message, request_id),
+        )
+
+    def upstream_headers(self, head: RequestHead) -> HeaderPairs:
+        """All that the client said, but for its key and this hop."""
+        return client_headers(head.headers)
+
+    def translator(self, call: Call) -> Translator | None:
+        """None: bytes pass unchanged."""
+        return None
+
+
+@attrs.frozen(kw_only=True)
+class ModelEntry:
+    """A model that a key may use, for the lists of both dialects."""
+
+    id: str
+    display_name: str
+    created: str = "1970-01-01T00:00:00Z"  # RFC 3339
+
+
+def model_object(entry: ModelEntry) -> dict[str, object]:
+    """One model as `GET /v1/models/{id}` gives it."""
+    return {"type": "model", "id": entry.id, "display_name": entry.display_name, "created_at": entry.created}
+
+
+def models_page(entries: Iterable[ModelEntry], query: str) -> bytes:
+    """`GET /v1/models`, with `limit`, `after_id` and `before_id` honoured.
+
+    Raises: Refusal (400) on a limit that is no number between 1 and 1000.
+    """
+    asked = dict(part.partition("=")[::2] for part in query.split("&") if part)
+    listed = list(entries)
+    ids = [entry.id for entry in listed]
+    limit = _limit(asked.get("limit", "20"))
+    first, last = 0, len(listed)
+    if asked.get("after_id") in ids:
+        first = ids.index(asked["after_id"]) + 1
+    if asked.get("before_id") in ids:
+        last = ids.index(asked["before_id"])
+        first = max(first, last - limit)
+    page = listed[first : min(last, first + limit)]
+    return msgspec.json.encode(
+        {
+            "data": [model_object(entry) for entry in page],
+            "has_more": first + len(page) < last,
+            "first_id": page[0].id if page else None,
+            "last_id": page[-1].id if page else None,
+        }
+    )
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= 1000):
+        raise Refusal(status=400, message="limit: must be between 1 and 1000", param="limit")
+    return int(text)

@@ -1,0 +1,114 @@
+"""docs/config.md, docs/schema and the sample tree say what the code does. UPDATE_DOCS=1 writes the generated parts."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+
+from relayd.cli.options import ENVIRONMENT
+from relayd.config import snapshot
+from relayd.config.codes import CODES
+from relayd.config.schema import KINDS, json_schema, json_schema_text, markdown, rows, taplo_config
+from relayd.config.syntax import FORMS
+
+ROOT = Path(__file__).parent.parent.parent
+UPDATE = bool(os.environ.get("UPDATE_DOCS"))
+RELOAD_CLASSES = {snapshot.HOT, snapshot.DRAIN, snapshot.REVOKE, snapshot.RESTART}
+
+
+def generated() -> dict[str, str]:
+    environment = ["| variable | option of `relayd run` | meaning |", "|---|---|---|"]
+    environment += [f"| `{name}` | {f'`{option}`' if option else ''} | {what} |" for name, option, what in ENVIRONMENT]
+    codes = ["| code | meaning |", "|---|---|"]
+    codes += [f"| `{code}` | {text.replace('|', chr(92) + '|').replace('*', chr(92) + '*')} |" for code, text in CODES.items()]
+    parts = {"environment": "\n".join(environment) + "\n", "codes": "\n".join(codes) + "\n"}
+    return parts | {kind: markdown(kind) for kind in KINDS}
+
+
+def with_generated(text: str) -> str:
+    for name, part in generated().items():
+        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + part + end + rest.split(end, 1)[1]
+    return text
+
+
+def assert_current(path: Path, expected: str) -> None:
+    if UPDATE:
+        path.write_text(expected)
+
+    assert path.read_text() == expected, f"{path.name} is out of date (UPDATE_DOCS=1 pytest {__file__})"
+
+
+def nouns() -> list[type]:
+    found = [value for value in vars(snapshot).values() if isinstance(value, type) and attrs.has(value)]
+    return [attrs.resolve_types(noun) for noun in found if noun is not snapshot.Snapshot]
+
+
+def keys() -> list[tuple[type, attrs.Attribute]]:
+    return [(noun, field) for noun in nouns() for field in attrs.fields(noun) if field.name != "id"]
+
+
+def test_the_reference_in_docs_config_md_is_that_of_the_code() -> None:
+    path = ROOT / "docs" / "config.md"
+    assert_current(path, with_generated(path.read_text()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_published_schema_is_that_of_the_code(kind: str) -> None:
+    assert_current(ROOT / "docs" / "schema" / f"{kind}.json", json_schema_text(kind))
+
+
+def test_the_editors_config_names_the_published_schemas() -> None:
+    assert_current(ROOT / ".taplo.toml", taplo_config("docs/schema"))
+
+
+@pytest.mark.parametrize(("noun", "field"), keys(), ids=lambda value: getattr(value, "__name__", None) or value.name)
+def test_every_key_has_a_reload_class_a_sentence_and_a_known_form(noun: type, field: attrs.Attribute) -> None:
+    metadata = field.metadata
+
+    assert metadata["reload"] in RELOAD_CLASSES
+    assert re.fullmatch(r"\S.*[.]", metadata["doc"])
+    assert not metadata["form"] or (metadata["form"] in FORMS and field.type in (str, tuple[str, ...]))
+    assert not metadata["secret"] or not field.repr
+
+
+def test_every_key_is_in_a_json_schema_and_in_the_table() -> None:
+    in_schema, in_table = set(), set()
+
+    def walk(schema: dict) -> None:
+        for name, value in schema.get("properties", {}).items():
+            in_schema.add(name)
+            assert value["description"]
+            assert value["x-reload"] in RELOAD_CLASSES
+            walk(value)
+        for inner in (schema.get("items"), schema.get("additionalProperties")):
+            if isinstance(inner, dict):
+                walk(inner)
+
+    for kind in KINDS:
+        walk(json_schema(kind))
+        in_table |= {part.removesuffix("[]") for row in rows(kind) for part in row.key.split(".")}
+
+    assert {field.name for _, field in keys()} == in_schema
+    assert in_schema <= in_table
+
+
+def test_every_code_that_is_raised_is_explained_and_every_explained_code_is_raised() -> None:
+    sources = [path.read_text() for path in (ROOT / "relayd" / "config").glob("*.py") if path.name != "codes.py"]
+    raised = {code for text in sources for code in re.findall(r'"([EWN]-[A-Z0-9-]+)"', text)}
+
+    assert raised - SEALING == set(CODES)
+
+
+# config/seal.py and its neighbours have codes of their own, for commands that work on one sealed value.
+SEALING = {
+    code
+    for name in ("seal", "recipients", "identity", "binding", "credential")
+    if (path := ROOT / "relayd" / "config" / f"{name}.py").exists()
+    for code in re.findall(r'"([EWN]-[A-Z0-9-]+)"', path.read_text())
+} - set(CODES)

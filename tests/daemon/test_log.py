@@ -1,0 +1,138 @@
+"""Lines that people and machines read, and that hold no secret."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from builders import KEY
+from relayd.core.receipt import Attempt, Receipt
+from relayd.daemon.log import AccessLog, Lines, Output, call_fields, scrub
+from relayd.wire.usage import Usage
+
+
+def receipt(**fields) -> Receipt:
+    dull = {
+        "call_id": "req_1",
+        "started": 1_800_000_000.25,
+        "method": "POST",
+        "path": "/v1/messages",
+        "dialect": "anthropic",
+        "client": "",
+        "peer": "192.0.2.1",
+        "status": 200,
+        "seconds": 0.25,
+    }
+    return Receipt(**{**dull, **fields})
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output(tmp_path / "relayd.log")
+
+
+def lines(output: Output) -> list[str]:
+    assert output.path is not None
+    return output.path.read_text().splitlines()
+
+
+def logged(output: Output, form: str = "json") -> logging.Logger:
+    logger = logging.Logger("test")
+    logger.addHandler(Lines(output, form))
+    return logger
+
+
+def test_a_call_is_one_json_line(output: Output) -> None:
+    attempts = (
+        Attempt(account="a", status=529, reason="overloaded", seconds=0.1),
+        Attempt(account="b", status=200, reason="ok", seconds=0.2),
+    )
+    AccessLog(output, "json").record(
+        receipt(key="dev", model="m", usage=Usage(input=5, output=7), cost=1500, attempts=attempts)
+    )
+    (line,) = lines(output)
+    entry = json.loads(line)
+
+    assert entry["event"] == "call.done"
+    assert entry["time"] == "2027-01-15T08:00:00.250Z"
+    assert (entry["tokens_in"], entry["tokens_out"], entry["cost_usd"]) == (5, 7, "0.001500")
+    assert entry["attempts"] == ["a: 529 overloaded", "b: 200 ok"]
+
+
+def test_access_lines_can_be_turned_off(output: Output) -> None:
+    AccessLog(output, "json", enabled=False).record(receipt())
+
+    assert lines(output) == []
+
+
+def test_what_is_empty_is_left_out() -> None:
+    entry = call_fields(receipt())
+
+    assert "key" not in entry
+    assert "cost_usd" not in entry
+    assert "first_byte_ms" not in entry
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_secrets_are_blotted_out_of_messages_fields_and_tracebacks(output: Output, form: str) -> None:
+    canaries = [
+        KEY,
+        "sk-ant-api03-abcdefghijkl",
+        "Bearer abcdefghijklmnop",
+        "sessionKey=abcdef123456",
+        "rlkey1abcdefghijklmnopqrst",
+        "socks5://user:passw0rd@proxy:1080",
+    ]
+    logger = logged(output, form)
+    for canary in canaries:
+        try:
+            raise ValueError(f"with {canary} inside")
+        except ValueError:
+            logger.exception("event with %s", canary, extra={"field": f"x {canary}"})
+    text = "\n".join(lines(output))
+
+    assert text.count("[secret]") >= 3 * len(canaries)
+    for secret in (KEY, "abcdefghijkl", "abcdef123456", "passw0rd"):
+        assert secret not in text
+
+
+def test_a_text_line_stays_one_line(output: Output) -> None:
+    logged(output, "text").warning("area.event", extra={"value": "two\nlines", "count": 3})
+    (line,) = lines(output)
+
+    assert "WARNING" in line
+    assert r"value='two\nlines' count=3" in line
+
+
+def test_a_file_is_reopened_after_rotation(output: Output, tmp_path: Path) -> None:
+    output.write(b"one\n")
+    os.rename(tmp_path / "relayd.log", tmp_path / "relayd.log.1")
+    output.write(b"two\n")
+    output.reopen()
+    output.write(b"three\n")
+
+    assert (tmp_path / "relayd.log.1").read_text() == "one\ntwo\n"
+    assert (tmp_path / "relayd.log").read_text() == "three\n"
+
+
+def test_a_line_that_cannot_be_written_is_counted_and_survived() -> None:
+    full = Output(Path("/dev/full"))
+    full.write(b"line\n")
+
+    assert full.lost == 1
+
+
+def test_a_value_that_no_encoder_knows_is_still_logged(output: Output) -> None:
+    logged(output).warning("event", extra={"thing": object(), "path": Path("/x")})
+
+    assert json.loads(lines(output)[0])["path"] == "/x"
+
+
+def test_plain_text_is_left_as_it_is() -> None:
+    assert scrub("model claude-x at 12:00:00, see https://example.com/a:b") == (
+        "model claude-x at 12:00:00, see https://example.com/a:b"
+    )

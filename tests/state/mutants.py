@@ -1,0 +1,117 @@
+# ruff: noqa: E501
+"""Plants faults in the admission and settlement code of both back ends, one at a time, and runs the state machine.
+
+`python tests/state/mutants.py [N]` prints each mutant with "killed" or "SURVIVED" and exits 1 if any survived. N is the
+number of examples (default 400). The tree is copied; nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+MUTANTS = [
+    # admission, Redis
+    ("apply.lua", "if sum + term[5] > term[4] then return rolling", "if sum + term[5] > term[4] + 1 then return rolling"),
+    ("apply.lua", "if sum + term[5] > term[4] then return rolling", "if sum + term[5] >= term[4] then return rolling"),
+    ("apply.lua", "if flat[i + 2] + window > now then", "if flat[i + 2] + window >= now then"),
+    ("apply.lua", "if flat[i + 2] + window > now then", "if flat[i] * 17 + window > now then"),
+    ("apply.lua", "if last > live[i + 2] then live[i + 2] = last end", ""),
+    ("apply.lua", "if sum + term[5] <= term[4] then return bucket[1]", "if sum + term[5] < term[4] then return bucket[1]"),
+    ("apply.lua", "return x[1] < y[1] end)\n  for", "return x[1] > y[1] end)\n  for"),
+    ("apply.lua", "if used + term[5] > term[4] then", "if used + term[5] > term[4] + term[5] then"),
+    ("apply.lua", "return term[7] - now\n", "return term[7] - now + 1\n"),
+    ("apply.lua", "(now < term[6] or now >= term[7])", "(now < term[6] or now > term[7])"),
+    ("apply.lua", "(now < term[6] or now >= term[7])", "(now >= term[7])"),
+    ("apply.lua", "if count >= term[4] then", "if count > term[4] then"),
+    ("apply.lua", "'-inf', now)\n  local count", "'-inf', now - 1)\n  local count"),
+    ("apply.lua", "if call('ZSCORE', key, holder) then return nil, nil, count - 1 end", ""),
+    ("apply.lua", "if retry and retry > worst then", "if retry and retry >= worst then"),
+    ("apply.lua", "if worst >= 0 then return {'denied'", "if worst > 60000 then return {'denied'"),
+    ("apply.lua", "if seen > now and seen - now <= BACKWARD then now = seen end", ""),
+    ("apply.lua", "if found and found[1] == 'O' then return {'granted', now, {}, true} end", ""),
+    ("apply.lua", "if found then return {'closed'} end", ""),
+    ("apply.lua", "found[1] ~= 'O' and found[2] <= now", "found[1] ~= 'O' and found[2] < now"),
+    ("apply.lua", "local bucket = math.floor(now / term[7])", "local bucket = math.floor(now / term[7]) + 1"),
+    # settlement, Redis
+    ("apply.lua", "if found and found[1] == 'S' then return {'settled', 'again'} end", ""),
+    ("apply.lua", "call('ZREM', prefix .. 's:' .. term[2], id)", ""),
+    ("apply.lua", "local delta = actual - term[4]", "local delta = term[4] - actual"),
+    ("apply.lua", "term[4] = actual\n", "\n"),
+    ("apply.lua", "if found[1] == 'R' then book(found[4], -1) end", ""),
+    ("apply.lua", "call('ZREM', prefix .. 'open', id)\n  elseif", "elseif"),
+    ("apply.lua", "if term[1] == 'R' and at + term[6] > now then", "if term[1] == 'R' then"),
+    ("apply.lua", "settle(id, record, terms, at) return settle(id, record, terms, at)", "settle(id, record, terms, at) return settle(id, record, terms, now)"),
+    ("apply.lua", "'-inf', now, 'LIMIT'", "'-inf', now - 1, 'LIMIT'"),
+    ("apply.lua", "amount(found[5], 'tokens') >= amount(record, 'tokens')", "amount(found[5], 'tokens') > amount(record, 'tokens')"),
+    ("apply.lua", "if found and found[1] == 'O' and found[2] > now then", "if found and found[1] == 'O' then"),
+    ("apply.lua", "if expires and tonumber(expires) > now then\n      hold", "if expires then\n      hold"),
+    ("apply.lua", "math.min(at, now)", "at"),
+    # admission, SQLite
+    ("sqlite.py", "self._rolling_retry(sql, term, used) if used + term.cost > term.limit else -1", "self._rolling_retry(sql, term, used) if used + term.cost > term.limit + 1 else -1"),
+    ("sqlite.py", "self._rolling_retry(sql, term, used) if used + term.cost > term.limit else -1", "self._rolling_retry(sql, term, used) if used + term.cost >= term.limit else -1"),
+    ("sqlite.py", "SELECT sum(amount) FROM buckets WHERE counter = ? AND expires > ?", "SELECT sum(amount) FROM buckets WHERE counter = ? AND expires >= ?"),
+    ("sqlite.py", "expires = max(expires, excluded.expires)", "expires = expires"),
+    ("sqlite.py", "iif(expires > ?, amount, 0)", "iif(?, amount, 0)"),
+    ("sqlite.py", "            if used + term.cost <= term.limit:", "            if used + term.cost < term.limit:"),
+    ("sqlite.py", "expires > ? ORDER BY expires\"", "expires > ? ORDER BY expires DESC\""),
+    ("sqlite.py", "if used + term.cost > term.limit:\n                    return used, c.never", "if used > term.limit:\n                    return used, c.never"),
+    ("sqlite.py", "not term.start <= now < term.end", "not term.start <= now <= term.end"),
+    ("sqlite.py", "if held or count < term.limit:", "if held or count <= term.limit:"),
+    ("sqlite.py", "if held or count < term.limit:", "if count < term.limit:"),
+    ("sqlite.py", "            if retry > worst:", "            if retry >= worst:"),
+    ("sqlite.py", "if worst >= 0:", "if worst > 60_000:"),
+    ("sqlite.py", "self._now = seen if now < seen <= now + c.BACKWARD_MS else now", "self._now = now"),
+    ("sqlite.py", "bucket = now // c.bucket_length(term.window)\n                self", "bucket = 1 + now // c.bucket_length(term.window)\n                self"),
+    ("sqlite.py", "SELECT 1 FROM done WHERE id = ? AND expires > ?", "SELECT 1 FROM done WHERE id = ? AND expires >= ?"),
+    # settlement, SQLite
+    ("sqlite.py", "            if done and done[0] is None:\n                return c.Settled(outcome=\"again\")\n", ""),
+    ("sqlite.py", "(actual - charged, counter, place)", "(charged - actual, counter, place)"),
+    ("sqlite.py", "after.append((kind, counter, unit, actual, place))", "after.append((kind, counter, unit, charged, place))"),
+    ("sqlite.py", "                sql(_BOOK, negative(tuple(_decode_row(done[1]))))\n", ""),
+    ("sqlite.py", "sql(\"DELETE FROM slots WHERE counter = ? AND holder = ?\", (counter, call))", "pass"),
+    ("sqlite.py", "FROM open WHERE expires <= ? ORDER BY", "FROM open WHERE expires < ? ORDER BY"),
+    ("sqlite.py", "SELECT terms FROM open WHERE id = ? AND expires > ?", "SELECT terms FROM open WHERE id = ? AND expires >= ?"),
+    ("sqlite.py", "min(at, self._now)", "at"),
+    ("sqlite.py", "AND holder = ? AND expires > ?\"", "AND holder = ? AND expires >= ?\""),
+    ("contract.py", "checkpoint.tokens < orphan.tokens", "checkpoint.tokens <= orphan.tokens"),
+]  # fmt: skip
+
+
+def killed(name: str, old: str, new: str, examples: str) -> bool:
+    """Whether the machine fails on a tree with that fault."""
+    with tempfile.TemporaryDirectory() as copy:
+        for part in ("relayd", "tests/state", "tests/live"):
+            shutil.copytree(ROOT / part, Path(copy) / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        file = Path(copy) / "relayd" / "state" / name
+        text = file.read_text()
+        assert old in text, f"{name}: {old!r} is gone"
+        file.write_text(text.replace(old, new, 1))
+        # The copy must win over an editable install of the tree.
+        where = os.pathsep.join([copy, str(Path(copy, "tests/state")), str(Path(copy, "tests/live"))])
+        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/state/test_machine.py"]
+        environment = {**os.environ, "RELAYD_EXAMPLES": examples, "PYTHONPATH": where}
+        done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, timeout=900, check=False)
+        return done.returncode == 1
+
+
+def main() -> int:
+    examples = sys.argv[1] if len(sys.argv) > 1 else "400"
+    alive = 0
+    for name, old, new in MUTANTS:
+        dead = killed(name, old, new, examples)
+        alive += not dead
+        print("killed  " if dead else "SURVIVED", f"{name}: {old.strip()[:70]!r} -> {new.strip()[:70]!r}", flush=True)
+    print(f"{len(MUTANTS) - alive} of {len(MUTANTS)} killed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Peeking at a body: what is read, what is refused, and that a renamed model changes nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relayd.wire.peek import members, peek, replace_model
+from relayd.wire.refusal import Refusal
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_the_four_fields_are_read() -> None:
+    seen = peek(b'{"model":"m","stream":true,"max_tokens":5,"metadata":{"user_id":"u","more":1},"unknown":[1]}')
+
+    assert (seen.model, seen.stream, seen.max_tokens, seen.user_id) == ("m", True, 5, "u")
+
+
+def test_missing_and_null_fields_are_no_error() -> None:
+    seen = peek(b'{"model":null,"stream":null,"max_tokens":null,"metadata":null}')
+
+    assert (seen.model, seen.stream, seen.max_tokens, seen.user_id) == ("", False, None, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        (b"", "not valid JSON", None),
+        (b"{", "not valid JSON", None),
+        (b'{"model":"a"} x', "not valid JSON", None),
+        (b"\xef\xbb\xbf{}", "not valid JSON", None),
+        (b'{"x":NaN}', "not valid JSON", None),
+        (b'{"x":Infinity}', "not valid JSON", None),
+        (b'{"x":01}', "not valid JSON", None),
+        (b'{"x":"\x01"}', "not valid JSON", None),
+        (b"[]", "must be a JSON object", None),
+        (b'"text"', "must be a JSON object", None),
+        (b'{"x":"\xff\xfe"}', "not valid UTF-8", None),
+        (b'{"model":"\xc3"}', "UTF-8", None),
+        (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply", None),
+        (b'{"model":1}', "model: expected str", "model"),
+        (b'{"stream":"yes"}', "stream: expected bool", "stream"),
+        (b'{"stream":1}', "stream: expected bool", "stream"),
+        (b'{"max_tokens":"5"}', "max_tokens: expected", "max_tokens"),
+        (b'{"max_tokens":1.5}', "max_tokens: expected a whole number", "max_tokens"),
+        (b'{"max_tokens":1e999}', "", None),
+        (b'{"model":"a","model":"b"}', "model: the key appears twice", "model"),
+        (b'{"stream":true,"stream":false}', "stream: the key appears twice", "stream"),
+        (b'{"max_tokens":1,"max_tokens":2}', "max_tokens: the key appears twice", "max_tokens"),
+        (b'{"model":"a","mod\\u0065l":"b"}', "model: the key appears twice", "model"),
+        (b'{"max\\u005ftokens":1,"max_tokens":2}', "max_tokens: the key appears twice", "max_tokens"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused_in_words(body: bytes, message: str, param: str | None) -> None:
+    with pytest.raises(Refusal) as caught:
+        peek(body)
+
+    assert caught.value.status == 400
+    assert message in caught.value.message
+    if param is not None:
+        assert caught.value.param == param
+
+
+def test_the_same_names_deeper_inside_are_nobodys_business() -> None:
+    body = b'{"tools":[{"model":1,"stream":"x","max_tokens":"y"}],"model":"m","text":"\\"model\\":\\"z\\"","stream":true}'
+
+    assert peek(body).model == "m"
+    assert replace_model(body, "n") == body.replace(b'"model":"m"', b'"model":"n"')
+
+
+def test_other_keys_may_be_doubled() -> None:
+    assert peek(b'{"x":1,"x":2,"model":"m","y":{"model":"n"}}').model == "m"
+
+
+def test_a_model_spelt_with_escapes_is_found_and_replaced() -> None:
+    body = b'{"mod\\u0065l" : "a\\u0062", "k":"\\u006d"}'
+
+    assert peek(body).model == "ab"
+    assert replace_model(body, 'x"y') == b'{"mod\\u0065l" : "x\\"y", "k":"\\u006d"}'
+
+
+@given(
+    before=st.dictionaries(st.text().filter(lambda name: name != "model"), json_values, max_size=3),
+    after=st.dictionaries(st.text().filter(lambda name: name != "model"), json_values, max_size=3),
+    model=st.text(),
+    indent=st.sampled_from([None, 0, 1]),
+    ascii_only=st.booleans(),
+)
+@settings(deadline=None, max_examples=200)
+def test_replacing_the_model_changes_that_value_alone(before, after, model, indent, ascii_only) -> None:
+    after = {name: value for name, value in after.items() if name not in before}
+    document = {**before, "model": model, **after}
+    body = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return
+    replaced = replace_model(body, "new")
+
+    assert json.loads(replaced) == {**document, "model": "new"}
+    old = json.dumps(model, ensure_ascii=ascii_only).encode()
+    assert len(replaced) == len(body) - len(old) + len(b'"new"')
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=6), st.sampled_from([None, 2]))
+@settings(deadline=None, max_examples=200)
+def test_members_are_found_with_their_exact_values(document, indent) -> None:
+    body = json.dumps(document, indent=indent).encode()
+
+    assert {name: json.loads(body[start:end]) for name, start, end in members(body)} == document
+
+
+@given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+@settings(deadline=None, max_examples=300)
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    try:
+        peek(body)
+    except Refusal as refusal:
+        assert refusal.status == 400
