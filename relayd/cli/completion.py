@@ -4,8 +4,8 @@
     zsh:   relayd completion zsh  > "${fpath[1]}/_relayd"
     fish:  relayd completion fish > ~/.config/fish/completions/relayd.fish
 
-Theory: a command line is a path of verbs (`key new`); each path has its words, and the rest is options with or without a
-value. All three scripts walk the line by the same table.
+Theory: a command line is a path of verbs (`key new`); each path has its words, and the rest is options with or without
+a value. All three scripts walk the line by the same table.
 """
 
 from __future__ import annotations

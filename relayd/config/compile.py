@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from relayd.config import checks
-from relayd.config.document import Document, Kind, classify, object_id, open_document, stray_problems
+from relayd.config.document import Document, Kind, classify, object_id, open_document, stray_problems, without_value
 from relayd.config.links import Parsed, link_problems
 from relayd.config.problem import ConfigError, Problem, in_order, is_error
 from relayd.config.snapshot import (
@@ -150,7 +150,7 @@ def _judged(kind: Kind, path: str, digest: bytes, data: bytes) -> Parsed:
         problems += _name_problems(document, identity)
     if kind in _NOUNS and document.table is not None:
         noun, findings = _noun(kind, identity, document.table)
-        problems += [_problem(document, finding) for finding in findings]
+        problems += _problems(document, findings)
     return Parsed(
         digest=digest,
         kind=kind,
@@ -208,10 +208,22 @@ def _findings(noun: Any) -> Iterator[Finding]:
             yield from checks.key_findings(noun)
 
 
-def _problem(document: Document, finding: Finding) -> Problem:
-    return document.problem(
-        finding.code, finding.path, finding.message, hint=finding.hint, at=finding.at, secret=finding.secret
-    )
+def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:
+    """Findings with their places. What one of them hides no other may show in its excerpt of the same line."""
+    problems = [
+        document.problem(
+            finding.code, finding.path, finding.message, hint=finding.hint, at=finding.at, secret=finding.secret
+        )
+        for finding in findings
+    ]
+    hidden = {problem.line for problem, finding in zip(problems, findings, strict=True) if finding.secret}
+    crowded = {line for line in hidden if sum(problem.line == line for problem in problems) > 1}
+    return [
+        attrs.evolve(problem, excerpt=without_value(problem.excerpt, problem.excerpt.find("=") + 1))
+        if problem.line in crowded and problem.excerpt
+        else problem
+        for problem in problems
+    ]
 
 
 def _snapshot(files: Sequence[Parsed], revision: str) -> Snapshot:

@@ -81,7 +81,7 @@ class Document:
         if not secret:
             return problem
         keep = problem.end_column if at == "key" else problem.column
-        return attrs.evolve(problem, excerpt=_without_value(problem.excerpt, keep - 1))
+        return attrs.evolve(problem, excerpt=without_value(problem.excerpt, keep - 1))
 
     def problem_at(
         self,
@@ -137,13 +137,14 @@ def _shown(source: str) -> str:
     return "".join(char if char.isprintable() else " " for char in redact_line(source)).rstrip()
 
 
-_HEADER_END = re.compile(r"\s*\]{1,2}\s*")
+_HARMLESS = re.compile(r"\s*\]{1,2}\s*$|\s*=\s*")  # the end of a table's header, or the sign behind a key
 
 
-def _without_value(excerpt: str, keep: int) -> str:
-    """The first `keep` characters of an excerpt, and the rest hidden, but for the end of a table's header."""
-    rest = excerpt[keep:]
-    return excerpt[:keep] + (rest if _HEADER_END.fullmatch(rest) else hide(rest))
+def without_value(excerpt: str, keep: int) -> str:
+    """The first `keep` characters of an excerpt with what harmless follows, and the rest hidden."""
+    harmless = _HARMLESS.match(excerpt, keep)
+    end = harmless.end() if harmless else keep
+    return excerpt[:end] + hide(excerpt[end:])
 
 
 def open_document(file: str, data: bytes) -> tuple[Document, list[Problem]]:

@@ -108,6 +108,7 @@ def _network(text: str) -> Range:
     return ipaddress.ip_network(text, strict=False)
 
 
+@lru_cache(maxsize=8192)
 def inside(address: str, networks: tuple[str, ...]) -> bool:
     """Whether an address lies in one of the networks. An IPv4 address mapped into IPv6 counts as IPv4."""
     try:

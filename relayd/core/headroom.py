@@ -16,6 +16,7 @@ import email.utils
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal
 
 import attrs
@@ -65,22 +66,27 @@ class Limited:
 
 def read_gauges(headers: Headers, now: float) -> tuple[Gauge, ...]:
     """The windows that an answer describes and that have not yet reset."""
-    found = [(name[len(_PREFIX) :], name, value) for name, value in headers.pairs if name.startswith(_PREFIX)]
-    if not found:
+    said: dict[str, dict[str, str]] = {}
+    for name, value in headers.pairs:
+        if name.startswith(_PREFIX) and (place := _place(name)) is not None:
+            said.setdefault(place[0], {})[place[1]] = value.decode("latin-1")
+    if not said:
         return ()
-    plain: dict[str, dict[str, str]] = {}
-    unified: dict[str, dict[str, str]] = {}
-    for short, name, value in found:
-        match = _UNIFIED.fullmatch(name) if short.startswith(b"unified-") else _PLAIN.fullmatch(name)
-        if match is not None:
-            window = match[1].decode("latin-1")
-            (unified if short.startswith(b"unified-") else plain).setdefault(window, {})[match[2].decode()] = (
-                value.decode("latin-1")
-            )
-    gauges = [_plain_gauge(window, said, now) for window, said in plain.items()]
-    if not _overage_serves(headers):
-        gauges += [_unified_gauge(window, said, now) for window, said in unified.items()]
+    beyond = _overage_serves(headers)
+    gauges = []
+    for window, fields in said.items():
+        if "limit" in fields or "remaining" in fields:
+            gauges.append(_plain_gauge(window, fields, now))
+        elif not beyond:
+            gauges.append(_unified_gauge(window, fields, now))
     return tuple(gauge for gauge in gauges if gauge is not None)
+
+
+@lru_cache(maxsize=256)
+def _place(name: bytes) -> tuple[str, str] | None:
+    """The window and the field that a header is about; None for what is no window's. There are few different ones."""
+    match = _UNIFIED.fullmatch(name) or _PLAIN.fullmatch(name)
+    return None if match is None else (match[1].decode("latin-1"), match[2].decode())
 
 
 def _plain_gauge(window: str, said: dict[str, str], now: float) -> Gauge | None:

@@ -33,9 +33,13 @@ class Ask:
 
 
 def free(one: Candidate, model: str, now: float) -> bool:
-    """Whether nothing holds this account. The first line is the answer for nearly every call."""
-    if one.plain and one.standing.calm and one.origin.ramp == 0:
-        return True
+    """Whether nothing holds this account. The first lines are the answer for nearly every call."""
+    standing = one.standing
+    if standing.calm and one.origin.ramp == 0:
+        if one.plain:
+            return True
+    elif standing.whole.gate.resting(now):
+        return False
     return hold_of(one, model, now) is None
 
 

@@ -91,8 +91,14 @@ def _next_turn(tier: Tier, runners: list[Candidate]) -> Candidate | None:
     """
     if not runners:
         return None
-    chosen = min(runners, key=lambda one: max(one.standing.turn, tier.clock))
-    tier.clock = max(chosen.standing.turn, tier.clock)
+    clock, first, chosen = tier.clock, math.inf, runners[0]
+    for one in runners:
+        turn = one.standing.turn
+        if turn < first:
+            first, chosen = turn, one
+            if turn <= clock:
+                break
+    tier.clock = max(first, clock)
     chosen.standing.turn = tier.clock + 1 / chosen.weight
     return chosen
 
@@ -101,12 +107,16 @@ def last_resort(roster: Roster, ask: Ask, rng: random.Random) -> Candidate | Non
     """Someone whom only a breaker keeps back: better to find out than to refuse. Those first whose own gate is open."""
     for tiers in roster.groups:
         willing = [
-            one
-            for tier in tiers
-            for one in tier.candidates
-            if one.id not in ask.excluded and hold_of(one, ask.model, ask.now, past_soft=True) is None
+            one for tier in tiers for one in tier.candidates if one.id not in ask.excluded and _only_soft(one, ask)
         ]
         well = [one for one in willing if one.standing.whole.gate.admits(ask.now)]
         if willing:
             return race(well or willing, rng)
     return None
+
+
+def _only_soft(one: Candidate, ask: Ask) -> bool:
+    gate = one.standing.whole.gate
+    if gate.resting(ask.now) and not gate.soft:
+        return False
+    return hold_of(one, ask.model, ask.now, past_soft=True) is None

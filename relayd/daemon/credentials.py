@@ -35,6 +35,7 @@ class Credentials:
 
     identities: Sequence[Identity] = ()
     _opened: dict[tuple[str, str, str], Secret] = attrs.field(factory=dict, repr=False)
+    _read: dict[str, tuple[tuple[int, int, int], Secret]] = attrs.field(factory=dict, repr=False)
 
     def problems(self, snapshot: Snapshot) -> dict[str, str]:
         """Open every enabled account's secret. Returns the accounts whose secret cannot be had, with the reason."""
@@ -52,13 +53,23 @@ class Credentials:
         if account.kind == "simulator":
             return NOTHING
         if account.credential.file:
-            return _presented(account, _read(account.credential.file))
+            return self._from_file(account)
         base_url = account.base_url or snapshot.relay.upstream.base_url
         place = (account.credential.sealed, account.id, base_url)
         opened = self._opened.get(place)
         if opened is None:
             opened = self._opened[place] = _presented(account, self._open(account, snapshot, base_url))
         return opened
+
+    def _from_file(self, account: Account) -> Secret:
+        """The secret in a node-local file, read anew only when the file is another one (it may be rotated)."""
+        path = account.credential.file
+        found = os.stat(path)
+        signature = (found.st_ino, found.st_size, found.st_mtime_ns)
+        known = self._read.get(path)
+        if known is None or known[0] != signature:
+            known = self._read[path] = signature, _presented(account, _read(path))
+        return known[1]
 
     def _open(self, account: Account, snapshot: Snapshot, base_url: str) -> Secret:
         from relayd.config.seal import open_sealed  # a tree without sealed values does not pay for it

@@ -14,10 +14,21 @@ import msgspec
 from relayd.wire.anthropic import JSON, Native
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, RequestHead
+from relayd.wire.openai_chat import OPENAI_CHAT
+from relayd.wire.openai_responses import OPENAI_RESPONSES
 from relayd.wire.refusal import Refusal
 
 MESSAGES = Native()
 COUNT_TOKENS = Native(endpoint="count_tokens", path="/v1/messages/count_tokens")
+
+_OPENAI = ("/v1", "/openai/v1", "/openai/claude/v1")
+# What is posted where, by canonical path.
+DIALECTS: Mapping[str, Dialect] = {
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
+    **{f"{base}/chat/completions": OPENAI_CHAT for base in _OPENAI},
+    **{f"{base}/responses": OPENAI_RESPONSES for base in _OPENAI},
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -51,18 +62,16 @@ def canonical(path: str) -> str:
     return path.replace("/v1/v1/", "/v1/", 1)
 
 
-def find(head: RequestHead, dialects: Mapping[str, Dialect]) -> Target:
+def find(head: RequestHead) -> Target:
     """What serves a request.
 
-    Args:
-        dialects: of `POST` paths, by canonical path.
     Raises: Refusal 404 for an unknown path, 405 (with `allow`) for a wrong method.
     """
     path = canonical(head.path)
     if path in _LOCAL:
         _allow(head, "GET")
         return _LOCAL[path]
-    dialect = dialects.get(path)
+    dialect = DIALECTS.get(path)
     if dialect is not None:
         _allow(head, "POST")
         return dialect

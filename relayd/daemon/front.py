@@ -12,16 +12,22 @@ import msgspec
 
 from relayd.core.catalogue import find_model, usable_models
 from relayd.core.route import allow_endpoint
-from relayd.daemon.endpoints import COUNT_TOKENS, MESSAGES, Local, Models, cors_headers, find, local, preflight
-from relayd.daemon.endpoints import speaks_openai
-from relayd.daemon.relay import Relay
+from relayd.daemon.endpoints import (
+    MESSAGES,
+    Local,
+    Models,
+    cors_headers,
+    find,
+    local,
+    preflight,
+    speaks_openai,
+)
 from relayd.daemon.exchange import Exchange
+from relayd.daemon.relay import Relay
 from relayd.wire import openai_shapes
 from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
-from relayd.wire.call import Call, Dialect, Reply
+from relayd.wire.call import Call, Reply
 from relayd.wire.refusal import Refusal
-
-NATIVE: Mapping[str, Dialect] = {"/v1/messages": MESSAGES, "/v1/messages/count_tokens": COUNT_TOKENS}
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -29,13 +35,11 @@ class Front:
     """The application of the public listener.
 
     Args:
-        dialects: of POST paths, by canonical path.
         known_models: ids of models that exist (those with a price).
         facts: what /health tells beside "ok".
     """
 
     relay: Relay
-    dialects: Mapping[str, Dialect]
     known_models: Callable[[], Iterable[str]]
     facts: Callable[[], Mapping[str, object]] = dict
     draining: bool = False
@@ -52,7 +56,7 @@ class Front:
 
     async def _route(self, exchange: Exchange) -> None:
         try:
-            target = find(exchange.head, self.dialects)
+            target = find(exchange.head)
         except Refusal as refusal:
             await exchange.reply(self.refuse(refusal, exchange.head.path))
             return

@@ -30,7 +30,7 @@ from relayd.config.tree import load_tree
 from relayd.core.live import Live
 from relayd.core.pool import Pool
 from relayd.daemon.credentials import Credentials
-from relayd.daemon.front import NATIVE, Front
+from relayd.daemon.front import Front
 from relayd.daemon.log import AccessLog, Output, open_log
 from relayd.daemon.relay import Relay
 from relayd.daemon.server import Server, open_listener
@@ -75,6 +75,7 @@ class Daemon:
         """Serve until a signal says stop and the calls are done."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._signals, nursery.cancel_scope)
+            nursery.start_soon(self.upstreams.keep_tidy)
             async with trio.open_nursery() as serving:
                 await serving.start(self.server.serve, list(sockets))
                 self._ready(sockets)
@@ -161,7 +162,7 @@ def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: Access
     identities = load_identities(identity_paths(node.identity, os.environ), node.tree, os.environ)
     credentials = Credentials(identities)
     live = Live(snapshot)
-    upstreams = Upstreams(shared_context)
+    upstreams = Upstreams(shared_context, time.time)
     rng = random.Random(secrets.randbits(64))
     relay = Relay(
         live=live,
@@ -173,14 +174,14 @@ def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: Access
         new_id=new_id,
         rng=rng,
     )
-    front = Front(relay=relay, dialects=NATIVE, known_models=lambda: ())
+    front = Front(relay=relay, known_models=lambda: ())
     server = Server(front, lambda: live.snapshot.relay.server)
     return Daemon(node, live, output, access, server, front, upstreams)
 
 
 def new_id() -> str:
     """A call id: 96 random bits, in the form that the API's own request ids have."""
-    return "req_" + secrets.token_hex(12)
+    return "req_" + os.urandom(12).hex()
 
 
 def address_text(sock: socket.socket) -> str:

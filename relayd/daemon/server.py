@@ -240,14 +240,12 @@ class Server:
         """
         settings = self._settings()
         link, buffer, seen = connection.link, connection.buffer, 0
-        if connection.served and not buffer:
-            if self._edge.draining:
-                return None
-            connection.due = trio.current_time() + settings.keep_alive_timeout
-        else:
-            connection.due = trio.current_time() + settings.header_timeout
-            if buffer:
-                await trio.lowlevel.checkpoint()  # a long pipeline must not keep the others waiting
+        if buffer:
+            await trio.lowlevel.checkpoint()  # a long pipeline must not keep the others waiting
+        patience = settings.keep_alive_timeout if connection.served and not buffer else settings.header_timeout
+        if self._edge.draining and not buffer:  # a connection that was just made may ask once
+            patience = 0.0 if connection.served else min(LINGER, patience)
+        connection.due = trio.current_time() + patience
         while True:
             if buffer:
                 end = find_head(buffer, seen)

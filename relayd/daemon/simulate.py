@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import attrs
@@ -116,7 +115,7 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
         clock: Unix time, s.
     """
 
-    def __init__(self, settings: Simulator, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Simulator, clock: Callable[[], float]) -> None:
         self.settings = settings
         self._clock = clock
         self._shelf = Shelf()

@@ -56,7 +56,7 @@ class Trial:
 
 async def try_account(account: Account, credential: Secret, relay: Relay, model: str) -> Trial:
     """Count the tokens of one word on `account`."""
-    upstreams = Upstreams(tls=shared_context)
+    upstreams = Upstreams(tls=shared_context, wall=trio.current_time)
     started = trio.current_time()
     with trio.move_on_after(PATIENCE):
         try:

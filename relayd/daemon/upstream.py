@@ -13,14 +13,19 @@ from typing import cast
 
 import attrs
 import httpx2
+import trio
 
 from relayd.config.snapshot import Account, Upstream
 from relayd.core.failover import Fault, Unreachable
 from relayd.core.outbound import Outbound
+from relayd.daemon.dial import Resolver
 from relayd.daemon.link import Source
 from relayd.daemon.simulate import SimulatorTransport
 from relayd.daemon.transport import Transport, build_request
 from relayd.wire.http import Headers
+
+
+SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +42,8 @@ class Upstreams:
     """The transports of this process."""
 
     tls: Callable[[], ssl.SSLContext]
+    wall: Callable[[], float]
+    _resolver: Resolver = attrs.field(factory=Resolver)
     _by_proxy: dict[str, Transport] = attrs.field(factory=dict)
     _simulators: dict[str, SimulatorTransport] = attrs.field(factory=dict)
 
@@ -58,7 +65,7 @@ class Upstreams:
             return unreachable(error)
         return Inbound(
             status=response.status_code,
-            headers=Headers([(name.lower(), value) for name, value in response.headers.raw]),
+            headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
             source=cast(Source, response.stream),
         )
 
@@ -66,12 +73,21 @@ class Upstreams:
         if account.kind == "simulator":
             simulator = self._simulators.get(account.id)
             if simulator is None or simulator.settings != account.simulator:
-                simulator = self._simulators[account.id] = SimulatorTransport(account.simulator)
+                simulator = self._simulators[account.id] = SimulatorTransport(account.simulator, self.wall)
             return simulator
         transport = self._by_proxy.get(account.proxy)
         if transport is None:
-            transport = self._by_proxy[account.proxy] = Transport(tls=self.tls(), proxy=account.proxy)
+            transport = self._by_proxy[account.proxy] = Transport(
+                tls=self.tls(), proxy=account.proxy, resolver=self._resolver
+            )
         return transport
+
+    async def keep_tidy(self) -> None:
+        """Close idle connections soon after they have expired, for ever."""
+        while True:
+            await trio.sleep(SWEEP)
+            for transport in self._by_proxy.values():
+                transport.sweep(trio.current_time())
 
     def close(self) -> None:
         """Close every idle connection; those in use close with their calls."""

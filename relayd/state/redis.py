@@ -1,9 +1,9 @@
 """The back end for many nodes: Redis 6.2 or newer, alone, under Sentinel, or as a Cluster.
 
 Rule: one script carries out a whole batch (apply.lua), so a batch is one round trip however many calls it serves, and
-each of its operations is atomic because nothing else runs meanwhile. Nothing is repeated after a timeout: the script may
-have run. After a connection that broke the batch is sent once more, for every operation that changes a counter carries
-an id.
+each of its operations is atomic because nothing else runs meanwhile. Nothing is repeated after a timeout: the
+script may have run. After a connection that broke the batch is sent once more, for every operation that changes a
+counter carries an id.
 
 Theory: MessagePack both ways, because msgspec here and cmsgpack there do it in C: of the cost per operation little is
 left in Python (tests/bench/state_cost.py).

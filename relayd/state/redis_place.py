@@ -67,8 +67,8 @@ def parse_place(url: str) -> Place:
     """Read a `state.url`.
 
     `redis://[user@]host[:port][/db]`, `redis+sentinel://host[:port],.../service[/db]`,
-    `redis+cluster://host[:port],...`; `rediss` in place of `redis` for TLS; options `ca`, `cert` and `key` name PEM files, `sentinel_auth=yes` presents the
-    password to the sentinels too.
+    `redis+cluster://host[:port],...`; `rediss` in place of `redis` for TLS; options `ca`, `cert` and `key` name PEM
+    files, `sentinel_auth=yes` presents the password to the sentinels too.
     Raises: StoreMisfit.
     """
     parts = urllib.parse.urlsplit(url)

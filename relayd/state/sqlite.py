@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import assert_never
 
 import attrs
@@ -33,6 +34,43 @@ _BOOK = (
     f"INSERT INTO books ({', '.join(NAMES)}) VALUES ({', '.join('?' * len(NAMES))})"
     f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in COUNTS)}"
 )
+
+
+class _ManyRows(dict[int, str]):
+    """An INSERT of n rows of four values, made when first used."""
+
+    def __init__(self, before: str, after: str) -> None:
+        super().__init__()
+        self.before, self.after = before, after
+
+    def __missing__(self, rows: int) -> str:
+        self[rows] = f"{self.before} VALUES {', '.join(['(?, ?, ?, ?)'] * rows)} {self.after}"
+        return self[rows]
+
+
+_INTO_BUCKETS = _ManyRows(
+    "INSERT INTO buckets",
+    "ON CONFLICT DO UPDATE SET amount = iif(expires > ?, amount, 0) + excluded.amount,"
+    " expires = max(expires, excluded.expires)",
+)
+_INTO_SUMS = _ManyRows(
+    "INSERT INTO sums",
+    "ON CONFLICT DO UPDATE SET amount = amount + excluded.amount, expires = excluded.expires",
+)
+_READ: dict[type[Term], str] = {
+    Rolling: "(SELECT sum(amount) FROM buckets WHERE counter = ? AND expires > ?)",
+    Calendar: "(SELECT amount FROM sums WHERE counter = ? AND start = ?)",
+    Slots: "(SELECT count(*) FROM slots WHERE counter = ? AND expires > ?),"
+    " (SELECT 1 FROM slots WHERE holder = ? AND counter = ? AND expires > ?),"
+    " (SELECT max(expires) FROM slots WHERE counter = ?)",
+}
+
+
+@cache
+def _reading(kinds: tuple[type[Term], ...]) -> str:
+    """The statement that reads terms of those kinds."""
+    return f"SELECT {', '.join(_READ[kind] for kind in kinds)}"
+
 
 Sql = Callable[..., sqlite3.Cursor]
 _Memory = tuple[str, str, str, int, int]  # kind, counter, unit, amount charged, bucket or start
@@ -168,10 +206,12 @@ class SqliteStore:
     # -- admission -------------------------------------------------------------------------------------------------
 
     def _admit(self, sql: Sql, op: c.Admit) -> c.Answer:
-        if sql("SELECT 1 FROM open WHERE id = ?", (op.call,)).fetchone():
-            return c.Granted(now=self._now, again=True)
-        if sql("SELECT 1 FROM done WHERE id = ? AND expires > ?", (op.call, self._now)).fetchone():
-            return c.Closed()
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM open WHERE id = ?), EXISTS (SELECT 1 FROM done WHERE id = ? AND expires > ?)"
+        )
+        is_open, is_done = sql(query, (op.call, op.call, self._now)).fetchone()
+        if is_open or is_done:
+            return c.Granted(now=self._now, again=True) if is_open else c.Closed()
         answer, kept = self._take(sql, op.terms, op.call)
         if isinstance(answer, c.Granted):
             sql(
@@ -186,39 +226,52 @@ class SqliteStore:
         for term in terms:
             if isinstance(term, Calendar) and not term.start <= now < term.end:
                 return c.Stale(now=now), []
-        worst, index, used = -1, 0, []
-        for position, term in enumerate(terms):
-            before, retry = self._check(sql, term, holder)
-            used.append(before)
+        used = self._used(sql, terms, holder)
+        worst, index = -1, 0
+        for position, (term, amounts) in enumerate(zip(terms, used, strict=True)):
+            retry = self._wait(sql, term, amounts)
             if retry > worst:
                 worst, index = retry, position
         if worst >= 0:
             return c.Denied(term=index, retry=worst, now=now), []
-        standings, kept = [], []
-        for term, before in zip(terms, used, strict=True):
-            standing, memory = self._charge(sql, term, holder, before)
-            standings.append(standing)
-            kept.append(memory)
-        return c.Granted(now=now, standings=tuple(standings)), kept
+        return self._charge(sql, terms, holder, used)
 
-    def _check(self, sql: Sql, term: Term, holder: str) -> tuple[int, int]:
-        """What is used of a term, and ms until it has room; -1 when it has."""
-        now = self._now
+    def _used(self, sql: Sql, terms: tuple[Term, ...], holder: str) -> list[tuple[int, int, int]]:
+        """For each term: what is used, whether the holder has a slot already, and when the last slot ends.
+
+        One statement for all of them: most of a statement's cost is calling it.
+        """
+        if not terms:
+            return []
+        values: list[str | int] = []
+        for term in terms:
+            match term:
+                case Rolling():
+                    values += (term.counter, self._now)
+                case Calendar():
+                    values += (term.counter, term.start)
+                case Slots():
+                    values += (term.counter, self._now, holder, term.counter, self._now, term.counter)
+                case _:
+                    assert_never(term)
+        row = iter(sql(_reading(tuple(type(term) for term in terms)), values).fetchone())
+        return [
+            (next(row), next(row) or 0, next(row) or 0) if isinstance(term, Slots) else (next(row) or 0, 0, 0)
+            for term in terms
+        ]
+
+    def _wait(self, sql: Sql, term: Term, amounts: tuple[int, int, int]) -> int:
+        """ms until a term has room; -1 when it has."""
+        used, held, _ = amounts
         match term:
             case Rolling():
-                query = "SELECT sum(amount) FROM buckets WHERE counter = ? AND expires > ?"
-                used = sql(query, (term.counter, now)).fetchone()[0] or 0
-                return used, self._rolling_retry(sql, term, used) if used + term.cost > term.limit else -1
+                return self._rolling_retry(sql, term, used) if used + term.cost > term.limit else -1
             case Calendar():
-                row = sql(
-                    "SELECT amount FROM sums WHERE counter = ? AND start = ?", (term.counter, term.start)
-                ).fetchone()
-                used = row[0] if row else 0
                 if used + term.cost > term.limit:
-                    return used, c.never(now) if term.cost > term.limit else term.end - now
-                return used, -1
+                    return c.never(self._now) if term.cost > term.limit else term.end - self._now
+                return -1
             case Slots():
-                return self._check_slots(sql, term, holder)
+                return -1 if held or used < term.limit else self._slot_retry(sql, term, used)
             case _:
                 assert_never(term)
 
@@ -235,57 +288,61 @@ class SqliteStore:
                 return int(expires) - self._now
         return c.never(self._now)
 
-    def _check_slots(self, sql: Sql, term: Slots, holder: str) -> tuple[int, int]:
-        count, held = sql(
-            "SELECT count(*), sum(holder = ?) FROM slots WHERE counter = ? AND expires > ?",
-            (holder, term.counter, self._now),
-        ).fetchone()
-        if held or count < term.limit:
-            return count - (held or 0), -1
+    def _slot_retry(self, sql: Sql, term: Slots, count: int) -> int:
         if term.limit <= 0:
-            return count, c.never(self._now)
-        expires = sql(
+            return c.never(self._now)
+        expires: int = sql(
             "SELECT expires FROM slots WHERE counter = ? AND expires > ? ORDER BY expires LIMIT 1 OFFSET ?",
             (term.counter, self._now, count - term.limit),
         ).fetchone()[0]
-        return count, expires - self._now
+        return expires - self._now
 
-    def _charge(self, sql: Sql, term: Term, holder: str, used: int) -> tuple[Standing, _Memory]:
+    def _charge(
+        self, sql: Sql, terms: tuple[Term, ...], holder: str, used: list[tuple[int, int, int]]
+    ) -> tuple[c.Answer, list[_Memory]]:
         now = self._now
-        match term:
-            case Rolling():
-                bucket = now // c.bucket_length(term.window)
-                self._add_to_bucket(sql, term.counter, bucket, term.cost, now + term.window)
-                kept = ("R", term.counter, term.unit, term.cost, bucket)
-                return Standing(used + term.cost, now + term.window), kept
-            case Calendar():
-                self._add_to_sum(sql, term, term.cost)
-                kept = ("C", term.counter, term.unit, term.cost, term.start)
-                return Standing(used + term.cost, term.end), kept
-            case Slots():
-                sql(
-                    "INSERT INTO slots VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET expires = excluded.expires",
-                    (term.counter, holder, now + term.ttl),
-                )
-                last = sql("SELECT max(expires) FROM slots WHERE counter = ?", (term.counter,)).fetchone()[0]
-                return Standing(used + 1, last), ("S", term.counter, "", 0, 0)
-            case _:
-                assert_never(term)
+        standings: list[Standing] = []
+        kept: list[_Memory] = []
+        buckets: list[str | int] = []
+        sums: list[str | int] = []
+        for term, (before, held, last) in zip(terms, used, strict=True):
+            match term:
+                case Rolling():
+                    bucket = now // c.bucket_length(term.window)
+                    buckets += (term.counter, bucket, term.cost, now + term.window)
+                    standings.append(Standing(before + term.cost, now + term.window))
+                    kept.append(("R", term.counter, term.unit, term.cost, bucket))
+                case Calendar():
+                    sums += (term.counter, term.start, term.cost, self._kept_until(term))
+                    standings.append(Standing(before + term.cost, term.end))
+                    kept.append(("C", term.counter, term.unit, term.cost, term.start))
+                case Slots():
+                    sql(
+                        "INSERT INTO slots VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET expires = excluded.expires",
+                        (term.counter, holder, now + term.ttl),
+                    )
+                    if held:  # its old time may have been the last
+                        last = sql("SELECT max(expires) FROM slots WHERE counter = ?", (term.counter,)).fetchone()[0]
+                    standings.append(Standing(before + (not held), max(last, now + term.ttl)))
+                    kept.append(("S", term.counter, "", 0, 0))
+                case _:
+                    assert_never(term)
+        self._add_to_buckets(sql, buckets)
+        self._add_to_sums(sql, sums)
+        return c.Granted(now=now, standings=tuple(standings)), kept
 
-    def _add_to_bucket(self, sql: Sql, counter: str, bucket: int, cost: int, expires: int) -> None:
-        sql(
-            "INSERT INTO buckets VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " amount = iif(expires > ?, amount, 0) + excluded.amount, expires = max(expires, excluded.expires)",
-            (counter, bucket, cost, expires, self._now),
-        )
+    def _kept_until(self, term: Calendar) -> int:
+        return min(term.end, self._now + c.USAGE_MS) + TWO_DAYS
 
-    def _add_to_sum(self, sql: Sql, term: Calendar, cost: int) -> None:
-        expires = min(term.end, self._now + c.USAGE_MS) + TWO_DAYS
-        sql(
-            "INSERT INTO sums VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " amount = amount + excluded.amount, expires = excluded.expires",
-            (term.counter, term.start, cost, expires),
-        )
+    def _add_to_buckets(self, sql: Sql, rows: list[str | int]) -> None:
+        """Rows, flat: counter, bucket, cost, expiry. What has left the window stays out, though in the same bucket."""
+        if rows:
+            sql(_INTO_BUCKETS[len(rows) // 4], (*rows, self._now))
+
+    def _add_to_sums(self, sql: Sql, rows: list[str | int]) -> None:
+        """Rows, flat: counter, start, cost, expiry."""
+        if rows:
+            sql(_INTO_SUMS[len(rows) // 4], rows)
 
     def _standing(self, sql: Sql, term: Term) -> Standing:
         now = self._now
@@ -295,7 +352,9 @@ class SqliteStore:
                 used, last = sql(query, (term.counter, now)).fetchone()
                 return Standing(used or 0, last or now)
             case Calendar():
-                return Standing(self._check(sql, term, "")[0], term.end)
+                query = "SELECT amount FROM sums WHERE counter = ? AND start = ?"
+                row = sql(query, (term.counter, term.start)).fetchone()
+                return Standing(row[0] if row else 0, term.end)
             case Slots():
                 query = "SELECT count(*), max(expires) FROM slots WHERE counter = ? AND expires > ?"
                 used, last = sql(query, (term.counter, now)).fetchone()
@@ -348,9 +407,10 @@ class SqliteStore:
         for term in terms:
             if isinstance(term, Rolling) and at + term.window > self._now:
                 bucket = at // c.bucket_length(term.window)
-                self._add_to_bucket(sql, term.counter, bucket, amount(record, term.unit), at + term.window)
+                self._add_to_buckets(sql, [term.counter, bucket, amount(record, term.unit), at + term.window])
             elif isinstance(term, Calendar) and self._now < term.end:
-                self._add_to_sum(sql, term, amount(record, term.unit))
+                row = [term.counter, term.start, amount(record, term.unit), self._kept_until(term)]
+                self._add_to_sums(sql, row)
 
     def _reap(self, sql: Sql, limit: int) -> c.Answer:
         due = sql(

@@ -33,7 +33,6 @@ CREATE TABLE sums (counter TEXT, start INTEGER, amount INTEGER NOT NULL, expires
 CREATE TABLE slots (counter TEXT, holder TEXT, expires INTEGER NOT NULL, PRIMARY KEY (counter, holder)) WITHOUT ROWID;
 CREATE TABLE open (id TEXT PRIMARY KEY, expires INTEGER NOT NULL, terms BLOB NOT NULL, orphan BLOB NOT NULL,
   checkpoint BLOB) WITHOUT ROWID;
-CREATE INDEX open_expires ON open (expires, id);
 CREATE TABLE done (id TEXT PRIMARY KEY, expires INTEGER NOT NULL, terms BLOB, record BLOB) WITHOUT ROWID;
 CREATE INDEX done_expires ON done (expires);
 CREATE TABLE books (day TEXT, key TEXT, account TEXT, model TEXT, {" INTEGER NOT NULL, ".join(COUNTS)} INTEGER NOT NULL,

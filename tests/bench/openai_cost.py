@@ -8,6 +8,7 @@ request and its answer 150 us, a stream of 20 events 350 us, a request body of 2
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
@@ -35,11 +36,14 @@ def stream(deltas: int) -> list[bytes]:
         event("message_start", message={"id": "msg_01", "type": "message", "role": "assistant", "usage": usage}),
         event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
         event("ping"),
-        *(event("content_block_delta", index=0, delta={"type": "text_delta", "text": f"word {n} "}) for n in range(deltas)),
+        *(
+            event("content_block_delta", index=0, delta={"type": "text_delta", "text": f"word {n}"})
+            for n in range(deltas)
+        ),
         event("content_block_stop", index=0),
         event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 87}),
         event("message_stop"),
-    ]  # fmt: skip
+    ]
 
 
 ANSWER = json.dumps(
@@ -131,27 +135,31 @@ def main() -> None:
         def exchange(dialect: Any = dialect, asked: bytes = asked) -> None:
             dialect.translator(dialect.parse(HEAD, asked)).whole(200, ANSWER)
 
-        def relayed(count: int, call: Call = streamed, dialect: Any = dialect, pieces: Any = pieces) -> None:
+        def answer(dialect: Any = dialect, call: Call = plain) -> None:
+            dialect.translator(call).whole(200, ANSWER)
+
+        def relayed(dialect: Any = dialect, call: Call = streamed, deltas: int = 14, pieces: Any = pieces) -> None:
             way = dialect.translator(call)
-            for piece in pieces[count]:
+            for piece in pieces[deltas]:
                 way.feed(piece)
             way.finish()
 
-        def burst(call: Call = streamed, dialect: Any = dialect, whole: bytes = b"".join(pieces[14])) -> None:
+        def burst(dialect: Any = dialect, call: Call = streamed, whole: bytes = b"".join(pieces[14])) -> None:
             dialect.translator(call).feed(whole)
 
         def parsed(dialect: Any = dialect, big: bytes = big) -> None:
             dialect.parse(HEAD, big)
 
-        print(f"{dialect.name}")
-        print(f"  request and whole answer           {cost(exchange, rounds):8.0f} us")
-        print(
-            f"  the answer alone                   {cost(lambda: dialect.translator(plain).whole(200, ANSWER), rounds):8.0f} us"
-        )  # noqa: B023
-        print(f"  20 events, each by itself          {cost(lambda: relayed(14), rounds):8.0f} us")  # noqa: B023
-        print(f"  20 events in one piece             {cost(burst, rounds):8.0f} us")
-        print(f"  1006 events, each by itself        {cost(lambda: relayed(1000), max(rounds // 20, 5)):8.0f} us")  # noqa: B023
-        print(f"  request of {len(big):7d} bytes           {cost(parsed, max(rounds // 10, 5)):8.0f} us")
+        print(dialect.name)
+        for what, act, times in (
+            ("request and whole answer", exchange, rounds),
+            ("the answer alone", answer, rounds),
+            ("20 events, each by itself", relayed, rounds),
+            ("20 events in one piece", burst, rounds),
+            ("1006 events, each by itself", functools.partial(relayed, deltas=1000), max(rounds // 20, 5)),
+            (f"request of {len(big)} bytes", parsed, max(rounds // 10, 5)),
+        ):
+            print(f"  {what:30} {cost(act, times):8.0f} us")
 
 
 if __name__ == "__main__":

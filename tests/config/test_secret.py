@@ -34,7 +34,7 @@ def test_no_way_of_printing_shows_the_text() -> None:
     holder = Holder(credential=secret)
     shown = [
         repr(secret), str(secret), f"{secret}", f"{secret!r:>60}", format(secret, ">40"), "%s %r" % (secret, secret),
-        "{0} {0!a}".format(secret), pprint.pformat([secret]), repr({"k": secret}), repr(holder), str((secret,)),
+        f"{secret} {secret!a}", pprint.pformat([secret]), repr({"k": secret}), repr(holder), str((secret,)),
         repr(attrs.asdict(holder)), json.dumps(attrs.asdict(holder), default=str), ascii(secret), str(vars(Holder)),
     ]  # fmt: skip
     assert all(CANARY not in text for text in shown)

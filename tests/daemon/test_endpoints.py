@@ -9,22 +9,21 @@ import pytest
 from builders import head
 from relayd.daemon.endpoints import COUNT_TOKENS, MESSAGES, Local, Models, cors_headers, find, local, preflight
 from relayd.daemon.endpoints import speaks_openai
-from relayd.daemon.front import NATIVE
 from relayd.wire.refusal import Refusal
 
 
 @pytest.mark.parametrize("prefix", ["", "/api", "/v1", "/api/v1"])
 def test_the_native_paths_are_found_under_every_usual_base_url(prefix: str) -> None:
-    assert find(head(prefix + "/v1/messages?beta=true"), NATIVE) is MESSAGES
-    assert find(head(prefix + "/v1/messages/count_tokens"), NATIVE) is COUNT_TOKENS
-    assert find(head(prefix + "/v1/models", "GET", anthropic_version="2023-06-01"), NATIVE) == Models()
+    assert find(head(prefix + "/v1/messages?beta=true")) is MESSAGES
+    assert find(head(prefix + "/v1/messages/count_tokens")) is COUNT_TOKENS
+    assert find(head(prefix + "/v1/models", "GET", anthropic_version="2023-06-01")) == Models()
 
 
 def test_models_have_the_shape_that_the_client_speaks() -> None:
-    assert find(head("/v1/models", "GET"), NATIVE) == Models(openai=True)
-    assert find(head("/v1/models/x", "GET", anthropic_version="2026-10-21"), NATIVE) == Models(one="x")
+    assert find(head("/v1/models", "GET")) == Models(openai=True)
+    assert find(head("/v1/models/x", "GET", anthropic_version="2026-10-21")) == Models(one="x")
     openai = Models(one="x", openai=True)
-    assert find(head("/openai/claude/v1/models/x", "GET", anthropic_version="2026-10-21"), NATIVE) == openai
+    assert find(head("/openai/claude/v1/models/x", "GET", anthropic_version="2026-10-21")) == openai
 
 
 @pytest.mark.parametrize(
@@ -46,7 +45,7 @@ def test_models_have_the_shape_that_the_client_speaks() -> None:
 )
 def test_no_other_spelling_reaches_anything(path: str) -> None:
     with pytest.raises(Refusal) as caught:
-        find(head(path), NATIVE)
+        find(head(path))
 
     assert caught.value.status == 404
 
@@ -54,7 +53,7 @@ def test_no_other_spelling_reaches_anything(path: str) -> None:
 @pytest.mark.parametrize(("path", "method"), [("/v1/messages", "GET"), ("/v1/models", "POST"), ("/health", "DELETE")])
 def test_a_wrong_method_is_told_the_right_one(path: str, method: str) -> None:
     with pytest.raises(Refusal) as caught:
-        find(head(path, method), NATIVE)
+        find(head(path, method))
 
     assert caught.value.status == 405
     ((name, value),) = caught.value.headers
@@ -64,7 +63,7 @@ def test_a_wrong_method_is_told_the_right_one(path: str, method: str) -> None:
 
 def test_readiness_ends_with_draining_and_liveness_does_not() -> None:
     def status(path: str, *, draining: bool) -> int:
-        target = find(head(path, "GET"), NATIVE)
+        target = find(head(path, "GET"))
         assert isinstance(target, Local)
         return local(target, draining=draining, facts=dict).status
 

@@ -24,6 +24,12 @@ from relayd.daemon.server import Server, open_listener
 from relayd.daemon.simulate import SimulatedBody, SimulatorApplication, SimulatorTransport
 
 MODEL = "claude-sonnet-5-5"
+
+
+def clock() -> float:
+    return 1_800_000_000.0
+
+
 ASK: dict[str, Any] = {"model": MODEL, "max_tokens": 500, "messages": [{"role": "user", "content": "Grüße 你好"}]}
 TOOL = {
     "name": "get_weather",
@@ -41,7 +47,7 @@ def request(timeout: float | None = None, **fields: Any) -> httpx2.Request:
 
 async def open_body(settings: Simulator, **fields: Any) -> SimulatedBody:
     """The body of a streamed answer."""
-    response = await SimulatorTransport(settings).handle_async_request(request(stream=True, **fields))
+    response = await SimulatorTransport(settings, clock).handle_async_request(request(stream=True, **fields))
     assert isinstance(response.stream, SimulatedBody)
     return response.stream
 
@@ -58,7 +64,7 @@ async def read_all(body: SimulatedBody) -> bytes:
 
 
 async def test_the_transport_answers_without_a_socket() -> None:
-    response = await SimulatorTransport(Simulator()).handle_async_request(request())
+    response = await SimulatorTransport(Simulator(), clock).handle_async_request(request())
     body = await response.aread()
     assert response.status_code == 200
     assert int(response.headers["content-length"]) == len(body)
@@ -121,11 +127,11 @@ async def test_a_broken_answer_raises_after_what_came_before(settings: Simulator
 
 async def test_a_dropped_call_raises_before_the_head() -> None:
     with pytest.raises(httpx2.RemoteProtocolError, match="without an answer"):
-        await SimulatorTransport(Simulator(drop=True)).handle_async_request(request())
+        await SimulatorTransport(Simulator(drop=True), clock).handle_async_request(request())
 
 
 async def test_a_late_answer_runs_into_the_first_byte_timeout(autojump_clock: MockClock) -> None:
-    transport = SimulatorTransport(Simulator(first_byte=Seconds(60.0)))
+    transport = SimulatorTransport(Simulator(first_byte=Seconds(60.0)), clock)
     with pytest.raises(httpx2.ReadTimeout):
         await transport.handle_async_request(request(timeout=5.0))
     assert trio.current_time() == pytest.approx(5.0)
@@ -139,13 +145,13 @@ async def test_a_closed_body_has_nothing_more_to_say() -> None:
 
 
 async def test_calls_are_counted_for_faults_that_hit_every_nth() -> None:
-    transport = SimulatorTransport(Simulator(status=500, every=2))
+    transport = SimulatorTransport(Simulator(status=500, every=2), clock)
     statuses = [(await transport.handle_async_request(request())).status_code for _ in range(4)]
     assert statuses == [200, 500, 200, 500]
 
 
 async def test_the_async_sdk_streams_from_the_transport() -> None:
-    async with httpx2.AsyncClient(transport=SimulatorTransport(Simulator(words=7))) as http:
+    async with httpx2.AsyncClient(transport=SimulatorTransport(Simulator(words=7), clock)) as http:
         sdk = anthropic.AsyncAnthropic(api_key="x", base_url="http://simulator", http_client=http, max_retries=0)
         async with sdk.messages.stream(**ASK) as stream:
             pieces = [text async for text in stream.text_stream]
@@ -159,7 +165,7 @@ async def simulator(nursery: trio.Nursery) -> AsyncIterator[Callable[..., Any]]:
 
     async def start(settings: Simulator | None = None) -> str:
         sockets = open_listener("127.0.0.1:0")
-        server = Server(SimulatorApplication(settings or Simulator(), lambda: 1_800_000_000.0), snapshot.Server)
+        server = Server(SimulatorApplication(settings or Simulator(), clock), snapshot.Server)
         await nursery.start(server.serve, sockets)
         host, port = sockets[0].getsockname()[:2]
         return f"http://{host}:{port}"

@@ -155,9 +155,14 @@ def test_thinking_is_a_reasoning_item_with_a_summary_when_asked_for() -> None:
     upstream = begin() + thinking(0, "Let ", "me") + text(1, "Hi") + end()
     stream = streamed(respond(**STREAM, **SUMMARY), upstream)
     assert kinds(stream)[2:9] == [
-        "output_item.added", "reasoning_summary_part.added", "reasoning_summary_text.delta",
-        "reasoning_summary_text.delta", "reasoning_summary_text.done", "reasoning_summary_part.done", "output_item.done",
-    ]  # fmt: skip
+        "output_item.added",
+        "reasoning_summary_part.added",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.done",
+        "reasoning_summary_part.done",
+        "output_item.done",
+    ]
     item = payloads(stream)[8]["item"]
     assert item["summary"] == [{"type": "summary_text", "text": "Let me"}]
     again = respond(input=[item, {"role": "user", "content": "x"}])
@@ -199,8 +204,12 @@ def test_tools_get_their_namespace_and_their_free_text_back() -> None:
         "type": "custom_tool_call", "input": "*** Begin\n\u2600",
     }  # fmt: skip
     assert kinds(stream)[-5:] == [
-        "output_item.added", "custom_tool_call_input.delta", "custom_tool_call_input.done", "output_item.done", "completed",
-    ]  # fmt: skip
+        "output_item.added",
+        "custom_tool_call_input.delta",
+        "custom_tool_call_input.done",
+        "output_item.done",
+        "completed",
+    ]
     answer = whole(
         respond(tools=[NAMESPACE, CUSTOM]),
         message(

@@ -37,13 +37,24 @@ def test_items_become_turns_in_order() -> None:
     items = [
         {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Rules."}]},
         {"role": "user", "content": [{"type": "input_text", "text": "Weather?"}]},
-        {"type": "message", "role": "assistant", "id": "msg_1", "content": [{"type": "output_text", "text": "I look."}]},
-        {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "get_weather", "arguments": '{"city":"Oslo"}'},
+        {
+            "type": "message",
+            "role": "assistant",
+            "id": "msg_1",
+            "content": [{"type": "output_text", "text": "I look."}],
+        },
+        {
+            "type": "function_call",
+            "id": "fc_1",
+            "call_id": "call_1",
+            "name": "get_weather",
+            "arguments": '{"city":"Oslo"}',
+        },
         {"type": "function_call", "call_id": "call_2", "name": "get_weather", "arguments": ""},
         {"type": "function_call_output", "call_id": "call_1", "output": "rain"},
         {"type": "function_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "sun"}]},
         {"role": "user", "content": "And now?"},
-    ]  # fmt: skip
+    ]
     body = sent(respond(input=items))
     assert body["system"] == [{"type": "text", "text": "Rules."}]
     assert body["messages"] == [
@@ -120,9 +131,16 @@ def test_what_needs_server_state_or_cannot_be_understood_is_refused_by_name(fiel
 
 def test_what_says_what_happens_anyway_is_accepted() -> None:
     call = respond(
-        store=False, background=False, truncation="disabled", include=["reasoning.encrypted_content"], metadata={"a": "b"},
-        client_metadata={"x": "y"}, prompt_cache_key="k", text={"verbosity": "medium"}, previous_response_id=None,
-    )  # fmt: skip
+        store=False,
+        background=False,
+        truncation="disabled",
+        include=["reasoning.encrypted_content"],
+        metadata={"a": "b"},
+        client_metadata={"x": "y"},
+        prompt_cache_key="k",
+        text={"verbosity": "medium"},
+        previous_response_id=None,
+    )
     assert sent(call) == sent(respond())
     assert ignored(call) == []
     assert call.conversation == "key:k"

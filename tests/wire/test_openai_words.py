@@ -192,9 +192,14 @@ def test_the_table_says_what_the_docs_say() -> None:
         "newest", "claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5-1", "claude-mythos-5-1",
     }  # fmt: skip
     assert {name for name, row in table._ROWS.items() if row.thinking == "adaptive"} == {
-        "claude-opus-4-6", "claude-sonnet-4-6", "claude-opus-4-7", "claude-opus-4-8", "claude-opus-5", "claude-sonnet-5",
+        "claude-opus-4-6",
+        "claude-sonnet-4-6",
+        "claude-opus-4-7",
+        "claude-opus-4-8",
+        "claude-opus-5",
+        "claude-sonnet-5",
         "claude-haiku-5-5",
-    }  # fmt: skip
+    }
     assert capabilities("claude-3-haiku-20240307").max_output == 4096
 
 

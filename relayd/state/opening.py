@@ -1,0 +1,34 @@
+"""Which back end a `state.url` names. A back end is imported only when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from relayd.state.contract import Store, StoreMisfit
+
+
+def open_store(
+    url: str, *, realm: str, clock: Callable[[], int], password: str = "", base: Path | None = None
+) -> Store:
+    """The store that a URL names; nothing is connected yet (`Store.check` does).
+
+    Args:
+        url: `sqlite:PATH`, or one of the Redis forms (redis_place.parse_place).
+        realm: names this deployment in Redis's keys.
+        clock: Unix ms; Redis has its own.
+        password: for Redis; "" for none.
+        base: the directory from which a relative PATH counts.
+    Raises: StoreMisfit on a URL that means nothing, or when the package redis is missing.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme != "sqlite":
+        from relayd.state.redis import RedisStore
+
+        return RedisStore(url, realm=realm, password=password)
+    if not rest:
+        raise StoreMisfit("state.url: the path is missing [sqlite:var/relayd.db]")
+    from relayd.state.sqlite import SqliteStore
+
+    path = rest if rest == ":memory:" else str((base or Path()) / rest.removeprefix("//"))
+    return SqliteStore(path, clock=clock)

@@ -1,0 +1,123 @@
+"""What counting costs: CPU of admission and settlement per call, and the latency of one alone, on both back ends.
+
+`python tests/bench/state_cost.py [SECONDS]`. Each back end is asked through the pump by 1 and by 32 tasks at once, each
+call six limits (slots, two rolling windows, three calendar ones). CPU is this process's, both threads; "server" is
+redis-server's. "without" is the same loop with an answer that costs nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import trio
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "live"))
+
+from redis_server import running
+from relayd.config.snapshot import ApiKey, Limits, MicroUsd, ObjectId, Rate, Server
+from relayd.core.ledger import orphan_of
+from relayd.core.limits import Estimate, terms
+from relayd.daemon.statepump import Pump
+from relayd.state.contract import Admit, Answer, Granted, Settle, Store
+from relayd.state.redis import RedisStore
+from relayd.state.sqlite import SqliteStore
+
+LIMITS = Limits(
+    concurrency=10_000,
+    rate=Rate(requests=10**9),
+    tokens_per_minute=10**12,
+    daily_requests=10**9,
+    monthly_requests=10**9,
+    daily_cost=MicroUsd(10**15),
+)
+RESERVE = Estimate(input=1000, output=1000, cost=25_000, input_cost=5000)
+
+
+def key(number: int) -> ApiKey:
+    return ApiKey(id=ObjectId(f"key{number}"), hashes=(), limits=LIMITS)
+
+
+async def one_call(pump: Pump | None, number: int, who: ApiKey, times: list[float]) -> None:
+    now = time.time_ns() // 10**6
+    orphan = orphan_of(who.id, "claude-opus-5-5", RESERVE, now, "UTC")
+    op = Admit(call=f"bench{number}", terms=terms(who, Server(), "messages", RESERVE, now, "UTC"), orphan=orphan)
+    began = time.perf_counter()
+    if pump is None:
+        await trio.lowlevel.checkpoint()
+    else:
+        answer: Answer = await pump.ask(op)
+        assert isinstance(answer, Granted), answer
+    times.append(time.perf_counter() - began)
+    settle = Settle(call=op.call, record=orphan)
+    if pump is not None:
+        pump.submit_nowait(settle)
+
+
+def cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def cpu_of(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+async def measure(pump: Pump | None, tasks: int, seconds: float, pause: float) -> tuple[float, int, list[float]]:
+    times: list[float] = []
+    numbers = itertools.count(time.time_ns())
+    end = time.perf_counter() + seconds
+
+    async def client(who: ApiKey) -> None:
+        while time.perf_counter() < end:
+            await one_call(pump, next(numbers), who, times)
+            if pause:
+                await trio.sleep(pause)
+
+    began = cpu()
+    async with trio.open_nursery() as nursery:
+        for number in range(tasks):
+            nursery.start_soon(client, key(number % 8))
+    while pump is not None and pump.queued:
+        await trio.sleep(0.001)
+    return cpu() - began, len(times), sorted(times)
+
+
+async def bench(name: str, store: Store | None, seconds: float, server_pid: int | None = None) -> None:
+    async with trio.open_nursery() as nursery:
+        pump = None
+        if store is not None:
+            pump = Pump(store)
+            await nursery.start(pump.run)
+        for tasks, pause in ((1, 0.002), (32, 0.0)):
+            before = cpu_of(server_pid) if server_pid else 0.0
+            used, calls, times = await measure(pump, tasks, seconds, pause)
+            line = f"{name:8} {tasks:3} in flight: {calls / seconds:7.0f} calls/s, {used / calls * 1e6:6.1f} us CPU a call"
+            line += f", ask p50 {times[calls // 2] * 1e3:.3f} ms p99 {times[int(calls * 0.99)] * 1e3:.3f} ms"
+            if server_pid:
+                line += f", server {(cpu_of(server_pid) - before) / calls * 1e6:.1f} us"
+            if pump is not None:
+                line += f", largest batch {pump.stats.largest}"
+            print(line, flush=True)
+        nursery.cancel_scope.cancel()
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
+    trio.run(bench, "without", None, seconds)
+    with tempfile.TemporaryDirectory() as directory:
+        store = SqliteStore(f"{directory}/relayd.db", clock=lambda: time.time_ns() // 10**6)
+        trio.run(bench, "sqlite", store, seconds)
+    with running() as server:
+        assert server.process is not None
+        redis = RedisStore(server.url, realm="bench")
+        trio.run(bench, "redis", redis, seconds, server.process.pid)
+
+
+if __name__ == "__main__":
+    main()
