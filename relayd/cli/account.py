@@ -182,10 +182,9 @@ def test(args: argparse.Namespace) -> int:
     from relayd.daemon.trial import run_trial
 
     account = snapshot.accounts[args.id]
-    try:
-        credential = Credentials(identities(args)).of(account, snapshot)
-    except ValueError as error:
-        raise Stop(f"{args.id}: credential: {error}") from None
+    credential = Credentials(identities(args)).of(account, snapshot)
+    if isinstance(credential, str):
+        raise Stop(f"{args.id}: credential: {credential}")
     trial = run_trial(account, credential, snapshot.relay, args.model or _trial_model(account))
     if args.json:
         print_json({"id": args.id, **attrs.asdict(trial)})

@@ -82,9 +82,7 @@ def take_over(args: argparse.Namespace) -> int:
         return _print(args, [], accounts, issued)
     changed = write(args, lambda now_files: _plan(now_files, accounts, issued))
     if accounts:
-        say(
-    """The accounts by their new ids. Raises: Stop when they could not be sealed, or the tree would not compile."""
-        )
+        say("the accounts are switched off: two relays must not refresh one token (stop the old relay first)")
     if issued:
         say("the new keys, shown this once; the old ones do not work here:")
     return _print(args, list(changed), accounts, issued)

@@ -73,7 +73,14 @@ class Unreachable:
     reused: bool = False
 
 
-Outcome = Answered | Unreachable
+@attrs.frozen(kw_only=True)
+class NoCredential:
+    """Nothing was sent: the account's secret cannot be had here (no identity opens it, its file is missing)."""
+
+    reason: str
+
+
+Outcome = Answered | Unreachable | NoCredential
 
 
 @attrs.frozen(kw_only=True)
@@ -217,6 +224,16 @@ def judge(
             return _judge_answer(outcome, cooldown, now, model, attempt, renewable)
         case Unreachable():
             return _judge_silence(outcome, cooldown, repeatable)
+        case NoCredential():
+            row = TABLE["credential"]
+            return Retry(
+                scope=row.scope,
+                kind=row.kind,
+                reason=outcome.reason,
+                cooldown=cooldown.auth,
+                free=row.free,
+                relayable=False,
+            )
         case _:
             assert_never(outcome)
 

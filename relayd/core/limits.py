@@ -302,18 +302,19 @@ def window_length(text: str) -> int | str:
 
 def day_of(now_ms: int, tz: str) -> str:
     """The calendar day in that time zone, YYYY-MM-DD: where a call stands in the books."""
-    return _date(now_ms, tz).isoformat()
+    return _date(now_ms // 1000, tz).isoformat()
 
 
 def window_of(kind: str, now_ms: int, tz: str) -> tuple[int, int]:
     """[start, end) of the calendar window that holds `now_ms`, in Unix ms. Weeks begin on Monday (ISO 8601)."""
     if kind == "total":
         return 0, FOREVER
-    return _window(kind, _date(now_ms, tz), tz)
+    return _window(kind, _date(now_ms // 1000, tz), tz)
 
 
-def _date(now_ms: int, tz: str) -> datetime.date:
-    return datetime.datetime.fromtimestamp(now_ms / 1000, ZoneInfo(tz)).date()
+@lru_cache(maxsize=64)
+def _date(second: int, tz: str) -> datetime.date:
+    return datetime.datetime.fromtimestamp(second, ZoneInfo(tz)).date()
 
 
 @lru_cache(maxsize=64)

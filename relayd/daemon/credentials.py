@@ -39,17 +39,17 @@ class Credentials:
 
     def problems(self, snapshot: Snapshot) -> dict[str, str]:
         """Open every enabled account's secret. Returns the accounts whose secret cannot be had, with the reason."""
-        found: dict[str, str] = {}
-        for account in snapshot.accounts.values():
-            if account.enabled:
-                try:
-                    self.of(account, snapshot)
-                except (SealError, OSError, ValueError) as error:
-                    found[account.id] = _why(account, error)
-        return found
+        tried = {account.id: self.of(account, snapshot) for account in snapshot.accounts.values() if account.enabled}
+        return {name: secret for name, secret in tried.items() if isinstance(secret, str)}
 
-    def of(self, account: Account, snapshot: Snapshot) -> Secret:
-        """What to present for `account`. Raises: SealError, OSError, ValueError."""
+    def of(self, account: Account, snapshot: Snapshot) -> Secret | str:
+        """What to present for `account`, or why that cannot be had."""
+        try:
+            return self._of(account, snapshot)
+        except (SealError, OSError, ValueError) as error:
+            return _why(account, error)
+
+    def _of(self, account: Account, snapshot: Snapshot) -> Secret:
         if account.kind == "simulator":
             return NOTHING
         if account.credential.file:

@@ -14,10 +14,11 @@ import trio
 
 from relayd.config.secret import Secret
 from relayd.config.snapshot import Account, ApiKey, Snapshot
+from relayd.core.affinity import Pins, affinity_id, sets_pin
 from relayd.core.auth import authenticate, client_address
 from relayd.core.budget import RetryBudget
 from relayd.core.clients import permit
-from relayd.core.failover import Answered, Outcome, Retry, Unreachable, judge, last_word, may_retry
+from relayd.core.failover import Answered, NoCredential, Outcome, Retry, Unreachable, judge, last_word, may_retry
 from relayd.core.live import Live
 from relayd.core.outbound import answer_headers, prepare
 from relayd.core.pool import Lease, Pool, Unavailable, refusal_of
@@ -30,7 +31,8 @@ from relayd.daemon.stream import EventStream, Opening, first_event, gather, pass
 from relayd.daemon.upstream import Inbound, Upstreams
 from relayd.wire.answer import read_fault
 from relayd.wire.anthropic import EVENT_STREAM
-from relayd.wire.call import Dialect, Reply, Translator
+from relayd.wire.call import Call, Dialect, Reply, Translator
+from relayd.wire.conversation import conversation
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.refusal import Refusal
 from relayd.wire.usage import Meter, usage_of_message
@@ -49,6 +51,7 @@ class Trial:
     client: HeaderPairs
     translator: Translator | None
     deadline: float  # on trio's clock
+    affinity: str = ""  # names the conversation, scoped to the key; "" has none
     tried: list[str] = attrs.field(factory=list)
 
 
@@ -66,7 +69,7 @@ class Relay:
     """Serves calls. Everything it needs of the outside world is handed in.
 
     Args:
-        credential: an account's opened secret, empty where it has none. Raises: Refusal when it cannot be had.
+        credential: an account's opened secret (empty where it needs none), or why it cannot be had.
         record: takes every receipt; sync, must not raise.
         wall: Unix time, seconds.
         new_id: a fresh call id.
@@ -75,13 +78,14 @@ class Relay:
     live: Live
     upstreams: Upstreams
     pool: Pool
-    credential: Callable[[Account], Secret]
+    credential: Callable[[Account], Secret | str]
     record: Callable[[Receipt], None]
     wall: Callable[[], float]
     new_id: Callable[[], str]
     rng: random.Random
     bad_keys: BadKeys = attrs.field(factory=BadKeys)
     budget: RetryBudget = attrs.field(factory=RetryBudget)
+    pins: Pins = attrs.field(factory=Pins)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
         """Serve one call to its end. Exactly one receipt is recorded, whatever happens."""
@@ -144,6 +148,7 @@ class Relay:
             client=dialect.upstream_headers(exchange.head),
             translator=dialect.translator(call),
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
+            affinity=self._affinity(exchange, call, key, snapshot),
         )
         with exchange.watch() as scope:
             scope.deadline = trial.deadline
@@ -152,6 +157,13 @@ class Relay:
             draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
         elif scope.cancelled_caught:
             self._time_is_up(exchange, draft)
+
+    def _affinity(self, exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:
+        """The name of the call's conversation. Where there is but one account, nobody asks for it."""
+        if not snapshot.relay.routing.affinity or len(snapshot.accounts) < 2:
+            return ""
+        name = call.conversation or conversation(exchange.head.headers, call.body, call.user_id)
+        return affinity_id(key.id, name)
 
     def _time_is_up(self, exchange: Exchange, draft: Draft) -> None:
         if not exchange.answered:
@@ -177,7 +189,15 @@ class Relay:
         if trial.tried:
             self._still_allowed(trial, snapshot)
         now = self.wall()
-        picked = self.pool.pick(snapshot, plan.groups, plan.model, now=now, rng=self.rng, excluded=trial.tried)
+        picked = self.pool.pick(
+            snapshot,
+            plan.groups,
+            plan.model,
+            now=now,
+            rng=self.rng,
+            affinity=self.pins.look(trial.affinity, now, snapshot.relay.routing.affinity),
+            excluded=trial.tried,
+        )
         if isinstance(picked, Unavailable):
             raise refusal_of(picked, now=now)
         trial.tried.append(picked.account)
@@ -190,12 +210,14 @@ class Relay:
     async def _attempt(self, trial: Trial, account: Account, snapshot: Snapshot) -> Retry | None:
         """Try one account. None when the client has its answer, else why another try is worth while."""
         plan, limits = trial.plan, snapshot.relay.upstream
-        base_url = account.base_url or limits.base_url
-        outbound = prepare(plan, account, base_url, self.credential(account), trial.client)
         lease = self.pool.begin(account.id, plan.model if plan.call.endpoint != "count_tokens" else "", self.wall())
         began = trio.current_time()
         inbound: Inbound | Unreachable | None = None
         try:
+            secret = self.credential(account)
+            if isinstance(secret, str):
+                return self._settle_attempt(trial, lease, NoCredential(reason=secret), None, began)
+            outbound = prepare(plan, account, account.base_url or limits.base_url, secret, trial.client)
             inbound = await self.upstreams.open(account, outbound, limits)
             if isinstance(inbound, Unreachable):
                 return self._settle_attempt(trial, lease, inbound, None, began)
@@ -250,6 +272,8 @@ class Relay:
             Attempt(account=lease.account, status=status, reason=verdict.reason, seconds=clock - began)
         )
         if not isinstance(verdict, Retry):
+            if status == 200 and sets_pin(trial.plan.call.endpoint):
+                self.pins.pin(trial.affinity, lease.account, now)
             return None
         self.pool.end(lease, now)
         left = trial.plan.attempts - len(trial.tried)

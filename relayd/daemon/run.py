@@ -29,6 +29,7 @@ from relayd.config.snapshot import Snapshot
 from relayd.config.tree import load_tree
 from relayd.core.live import Live
 from relayd.core.pool import Pool
+from relayd.core.prices import shipped
 from relayd.daemon.credentials import Credentials
 from relayd.daemon.front import Front
 from relayd.daemon.log import AccessLog, Output, open_log
@@ -161,6 +162,8 @@ def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: Access
 
     identities = load_identities(identity_paths(node.identity, os.environ), node.tree, os.environ)
     credentials = Credentials(identities)
+    for account, why in credentials.problems(snapshot).items():
+        log.warning("account.no_credential", extra={"account": account, "why": why})
     live = Live(snapshot)
     upstreams = Upstreams(shared_context, time.time)
     rng = random.Random(secrets.randbits(64))
@@ -174,7 +177,7 @@ def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: Access
         new_id=new_id,
         rng=rng,
     )
-    front = Front(relay=relay, known_models=lambda: ())
+    front = Front(relay=relay, known_models=shipped)
     server = Server(front, lambda: live.snapshot.relay.server)
     return Daemon(node, live, output, access, server, front, upstreams)
 

@@ -242,7 +242,7 @@ class Server:
         link, buffer, seen = connection.link, connection.buffer, 0
         if buffer:
             await trio.lowlevel.checkpoint()  # a long pipeline must not keep the others waiting
-        patience = settings.keep_alive_timeout if connection.served and not buffer else settings.header_timeout
+        patience: float = settings.keep_alive_timeout if connection.served and not buffer else settings.header_timeout
         if self._edge.draining and not buffer:  # a connection that was just made may ask once
             patience = 0.0 if connection.served else min(LINGER, patience)
         connection.due = trio.current_time() + patience

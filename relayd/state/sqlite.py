@@ -409,7 +409,12 @@ class SqliteStore:
                 bucket = at // c.bucket_length(term.window)
                 self._add_to_buckets(sql, [term.counter, bucket, amount(record, term.unit), at + term.window])
             elif isinstance(term, Calendar) and self._now < term.end:
-                row = [term.counter, term.start, amount(record, term.unit), self._kept_until(term)]
+                row: list[str | int] = [
+                    term.counter,
+                    term.start,
+                    amount(record, term.unit),
+                    self._kept_until(term),
+                ]
                 self._add_to_sums(sql, row)
 
     def _reap(self, sql: Sql, limit: int) -> c.Answer:

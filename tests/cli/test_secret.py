@@ -268,7 +268,8 @@ def test_no_output_of_any_verb_shows_a_secret(tmp_path: Path) -> None:
             (("secret", "reseal", "--all", *identity), ""), (("secret", "reseal", *identity, "--json"), ""),
             (("secret", "seal", "--account", "main"), OTHER), (("secret", "recipients"), ""), (("check",), ""),
             (("secret", "recipients", "add", "x", sealing.identity.secret.reveal()), ""), (("key", "list"), ""),
-            (("key", "show", "dev"), ""), (("key", "which"), key), (("key", "which"), OTHER), (("key", "disable", "dev"), ""),
+            (("key", "show", "dev"), ""), (("key", "which"), key), (("key", "which"), OTHER),
+            (("key", "disable", "dev"), ""),
             (("account", "seal", "main"), OTHER + " x"), (("account", "seal", "main"), OTHER + "\n" + OTHER),
         )
     ]  # fmt: skip

@@ -5,12 +5,10 @@ import random
 import tomllib
 from pathlib import Path
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.config import compile as compiling
 from relayd.config.compile import MAX_PROBLEMS, Compiled, Memo, compile_tree
 from relayd.config.keys import key_hash, mint
 from relayd.config.problem import ConfigError, Problem
@@ -401,11 +399,6 @@ def test_the_demo_key_of_the_repository_reaches_nothing_but_the_simulator() -> N
     ]
 
     assert set(reachable) == {"simulator"}
-
-
-def test_every_kind_of_noun_has_its_own_structure() -> None:
-    for noun in compiling._NOUNS.values():
-        assert attrs.has(noun)
 
 
 def test_the_hash_of_a_minted_key_is_one_that_compiles() -> None:

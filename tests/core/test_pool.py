@@ -12,7 +12,7 @@ from builders import headers
 from pool_world import GOOD, MODEL, NOW, World, accounts, answered, headers_of, snapshot, unreachable
 
 from relayd.config.snapshot import Credential, Deny, Pace, Routing, Url
-from relayd.core.failover import Answered, FirstEvent, Outcome
+from relayd.core.failover import Answered, FirstEvent, Outcome, Retry
 from relayd.core.pool import Lease, Picked, Pool, Unavailable
 
 
@@ -183,7 +183,7 @@ def test_a_late_401_of_the_old_credential_does_not_hurt_the_new_one() -> None:
     lease = world.pool.begin("a", MODEL, NOW)
     world.snapshot = snapshot(*accounts("a", credential=Credential(sealed="rlsec1new")))
     world.pick()
-    world.pool.observe(lease, world.judge(answered(401)), headers(), NOW, world.rng)
+    assert world.pool.observe(lease, world.judge(answered(401)), headers(), NOW, world.rng) is None
     world.pool.end(lease, NOW)
 
     assert picked(world.pick()) == "a"
@@ -243,6 +243,56 @@ def test_one_overloaded_account_does_not_bench_its_origin_while_others_are_serve
         done = world.deliver(lambda account: answered(529) if account == "a" else GOOD)
         assert done.served_by == "b"
     assert set(tally(world, 30)) == {"b"}
+
+
+def test_any_answer_shows_that_the_origin_is_there() -> None:
+    world = world_of(*accounts("a"), *accounts("b"))
+    for _ in range(4):
+        world.attempt("a", unreachable("connect"))
+    world.attempt("b", answered(401))
+    world.attempt("a", unreachable("connect"))
+
+    assert world.pick() == Picked("a", "balanced")
+
+
+def test_as_a_last_resort_those_go_first_whose_own_gate_is_open() -> None:
+    world = world_of(*accounts("sick", "well"))
+    for _ in range(5):
+        world.attempt("sick", answered(500))
+    for _ in range(5):
+        world.attempt("well", unreachable("connect"))
+
+    assert {world.pick() for _ in range(40)} == {Picked("well", "last resort")}
+    assert picked(world.pick(excluded={"well"})) == "sick"
+
+
+def test_a_success_from_before_the_second_rest_does_not_end_it() -> None:
+    world = world_of(*accounts("a"))
+    world.attempt("a", answered(429, retry_after="10"))
+    world.now += 13
+    world.attempt("a", GOOD)
+    slow, limited = (world.pool.begin(picked(world.pick()), MODEL, world.now) for _ in range(2))
+    assert isinstance(world.pick(), Unavailable)  # two may be on trial by now, and are
+    world.pool.observe(limited, world.judge(answered(429, retry_after="60")), headers(), world.now, world.rng)
+    world.pool.observe(slow, world.judge(GOOD), headers(), world.now, world.rng)
+
+    world.now += 59
+    assert isinstance(world.pick(), Unavailable)
+
+
+@pytest.mark.parametrize("first", ["observe", "end"])
+def test_a_trial_is_over_once_whichever_way_it_ends(first: str) -> None:
+    world = world_of(*accounts("a"))
+    world.attempt("a", answered(429, retry_after="10"))
+    world.now += 13
+    for _ in range(3):
+        lease = world.pool.begin(picked(world.pick()), MODEL, world.now)
+        if first == "observe":  # an attempt that blames nobody: the gate learns nothing
+            world.pool.observe(lease, Retry(scope="none", kind="outage", reason="stale"), None, world.now, world.rng)
+        world.pool.end(lease, world.now)
+    world.pool.begin(picked(world.pick()), MODEL, world.now)
+
+    assert isinstance(world.pick(), Unavailable)
 
 
 @pytest.mark.parametrize("strategy", ["balanced", "priority", "round-robin"])

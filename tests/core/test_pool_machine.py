@@ -107,6 +107,12 @@ class PoolMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
+    @rule(name=st.sampled_from(IDS))
+    def wait_for(self, name: str) -> None:
+        """To the moment when an account may be tried again, where the interesting things happen."""
+        if name in self.pool._standings:
+            self.now = max(self.now, self.pool._standings[name].whole.gate.until)
+
     @rule(name=st.sampled_from(IDS), enabled=st.booleans())
     def switch(self, name: str, enabled: bool) -> None:
         self.members[name] = attrs.evolve(self.members[name], enabled=enabled)
@@ -168,4 +174,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(deadline=None, max_examples=120, stateful_step_count=40)
+TestPoolMachine.settings = settings(deadline=None, max_examples=150, stateful_step_count=50)

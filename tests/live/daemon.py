@@ -1,0 +1,169 @@
+"""Starts `relayd run` as a process of its own, on a free port, with a tree that the test writes.
+
+    with running(write_tree(tmp_path, relay='[server]\\nsse_keepalive = "1s"')) as daemon:
+        httpx2.get(daemon.url + "/health")
+
+At the end of the block the daemon is told to stop and must end well (exit code 0). All it printed is in `daemon.log`
+beside the tree and in the message of whatever assertion here fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+from builders import KEY
+
+from relayd.config.keys import key_hash
+
+PATIENCE = 30.0  # s for a start or a stop, on a machine that is busy with other tests
+SIMULATOR = 'kind = "simulator"\n'
+_HEAD = 'schema = 1\nrealm = "test"\n'
+
+
+def key_text(key: str = KEY, more: str = "") -> str:
+    """keys.d/ID.toml for `key`."""
+    return f'hashes = [{{ sha256 = "{key_hash(key)}", hint = "{key[:13]}" }}]\n{more}\n'
+
+
+def write_tree(
+    root: Path,
+    *,
+    relay: str = "",
+    accounts: Mapping[str, str] = MappingProxyType({"sim": SIMULATOR}),
+    keys: Mapping[str, str] = MappingProxyType({"dev": key_text()}),
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """A config tree below `root`.
+
+    Args:
+        relay: tables of relay.toml, behind `schema` and `realm`. Without an [admin] table the admin listener is off.
+        accounts, keys: TOML by id.
+        files: further files by path, such as deny.toml.
+    """
+    tree = root / "tree"
+    admin = "" if "[admin]" in relay else '\n[admin]\nlisten = ""\n'
+    texts = {
+        "relay.toml": f"{_HEAD}{relay}\n{admin}",
+        **{f"accounts.d/{name}.toml": text for name, text in accounts.items()},
+        **{f"keys.d/{name}.toml": text for name, text in keys.items()},
+        **files,
+    }
+    for name, text in texts.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tree
+
+
+@attrs.define(eq=False)
+class Daemon:
+    """A running daemon. `url` is the base of its public listener."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    tree: Path
+    url: str = ""
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def text(self) -> str:
+        """All it has printed so far."""
+        return self.output.read_text(errors="replace")
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """The whole lines of its JSON log, of one event or of all."""
+        lines = self.text().split("\n")[:-1]
+        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        return [entry for entry in entries if name in ("", entry["event"])]
+
+    def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait until `event` has been logged `count` times; these entries."""
+        self.wait_until(lambda: len(self.events(event)) >= count, f"{event} (x {count})")
+        return self.events(event)
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Poll while the daemon lives. Raises: AssertionError, with its output."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            ended = self.process.poll()
+            if ended is not None and not condition():
+                raise AssertionError(f"the daemon ended with {ended} before {what}:\n{self.text()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {PATIENCE:g} s in vain for {what}:\n{self.text()}")
+            time.sleep(0.01)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself; its exit code."""
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the daemon did not end within {PATIENCE:g} s:\n{self.text()}") from None
+
+    def stop(self) -> None:
+        """SIGTERM, and again after a while for streams that nobody ends. Raises: AssertionError on a bad end."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        code = self.wait()
+        assert code == 0, f"the daemon ended with {code}:\n{self.text()}"
+
+    def kill(self) -> None:
+        """At once, as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+
+def start(tree: Path, *options: str, environment: Mapping[str, str] = MappingProxyType({})) -> Daemon:
+    """Start `relayd run` and wait until it listens. The caller stops it. Raises: AssertionError, with its output."""
+    output = tree.parent / "daemon.log"
+    daemon = Daemon(_process(tree, options, environment, output), output, tree)
+    try:
+        listening = daemon.wait_for("daemon.listening")[-1]
+    except BaseException:
+        daemon.kill()
+        raise
+    daemon.url = next((one for one in listening["listen"] if one.startswith("http")), "")
+    return daemon
+
+
+def _process(
+    tree: Path, options: tuple[str, ...], environment: Mapping[str, str], output: Path
+) -> subprocess.Popen[bytes]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
+    listen = () if "--listen" in options else ("--listen", "127.0.0.1:0")
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "relayd", "run", "--config", str(tree), *listen, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env={**inherited, **environment},
+        )
+
+
+@contextlib.contextmanager
+def running(tree: Path, *options: str, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[Daemon]:
+    """A daemon for the length of a block. It must stop well, unless the block has ended it."""
+    daemon = start(tree, *options, environment=environment)
+    try:
+        yield daemon
+    except BaseException:
+        daemon.kill()
+        raise
+    if daemon.process.returncode is None:
+        daemon.stop()
