@@ -55,7 +55,7 @@ def places() -> Iterator[Place]:
     from relayd.cli import VERBS, build_parser
 
     root = build_parser(None)
-    yield _place((), root, words=tuple((name, summary) for name, (_, summary) in VERBS.items()))
+    yield _place((), root, words=tuple((name, _sentence(summary)) for name, (_, summary) in VERBS.items()))
     for verb, (module, _) in VERBS.items():
         if importlib.util.find_spec(f"relayd.cli.{module}") is not None:
             yield from _below((verb,), _verbs(build_parser(verb))[verb])

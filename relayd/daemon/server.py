@@ -227,7 +227,6 @@ class Server:
                     if not await self._serve_request(connection, head):
                         return
         except FramingError as error:
-            connection.due = math.inf
             await self._say(connection, Refusal(status=error.status, message=f"malformed request: {error.reason}"))
             return
         if connection.expired and connection.buffer:

@@ -21,7 +21,10 @@ def completed(tmp_path: Path, *words: str) -> list[str]:
     file = tmp_path / "relayd.bash"
     file.write_text(script("bash"))
     line = " ".join(f"'{word}'" for word in words)
-    program = f'source "{file}"; COMP_WORDS=(relayd {line}); COMP_CWORD={len(words)}; _relayd; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    program = (
+        f'source "{file}"; COMP_WORDS=(relayd {line}); COMP_CWORD={len(words)}; _relayd; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
     ran = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert ran.stderr == ""
     return ran.stdout.split()

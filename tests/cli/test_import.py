@@ -33,7 +33,8 @@ def key(**fields: Any) -> dict[str, Any]:
 def account(**fields: Any) -> dict[str, Any]:
     return {
         "id": "acc-1", "name": "Main", "email": "a@b.example", "accessToken": ACCESS, "refreshToken": REFRESH,
-        "expiresAt": "1790000000123", "isActive": "true", "accountType": "shared", "priority": "20", "proxy": "", **fields,
+        "expiresAt": "1790000000123", "isActive": "true", "accountType": "shared", "priority": "20", "proxy": "",
+        **fields,
     }  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def written(tmp_path: Path, text: str) -> str:
 def test_limits_and_restrictions_are_carried_over() -> None:
     rows = [
         key(
-            concurrencyLimit="5", rateLimitWindow="60", rateLimitRequests="300", rateLimitCost="2.5", tokenLimit="100000",
+            concurrencyLimit="5", rateLimitWindow="60", rateLimitRequests="300", rateLimitCost="2.5",
+            tokenLimit="100000",
             dailyCostLimit="10.10", totalCostLimit="500", enableModelRestriction="true",
             restrictedModels='["claude-opus-4-1"]', enableIpWhitelist="true", ipWhitelist='["10.0.0.1"]',
             enableClientRestriction="true", allowedClients='["claude_code"]', userUsername="ann",

@@ -119,8 +119,11 @@ def test_json_names_the_files_and_the_key(tmp_path: Path, capsys: pytest.Capture
 def test_the_hook_stops_a_commit_that_relayd_would_not_load(tmp_path: Path) -> None:
     tree = tmp_path / "new"
     main(["init", str(tree)])
-    bin_directory = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}"}
+    command = tmp_path / "bin" / "relayd"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m relayd "$@"\n')
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
 
     good = subprocess.run([str(tree / ".githooks" / "pre-commit")], cwd=tree, env=environment, capture_output=True)
     (tree / "relay.toml").write_text("wrong = 1\n")

@@ -1,10 +1,12 @@
+import contextlib
 import os
 import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,28 +129,29 @@ def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A limit on the size of files: writing beyond it fails as on a full disk, even for root."""
-    import signal
-
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes of a file fails, as on a full disk, for root too."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, old[1]))
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_said_and_survived(tmp_path: Path, small_disk) -> None:
+def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     assert journal.append([settlement("a")])
-    assert not journal.append([settlement("b")])
+    with room_for(len(encode_entry(settlement("a"))) + 50):
+        kept = journal.append([settlement("b")])
+    assert not kept
     assert "settlements-0.journal" in journal.problem
     # What did not fit left no torn half behind, and is still known.
     assert sorted(entry.call for entry in entries_of(journal)) == ["a", "b"]
     assert journal.damaged == 0
-    small_disk()
     assert journal.append([settlement("c")])
     assert journal.problem == ""
     assert [entry.call for entry in entries_of(journal)] == ["a", "b", "c"]
