@@ -16,7 +16,6 @@ import hmac
 import http.client
 import http.server
 import json
-import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -186,11 +185,13 @@ class _Redirect(http.server.BaseHTTPRequestHandler):
 
 def _post(url: str, fields: dict[str, str]) -> dict[str, Any]:
     """POST JSON, without redirects, proxies or environment. Raises: LoginError."""
+    from relayd.daemon.tls import shared_context  # the one trust policy; loaded only when there is something to send
+
     origin_of(url)  # https, or http to this machine
     parts = urlsplit(url)
     host = parts.hostname or ""
     connection = (
-        http.client.HTTPSConnection(host, parts.port, timeout=PATIENCE, context=ssl.create_default_context())
+        http.client.HTTPSConnection(host, parts.port, timeout=PATIENCE, context=shared_context())
         if parts.scheme == "https"
         else http.client.HTTPConnection(host, parts.port, timeout=PATIENCE)
     )

@@ -5,6 +5,7 @@ Rule: syntax only; no name is looked up and no file is opened. Each parser retur
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from typing import Any
@@ -17,11 +18,18 @@ from relayd.config.values import HIDE, Bad, text
 
 def network(value: Any) -> Network:
     """An address or a CIDR range."""
-    try:
-        ipaddress.ip_network(text(value))
-    except ValueError:
-        raise Bad("E-NETWORK", "expected an address or a CIDR range", value, _network_hint(value)) from None
+    if not _is_network(text(value)):
+        raise Bad("E-NETWORK", "expected an address or a CIDR range", value, _network_hint(value))
     return Network(value)
+
+
+@functools.lru_cache(maxsize=4096)  # thousands of keys share a few ranges
+def _is_network(value: str) -> bool:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _network_hint(value: str) -> str:

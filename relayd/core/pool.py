@@ -83,7 +83,7 @@ class Pool:
         affinity: str | None = None,
         excluded: Collection[str] = (),
     ) -> Picked | Unavailable:
-        """Choose an account for one attempt.
+        """Choose an account for one attempt. Asking changes nothing; `begin` does.
 
         Args:
             snapshot: the newest one.
@@ -140,6 +140,7 @@ class Pool:
         """
         standing = self._standings[account]
         standing.in_flight += 1
+        standing.turn = standing.next_turn
         if standing.pace:
             standing.starts.append(now)
         lease = Lease(account=account, model=model, began=now, standing=standing, health=standing.whole)

@@ -67,6 +67,7 @@ class Standing:
         calm: no gate and no window of this account can hold a call up (its origin's, its limit and its pace may).
         pull: what its windows make of its weight.
         turn: its place in the round, for the strategy round-robin.
+        next_turn: its place once it has begun the call that it was last chosen for.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Standing:
     calm: bool = True
     pull: float = 1.0
     turn: float = 0.0
+    next_turn: float = 0.0
 
     def model(self, name: str) -> Health:
         """The health of one model here, made if need be."""

@@ -99,7 +99,7 @@ def _next_turn(tier: Tier, runners: list[Candidate]) -> Candidate | None:
             if turn <= clock:
                 break
     tier.clock = max(first, clock)
-    chosen.standing.turn = tier.clock + 1 / chosen.weight
+    chosen.standing.next_turn = tier.clock + 1 / chosen.weight
     return chosen
 
 

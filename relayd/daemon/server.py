@@ -202,7 +202,8 @@ class Server:
             await trio.sleep(min(max(shortest / 8, 0.01), 0.5))  # so much later than promised, at most
             now = trio.current_time()
             for connection in self._open:
-                if connection.due <= now:
+                # A request that has just come is served: closing over it would reset it.
+                if connection.due <= now and (connection.buffer or not _has_input(connection.link.sock)):
                     connection.expire()
 
     # One connection

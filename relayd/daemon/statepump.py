@@ -283,8 +283,12 @@ class Pump:
     def _serve(self, batch: list[_Pending]) -> None:
         """Carry out a batch, or journal what must not be lost of it."""
         ops = [pending.op for pending in batch]
-        answers = self._applied(ops) if self.up else []
-        if not answers:
+        answers: list[Answer] = []
+        if self.up:
+            answers = self._applied(ops)
+            if not answers:  # it may have carried them out, all the same
+                self._keep([Void(call=op.call) if isinstance(op, Admit) else op for op in ops])
+        else:
             self._keep(ops)
         self._soon(self._deliver, batch, answers or [None] * len(batch))
 

@@ -33,8 +33,8 @@ def test_no_way_of_printing_shows_the_text() -> None:
     secret = Secret(CANARY)
     holder = Holder(credential=secret)
     shown = [
-        repr(secret), str(secret), f"{secret}", f"{secret!r:>60}", format(secret, ">40"), "%s %r" % (secret, secret),  # noqa: UP031 - one of the ways
-       
+        repr(secret), str(secret), f"{secret}", f"{secret!r:>60}", format(secret, ">40"),
+        "%s %r" % (secret, secret),  # noqa: UP031 - one of the ways
         f"{secret} {secret!a}", pprint.pformat([secret]), repr({"k": secret}), repr(holder), str((secret,)),
         repr(attrs.asdict(holder)), json.dumps(attrs.asdict(holder), default=str), ascii(secret), str(vars(Holder)),
     ]  # fmt: skip

@@ -108,7 +108,9 @@ def test_the_file_of_a_killed_process_is_replayed_by_another(tmp_path: Path) -> 
         "from test_journal import Journal, Path, settlement\n"
         "journal = Journal(Path(sys.argv[1])); journal.append([settlement('a')]); os.kill(os.getpid(), 9)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=60, check=False
+    )
     assert done.returncode == -9
     other = Journal(tmp_path)
     other.append([settlement("b")])

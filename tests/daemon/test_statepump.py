@@ -52,8 +52,10 @@ class FlakyStore:
     batches: list[int] = attrs.field(factory=list)
     log: list[Op] = attrs.field(factory=list)
     closed: bool = False
+    entered: int = 0
 
     def apply(self, batch: Sequence[Op]) -> list[Answer]:
+        self.entered += 1
         if self.hold is not None:
             self.hold.wait(10)
         if self.away:
@@ -122,9 +124,10 @@ async def test_what_queues_while_the_store_is_busy_goes_as_one_batch(nursery: tr
     async def ask(number: int) -> None:
         answers.append(await pump.ask(admit(f"c{number}")))
 
+    before = store.entered
     async with trio.open_nursery() as many:
         many.start_soon(ask, 0)
-        await until(lambda: pump.queued == 0)  # the thread has taken the first, and is held up
+        await until(lambda: store.entered > before)  # the thread has taken the first, and is held up
         for number in range(1, 50):
             many.start_soon(ask, number)
         await until(lambda: pump.queued == 49)

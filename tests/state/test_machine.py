@@ -26,7 +26,7 @@ from relayd.state.sqlite import SqliteStore
 T0 = 46_300 * 86_400_000  # midnight, in 2096
 DAY = 86_400_000
 
-calls = st.sampled_from([f"c{n}" for n in range(6)])
+nth = st.integers(0, 7)  # which of the latest calls
 holders = st.sampled_from(["h1", "h2", "h3"])
 small = st.integers(0, 6)
 ttls = st.sampled_from([1, 700, 5000, 60_000, DAY])
@@ -73,6 +73,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(data=st.data())
     def start(self, data: st.DataObject) -> None:
         self.now = T0 + data.draw(st.sampled_from([0, DAY - 1000, DAY - 7]))
+        self.calls = ["c0"]
         self.oracle = Oracle()
         self.sqlite = SqliteStore(":memory:", clock=lambda: self.now, sweep_every=3)
         self.redis = RedisStore(shared_server().url, realm="test", now=lambda: self.now, command=10)
@@ -112,8 +113,16 @@ class Machine(RuleBasedStateMachine):
         # Steps back stay within what the stores hold out against: more is believed, and may revive what was swept.
         self.now = max(self.now + wait, self.oracle.seen - c.BACKWARD_MS, T0)
 
-    @rule(data=st.data(), call=calls, ttl=ttls, orphan=records)
-    def admit(self, data: st.DataObject, call: str, ttl: int, orphan: Record) -> None:
+    def call(self, n: int) -> str:
+        return self.calls[-1 - n % len(self.calls)]
+
+    def new_call(self) -> str:
+        self.calls.append(f"c{len(self.calls)}")
+        return self.calls[-1]
+
+    @rule(data=st.data(), n=st.none() | nth, ttl=ttls, orphan=records)
+    def admit(self, data: st.DataObject, n: int | None, ttl: int, orphan: Record) -> None:
+        call = self.new_call() if n is None else self.call(n)
         terms = self.some_terms(data)
         answer = self.do(c.Admit(call=call, terms=terms, orphan=orphan, ttl=ttl))[0]
         self.is_right(answer, terms, call)
@@ -132,12 +141,19 @@ class Machine(RuleBasedStateMachine):
                 assert not self.oracle.room_at(terms[index], holder, now + retry - 1)
                 assert self.oracle.room_at(terms[index], holder, now + retry)
 
-    @rule(data=st.data(), call=calls, orphan=records)
-    def a_denied_call_gets_in_at_its_retry_time_and_not_before(
-        self, data: st.DataObject, call: str, orphan: Record
-    ) -> None:
+    @rule(data=st.data(), orphan=records, gaps=st.lists(st.integers(0, 400), min_size=1, max_size=6))
+    def a_window_fills_up_little_by_little(self, data: st.DataObject, orphan: Record, gaps: list[int]) -> None:
         terms = self.some_terms(data)
-        op = c.Admit(call=call, terms=terms, orphan=orphan)
+        for gap in gaps:
+            self.now += gap
+            if not any(isinstance(term, Calendar) for term in terms):
+                call = self.new_call()
+                self.is_right(self.do(c.Admit(call=call, terms=terms, orphan=orphan))[0], terms, call)
+
+    @rule(data=st.data(), orphan=records)
+    def a_denied_call_gets_in_at_its_retry_time_and_not_before(self, data: st.DataObject, orphan: Record) -> None:
+        terms = self.some_terms(data)
+        op = c.Admit(call=self.new_call(), terms=terms, orphan=orphan)
         answer = self.do(op)[0]
         if isinstance(answer, c.Denied) and answer.retry <= DAY and not any(isinstance(t, Calendar) for t in terms):
             self.now = answer.now + answer.retry - 1
@@ -145,43 +161,45 @@ class Machine(RuleBasedStateMachine):
             self.now += 1
             assert isinstance(self.do(op)[0], c.Granted)
 
-    @rule(call=calls, record=records)
-    def settle(self, call: str, record: Record) -> None:
-        self.do(c.Settle(call=call, record=record))
+    @rule(n=nth, record=records)
+    def settle(self, n: int, record: Record) -> None:
+        self.do(c.Settle(call=self.call(n), record=record))
 
-    @rule(data=st.data(), call=calls, record=records, ago=st.sampled_from([0, 10, 990, 59_990, DAY, -500]))
-    def settle_what_was_admitted_elsewhere(self, data: st.DataObject, call: str, record: Record, ago: int) -> None:
+    @rule(data=st.data(), n=st.none() | nth, record=records, ago=st.sampled_from([0, 10, 990, 59_990, DAY, -500]))
+    def settle_what_was_admitted_elsewhere(self, data: st.DataObject, n: int | None, record: Record, ago: int) -> None:
+        call = self.new_call() if n is None else self.call(n)
         self.do(c.Settle(call=call, record=record, terms=self.some_terms(data), at=self.now - ago))
 
-    @rule(call=calls)
-    def void(self, call: str) -> None:
-        self.do(c.Void(call=call))
+    @rule(n=nth)
+    def void(self, n: int) -> None:
+        self.do(c.Void(call=self.call(n)))
 
-    @rule(
-        chosen=st.lists(st.tuples(calls, st.none() | records), max_size=3), who=st.lists(holders, max_size=2), ttl=ttls
-    )
-    def renew(self, chosen: list[tuple[str, Record | None]], who: list[str], ttl: int) -> None:
+    @rule(chosen=st.lists(st.tuples(nth, st.none() | records), max_size=3), who=st.lists(holders, max_size=2), ttl=ttls)
+    def renew(self, chosen: list[tuple[int, Record | None]], who: list[str], ttl: int) -> None:
         leases = tuple(("slots", holder) for holder in who)
-        self.do(c.Renew(calls=tuple(chosen), leases=leases, ttl=ttl))
+        calls = tuple((self.call(n), record) for n, record in chosen)
+        self.do(c.Renew(calls=calls, leases=leases, ttl=ttl))
 
     @rule(data=st.data(), holder=holders)
     def lease(self, data: st.DataObject, holder: str) -> None:
         terms = self.some_terms(data)
         self.is_right(self.do(c.Lease(holder=holder, terms=terms))[0], terms, holder)
 
-    @rule(holder=holders | calls)
-    def release(self, holder: str) -> None:
-        self.do(c.Release(holder=holder, counters=("slots", "other")))
+    @rule(holder=holders | nth)
+    def release(self, holder: str | int) -> None:
+        who = self.call(holder) if isinstance(holder, int) else holder
+        self.do(c.Release(holder=who, counters=("slots", "other")))
 
     @rule(limit=st.integers(1, 3))
     def reap(self, limit: int) -> None:
         self.do(c.Reap(limit=limit))
 
-    @rule(data=st.data(), record=records, chosen=st.lists(calls, min_size=2, max_size=5))
-    def several_at_once(self, data: st.DataObject, record: Record, chosen: list[str]) -> None:
+    @rule(data=st.data(), record=records, chosen=st.lists(st.none() | nth, min_size=2, max_size=5))
+    def several_at_once(self, data: st.DataObject, record: Record, chosen: list[int | None]) -> None:
         terms = self.some_terms(data)
         ops: list[c.Op] = []
-        for call in chosen:
+        for n in chosen:
+            call = self.new_call() if n is None else self.call(n)
             ops.append(c.Admit(call=call, terms=terms, orphan=record))
             if data.draw(st.booleans()):
                 ops.append(c.Settle(call=call, record=record))

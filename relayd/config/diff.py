@@ -1,0 +1,453 @@
+"""Diff: what a new config changes, in the operator's words, each with its reload class and effect.
+
+Rule: pure; two snapshots in, texts out, never a secret. Walks the nouns of snapshot.py field by field; only the words
+for effects know single keys. Arrays of tables are matched by what names their elements (name, hash), else by place.
+
+Theory: two digests. A tree's digest is over its bytes; the model digest is over what they mean, defaults applied, so
+that comments, order of keys and moved files do not count. `diff` finds something exactly when the meaning differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import attrs
+import msgspec
+
+from relayd.config.recipients import SealError, by_kid
+from relayd.config.seal import parse_sealed
+from relayd.config.snapshot import HOT, RESTART, REVOKE, Account, ApiKey, Proxy, Recipient, Snapshot
+from relayd.config.structure import dotted, field_type
+from relayd.config.syntax import write
+
+Kind = Literal["relay", "account", "key", "deny", "price"]
+Action = Literal["add", "remove", "change"]
+Path = tuple[str | int, ...]
+
+HIDDEN = "***"  # stands for a secret that is set
+_SHOWN = 72  # characters of a value in the text form; JSON has all of it
+
+
+@attrs.frozen(kw_only=True)
+class FieldChange:
+    """One key with another value.
+
+    Args:
+        path: dotted, within the object, such as "limits.rate.requests" or "hashes[8a8f34453a26]".
+        old, new: as written in TOML; "" where there is none; "***" for a secret.
+        reload: "hot", "drain", "revoke" or "restart".
+        effect: what the change does to the running daemon, in words.
+        note: what may be said of a secret that changed.
+    """
+
+    path: str
+    old: str
+    new: str
+    reload: str
+    effect: str
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        """`10 -> 4`, or the note."""
+        return self.note or f"{_short(self.old)} -> {_short(self.new)}"
+
+
+@attrs.frozen(kw_only=True)
+class Change:
+    """One object that was added, removed or changed. `id` is "" for relay.toml and deny.toml, of which there is one."""
+
+    kind: Kind
+    id: str
+    action: Action
+    reload: str
+    effect: str
+    fields: tuple[FieldChange, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`account main`, `relay.toml`."""
+        return f"{self.kind} {self.id}" if self.id else f"{self.kind}.toml"
+
+
+@attrs.frozen(kw_only=True)
+class Changes:
+    """Everything that differs, in a stable order."""
+
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether the two mean the same."""
+        return not self.changes
+
+    @property
+    def restart(self) -> tuple[str, ...]:
+        """What the daemon keeps as it is until it is restarted: `server.workers: 1 -> 4`."""
+        return tuple(
+            f"{field.path}: {field.text}"
+            for change in self.changes
+            for field in change.fields
+            if change.action == "change" and field.reload == RESTART
+        )
+
+    def ids(self, kind: Kind, action: Action) -> tuple[str, ...]:
+        """The objects of a kind to which that happened."""
+        return tuple(change.id for change in self.changes if (change.kind, change.action) == (kind, action))
+
+    def summary(self) -> str:
+        """`1 added, 2 changed, 0 removed; 1 needs a restart`."""
+        count = {action: sum(one.action == action for one in self.changes) for action in get_args(Action)}
+        text = f"{count['add']} added, {count['change']} changed, {count['remove']} removed"
+        needs = "needs" if len(self.restart) == 1 else "need"
+        return text + (f"; {len(self.restart)} {needs} a restart" if self.restart else "")
+
+    def as_text(self) -> str:
+        """For people: an object a line, its keys below, the sum at the end."""
+        return "".join(map(_entry, self.changes)) + self.summary() + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs. Fields are only ever added."""
+        return {
+            "empty": self.empty,
+            "changes": [{**attrs.asdict(one), "fields": list(map(attrs.asdict, one.fields))} for one in self.changes],
+            "restart": list(self.restart),
+        }
+
+
+def diff(old: Snapshot, new: Snapshot) -> Changes:
+    """What `new` changes. Empty exactly when the model digests are equal."""
+    return Changes(changes=tuple(_changes(old, new)))
+
+
+def model_digest(snapshot: Snapshot) -> str:
+    """The digest of what a tree means, 64 hex digits: the same for trees between which `diff` finds nothing."""
+    model = (
+        snapshot.relay,
+        [(name, _pairs(one)) for name, one in sorted(snapshot.accounts.items())],
+        [(name, _pairs(one)) for name, one in sorted(snapshot.keys.items())],
+        snapshot.deny,
+        sorted(snapshot.prices.items()),
+        list(snapshot.relay.clients),  # the first rule that matches names the client, so their order counts
+    )
+    return hashlib.sha256(msgspec.json.encode(model, enc_hook=_plain, order="deterministic")).hexdigest()
+
+
+def _pairs(noun: Account | ApiKey) -> Account | ApiKey:
+    return noun
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec does not know: read-only mappings and patterns."""
+    if isinstance(value, MappingProxyType):
+        return dict(value)
+    if isinstance(value, re.Pattern):
+        return value.pattern
+    raise TypeError(f"no canonical form of {type(value).__name__}")  # a test compiles one of every noun
+
+
+# --- walking ---------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Walk:
+    """Who can open sealed values, before and after, for words about them."""
+
+    old: Sequence[Recipient]
+    new: Sequence[Recipient]
+
+
+def _changes(old: Snapshot, new: Snapshot) -> Iterator[Change]:
+    walk = _Walk(old.relay.secrets.recipients, new.relay.secrets.recipients)
+    yield from _single(walk, "relay", old.relay, new.relay)
+    yield from _objects(walk, "account", old.accounts, new.accounts)
+    yield from _objects(walk, "key", old.keys, new.keys)
+    yield from _single(walk, "deny", old.deny, new.deny)
+    yield from _objects(walk, "price", old.prices, new.prices)
+
+
+def _single(walk: _Walk, kind: Kind, old: Any, new: Any) -> Iterator[Change]:
+    if fields := tuple(_noun(walk, kind, old, new, ())) if old != new else ():
+        yield _changed(kind, "", fields)
+
+
+def _objects(walk: _Walk, kind: Kind, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if before == after:
+            continue
+        if before is None:
+            reload, effect = HOT, _ADDED[kind]
+            yield Change(
+                kind=kind, id=name, action="add", reload=reload, effect=effect, fields=_written(walk, kind, after)
+            )
+        elif after is None:
+            yield Change(kind=kind, id=name, action="remove", reload=REVOKE, effect=_REMOVED[kind])
+        elif fields := tuple(_noun(walk, kind, before, after, ())):
+            yield _changed(kind, name, fields)
+
+
+def _changed(kind: Kind, name: str, fields: tuple[FieldChange, ...]) -> Change:
+    """The gravest class of its fields is that of the object."""
+    gravest = max(fields, key=lambda field: _GRAVITY.index(field.reload))
+    return Change(kind=kind, id=name, action="change", reload=gravest.reload, effect=gravest.effect, fields=fields)
+
+
+_GRAVITY = (HOT, "drain", REVOKE, RESTART)
+
+
+def _written(walk: _Walk, kind: Kind, noun: Any) -> tuple[FieldChange, ...]:
+    """What a new object says beyond the defaults."""
+    dull = {field.name: field.default for field in attrs.fields(type(noun)) if field.default is not attrs.NOTHING}
+    found: list[FieldChange] = []
+    for field in attrs.fields(type(noun)):
+        value = getattr(noun, field.name)
+        if field.name == "id" or (field.name in dull and dull[field.name] == value):
+            continue
+        if field.name in dull and attrs.has(type(value)):
+            found += _noun(walk, kind, dull[field.name], value, (field.name,))
+        else:
+            found += _value(walk, kind, field, None, value, (field.name,))
+    return tuple(attrs.evolve(one, old="", reload=HOT, effect=_ADDED[kind]) for one in found)
+
+
+def _noun(walk: _Walk, kind: Kind, old: Any, new: Any, path: Path) -> Iterator[FieldChange]:
+    """Two nouns of one class."""
+    for field in attrs.fields(attrs.resolve_types(type(new))):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before != after or isinstance(after, Mapping):  # of mappings the order may count
+            yield from _value(walk, kind, field, before, after, (*path, field.name))
+
+
+def _value(walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Any, new: Any, path: Path) -> Iterator[FieldChange]:
+    """Two values of one field; None for none."""
+    if attrs.has(type(new)) and old is not None:
+        yield from _noun(walk, kind, old, new, path)
+    elif isinstance(new, Mapping):
+        yield from _mapping(walk, kind, field, old or {}, new, path)
+    elif isinstance(new, tuple) and any(attrs.has(type(one)) for one in (*(old or ()), *new)):
+        yield from _elements(walk, kind, field, old or (), new, path)
+    else:
+        yield _field(walk, kind, field, old, new, path)
+
+
+def _mapping(
+    walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+) -> Iterator[FieldChange]:
+    for name in [*new, *(name for name in old if name not in new)]:
+        before, after = old.get(name), new.get(name)
+        if before == after:
+            continue
+        if before is not None and after is not None and attrs.has(type(after)):
+            yield from _noun(walk, kind, before, after, (*path, name))
+        else:
+            yield _field(walk, kind, field, before, after, (*path, name))
+    if field.name == "clients":
+        yield from _order(kind, field, [one for one in old if one in new], [one for one in new if one in old], path)
+
+
+def _elements(
+    walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Sequence[Any], new: Sequence[Any], path: Path
+) -> Iterator[FieldChange]:
+    """An array of tables."""
+    before, after = _by_name(old), _by_name(new)
+    for name in [*after, *(name for name in before if name not in after)]:
+        one, other, place = before.get(name), after.get(name), (*path[:-1], f"{path[-1]}[{name}]")
+        if one == other:
+            continue
+        if one is not None and other is not None:
+            yield from _noun(walk, kind, one, other, place)
+        else:
+            yield _field(walk, kind, field, one, other, place)
+    yield from _order(kind, field, [one for one in before if one in after], [one for one in after if one in before], path)
+
+
+def _by_name(elements: Sequence[Any]) -> dict[str, Any]:
+    """Elements by what tells them apart, as people would say it."""
+    for name in ("name", "sha256"):
+        named = {getattr(one, name, "")[:64]: one for one in elements}
+        if len(named) == len(elements) and "" not in named:
+            cut = 12 if name == "sha256" and len({one[:12] for one in named}) == len(named) else 64
+            return {one[:cut]: element for one, element in named.items()}
+    return {str(place): element for place, element in enumerate(elements)}
+
+
+def _order(
+    kind: Kind, field: attrs.Attribute[Any], old: Sequence[str], new: Sequence[str], path: Path
+) -> Iterator[FieldChange]:
+    """The same elements in another order."""
+    if list(old) != list(new):
+        reload = field.metadata["reload"]
+        before, after = _list(old), _list(new)
+        yield FieldChange(
+            path=f"{_path(path)} (order)", old=before, new=after, reload=reload, effect=_effect(kind, path, reload)
+        )
+
+
+def _field(walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Any, new: Any, path: Path) -> FieldChange:
+    reload = field.metadata["reload"]
+    note = ""
+    if field.metadata["secret"] and field.type is not Proxy:
+        note = _secret_note(walk, field, old, new)
+        before, after = HIDDEN if old else "", HIDDEN if new else ""
+    else:
+        before, after = _text(field, old), _text(field, new)
+        if before == after:  # two proxies that differ in the password alone
+            note = "password changed"
+    return FieldChange(
+        path=_path(path), old=before, new=after, reload=reload, effect=_effect(kind, path, reload, new), note=note
+    )
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+_ADDED: dict[Kind, str] = {
+    "account": "serves from the next call",
+    "key": "is accepted from the next request",
+    "price": "applies from the next call",
+}
+_REMOVED: dict[Kind, str] = {
+    "account": "gets no new call; calls in flight finish",
+    "key": "is refused from the next request, also on open connections",
+    "price": "relayd's own price applies again",
+}
+_EFFECTS = {
+    HOT: "acts on the next call",
+    "drain": "opened anew; what is open finishes as it is",
+    REVOKE: "acts on the next request, also on open connections",
+    RESTART: "needs a restart; the running value stays until then",
+}
+_KEY_EFFECTS: dict[tuple[Kind, str], str] = {
+    ("account", "base_url"): "new connections; calls in flight finish on the old ones, and its health starts afresh",
+    ("account", "proxy"): "new connections; calls in flight finish on the old ones",
+    ("account", "credential"): "sent from the next call; its health starts afresh",
+    ("account", "limits"): "acts on the next call; nothing in flight is stopped",
+    ("key", "limits"): "acts on the next call; what was consumed still counts",
+    ("relay", "limits"): "acts on the next call of keys without limits of their own; what was consumed still counts",
+    ("relay", "realm"): "needs a restart; counters start anew, and sealed values must be sealed again",
+    ("relay", "server.listen"): "new addresses are opened before old ones are closed; open connections finish",
+}
+
+
+def _effect(kind: Kind, path: Path, reload: str, new: Any = None) -> str:
+    name = str(path[-1]) if len(path) == 1 else ""
+    if name == "enabled":
+        return (_ADDED if new else _REMOVED)[kind]
+    words = [str(part).split("[")[0] for part in path]
+    for length in (2, 1):
+        if effect := _KEY_EFFECTS.get((kind, ".".join(words[:length]))):
+            return effect
+    return _EFFECTS[reload]
+
+
+def _secret_note(walk: _Walk, field: attrs.Attribute[Any], old: Any, new: Any) -> str:
+    if field.metadata["form"] == "sealed":
+        if old and new:
+            return f"sealed value changed{_recipients(walk, old, new)}"
+        return "sealed value added" if new else "sealed value removed"
+    what = "value" if not attrs.has(type(new if new is not None else old)) else "entry"
+    return f"{what} {'changed' if old and new else 'added' if new else 'removed'}"
+
+
+def _recipients(walk: _Walk, old: str, new: str) -> str:
+    """` (recipients: -k1 +k2)`, by name where relay.toml has one."""
+    before, after = _kids(old, walk.old), _kids(new, walk.new)
+    if before is None or after is None:
+        return ""
+    signs = [f"-{name}" for name in sorted(before - after)] + [f"+{name}" for name in sorted(after - before)]
+    return f" (recipients: {' '.join(signs) or 'the same'})"
+
+
+def _kids(value: str, recipients: Sequence[Recipient]) -> set[str] | None:
+    names = {kid: one.name for kid, one in by_kid(recipients).items()}
+    try:
+        return {names.get(kid, kid) for kid in parse_sealed(value).kids}
+    except SealError:
+        return None
+
+
+def _path(path: Path) -> str:
+    """`hashes[8a8f]` is one word here; elsewhere names that are no bare TOML keys are quoted."""
+    texts = []
+    for part in path:
+        name, bracket, rest = str(part).partition("[")
+        texts.append(dotted((name,)) + bracket + rest if rest.endswith("]") else dotted((str(part),)))
+    return ".".join(texts)
+
+
+def _text(field: attrs.Attribute[Any], value: Any) -> str:
+    """A value as TOML has it; "" for none."""
+    if value is None:
+        return ""
+    if field.type is Proxy:
+        return _proxy(value)
+    if attrs.has(type(value)):
+        return _table(value)
+    kind = field_type(field)
+    inner = [arg for arg in get_args(kind) if arg is not type(None)]
+    if isinstance(value, tuple):
+        return _list([write(inner[0], one) for one in value])
+    if isinstance(field.default, Mapping) or len(inner) == 2:  # a mapping's value, or `int | Literal`
+        return _scalar(write(inner[-1], value))
+    return _scalar(write(inner[0] if inner and inner[0] is not value else kind, value))
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool | int | float | str):
+        return json.dumps(value, ensure_ascii=False)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _list(values: Sequence[Any]) -> str:
+    return f"[{', '.join(map(_scalar, values))}]"
+
+
+def _table(noun: Any) -> str:
+    """An inline table of what differs from the defaults, without secrets."""
+    parts = []
+    for field in attrs.fields(attrs.resolve_types(type(noun))):
+        value = getattr(noun, field.name)
+        if value == field.default:
+            continue
+        text = HIDDEN if field.metadata["secret"] else _text(field, value)
+        parts.append(f"{field.name} = {text}")
+    return "{ " + ", ".join(parts) + " }" if parts else "{}"
+
+
+def _proxy(value: str) -> str:
+    """Scheme, host and port; the user part may hold a password."""
+    parts = urlsplit(value)
+    user = f"{HIDDEN}@" if "@" in parts.netloc else ""
+    return json.dumps(f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}" if value else "")
+
+
+def _short(text: str) -> str:
+    text = text or "none"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+_SIGNS = {"add": "+", "remove": "-", "change": "~"}
+
+
+def _entry(change: Change) -> str:
+    head = f"{_SIGNS[change.action]} {change.name}"
+    if change.action != "change":
+        head += f": {change.effect}"
+    width = max((len(field.path) for field in change.fields), default=0)
+    lines = [_line(change, field, min(width, 40)) for field in change.fields]
+    return "\n".join([head, *lines]) + "\n"
+
+
+def _line(change: Change, field: FieldChange, width: int) -> str:
+    value = field.note or _short(field.new) if change.action == "add" else field.text
+    line = f"    {field.path:<{width}}  {value}"
+    if change.action == "add":
+        return line
+    mark = "RESTART" if field.reload == RESTART else field.reload
+    return f"{line}  [{mark}: {field.effect}]"

@@ -1,0 +1,69 @@
+"""Verbs with a person at a terminal: asked when something is missing, and a secret is not shown while it is typed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cli_tree import Tree, make_sealing_tree, make_tree
+
+PATIENCE = 60.0  # s
+
+
+def at_terminal(tree: Tree, *words: str, answers: tuple[tuple[str, str], ...]) -> tuple[int, str, str]:
+    """Run a verb with a terminal as stdin, giving each answer when its question appears on stderr.
+
+    Returns: exit code, stderr, and what the terminal echoed.
+    """
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "relayd", *words, "--config", str(tree.root)]
+    child = subprocess.Popen(
+        command, stdin=slave, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    os.close(slave)
+    assert child.stderr is not None
+    said = b""
+    for question, answer in answers:
+        said += _until(child.stderr.fileno(), question.encode())
+        os.write(master, answer.encode() + b"\n")
+    said += child.stderr.read()
+    code = child.wait(PATIENCE)
+    child.stderr.close()
+    echoed = os.read(master, 65536) if select.select([master], [], [], 0)[0] else b""
+    os.close(master)
+    return code, said.decode(), echoed.decode()
+
+
+def _until(fd: int, text: bytes) -> bytes:
+    said, end = b"", time.monotonic() + PATIENCE
+    while text not in said:
+        assert select.select([fd], [], [], max(0.0, end - time.monotonic()))[0], said
+        piece = os.read(fd, 4096)
+        assert piece, said
+        said += piece
+    return said
+
+
+def test_deleting_is_confirmed_and_anything_but_yes_is_no(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path)
+    tree.run("key", "new", "dev")
+    code, said, _ = at_terminal(tree, "key", "delete", "dev", answers=(("[y/N]", ""),))
+    assert (code, "not deleted" in said) == (1, True)
+    assert (tree.root / "keys.d" / "dev.toml").exists()
+    code, _, _ = at_terminal(tree, "key", "delete", "dev", answers=(("[y/N]", "y"),))
+    assert code == 0
+    assert not (tree.root / "keys.d" / "dev.toml").exists()
+
+
+def test_kind_and_secret_are_asked_for_and_the_secret_is_not_echoed(tmp_path: Path) -> None:
+    tree = make_sealing_tree(tmp_path).tree
+    answers = (("[api-key]: ", ""), ("(not shown): ", "sk-ant-api03-canary-tty"))
+    code, said, echoed = at_terminal(tree, "account", "add", "main", answers=answers)
+    assert code == 0, said
+    assert "canary" not in said + echoed + tree.content
+    assert tree.compiles()
