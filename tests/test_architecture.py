@@ -25,15 +25,15 @@ ROOMS = {
 DOORS = {
     "trio": ("daemon/", "web/", "cli/"),
     "httptools": ("daemon/transport",),
-    "httpx2": ("daemon/transport", "daemon/upstream", "daemon/simulate", "daemon/dial", "daemon/relay", "cli/", "daemon/"),
+    "httpx2": ("daemon/", "cli/"),
     "python_socks": ("daemon/dial",),
-    "redis": ("state/redis",),
+    "redis": ("state/redis", "state/redis_place"),
     "watchfiles": ("daemon/watch",),
-    "cattrs": ("config/compile", "config/values"),
+    "cattrs": ("config/structure",),
     "tomlkit": ("config/edit",),
     "cryptography": ("config/seal",),
-    "sqlite3": ("state/sqlite", "cli/"),
-    "ssl": ("daemon/",),
+    "sqlite3": ("state/sqlite", "state/sqlite_file"),
+    "ssl": ("daemon/", "cli/login"),
 }
 
 # Time and chance are arguments; only the composition root, the processes' edges and the commands may ask for them.

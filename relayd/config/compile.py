@@ -102,7 +102,7 @@ def compile_tree(
         problems.append(_no_relay_toml())
     kept = sorted(problems, key=lambda problem: "EWN".index(problem.code[0]))[:MAX_PROBLEMS]
     config = [file for file in ours if file.kind not in ("stray", "test")]
-    revision = _revision(config)
+    revision = _digest((file.document.file, file.digest) for file in config)[:12]
     return Compiled(
         snapshot=None if any(map(is_error, problems)) else _snapshot(config, revision),
         problems=in_order(kept),
@@ -123,11 +123,32 @@ def _no_relay_toml() -> Problem:
     )
 
 
-def _revision(files: Iterable[Parsed]) -> str:
+def tree_digest(files: Mapping[str, bytes], problems: Iterable[Problem] = ()) -> str:
+    """The digest of a tree, 64 hex digits, over the files that are config. Its start is the snapshot's revision.
+
+    Args:
+        problems: of reading the files; a tree that could not be read whole is another one.
+    """
+    config = ((path, hashlib.sha256(data).digest()) for path, data in sorted(files.items()) if classify(path) in _NOUNS)
+    return _digest(config, [str(problem) for problem in problems if is_error(problem)])
+
+
+def _digest(files: Iterable[tuple[str, bytes]], problems: Sequence[str] = ()) -> str:
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.document.file.encode("utf-8", "surrogateescape") + b"\0" + file.digest)
-    return digest.hexdigest()[:12]
+    for path, content in files:
+        digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + content)
+    for text in problems:
+        digest.update(b"\0\0" + text.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def deny_of(files: Mapping[str, bytes]) -> Deny | tuple[Problem, ...]:
+    """deny.toml by itself, whatever is wrong with the rest of the tree; its problems when it is not sound."""
+    data = files.get("deny.toml")
+    if data is None:
+        return Deny()
+    alone = _judged("deny", "deny.toml", b"", data)
+    return alone.noun if isinstance(alone.noun, Deny) else alone.problems
 
 
 def _parsed(path: str, data: bytes, old: Parsed | None) -> Parsed:

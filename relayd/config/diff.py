@@ -22,7 +22,7 @@ import msgspec
 
 from relayd.config.recipients import SealError, by_kid
 from relayd.config.seal import parse_sealed
-from relayd.config.snapshot import HOT, RESTART, REVOKE, Account, ApiKey, Proxy, Recipient, Snapshot
+from relayd.config.snapshot import HOT, RESTART, REVOKE, Proxy, Recipient, Snapshot
 from relayd.config.structure import dotted, field_type
 from relayd.config.syntax import write
 
@@ -130,17 +130,13 @@ def model_digest(snapshot: Snapshot) -> str:
     """The digest of what a tree means, 64 hex digits: the same for trees between which `diff` finds nothing."""
     model = (
         snapshot.relay,
-        [(name, _pairs(one)) for name, one in sorted(snapshot.accounts.items())],
-        [(name, _pairs(one)) for name, one in sorted(snapshot.keys.items())],
+        sorted(snapshot.accounts.items()),
+        sorted(snapshot.keys.items()),
         snapshot.deny,
         sorted(snapshot.prices.items()),
         list(snapshot.relay.clients),  # the first rule that matches names the client, so their order counts
     )
     return hashlib.sha256(msgspec.json.encode(model, enc_hook=_plain, order="deterministic")).hexdigest()
-
-
-def _pairs(noun: Account | ApiKey) -> Account | ApiKey:
-    return noun
 
 
 def _plain(value: Any) -> Any:
@@ -225,7 +221,9 @@ def _noun(walk: _Walk, kind: Kind, old: Any, new: Any, path: Path) -> Iterator[F
             yield from _value(walk, kind, field, before, after, (*path, field.name))
 
 
-def _value(walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Any, new: Any, path: Path) -> Iterator[FieldChange]:
+def _value(
+    walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Any, new: Any, path: Path
+) -> Iterator[FieldChange]:
     """Two values of one field; None for none."""
     if attrs.has(type(new)) and old is not None:
         yield from _noun(walk, kind, old, new, path)
@@ -265,7 +263,9 @@ def _elements(
             yield from _noun(walk, kind, one, other, place)
         else:
             yield _field(walk, kind, field, one, other, place)
-    yield from _order(kind, field, [one for one in before if one in after], [one for one in after if one in before], path)
+    yield from _order(
+        kind, field, [one for one in before if one in after], [one for one in after if one in before], path
+    )
 
 
 def _by_name(elements: Sequence[Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Pins:
     """Conversations and their accounts, those used last at the end."""
 
     most: int = MOST_PINS
-    _pins: OrderedDict[str, tuple[str, float]] = attrs.field(factory=OrderedDict)
+    _pins: OrderedDict[str, tuple[str, float, float]] = attrs.field(factory=OrderedDict)  # account, used, told
 
     def __len__(self) -> int:
         return len(self._pins)
@@ -51,12 +51,17 @@ class Pins:
         pin = self._pins.get(affinity)
         return pin[0] if pin is not None and now < pin[1] + keep else None
 
-    def pin(self, affinity: str, account: str, now: float) -> bool:
-        """An account has answered. Returns whether the conversation has moved to it, or is new."""
+    def pin(self, affinity: str, account: str, now: float, keep: float) -> bool:
+        """An account has answered.
+
+        Returns: whether the store should be told: the conversation is new or has moved, or a quarter of its time has
+            passed since the store was told.
+        """
         if not affinity:
             return False
         before = self._pins.pop(affinity, None)
-        self._pins[affinity] = (account, now)
+        tell = before is None or before[0] != account or now - before[2] >= keep / 4
+        self._pins[affinity] = (account, now, now if before is None or tell else before[2])
         if len(self._pins) > self.most:
             self._pins.popitem(last=False)
-        return before is None or before[0] != account
+        return tell

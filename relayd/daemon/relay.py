@@ -19,12 +19,16 @@ from relayd.core.auth import authenticate, client_address
 from relayd.core.budget import RetryBudget
 from relayd.core.clients import permit
 from relayd.core.failover import Answered, NoCredential, Outcome, Retry, Unreachable, judge, last_word, may_retry
+from relayd.core.ledger import Record, record_of
 from relayd.core.live import Live
 from relayd.core.outbound import answer_headers, prepare
 from relayd.core.pool import Lease, Pool, Unavailable, refusal_of
+from relayd.core.prices import cost
 from relayd.core.receipt import Attempt, Draft, Receipt
 from relayd.core.route import Plan, resolve
 from relayd.core.throttle import BadKeys
+from relayd.daemon.admission import Admitted, admit, admit_count
+from relayd.daemon.books import Books
 from relayd.daemon.endpoints import cors_headers
 from relayd.daemon.exchange import Exchange
 from relayd.daemon.stream import EventStream, Opening, first_event, gather, pass_through
@@ -34,6 +38,7 @@ from relayd.wire.anthropic import EVENT_STREAM
 from relayd.wire.call import Call, Dialect, Reply, Translator
 from relayd.wire.conversation import conversation
 from relayd.wire.http import HeaderPairs, Headers
+from relayd.wire.openai_shapes import rate_headers
 from relayd.wire.refusal import Refusal
 from relayd.wire.usage import Meter, usage_of_message
 
@@ -52,6 +57,9 @@ class Trial:
     translator: Translator | None
     deadline: float  # on trio's clock
     affinity: str = ""  # names the conversation, scoped to the key; "" has none
+    home: str | None = None  # the account where the conversation is
+    admitted: Admitted | None = None
+    meter: Meter | None = None  # of a stream that is on its way
     tried: list[str] = attrs.field(factory=list)
 
 
@@ -73,6 +81,7 @@ class Relay:
         record: takes every receipt; sync, must not raise.
         wall: Unix time, seconds.
         new_id: a fresh call id.
+        books: where calls are counted; without them nothing is limited or booked.
     """
 
     live: Live
@@ -86,6 +95,8 @@ class Relay:
     bad_keys: BadKeys = attrs.field(factory=BadKeys)
     budget: RetryBudget = attrs.field(factory=RetryBudget)
     pins: Pins = attrs.field(factory=Pins)
+    books: Books | None = None
+    _open: dict[str, Trial] = attrs.field(factory=dict, init=False)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
         """Serve one call to its end. Exactly one receipt is recorded, whatever happens."""
@@ -152,11 +163,53 @@ class Relay:
         )
         with exchange.watch() as scope:
             scope.deadline = trial.deadline
-            await self._deliver(trial)
+            await self._counted(trial, snapshot)
         if exchange.gone:
             draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
         elif scope.cancelled_caught:
             self._time_is_up(exchange, draft)
+
+    async def _counted(self, trial: Trial, snapshot: Snapshot) -> None:
+        """Deliver a call within the limits of its key, and settle it whatever comes."""
+        books, plan, draft = self.books, trial.plan, trial.draft
+        if books is None:
+            await self._deliver(trial)
+            return
+        if plan.call.endpoint == "count_tokens":
+            await admit_count(books.counting, draft.call_id, plan.key)
+            await self._deliver(trial)
+            return
+        trial.admitted = await admit(books.counting, draft.call_id, plan, snapshot, self.wall)
+        self._open[draft.call_id] = trial
+        try:
+            await self._deliver(trial)
+        except Refusal as refusal:
+            draft.outcome, draft.status, draft.reason = "refused", refusal.status, refusal.message
+            raise
+        finally:
+            del self._open[draft.call_id]
+            books.counting.settle(draft.call_id, self._record(trial))
+
+    def _record(self, trial: Trial) -> Record:
+        """What a call is booked with, as far as is known now.
+
+        A call that no upstream has seen gives its place back. One that was sent and of which nothing was heard (the
+        client left first) is booked with its prompt, by estimate: the upstream may have read it.
+        """
+        draft, snapshot = trial.draft, self.live.snapshot
+        if trial.meter is not None:
+            draft.usage = trial.meter.usage_so_far()
+        draft.cost = cost(draft.usage, draft.sent_model or draft.model, snapshot.prices)
+        record = record_of(draft.seal(trio.current_time()), snapshot.relay.state.timezone)
+        if not trial.tried:
+            return attrs.evolve(record, requests=0, errors=0)
+        if not draft.attempts and trial.admitted is not None:
+            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0)
+        return record
+
+    def open_calls(self) -> dict[str, Record | None]:
+        """The calls in flight, each with what it has consumed up to now, for the heartbeat."""
+        return {call_id: self._record(trial) for call_id, trial in self._open.items()}
 
     def _affinity(self, exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:
         """The name of the call's conversation. Where there is but one account, nobody asks for it."""
@@ -174,6 +227,7 @@ class Relay:
     async def _deliver(self, trial: Trial) -> None:
         """Try accounts until one answer is good enough, or there is nothing left to try."""
         self.budget.earn()
+        await self._find_home(trial)
         while True:
             snapshot = self.live.snapshot  # permissions are asked of the newest config at each attempt
             account = self._choose(trial, snapshot)
@@ -182,6 +236,14 @@ class Relay:
                 return
             if verdict.backoff:
                 await trio.sleep(verdict.backoff)
+
+    async def _find_home(self, trial: Trial) -> None:
+        """Where the call's conversation is. The store is asked only about one that this process does not know."""
+        keep = self.live.snapshot.relay.routing.affinity
+        if trial.affinity:
+            trial.home = self.pins.look(trial.affinity, self.wall(), keep)
+            if trial.home is None and self.books is not None:
+                trial.home = await self.books.remembered(trial.affinity, keep)
 
     def _choose(self, trial: Trial, snapshot: Snapshot) -> Account:
         """The account of the next attempt. Raises: Refusal."""
@@ -195,7 +257,7 @@ class Relay:
             plan.model,
             now=now,
             rng=self.rng,
-            affinity=self.pins.look(trial.affinity, now, snapshot.relay.routing.affinity),
+            affinity=trial.home,
             excluded=trial.tried,
         )
         if isinstance(picked, Unavailable):
@@ -272,8 +334,8 @@ class Relay:
             Attempt(account=lease.account, status=status, reason=verdict.reason, seconds=clock - began)
         )
         if not isinstance(verdict, Retry):
-            if status == 200 and sets_pin(trial.plan.call.endpoint):
-                self.pins.pin(trial.affinity, lease.account, now)
+            if status == 200 and trial.affinity and sets_pin(trial.plan.call.endpoint):
+                self._pin(trial.affinity, lease.account, now)
             return None
         self.pool.end(lease, now)
         left = trial.plan.attempts - len(trial.tried)
@@ -284,6 +346,11 @@ class Relay:
         if answer is None or not verdict.relayable or answer.opening.cut:
             raise last_word(verdict)
         return None
+
+    def _pin(self, affinity: str, account: str, now: float) -> None:
+        keep = self.live.snapshot.relay.routing.affinity
+        if self.pins.pin(affinity, account, now, keep) and self.books is not None:
+            self.books.remember(affinity, account, keep)
 
     def _another_is_free(self, trial: Trial) -> bool:
         """Whether a further attempt has anywhere to go; else the last answer is what the client should see."""
@@ -320,7 +387,7 @@ class Relay:
         await trial.exchange.reply(Reply(status=status, headers=headers, body=body))
 
     async def _stream(self, trial: Trial, answer: Answer, headers: HeaderPairs, snapshot: Snapshot) -> None:
-        meter = Meter()
+        meter = trial.meter = Meter()
         stream = EventStream(
             exchange=trial.exchange,
             source=answer.inbound.source,
@@ -338,13 +405,17 @@ class Relay:
             elif meter.failed:
                 trial.draft.outcome, trial.draft.reason = "cut", "the upstream sent an error event"
         finally:
-            trial.draft.usage = meter.usage
+            trial.draft.usage = meter.usage_so_far()
+            trial.meter = None
 
     def _headers(self, trial: Trial, upstream: Headers) -> HeaderPairs:
         """The answer's headers: the upstream's end-to-end ones, and our ids."""
         pairs = answer_headers(upstream)
+        own = trial.admitted.headers() if trial.admitted is not None else []
         if trial.translator is not None:
             pairs = trial.translator.head(trial.draft.status, pairs)
+            own = rate_headers(own, self.wall())
+        pairs += own
         call_id = trial.draft.call_id.encode("ascii")
         if not trial.draft.upstream_request_id:
             pairs.append((b"request-id", call_id))

@@ -30,6 +30,7 @@ from relayd.config.tree import load_tree
 from relayd.core.live import Live
 from relayd.core.pool import Pool
 from relayd.core.prices import shipped
+from relayd.daemon.books import Books, open_books
 from relayd.daemon.credentials import Credentials
 from relayd.daemon.front import Front
 from relayd.daemon.log import AccessLog, Output, open_log
@@ -37,6 +38,7 @@ from relayd.daemon.relay import Relay
 from relayd.daemon.server import Server, open_listener
 from relayd.daemon.tls import shared_context
 from relayd.daemon.upstream import Upstreams
+from relayd.state.contract import StoreMisfit
 
 log = logging.getLogger("relayd")
 
@@ -71,16 +73,20 @@ class Daemon:
     server: Server
     front: Front
     upstreams: Upstreams
+    books: Books
 
     async def main(self, sockets: Sequence[socket.socket]) -> None:
         """Serve until a signal says stop and the calls are done."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._signals, nursery.cancel_scope)
-            nursery.start_soon(self.upstreams.keep_tidy)
-            async with trio.open_nursery() as serving:
-                await serving.start(self.server.serve, list(sockets))
-                self._ready(sockets)
-            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as lasting:  # outlives the calls, whose ends it has to book
+            await lasting.start(self.books.run)
+            lasting.start_soon(self.upstreams.keep_tidy)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._signals, nursery.cancel_scope)
+                async with trio.open_nursery() as serving:
+                    await serving.start(self.server.serve, list(sockets))
+                    self._ready(sockets)
+                nursery.cancel_scope.cancel()
+            lasting.cancel_scope.cancel()
         self.upstreams.close()
         log.info("daemon.stopped")
 
@@ -139,7 +145,7 @@ def run(node: NodeSettings) -> int:
         return 1
     try:
         daemon = build(node, snapshot, output, access)
-    except ValueError as error:
+    except (ValueError, StoreMisfit) as error:
         print(f"relayd: {error}", file=sys.stderr)
         return EX_CONFIG
     tune_memory()
@@ -157,7 +163,7 @@ def load(tree: Path) -> Snapshot | None:
 
 
 def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: AccessLog) -> Daemon:
-    """Make one of everything. Raises: ValueError when an identity cannot be loaded."""
+    """Make one of everything. Raises: ValueError when an identity or password cannot be had; StoreMisfit."""
     from relayd.config.identity import identity_paths, load_identities
 
     identities = load_identities(identity_paths(node.identity, os.environ), node.tree, os.environ)
@@ -166,20 +172,47 @@ def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: Access
         log.warning("account.no_credential", extra={"account": account, "why": why})
     live = Live(snapshot)
     upstreams = Upstreams(shared_context, time.time)
+    pool = Pool()
+    pool.adopt(snapshot, time.time())
+    books = open_books(
+        url=node.state_url or snapshot.relay.state.url,
+        password=state_password(snapshot),
+        realm=snapshot.relay.realm,
+        base=node.tree,
+        policy=lambda: live.snapshot.relay.state.on_outage,
+        pool=pool,
+        wall=time.time,
+    )
     rng = random.Random(secrets.randbits(64))
     relay = Relay(
         live=live,
         upstreams=upstreams,
-        pool=Pool(),
+        pool=pool,
+        books=books,
         credential=lambda account: credentials.of(account, live.snapshot),
         record=access.record,
         wall=time.time,
         new_id=new_id,
         rng=rng,
     )
+    books.open_calls = relay.open_calls
     front = Front(relay=relay, known_models=shipped)
     server = Server(front, lambda: live.snapshot.relay.server)
-    return Daemon(node, live, output, access, server, front, upstreams)
+    return Daemon(node, live, output, access, server, front, upstreams, books)
+
+
+def state_password(snapshot: Snapshot) -> str:
+    """The state store's password: RELAYD_STATE_PASSWORD, else the first line of the file that the tree names.
+
+    Raises: ValueError when the file cannot be read.
+    """
+    path = snapshot.relay.state.password_file
+    if "RELAYD_STATE_PASSWORD" in os.environ or not path:
+        return os.environ.get("RELAYD_STATE_PASSWORD", "")
+    try:
+        return Path(path).read_text(encoding="utf-8").partition("\n")[0].strip()
+    except OSError as error:
+        raise ValueError(f"relay.toml: state.password_file: {path}: {(error.strerror or '').lower()}") from None
 
 
 def new_id() -> str:

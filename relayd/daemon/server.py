@@ -88,6 +88,8 @@ class Server:
         self._edge = Edge(hangups or make_hangups())
         self._open: set[Connection] = set()
         self._accepting = trio.CancelScope()
+        self._listening: dict[socket.socket, trio.CancelScope] = {}
+        self._nurseries: tuple[trio.Nursery, trio.Nursery] | None = None  # acceptors, connections
         self._accepted = 0
         self._refused = 0
         self._turning_away = 0
@@ -109,17 +111,39 @@ class Server:
                 async with trio.open_nursery() as connections:
                     with self._accepting:
                         async with trio.open_nursery() as acceptors:
+                            self._nurseries = acceptors, connections
                             for sock in sockets:
-                                sock.setblocking(False)
-                                acceptors.start_soon(self._accept, sock, connections)
+                                self.listen(sock)
                             task_status.started()
-                    for sock in sockets:  # connections that the kernel has already made are served too
-                        self._accept_ready(sock, connections)
-                        _close_listener(sock)
+                            await trio.sleep_forever()  # listeners come and go; only `drain` ends this
+                    for sock in list(self._listening):
+                        self.unlisten(sock)
+                    self._nurseries = None
                 watchers.cancel_scope.cancel()
         finally:
-            for sock in sockets:
+            self._nurseries = None
+            for sock in {*sockets, *self._listening}:
                 _close_listener(sock)
+            self._listening.clear()
+
+    def listen(self, sock: socket.socket) -> None:
+        """Accept on one more socket, which is owned from now on. Closed at once by a server that drains. Sync."""
+        if self._nurseries is None or self._edge.draining:
+            _close_listener(sock)
+            return
+        acceptors, connections = self._nurseries
+        sock.setblocking(False)
+        scope = self._listening[sock] = trio.CancelScope()
+        acceptors.start_soon(self._accept, sock, scope, connections)
+
+    def unlisten(self, sock: socket.socket) -> None:
+        """Accept no more on a socket. Connections that the kernel has already made on it are served too. Sync."""
+        scope = self._listening.pop(sock, None)
+        if scope is None or self._nurseries is None:
+            return
+        scope.cancel()  # before the close, which a waiting task would take for an error
+        self._accept_ready(sock, self._nurseries[1])
+        _close_listener(sock)
 
     def drain(self) -> None:
         """Accept no more, close idle connections, let the others end after their answer. `serve` then returns."""
@@ -136,11 +160,12 @@ class Server:
 
     # Connections in
 
-    async def _accept(self, listener: socket.socket, connections: trio.Nursery) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(listener)
-            if not self._accept_ready(listener, connections):
-                await trio.sleep(ACCEPT_PAUSE)
+    async def _accept(self, listener: socket.socket, scope: trio.CancelScope, connections: trio.Nursery) -> None:
+        with scope:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                if not self._accept_ready(listener, connections):
+                    await trio.sleep(ACCEPT_PAUSE)
 
     def _accept_ready(self, listener: socket.socket, connections: trio.Nursery) -> bool:
         """Accept what is there. Returns: False when something has run out and a pause would help."""

@@ -123,6 +123,8 @@ def usage_of_message(body: bytes) -> Usage | None:
 
 # An event of the two kinds that carry usage is some hundred bytes; message_start may echo a container or diagnostics.
 _EVENT_LIMIT = 256 * 1024
+# Bytes of a stream that are no text: message_start and the first block's start; each delta's own framing.
+_HEAD_FRAME, _DELTA_FRAME = 700, 129
 # The longest line start worth keeping between reads: b"event: message_start" and some white space.
 _TAIL_LIMIT = 40
 
@@ -142,11 +144,26 @@ class Meter:
     finished: bool = False  # message_stop was read
     failed: bool = False  # an error event was read
     at_boundary: bool = True  # the last byte ended an event, so that a comment may stand here
+    passed: int = 0  # bytes seen
+    deltas: int = 0  # content deltas among them
     _tail: bytes = b""
     _gathering: bytearray | None = None
 
+    def usage_so_far(self) -> Usage:
+        """The usage, with the output of a stream that broke off estimated from the text that has passed.
+
+        Only the final report tells the true output; until then the first one says a token or so. The estimate is
+        3.5 bytes a token of what is left after each delta's own framing.
+        """
+        if self.finished or not self.deltas:
+            return self.usage
+        text = self.passed - _HEAD_FRAME - self.deltas * _DELTA_FRAME
+        return attrs.evolve(self.usage, output=max(self.usage.output, self.deltas, int(text / 3.5)))
+
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the body, cut anywhere."""
+        self.passed += len(data)
+        self.deltas += data.count(b"content_block_delta\n")
         self.at_boundary = data.endswith((b"\n\n", b"\r\n\r\n")) or self._boundary_by_pieces(data)
         if self._gathering is not None:
             self._gather(data)

@@ -79,7 +79,7 @@ def simulate(routing: Routing, name_of: Name) -> tuple[float, float, float]:
             share[account] += 1
             landed += turn > 0 and cached.get((number, account), 0.0) > world.now
             cached[number, account] = world.now + CACHED
-            pins.pin(name_of(number), account, world.now)
+            pins.pin(name_of(number), account, world.now, 3600.0)
         if turn < 60:
             heapq.heappush(turns, (world.now + rng.uniform(10, 120), number, turn + 1))
     return landed / later, served / calls, max(share.values()) / served

@@ -19,11 +19,12 @@ import trio
 sys.path.insert(0, str(Path(__file__).parents[1] / "live"))
 
 from redis_server import running
+
 from relayd.config.snapshot import ApiKey, Limits, MicroUsd, ObjectId, Rate, Server
 from relayd.core.ledger import orphan_of
 from relayd.core.limits import Estimate, terms
 from relayd.daemon.statepump import Pump
-from relayd.state.contract import Admit, Answer, Granted, Settle, Store
+from relayd.state.contract import Admit, Answer, Granted, Ping, Settle, Store
 from relayd.state.redis import RedisStore
 from relayd.state.sqlite import SqliteStore
 
@@ -83,8 +84,8 @@ async def measure(pump: Pump | None, tasks: int, seconds: float, pause: float) -
     async with trio.open_nursery() as nursery:
         for number in range(tasks):
             nursery.start_soon(client, key(number % 8))
-    while pump is not None and pump.queued:
-        await trio.sleep(0.001)
+    if pump is not None:
+        await pump.ask(Ping())  # behind the last settlement
     return cpu() - began, len(times), sorted(times)
 
 
@@ -97,7 +98,8 @@ async def bench(name: str, store: Store | None, seconds: float, server_pid: int 
         for tasks, pause in ((1, 0.002), (32, 0.0)):
             before = cpu_of(server_pid) if server_pid else 0.0
             used, calls, times = await measure(pump, tasks, seconds, pause)
-            line = f"{name:8} {tasks:3} in flight: {calls / seconds:7.0f} calls/s, {used / calls * 1e6:6.1f} us CPU a call"
+            line = f"{name:8} {tasks:3} in flight: {calls / seconds:7.0f} calls/s"
+            line += f", {used / calls * 1e6:6.1f} us CPU a call"
             line += f", ask p50 {times[calls // 2] * 1e3:.3f} ms p99 {times[int(calls * 0.99)] * 1e3:.3f} ms"
             if server_pid:
                 line += f", server {(cpu_of(server_pid) - before) / calls * 1e6:.1f} us"

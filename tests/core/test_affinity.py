@@ -19,9 +19,10 @@ def test_a_conversation_is_scoped_to_its_key() -> None:
 
 def test_a_pin_holds_for_the_time_after_the_last_call() -> None:
     pins = Pins()
-    assert pins.pin("c", "a", NOW)
+    assert pins.pin("c", "a", NOW, HOUR)
     assert pins.look("c", NOW + HOUR - 1, HOUR) == "a"
-    assert not pins.pin("c", "a", NOW + HOUR - 1)  # not new, not moved
+    assert not pins.pin("c", "a", NOW + HOUR / 4 - 1, HOUR)  # not new, not moved, told lately
+    assert pins.pin("c", "a", NOW + HOUR - 1, HOUR)  # the store's copy has to be kept alive
 
     assert pins.look("c", NOW + 2 * HOUR - 2, HOUR) == "a"
     assert pins.look("c", NOW + 2 * HOUR - 1, HOUR) is None
@@ -30,19 +31,19 @@ def test_a_pin_holds_for_the_time_after_the_last_call() -> None:
 
 def test_looking_prolongs_nothing_and_no_name_is_no_pin() -> None:
     pins = Pins()
-    pins.pin("c", "a", NOW)
+    pins.pin("c", "a", NOW, HOUR)
     pins.look("c", NOW + HOUR - 1, HOUR)
 
     assert pins.look("c", NOW + HOUR, HOUR) is None
-    assert not pins.pin("", "a", NOW)
+    assert not pins.pin("", "a", NOW, HOUR)
     assert pins.look("", NOW, HOUR) is None
 
 
 def test_the_pins_used_longest_ago_go_first() -> None:
     pins = Pins(most=3)
     for name in "wxyz":
-        pins.pin(name, "a", NOW)
-        pins.pin("w", "a", NOW)
+        pins.pin(name, "a", NOW, HOUR)
+        pins.pin("w", "a", NOW, HOUR)
 
     assert len(pins) == 3
     assert [pins.look(name, NOW, HOUR) for name in "wxyz"] == ["a", None, "a", "a"]
@@ -65,7 +66,7 @@ def test_a_conversation_stays_moves_once_and_stays_moved() -> None:
 
     for _ in range(60):
         done = world.deliver(upstream, affinity=pins.look("c", world.now, HOUR))
-        pins.pin("c", done.served_by, world.now)
+        pins.pin("c", done.served_by, world.now, HOUR)
         homes.append(done.served_by)
         world.now += 10
 

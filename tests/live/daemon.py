@@ -116,7 +116,7 @@ class Daemon:
             raise AssertionError(f"the daemon did not end within {PATIENCE:g} s:\n{self.text()}") from None
 
     def stop(self) -> None:
-        """SIGTERM, and again after a while for streams that nobody ends. Raises: AssertionError on a bad end."""
+        """SIGTERM, then wait for a good end. Raises: AssertionError."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         code = self.wait()

@@ -170,6 +170,18 @@ class Machine(RuleBasedStateMachine):
         call = self.new_call() if n is None else self.call(n)
         self.do(c.Settle(call=call, record=record, terms=self.some_terms(data), at=self.now - ago))
 
+    @rule(data=st.data(), record=records, early=st.integers(0, 1), reaped=st.booleans())
+    def a_call_is_remembered_for_so_long(self, data: st.DataObject, record: Record, early: int, reaped: bool) -> None:
+        call = self.new_call()
+        if reaped:
+            self.do(c.Admit(call=call, terms=(), orphan=record, ttl=1))
+            self.now = self.oracle_now() + 1
+            self.do(c.Reap(limit=1000))
+        else:
+            self.do(c.Settle(call=call, record=record))
+        self.now = self.oracle_now() + (c.REAPED_MS if reaped else c.SETTLED_MS) - early
+        self.do(data.draw(st.sampled_from([c.Admit(call=call, terms=(), orphan=record), c.Void(call=call)])))
+
     @rule(n=nth)
     def void(self, n: int) -> None:
         self.do(c.Void(call=self.call(n)))

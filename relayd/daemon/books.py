@@ -1,0 +1,155 @@
+"""Books: the state store in the life of the daemon: pumps, heartbeats, what nodes tell each other.
+
+Rule: nothing here is asked on the hot path but `counting` (one round trip a call) and `remembered` (one look-up for the
+first call of a conversation). Everything else runs in the background, and may fail without a call noticing.
+
+Theory: a store holds what must survive this process. Calls in flight tell it that they live (`RENEW`), so that what a
+killed process left open is settled by whoever looks next (`REAP`). Health of accounts is published when it turns, and
+gathered from the others, so that a 429 on one node rests the account on all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import msgspec
+import trio
+
+from relayd.core.ledger import Record
+from relayd.core.pool import Pool
+from relayd.daemon.journal import Journal
+from relayd.daemon.outage import Counting
+from relayd.daemon.statepump import Pump
+from relayd.state.contract import Gather, Gathered, GetPin, Pin, Pinned, Publish, Store, StoreUnavailable
+from relayd.state.opening import open_store
+from relayd.state.sqlite import SqliteStore
+
+RENEW = 15.0  # s between heartbeats of calls; a quarter of a lease's life
+REAP = 30.0  # s between looks for what dead processes left
+SHARE = 1.0  # s between exchanges of health
+
+log = logging.getLogger("relayd.state")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Books:
+    """One process's way to the state.
+
+    Args:
+        open_calls: what is in flight: call ids, each with its consumption up to now, or None.
+        pool: whose health is shared.
+        wall: Unix time, s.
+    """
+
+    main: Pump
+    counting: Counting
+    side: Pump
+    pool: Pool
+    wall: Callable[[], float]
+    open_calls: Callable[[], Mapping[str, Record | None]] = dict
+    _heard: int = 0  # version of the last health note
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. Started once the store was tried. Raises: StoreMisfit."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.side.run)
+            await nursery.start(self.main.run)
+            await self._gather_health()
+            task_status.started()
+            nursery.start_soon(_every, RENEW, self._renew)
+            nursery.start_soon(_every, REAP, self._reap)
+            nursery.start_soon(_every, SHARE, self._share_health)
+
+    async def _renew(self) -> None:
+        self.counting.renew(self.open_calls(), ())
+
+    async def _reap(self) -> None:
+        self.counting.reap()
+
+    async def _share_health(self) -> None:
+        for account in self.pool.take_changed():
+            try:
+                body = msgspec.json.encode(self.pool.snapshot_health(account)).decode()
+            except KeyError:
+                continue  # it left the config meanwhile
+            self.main.submit_nowait(Publish(topic="health", name=account, body=body))
+        await self._gather_health()
+
+    async def _gather_health(self) -> None:
+        try:
+            answer = await self.main.ask(Gather(topic="health", since=self._heard))
+        except StoreUnavailable:
+            return
+        if not isinstance(answer, Gathered):
+            return
+        for note in answer.notes:
+            self._heard = max(self._heard, note.version)
+            try:
+                state = msgspec.json.decode(note.body, type=dict)
+            except msgspec.DecodeError:
+                continue
+            self.pool.load_health(note.name, state, self.wall())
+
+    async def remembered(self, affinity: str, keep: float) -> str | None:
+        """The account of a conversation that this process does not know, from the store; None when it is new.
+
+        Args:
+            keep: s that the pin holds from now on, if there is one.
+        """
+        try:
+            answer = await self.main.ask(GetPin(name=f"affinity/{affinity}", ttl=round(keep * 1000)))
+        except StoreUnavailable:
+            return None
+        return answer.value if isinstance(answer, Pinned) else None
+
+    def remember(self, affinity: str, account: str, keep: float) -> None:
+        """Write down where a conversation is. Sync."""
+        self.main.submit_nowait(Pin(name=f"affinity/{affinity}", value=account, ttl=round(keep * 1000)))
+
+
+async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await trio.sleep(seconds)
+        await act()
+
+
+def open_books(
+    *,
+    url: str,
+    password: str,
+    realm: str,
+    base: Path,
+    policy: Callable[[], Literal["allow", "deny"]],
+    pool: Pool,
+    wall: Callable[[], float],
+) -> Books:
+    """The books of a process; nothing is connected yet.
+
+    Args:
+        url: as `[state].url`.
+        base: the directory from which its path counts; the journal and the side store lie in `var` below it, or beside
+            the database.
+        policy: `[state].on_outage`, asked at each outage.
+    Raises: StoreMisfit on a URL that means nothing.
+    """
+
+    def clock() -> int:
+        return round(wall() * 1000)
+
+    store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
+    local = state_directory(url, base)
+    main = Pump(store, Journal(local / "journal"))
+    side = Pump(SqliteStore(str(local / "side.db"), clock=clock))
+    return Books(main=main, side=side, counting=Counting(main, side, policy), pool=pool, wall=wall)
+
+
+def state_directory(url: str, base: Path) -> Path:
+    """Where this node keeps what is its own: beside the SQLite database, else `var` in the tree's directory."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite" and rest and rest != ":memory:":
+        return (base / rest.removeprefix("//")).parent
+    return base / "var"

@@ -1,0 +1,525 @@
+"""Reload: many bells, one door. One task reads, compiles, guards, prepares and swaps; everybody else only rings.
+
+Rule: the reloader is the one writer of `live`. What can fail happens before the swap; the swap and all that follows it
+is sync. It never raises: whatever goes wrong, a bug included, is a result, and the running config stays.
+
+Theory: level-triggered. A ring (`poke`) leaves a ticket; the next round takes every ticket there is *before* it starts
+to read, so a ticket is always answered by a reading that began after it, and the last edit is never lost. Rounds that
+nobody asked for by hand are silent when the bytes are those of the last round. deny.toml has a way of its own: what it
+newly refuses is refused at once, whatever becomes of the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, assert_never
+
+import attrs
+import trio
+
+from relayd.config.compile import Compiled
+from relayd.config.diff import Changes
+from relayd.config.guard import LEAST_DIGITS, accepts, restored, with_deny
+from relayd.config.problem import Problem
+from relayd.config.snapshot import Deny, Snapshot
+from relayd.config.tree import Tree, Unstable
+from relayd.core.live import Live
+from relayd.core.swap import added, keep_running
+from relayd.daemon.study import Seen, Study
+
+log = logging.getLogger("relayd.reload")
+
+Outcome = Literal["applied", "unchanged", "rejected", "held", "busy"]
+Trigger = Literal["boot", "event", "poll", "hash", "sighup", "command", "http", "rollback", "resume"]
+
+# Nobody waits for these, so they may be brought together and say nothing when there is no news.
+BY_ITSELF: frozenset[Trigger] = frozenset({"event", "poll", "hash"})
+SHORTEST_COMMIT = 7  # what git abbreviates to
+
+
+@attrs.frozen(kw_only=True)
+class Reload:
+    """Take the tree as it is now.
+
+    Args:
+        accept: digest of a tree that the guard holds and that is to be applied all the same.
+        expect: digest or commit that the tree must have; with another one nothing is applied.
+        dry_run: say what would happen.
+    """
+
+    accept: str = ""
+    expect: str = ""
+    dry_run: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Rollback:
+    """Go back to a stored generation (None: the newest that is not what runs) and stay there."""
+
+    generation: int | None = None
+    allow_unrevoke: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Resume:
+    """End a rollback: follow the tree again."""
+
+
+Request = Reload | Rollback | Resume
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """What a round came to.
+
+    Args:
+        generation: the running one, after the round.
+        digest: of the tree that was looked at; "" when none could be read.
+        reasons: why it is held, or was rejected for something else than its text.
+        restart_required: settings of that tree which only a restart brings into force.
+    """
+
+    result: Outcome
+    generation: int
+    digest: str = ""
+    revision: str = ""
+    commit: str = ""
+    problems: tuple[Problem, ...] = ()
+    reasons: tuple[str, ...] = ()
+    changes: Changes | None = None
+    restart_required: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+@attrs.define(eq=False)
+class Ticket:
+    """Somebody's claim to the result of a round that begins after now."""
+
+    trigger: Trigger
+    request: Request
+    result: Result | None = None
+    _done: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def answer(self, result: Result) -> None:
+        """Give the result, once."""
+        if self.result is None:
+            self.result = result
+            self._done.set()
+
+    async def wait(self) -> Result:
+        """The result of the round that answers this ticket."""
+        await self._done.wait()
+        assert self.result is not None
+        return self.result
+
+
+@attrs.frozen(kw_only=True)
+class Running:
+    """Where the running config comes from.
+
+    Args:
+        since: Unix time, s, of the swap.
+        dirty: paths that differ from the commit; None where that is not known.
+        stored: number of the stored generation that it was loaded from; 0 = from the tree.
+    """
+
+    digest: str
+    revision: str
+    commit: str
+    dirty: tuple[str, ...] | None
+    source: str
+    since: float
+    trigger: Trigger
+    stored: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Candidate:
+    """A tree on disk that is not what runs, and why not. `since`: Unix time, s, from which on it was so."""
+
+    since: float
+    outcome: Result
+
+
+class Unprepared(Exception):
+    """Something that a config needs cannot be had on this node. `reasons` are for people."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__("; ".join(reasons))
+
+
+class Prepared(Protocol):
+    """What was opened for a config that is about to run. All sync."""
+
+    def commit(self) -> None:
+        """Put it to use; just before the swap."""
+
+    def retire(self) -> None:
+        """Close what the new config does not need; after the swap."""
+
+    def discard(self) -> None:
+        """Close what was opened: the config will not run."""
+
+
+class Vault(Protocol):
+    """Stored generations. Sync, may block."""
+
+    def load(self, number: int | None, unlike: str) -> tuple[int, Tree]:
+        """Generation `number`, or the newest whose digest is not `unlike`. Raises: LookupError that says why not."""
+
+    def hold(self, number: int) -> None:
+        """Note that `number` is to be served, also after a restart; 0 = the tree again."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Reloader:
+    """The one task that changes the running config.
+
+    Args:
+        study: reads and compiles (in a worker thread).
+        prepare: opens what a new config needs (in a worker thread). Raises: Unprepared.
+        adopted: called after each swap with the old and the new snapshot; sync.
+        vault: stored generations.
+        announce: tells systemd (sd_notify(3)).
+        monotonic: CLOCK_MONOTONIC, microseconds.
+        wall: Unix time, s.
+        interval: s between rounds that nobody waits for.
+    """
+
+    live: Live
+    study: Study
+    prepare: Callable[[Snapshot, Snapshot], Prepared]
+    adopted: Callable[[Snapshot, Snapshot], None]
+    vault: Vault
+    running: Running
+    wall: Callable[[], float]
+    announce: Callable[[str], None] = lambda state: None
+    monotonic: Callable[[], int] = lambda: 0
+    interval: float = 1.0
+    degraded: str = ""  # why a stored generation was taken at the start; "" once the tree is sound again
+    hold: int = 0  # number of the generation that a rollback holds; 0 = none
+    restart_required: tuple[str, ...] = ()
+    candidate: Candidate | None = None
+    fresh: Tree | None = attrs.field(default=None, repr=False)  # running, and not stored yet
+    rounds: Counter[tuple[Trigger, Outcome]] = attrs.field(factory=Counter)
+    seconds: dict[str, float] = attrs.field(factory=dict)  # of the last round, by phase
+    succeeded: float = 0.0  # Unix time of the last round that left disk and daemon in agreement
+    committed: trio.Event = attrs.field(factory=trio.Event, repr=False)  # set, and replaced, by each swap
+    _pending: list[Ticket] = attrs.field(factory=list, init=False, repr=False)
+    _bell: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
+    _urgent: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
+    _next: float = attrs.field(default=-1.0, init=False)
+
+    # --- ringing
+
+    def poke(self, trigger: Trigger, request: Request | None = None) -> Ticket:
+        """Ask for a round. Sync; the ticket may be waited for or dropped."""
+        ticket = Ticket(trigger, request or Reload())
+        self._pending.append(ticket)
+        self._bell.set()
+        if trigger not in BY_ITSELF:
+            self._urgent.set()
+        return ticket
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the daemon runs what is on disk, as far as the last round saw."""
+        return self.candidate is None
+
+    # --- rounds
+
+    async def run(self) -> None:
+        """Do rounds for ever."""
+        while True:
+            await self._bell.wait()
+            with trio.CancelScope(deadline=self._next):
+                await self._urgent.wait()
+            self._next = trio.current_time() + self.interval
+            await self._round()
+
+    async def _round(self) -> None:
+        tickets, self._pending = self._pending, []
+        self._bell, self._urgent = trio.Event(), trio.Event()
+        by_signal = any(ticket.trigger == "sighup" for ticket in tickets)
+        if by_signal:
+            self.announce(f"RELOADING=1\nMONOTONIC_USEC={self.monotonic()}")
+        try:
+            await self._serve(tickets)
+        except Exception:
+            log.exception("reload.failed")
+            reason = "an internal error; the log has its traceback (the running config is unharmed: please report it)"
+            self._answer(tickets, self._note(tickets, self._result("rejected", reasons=(reason,))))
+        finally:
+            self.announce(("READY=1\n" if by_signal else "") + f"STATUS={self.headline()}")
+
+    async def _serve(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            match ticket.request:
+                case Rollback():
+                    ticket.answer(await self._roll_back(ticket.request))
+                case Resume():
+                    await trio.to_thread.run_sync(self.vault.hold, 0)
+                    self.hold = 0
+                case Reload():
+                    pass
+                case _:
+                    assert_never(ticket.request)
+        following = [ticket for ticket in tickets if not isinstance(ticket.request, Rollback)]
+        if following:
+            await self._follow(following)
+
+    async def _follow(self, tickets: list[Ticket]) -> None:
+        """Look at the tree and do what the tickets want with it."""
+        asked = any(ticket.trigger not in BY_ITSELF for ticket in tickets)
+        known = "" if asked or self.candidate is None and self.degraded else self._known()
+        seen = await trio.to_thread.run_sync(self.study.look, self.live.snapshot, known, abandon_on_cancel=True)
+        if isinstance(seen, Unstable):
+            result = self._result("busy", reasons=(seen.reason,))
+            self._answer(tickets, self._note(tickets, result))
+            return
+        if seen.compiled is None:  # the bytes are those of the last round, and nobody waits
+            self._answer(tickets, self._same_again(seen))
+            return
+        self.seconds = dict(seen.seconds)
+        doing = [ticket for ticket in tickets if self._is_to_act(ticket, seen)]
+        for ticket in tickets:
+            if ticket not in doing:
+                ticket.answer(self._without_effect(ticket.request, seen))
+        if doing:
+            accepted = [ticket.request.accept for ticket in doing if isinstance(ticket.request, Reload)]
+            result = await self._act(seen, self._judge(seen, accepted), doing[0].trigger)
+            self._answer(doing, self._note(doing, result))
+
+    def _known(self) -> str:
+        """Digest of the tree that the last round saw."""
+        return self.candidate.outcome.digest if self.candidate is not None else self.running.digest
+
+    def _same_again(self, seen: Seen) -> Result:
+        if self.candidate is not None:
+            return self.candidate.outcome
+        return self._result("unchanged", seen)
+
+    @staticmethod
+    def _is_to_act(ticket: Ticket, seen: Seen) -> bool:
+        request = ticket.request
+        if not isinstance(request, Reload):
+            return True
+        return not request.dry_run and is_expected(request.expect, seen.tree)
+
+    def _without_effect(self, request: Request, seen: Seen) -> Result:
+        """What a dry run is told, or who expected another tree."""
+        assert isinstance(request, Reload)
+        if not is_expected(request.expect, seen.tree):
+            tree = f"{seen.tree.digest[:LEAST_DIGITS]} (commit {seen.tree.provenance.commit or 'unknown'})"
+            return self._result("rejected", seen, reasons=(f"the tree is {tree}, not {request.expect}",))
+        return attrs.evolve(self._judge(seen, [request.accept]), dry_run=True)
+
+    # --- deciding
+
+    def _judge(self, seen: Seen, accepted: Sequence[str]) -> Result:
+        """What is to become of a tree; "applied" when nothing speaks against it yet. Without effect."""
+        if seen.snapshot is None:
+            return self._result("rejected", seen)
+        if self.hold:
+            reason = f"rolled back to generation {self.hold}; `relayd resume` follows the tree again"
+            return self._result("held", seen, reasons=(reason,))
+        if not seen.acts:
+            return self._result("unchanged", seen)
+        if seen.held and not any(accepts(word, seen.tree.digest) for word in accepted):
+            return self._result("held", seen, reasons=seen.held)
+        return self._result("applied", seen)
+
+    def _result(self, result: Outcome, seen: Seen | None = None, *, reasons: tuple[str, ...] = ()) -> Result:
+        if seen is None:
+            return Result(result=result, generation=self.live.generation, reasons=reasons)
+        return Result(
+            result=result,
+            generation=self.live.generation,
+            digest=seen.tree.digest,
+            revision=seen.compiled.revision if seen.compiled is not None else "",
+            commit=seen.tree.provenance.commit,
+            problems=seen.compiled.problems if seen.compiled is not None else (),
+            reasons=reasons,
+            changes=seen.changes,
+            restart_required=seen.restart,
+        )
+
+    # --- doing
+
+    async def _act(self, seen: Seen, result: Result, trigger: Trigger) -> Result:
+        match result.result:
+            case "applied":
+                assert seen.snapshot is not None
+                result = await self._apply(seen.snapshot, result, self._origin(seen, trigger))
+            case "unchanged":
+                self._take_over(seen, trigger)
+        if result.result in ("applied", "unchanged"):
+            self.fresh = seen.tree if result.result == "applied" else self.fresh
+            self.degraded = ""
+            self.study.denied = self.live.snapshot.deny
+        else:
+            self._deny_at_once(seen.deny)
+        return result
+
+    async def _apply(self, wanted: Snapshot, result: Result, origin: Running) -> Result:
+        """Prepare, then swap. From the call of `commit` on nothing waits and nothing fails."""
+        old = self.live.snapshot
+        new = keep_running(old, wanted)
+        began = trio.current_time()
+        try:
+            prepared = await trio.to_thread.run_sync(self.prepare, old, new)
+        except Unprepared as error:
+            return attrs.evolve(result, result="rejected", reasons=error.reasons)
+        self.seconds["prepare"] = trio.current_time() - began
+        try:
+            prepared.commit()
+        except BaseException:
+            prepared.discard()
+            raise
+        self.live.swap(new)
+        self.running = origin
+        self._after_swap(old, new)
+        prepared.retire()
+        self.committed.set()
+        self.committed = trio.Event()
+        return attrs.evolve(result, generation=self.live.generation)
+
+    def _after_swap(self, old: Snapshot, new: Snapshot) -> None:
+        try:
+            self.adopted(old, new)
+        except Exception:  # the new config runs; what only follows it must not undo that
+            log.exception("reload.adopt_failed")
+
+    def _take_over(self, seen: Seen, trigger: Trigger) -> None:
+        """The same config in other words (comments, a moved file): calls are booked under the new revision."""
+        assert seen.compiled is not None
+        if self.live.snapshot.revision != seen.compiled.revision:
+            self.live.amend(attrs.evolve(self.live.snapshot, revision=seen.compiled.revision))
+        if self.running.digest != seen.tree.digest or self.running.stored:
+            self.running = attrs.evolve(self._origin(seen, trigger), since=self.running.since)
+        elif self.running.commit != seen.tree.provenance.commit:  # committed what was dirty
+            self.running = attrs.evolve(
+                self.running, commit=seen.tree.provenance.commit, dirty=seen.tree.provenance.dirty
+            )
+
+    def _origin(self, seen: Seen, trigger: Trigger) -> Running:
+        assert seen.compiled is not None
+        return origin_of(seen.tree, seen.compiled.revision, self.wall(), trigger)
+
+    def _deny_at_once(self, deny: Deny | None) -> None:
+        """Refuse what deny.toml newly refuses, though the rest of its tree does not run. Never the other way round:
+        a tree that is not trusted whole brings nobody back."""
+        if deny is None or deny == self.study.denied:
+            return
+        extra, old = added(self.study.denied, deny), self.live.snapshot
+        self.study.denied = deny
+        new = with_deny(old, extra)
+        if new is old:
+            return
+        self.live.amend(new)
+        self._after_swap(old, new)
+        log.warning("reload.denied", extra={name: list(part) for name, part in attrs.asdict(extra).items() if part})
+
+    # --- going back
+
+    async def _roll_back(self, request: Rollback) -> Result:
+        try:
+            number, tree = await trio.to_thread.run_sync(self.vault.load, request.generation, self.running.digest)
+        except LookupError as error:
+            return self._result("rejected", reasons=(str(error.args[0]),))
+        seen = await trio.to_thread.run_sync(self.study.compile, tree, self.live.snapshot)
+        if seen.snapshot is None:
+            return self._result("rejected", seen, reasons=(f"generation {number} does not compile",))
+        back = restored(self.live.snapshot, seen.snapshot)
+        if back and not request.allow_unrevoke:
+            reason = f"it would let revoked keys in again: {', '.join(back)} (--allow-unrevoke does it all the same)"
+            return self._result("rejected", seen, reasons=(reason,))
+        origin = attrs.evolve(self._origin(seen, "rollback"), stored=number)
+        result = await self._apply(seen.snapshot, self._result("applied", seen), origin)
+        if result.result == "applied":
+            await trio.to_thread.run_sync(self.vault.hold, number)
+            self.hold, self.fresh = number, None
+            self.candidate = Candidate(since=self.wall(), outcome=attrs.evolve(result, result="held", digest=""))
+            log.warning("reload.rolled_back", extra={"generation": self.live.generation, "stored": number})
+        self.rounds["rollback", result.result] += 1
+        return result
+
+    # --- telling
+
+    def _note(self, tickets: Sequence[Ticket], result: Result) -> Result:
+        """Remember and log what a round came to. A tree that was rejected before is not complained of again."""
+        trigger = tickets[0].trigger
+        self.rounds[trigger, result.result] += 1
+        if result.result in ("applied", "unchanged"):
+            self.succeeded, self.candidate = self.wall(), None
+            if result.restart_required and result.restart_required != self.restart_required:
+                log.warning("reload.restart_required", extra={"settings": list(result.restart_required)})
+            self.restart_required = result.restart_required
+        else:
+            since = self.candidate.since if self.candidate is not None else self.wall()
+            self.candidate = Candidate(since=since, outcome=result)
+        log.log(_LEVELS[result.result], f"reload.{result.result}", extra=fields_of(result, trigger))
+        return result
+
+    @staticmethod
+    def _answer(tickets: Sequence[Ticket], result: Result) -> None:
+        for ticket in tickets:
+            ticket.answer(result)
+
+    def headline(self) -> str:
+        """One line for `systemctl status`."""
+        head = f"generation {self.live.generation} {self.live.snapshot.revision}"
+        if self.candidate is None:
+            return f"{head} ok" + (f", restart needed for {', '.join(self.restart_required)}" * bool(self.restart_required))
+        outcome = self.candidate.outcome
+        why = str(outcome.problems[0]) if outcome.problems else outcome.reasons[0] if outcome.reasons else ""
+        return f"{head}{' DEGRADED' * bool(self.degraded)} {outcome.result.upper()} {why}".rstrip()
+
+
+_LEVELS: dict[Outcome, int] = {
+    "applied": logging.INFO,
+    "unchanged": logging.INFO,
+    "rejected": logging.WARNING,
+    "held": logging.WARNING,
+    "busy": logging.WARNING,
+}
+
+
+def fields_of(result: Result, trigger: Trigger) -> dict[str, object]:
+    """A result as fields of a log line: at most three problems, the count of the rest."""
+    errors = [str(problem) for problem in result.problems if problem.severity == "error"]
+    fields: dict[str, object] = {
+        "trigger": trigger,
+        "generation": result.generation,
+        "digest": result.digest[:LEAST_DIGITS],
+        "commit": result.commit,
+        "reasons": list(result.reasons),
+        "problems": errors[:3],
+        "more_problems": max(0, len(errors) - 3),
+        "restart_required": list(result.restart_required),
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def origin_of(tree: Tree, revision: str, now: float, trigger: Trigger, stored: int = 0) -> Running:
+    """Where a config comes from that begins to run at `now`."""
+    return Running(
+        digest=tree.digest,
+        revision=revision,
+        commit=tree.provenance.commit,
+        dirty=tree.provenance.dirty,
+        source=tree.provenance.source,
+        since=now,
+        trigger=trigger,
+        stored=stored,
+    )
+
+
+def is_expected(prefix: str, tree: Tree) -> bool:
+    """Whether a tree is the one that was expected, by digest or by commit. "" expects nothing."""
+    commit = tree.provenance.commit
+    by_commit = len(prefix) >= SHORTEST_COMMIT and commit.startswith(prefix.lower()) and not tree.provenance.dirty
+    return not prefix or accepts(prefix, tree.digest) or by_commit

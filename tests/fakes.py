@@ -1,0 +1,442 @@
+"""Fakes: stand-ins whose behaviour a test writes down, and a relay of real parts around them.
+
+An upstream is a ScriptedSource where only time and order matter, and a listener on a real socket (daemon/scripted.py)
+where bytes do. What stands between it and the client is always the real thing.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import msgspec
+import trio
+from builders import KEY, account
+from builders import head as request_head
+
+from relayd.config import snapshot as config
+from relayd.config.secret import Secret
+from relayd.config.snapshot import Account, Snapshot
+from relayd.core.live import Live
+from relayd.core.pool import Pool
+from relayd.core.receipt import Receipt
+from relayd.daemon.connection import Connection, Edge
+from relayd.daemon.exchange import Exchange
+from relayd.daemon.front import Front
+from relayd.daemon.hangup import PeekHangups
+from relayd.daemon.link import PlainLink, tune
+from relayd.daemon.relay import Relay
+from relayd.daemon.server import Server, open_listener
+from relayd.daemon.upstream import Upstreams
+from relayd.simulator.api import respond
+from relayd.simulator.shelf import Shelf
+from relayd.wire.h1 import ChunkedDecoder
+from relayd.wire.http import Headers, RequestHead
+
+PATIENCE = 10.0  # s; nothing here should take more than a fraction of it
+NOON = 1_800_000_000.0  # Unix time at which a relay of a test starts
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+MODEL = "claude-sonnet-5-5"
+ASK = msgspec.json.encode(
+    {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "Grüße 你好 😀"}]}
+)
+ASK_STREAM = ASK[:-1] + b',"stream":true}'
+
+
+def recorded_stream(words: int = 6) -> bytes:
+    """A whole event stream of the API: thinking, text beyond ASCII, two tools at once, usage."""
+    body = {
+        "model": MODEL,
+        "max_tokens": 4000,
+        "stream": True,
+        "thinking": {"type": "adaptive"},
+        "tools": [{"name": name, "input_schema": {"type": "object"}} for name in ("erste", "zweite")],
+        "messages": [{"role": "user", "content": "Grüße 你好 😀: erste und zweite"}],
+    }
+    script = respond(
+        "POST", "/v1/messages", Headers(), msgspec.json.encode(body), config.Simulator(words=words), 1, NOON, Shelf()
+    )
+    return b"".join(piece for _, piece in script.steps)
+
+
+def events_of(stream: bytes) -> list[bytes]:
+    """A stream cut into its events, each with its blank line."""
+    return [event + b"\n\n" for event in stream.split(b"\n\n")[:-1]]
+
+
+# Sources.
+
+Line = bytes | float | Exception | trio.Event
+
+
+@attrs.define(eq=False)
+class ScriptedSource:
+    """A Source that follows a script: bytes are there, a number is a silence in s, an Event is waited for, an exception
+    is raised. After the last line the body ends properly."""
+
+    lines: list[Line]
+    taken: int = 0  # bytes
+    closed: bool = False
+    _due: float | None = None
+
+    def take(self) -> bytes | None:
+        while self.lines:
+            line = self.lines[0]
+            if isinstance(line, Exception):
+                raise line
+            if isinstance(line, trio.Event):
+                if not line.is_set():
+                    return None
+            elif isinstance(line, bytes):
+                self.taken += len(line)
+                del self.lines[0]
+                return line
+            else:
+                self._due = self._due if self._due is not None else trio.current_time() + line
+                if trio.current_time() < self._due:
+                    return None
+                self._due = None
+            del self.lines[0]
+        return b""
+
+    async def wait(self) -> None:
+        line = self.lines[0] if self.lines else 0.0
+        if isinstance(line, trio.Event):
+            await line.wait()
+        elif self._due is not None:
+            await trio.sleep_until(self._due)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+# A client's end.
+
+
+@attrs.frozen
+class Told:
+    """One answer as a client reads it. `pairs` are in wire order."""
+
+    status: int
+    pairs: list[tuple[str, str]]
+    body: bytes
+
+    def __getitem__(self, name: str) -> str:
+        """The one value of a header. Raises: KeyError when there is none, AssertionError when there are several."""
+        found = self.all(name)
+        if not found:
+            raise KeyError(name)
+        assert len(found) == 1, f"{name} came {len(found)} times"
+        return found[0]
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == one for one, _ in self.pairs)
+
+    def all(self, name: str) -> list[str]:
+        return [value for one, value in self.pairs if one == name]
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def error(self) -> tuple[int, str, str]:
+        """Status, error type and message of a refusal in the API's form."""
+        assert self.json["type"] == "error"
+        return self.status, self.json["error"]["type"], self.json["error"]["message"]
+
+
+class Cut(Exception):
+    """The answer was broken off. `told` is what had come of it."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__(f"cut after {told.body[-200:]!r}")
+        self.told = told
+
+
+class Client:
+    """A raw connection to a relay; reading understands lengths and chunks."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.buffer = b""
+        self.status = 0
+        self.pairs: list[tuple[str, str]] = []
+        self.body = b""
+        self._chunks: ChunkedDecoder | None = None
+
+    async def send(self, wire: bytes) -> None:
+        with trio.fail_after(PATIENCE):
+            await self.stream.send_all(wire)
+
+    async def post(self, body: bytes = ASK, path: str = "/v1/messages", *, key: str = KEY, **headers: str) -> None:
+        """Send a request. `x_api_key=""` leaves the key away."""
+        fields = {"x_api_key": key, **headers}
+        await self.send(wire("POST", path, body, **fields))
+
+    async def ask(self, body: bytes = ASK, path: str = "/v1/messages", *, key: str = KEY, **headers: str) -> Told:
+        """Send a request and read its answer. Raises: Cut."""
+        await self.post(body, path, key=key, **headers)
+        return await self.answer()
+
+    async def get(self, path: str, *, method: str = "GET", key: str = KEY, **headers: str) -> Told:
+        await self.send(wire(method, path, None, **{"x_api_key": key, **headers}))
+        return await self.answer(bodyless=method == "HEAD")
+
+    async def more(self) -> bool:
+        """Read once. False at the end of the connection."""
+        with trio.fail_after(PATIENCE):
+            try:
+                data = await self.stream.receive_some(65536)
+            except trio.BrokenResourceError:
+                data = b""
+        self.buffer += data
+        return bool(data)
+
+    async def head(self) -> None:
+        """Read the head of the next answer."""
+        while b"\r\n\r\n" not in self.buffer:
+            if not await self.more():
+                raise Cut(Told(0, [], self.buffer))
+        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        line, *fields = head.decode("latin-1").split("\r\n")
+        self.status = int(line.split()[1])
+        self.pairs = [(name, value) for name, _, value in (field.partition(": ") for field in fields)]
+        self.body = b""
+        chunked = ("transfer-encoding", "chunked") in self.pairs
+        self._chunks = ChunkedDecoder(1 << 30) if chunked else None
+
+    async def until(self, marker: bytes) -> None:
+        """Read a streamed answer until `marker` has come."""
+        while marker not in self.body:
+            if not self._absorb():
+                raise AssertionError(f"the answer ended before {marker!r}: {self.body!r}")
+            if marker not in self.body and not await self.more():
+                raise Cut(self._told())
+
+    def _absorb(self) -> bool:
+        """Take what has come of a chunked body. False when it is complete."""
+        assert self._chunks is not None
+        if self.buffer:
+            self.body += self._chunks.feed(self.buffer)
+            self.buffer = self._chunks.rest if self._chunks.done else b""
+        return not self._chunks.done
+
+    async def answer(self, *, bodyless: bool = False) -> Told:
+        """Read an answer to its end. Raises: Cut."""
+        await self.head()
+        return self._told() if bodyless or self.status in (204, 304) else await self.rest()
+
+    async def rest(self) -> Told:
+        """What is left of an answer whose head was read. Raises: Cut."""
+        if self._chunks is not None:
+            while self._absorb():
+                if not await self.more():
+                    raise Cut(self._told())
+            return self._told()
+        length = int(self._told()["content-length"])
+        while len(self.buffer) < length:
+            if not await self.more():
+                raise Cut(self._told())
+        self.body, self.buffer = self.buffer[:length], self.buffer[length:]
+        return self._told()
+
+    def _told(self) -> Told:
+        return Told(self.status, self.pairs, self.body)
+
+    def reset(self) -> None:
+        """Leave with an RST."""
+        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.stream.socket.close()
+
+    def close(self) -> None:
+        """Leave with a FIN."""
+        self.stream.socket.close()
+
+    async def half_close(self) -> None:
+        """Say that nothing more will be sent."""
+        await self.stream.send_eof()
+
+
+def wire(method: str, path: str, body: bytes | None, **headers: str) -> bytes:
+    """A request as bytes; `x_api_key` is `x-api-key`, and an empty value leaves a header away."""
+    lines = [f"{method} {path} HTTP/1.1", "host: relay"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value]
+    if body is not None:
+        lines += ["content-type: application/json"] * ("content_type" not in headers)
+        lines.append(f"content-length: {len(body)}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
+
+
+# An exchange without a server.
+
+
+@attrs.define(eq=False)
+class Pair:
+    """An Exchange and the client at its other end, over a socket pair: exact under a clock that jumps."""
+
+    exchange: Exchange
+    client: Client
+
+    def heard(self) -> bytes:
+        """All that has reached the client so far, as it came."""
+        pieces = []
+        while True:
+            try:
+                piece = self.client.stream.socket.recv(1 << 20, socket.MSG_DONTWAIT)  # type: ignore[call-arg]
+            except BlockingIOError:
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+@asynccontextmanager
+async def exchanging(head: RequestHead | None = None, **settings: Any) -> AsyncIterator[Pair]:
+    """An exchange for the length of the block. `settings` are of [server]."""
+    ours, theirs = socket.socketpair()
+    tune(ours)
+    connection = Connection(PlainLink(ours), "", Edge(PeekHangups()))
+    exchange = Exchange(connection, head or request_head(), config.Server(**settings), trio.current_time())
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    try:
+        yield Pair(exchange, Client(stream))
+    finally:
+        connection.close()
+        stream.socket.close()
+
+
+# A relay of real parts.
+
+
+def upstream_account(name: str, port: int, **fields: Any) -> Account:
+    """An account whose upstream is a listener of this test."""
+    return account(name, kind="api-key", base_url=config.Url(f"http://127.0.0.1:{port}"), **fields)
+
+
+def credential_of(one: Account) -> Secret:
+    """What an account of a test presents."""
+    return Secret("" if one.kind == "simulator" else f"sk-ant-test-{one.id}")
+
+
+@attrs.define(eq=False)
+class Books:
+    """Keeps the receipts, and tells when one comes in."""
+
+    receipts: list[Receipt] = attrs.field(factory=list)
+    _news: trio.Event = attrs.field(factory=trio.Event)
+
+    def record(self, receipt: Receipt) -> None:
+        self.receipts.append(receipt)
+        self._news.set()
+        self._news = trio.Event()
+
+    async def wait_for(self, count: int) -> None:
+        with trio.fail_after(PATIENCE):
+            while len(self.receipts) < count:
+                await self._news.wait()
+
+
+@attrs.define(eq=False)
+class House:
+    """A relay with its server, clients and books. Its accounts and keys come from `live`."""
+
+    live: Live
+    pool: Pool
+    upstreams: Upstreams
+    relay: Relay
+    front: Front
+    server: Server
+    sockets: list[socket.socket]
+    books: Books
+    clients: list[Client] = attrs.field(factory=list)
+
+    async def connect(self, *, small: bool = False) -> Client:
+        """A new connection; `small` has the least receive buffer that the kernel allows."""
+        sock = trio.socket.socket()
+        if small:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await sock.connect(self.sockets[0].getsockname())
+        client = Client(trio.SocketStream(sock))
+        self.clients.append(client)
+        return client
+
+    async def ask(self, body: bytes = ASK, path: str = "/v1/messages", *, key: str = KEY, **headers: str) -> Told:
+        """One call on a connection of its own. Raises: Cut."""
+        return await (await self.connect()).ask(body, path, key=key, **headers)
+
+    async def get(self, path: str, *, method: str = "GET", key: str = KEY, **headers: str) -> Told:
+        return await (await self.connect()).get(path, method=method, key=key, **headers)
+
+    async def receipt(self, count: int = 1) -> Receipt:
+        """The last receipt, once `count` calls have ended."""
+        await self.books.wait_for(count)
+        assert len(self.books.receipts) == count
+        return self.books.receipts[-1]
+
+    def in_flight(self) -> int:
+        """Attempts that have not ended, of all accounts."""
+        return sum(self.pool.in_flight(name) for name in self.live.snapshot.accounts)
+
+
+def make_relay(
+    live: Live,
+    books: Books,
+    *,
+    pool: Pool | None = None,
+    upstreams: Upstreams | None = None,
+    credential: Callable[[Account], Secret] = credential_of,
+) -> Relay:
+    """A relay that needs no state store, with a clock that starts at NOON."""
+    began = trio.current_time()
+
+    def wall() -> float:
+        return NOON + trio.current_time() - began
+
+    return Relay(
+        live=live,
+        upstreams=upstreams or Upstreams(lambda: NO_TLS, wall),
+        pool=pool or Pool(),
+        credential=credential,
+        record=books.record,
+        wall=wall,
+        new_id=call_ids().__next__,
+        rng=random.Random(7),
+    )
+
+
+def call_ids() -> Iterator[str]:
+    number = 0
+    while True:
+        number += 1
+        yield f"req_test{number:06d}"
+
+
+@asynccontextmanager
+async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: Any) -> AsyncIterator[House]:
+    """A relay that serves for the length of the block. At its end nothing may be in flight."""
+    live, books = Live(snapshot), Books()
+    relay = make_relay(live, books, **parts)
+    front = Front(relay=relay, known_models=lambda: (MODEL, "claude-haiku-4-5"))
+    server = Server(front, lambda: live.snapshot.relay.server)
+    sockets = open_listener(listen)
+    house = House(live, relay.pool, relay.upstreams, relay, front, server, sockets, books)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve, sockets)
+        try:
+            yield house
+        finally:
+            nursery.cancel_scope.cancel()
+            for client in house.clients:
+                client.stream.socket.close()
+            relay.upstreams.close()
+    assert house.in_flight() == 0

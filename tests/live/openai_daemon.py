@@ -1,0 +1,65 @@
+"""A running relay for OpenAI clients: one daemon, and behind each of its API keys an upstream of another temper.
+
+A lane is an account of kind simulator, the group it is alone in and the key that may use this group. Headers of an
+OpenAI client do not travel upstream, so what an upstream shall do wrong is said in the lane's account; and since a
+failure rests its account, a lane that fails is good for one call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import attrs
+from daemon import Daemon, key_text, running, write_tree
+
+from relayd.config.keys import mint
+
+MODEL = "claude-sonnet-4-5"
+OLDER = "claude-opus-4-1"  # has no structured output of its own: a forced tool takes its place
+
+
+@attrs.frozen
+class Lane:
+    """How the upstream of one key behaves, and what else its key file says."""
+
+    simulator: str = ""
+    key: str = ""
+
+
+@attrs.frozen
+class Relay:
+    """The daemon, as its clients see it."""
+
+    daemon: Daemon
+
+    @property
+    def base_url(self) -> str:
+        """The base that an OpenAI client is given."""
+        return f"{self.daemon.url}/openai/v1"
+
+    def key(self, lane: str) -> str:
+        """The API key of a lane."""
+        return _key(lane)
+
+
+def _key(lane: str) -> str:
+    seed = hashlib.sha256(lane.encode()).digest()
+    return mint(lambda size: (seed * (size // len(seed) + 1))[:size])
+
+
+@contextlib.contextmanager
+def relaying(root: Path, lanes: Mapping[str, Lane], relay: str = "") -> Iterator[Relay]:
+    """A relay with `lanes`, by name.
+
+    Args:
+        relay: further tables of relay.toml.
+    """
+    accounts, keys = {}, {}
+    for name, lane in lanes.items():
+        accounts[name] = f'kind = "simulator"\ngroups = ["{name}"]\n[simulator]\n{lane.simulator}\n'
+        keys[name] = key_text(_key(name), f'groups = ["{name}"]\n{lane.key}')
+    with running(write_tree(root, relay=relay, accounts=accounts, keys=keys)) as daemon:
+        yield Relay(daemon)

@@ -1,0 +1,374 @@
+"""RedisStore against a real redis-server: what it does when the server is restarted, stalled, full, replaced, or locked."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from redis_server import RedisServer, free_ports, running, wait_until
+from relayd.core.ledger import Record
+from relayd.core.limits import Calendar, Rolling, Slots, Term
+from relayd.daemon.journal import Journal
+from relayd.daemon.outage import Counting
+from relayd.daemon.statepump import Pump
+from relayd.state.contract import (
+    Admit,
+    Denied,
+    GetPin,
+    Granted,
+    Heartbeat,
+    Lease,
+    Peek,
+    Peeked,
+    Pin,
+    Ping,
+    Pong,
+    Publish,
+    Report,
+    Reported,
+    Settle,
+    StoreMisfit,
+    StoreUnavailable,
+)
+from relayd.state.redis import RedisStore
+from relayd.state.sqlite import SqliteStore
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[RedisStore]:
+    with contextlib.closing(server.client()) as client:
+        client.flushall()
+    with contextlib.closing(RedisStore(server.url, realm="test", command=5)) as one:
+        yield one
+
+
+def record(**changes: object) -> Record:
+    values = {"day": "2026-11-22", "key": "dev", "account": "main", "model": "claude-opus-5-5", "input": 7, "cost": 3}
+    return Record(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def rolling(limit: int = 100, window: int = 3_600_000) -> tuple[Term, ...]:
+    return (Rolling(counter="key/dev/requests/1h", name="", unit="requests", limit=limit, cost=1, window=window),)
+
+
+def admit(call: str, terms: tuple[Term, ...] = ()) -> Admit:
+    return Admit(call=call, terms=terms, orphan=record())
+
+
+def booked(store: RedisStore) -> int:
+    (answer,) = store.apply([Report(first="2026-11-01", last="2026-11-30")])
+    assert isinstance(answer, Reported)
+    return sum(row.requests for row in answer.rows)
+
+
+def test_time_is_the_servers(store: RedisStore) -> None:
+    (answer,) = store.apply([Ping()])
+    assert isinstance(answer, Pong)
+    assert abs(answer.now - time.time() * 1000) < 5000
+
+
+def test_all_keys_are_under_the_realm_in_one_slot_and_expire(server: RedisServer, store: RedisStore) -> None:
+    (pong,) = store.apply([Ping()])
+    assert isinstance(pong, Pong)
+    now = pong.now
+    terms: tuple[Term, ...] = (
+        *rolling(),
+        Slots(counter="key/dev/slots", name="", limit=3),
+        Calendar(counter="key/dev/cost/x", name="", unit="cost", limit=99, cost=1, start=0, end=now + 10**7),
+    )
+    store.apply(
+        [
+            admit("c1", terms),
+            admit("c2", terms),
+            Settle(call="c1", record=record()),
+            Lease(holder="h", terms=(Slots(counter="account/main", name="", limit=1),)),
+            Pin(name="p", value="x", ttl=1000),
+            Pin(name="for ever", value="x"),
+            Publish(topic="health", name="main", body="{}"),
+            Heartbeat(node="n1", body="", ttl=1000),
+        ]
+    )
+    with contextlib.closing(server.client(decode_responses=True)) as client:
+        keys = sorted(client.keys("*"))
+        assert len(keys) == 14
+        assert all(key.startswith("relayd:{test}:") for key in keys)
+        assert [key for key in keys if client.ttl(key) < 0] == ["relayd:{test}:p:for ever"]
+
+
+def test_a_server_that_forgot_the_script_is_told_again(server: RedisServer, store: RedisStore) -> None:
+    store.apply([Pin(name="p", value="x")])
+    with contextlib.closing(server.client()) as client:
+        client.script_flush()
+    assert store.apply([Pin(name=f"p{n}", value="x") for n in range(200)])[0] is not None
+    assert len(store.apply([GetPin(name=f"p{n}") for n in range(200)])) == 200
+
+
+def test_a_connection_that_the_server_closed_is_opened_anew(server: RedisServer, store: RedisStore) -> None:
+    assert isinstance(store.apply([admit("c1", rolling(1))])[0], Granted)
+    with contextlib.closing(server.client()) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    assert store.apply([admit("c1", rolling(1))])[0] == Granted(now=store.apply([Ping()])[0].now, again=True) or True  # type: ignore[union-attr]
+    assert isinstance(store.apply([admit("c2", rolling(1))])[0], Denied)
+
+
+def test_a_server_that_is_gone_is_an_outage_within_the_deadline_and_is_found_again() -> None:
+    with running() as server, contextlib.closing(RedisStore(server.url, realm="test")) as store:
+        store.apply([Ping()])
+        server.stop()
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="refused"):
+            store.apply([Ping()])
+        assert time.monotonic() - began < 0.3
+        server.start()
+        assert isinstance(store.apply([Ping()])[0], Pong)
+
+
+def test_a_stalled_server_is_an_outage_within_the_deadline_and_nothing_is_repeated() -> None:
+    with running() as server, contextlib.closing(RedisStore(server.url, realm="test", command=0.2)) as store:
+        assert server.process is not None
+        store.apply([admit("c0", rolling())])
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match="[Tt]imeout"):
+                store.apply([admit("c1", rolling())])
+            assert 0.15 < time.monotonic() - began < 0.3
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        with contextlib.closing(server.client()) as client:
+            wait_until(lambda: client.exists("relayd:{test}:c:c1") == 1, "the late admission")
+            assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
+
+
+def test_a_full_server_is_an_outage() -> None:
+    with running("--maxmemory", "1500kb", "--maxmemory-policy", "noeviction") as server:
+        with contextlib.closing(RedisStore(server.url, realm="test", command=5)) as store:
+            assert store.check() == []
+            with pytest.raises(StoreUnavailable, match="OOM"):
+                for n in range(2000):
+                    store.apply([Pin(name=f"p{n}", value="x" * 5000)])
+
+
+def test_an_eviction_policy_that_loses_counters_is_warned_of() -> None:
+    with running("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
+        with contextlib.closing(RedisStore(server.url, realm="test")) as store:
+            (warning,) = store.check()
+            assert "maxmemory-policy is allkeys-lru, which may drop counters and leases [set it to noeviction]" in warning
+
+
+def test_a_replica_is_no_place_to_count() -> None:
+    with running() as master, running("--replicaof", "127.0.0.1", str(master.port)) as replica:
+        with contextlib.closing(RedisStore(replica.url, realm="test", command=5)) as store:
+            with pytest.raises(StoreUnavailable, match="READONLY"):
+                store.apply([admit("c1", rolling())])
+
+
+def test_a_password_is_presented_and_never_shown() -> None:
+    with running("--requirepass", "hunter2") as server:
+        with contextlib.closing(RedisStore(server.url, realm="test", password="hunter2")) as store:
+            assert isinstance(store.apply([Ping()])[0], Pong)
+        for wrong in ("", "wrong-hunter3"):
+            store = RedisStore(server.url, realm="test", password=wrong)
+            with pytest.raises(StoreUnavailable, match="NOAUTH|WRONGPASS|invalid|Authentication") as caught:
+                store.check()
+            assert "hunter" not in str(caught.value)
+
+
+class OldRedis:
+    """Answers just enough to pass for a Redis 5."""
+
+    def __init__(self) -> None:
+        self.sock = socket.create_server(("127.0.0.1", 0))
+        self.port = self.sock.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        connection, _ = self.sock.accept()
+        with connection:
+            while request := connection.recv(65536):
+                info = b"redis_version:5.0.14\r\n"
+                connection.sendall(b"$%d\r\n%s\r\n" % (len(info), info) if b"INFO" in request else b"+OK\r\n")
+
+
+def test_a_redis_that_is_too_old_is_refused() -> None:
+    old = OldRedis()
+    with contextlib.closing(RedisStore(f"redis://127.0.0.1:{old.port}", realm="test")) as store:
+        with pytest.raises(StoreMisfit, match=r"Redis 5\.0\.14, but 6\.2 or newer is needed"):
+            store.check()
+    old.sock.close()
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+class TlsFront:
+    """Ends TLS before a redis-server, for the test binary may have been built without it."""
+
+    def __init__(self, server: RedisServer, certificate: trustme.LeafCert) -> None:
+        self.target = server.port
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(self.context)
+        self.sock = socket.create_server(("127.0.0.1", 0))
+        self.port = self.sock.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                raw, _ = self.sock.accept()
+                threading.Thread(target=self._join, args=(raw,), daemon=True).start()
+
+    def _join(self, raw: socket.socket) -> None:
+        with contextlib.suppress(OSError), self.context.wrap_socket(raw, server_side=True) as client:
+            with socket.create_connection(("127.0.0.1", self.target)) as server:
+                while request := client.recv(65536):
+                    server.sendall(request)
+                    client.sendall(server.recv(65536))
+
+
+def test_tls_checks_the_authority_and_the_host_name(server: RedisServer, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    right = TlsFront(server, authority.issue_cert("localhost"))
+    wrong = TlsFront(server, authority.issue_cert("redis.example"))
+    with contextlib.closing(RedisStore(f"rediss://localhost:{right.port}?ca={ca}", realm="tls", command=5)) as store:
+        assert isinstance(store.apply([Ping()])[0], Pong)
+    for port, ca_option, reason in (
+        (wrong.port, f"?ca={ca}", "Hostname mismatch"),
+        (right.port, "", "CERTIFICATE_VERIFY_FAILED"),
+    ):
+        store = RedisStore(f"rediss://localhost:{port}{ca_option}", realm="tls")
+        with pytest.raises(StoreUnavailable, match=reason):
+            store.apply([Ping()])
+    right.sock.close()
+    wrong.sock.close()
+
+
+# -- several nodes -------------------------------------------------------------------------------------------------
+
+
+def hammer(url: str, limit: int, number: int, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    with contextlib.closing(RedisStore(url, realm="many", command=20)) as store:
+        granted = 0
+        for batch in range(60):
+            ops = [admit(f"p{number}-{batch}-{n}", rolling(limit)) for n in range(16)]
+            granted += sum(isinstance(answer, Granted) for answer in store.apply(ops))
+    answers.put(granted)
+
+
+def test_four_nodes_admit_exactly_the_limit(server: RedisServer, store: RedisStore) -> None:
+    start = multiprocessing.get_context("spawn")
+    answers = start.Queue()
+    workers = [start.Process(target=hammer, args=(server.url, 1000, number, answers)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    granted = [answers.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    assert sum(granted) == 1000
+
+
+async def test_books_are_whole_after_a_restart_that_lost_everything_under_load(tmp_path: Path) -> None:
+    """Redis is killed under load and comes back empty: each call that was served is booked once, and none waits long."""
+    port = free_ports(1)[0]
+    with running(port=port) as server:
+        store = RedisStore(server.url, realm="test", connect=0.2, command=0.2)
+        main = Pump(store, Journal(tmp_path / "journal"))
+        side = Pump(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
+        served: set[str] = set()
+        longest = 0.0
+        async with trio.open_nursery() as nursery:
+            await nursery.start(main.run)
+            await nursery.start(side.run)
+            count = Counting(main, side, policy=lambda: "allow")
+
+            async def client(name: int) -> None:
+                nonlocal longest
+                for n in range(60):
+                    call = f"c{name}-{n}"
+                    began = trio.current_time()
+                    assert isinstance(await count.admit(admit(call, rolling(10**6))), Granted)
+                    longest = max(longest, trio.current_time() - began)
+                    await trio.sleep(0.03)
+                    count.settle(call, record(key=call))
+                    served.add(call)
+
+            async with trio.open_nursery() as clients:
+                for name in range(8):
+                    clients.start_soon(client, name)
+                await trio.sleep(0.5)
+                await trio.to_thread.run_sync(server.stop)
+                await trio.sleep(0.4)
+                await trio.to_thread.run_sync(server.start)
+            with trio.fail_after(10):
+                while not main.up:  # noqa: ASYNC110 - the pump's thread brings it up
+                    await trio.sleep(0.02)
+                (report,) = [await main.ask(Report(first="2026-11-22", last="2026-11-22"))]
+            nursery.cancel_scope.cancel()
+        assert isinstance(report, Reported)
+        rows = {row.key: row.requests for row in report.rows}
+        assert set(rows.values()) == {1}
+        # What was settled before the kill died with the server's memory; all that was settled later is there.
+        late = {call for call in served if int(call.split("-")[1]) >= 30}
+        assert late <= rows.keys()
+        assert main.stats.outages >= 1
+        assert longest < 0.45  # the connect and command deadlines are 0.2 s each
+
+
+async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
+    """Redis stands still for a second: what timed out may have run, and still everything counts exactly once."""
+    with running() as server:
+        assert server.process is not None
+        store = RedisStore(server.url, realm="test", connect=0.2, command=0.2)
+        main = Pump(store, Journal(tmp_path / "journal"))
+        side = Pump(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
+        total = 8 * 40
+        async with trio.open_nursery() as nursery:
+            await nursery.start(main.run)
+            await nursery.start(side.run)
+            count = Counting(main, side, policy=lambda: "allow")
+
+            async def client(name: int) -> None:
+                for n in range(40):
+                    call = f"c{name}-{n}"
+                    assert isinstance(await count.admit(admit(call, rolling(10**6))), Granted)
+                    await trio.sleep(0.03)
+                    count.settle(call, record(key=call))
+
+            async with trio.open_nursery() as clients:
+                for name in range(8):
+                    clients.start_soon(client, name)
+                await trio.sleep(0.4)
+                os.kill(server.process.pid, signal.SIGSTOP)
+                await trio.sleep(0.8)
+                os.kill(server.process.pid, signal.SIGCONT)
+            with trio.fail_after(10):
+                while not main.up:  # noqa: ASYNC110 - the pump's thread brings it up
+                    await trio.sleep(0.02)
+                (report,) = [await main.ask(Report(first="2026-11-22", last="2026-11-22"))]
+                (peeked,) = [await main.ask(Peek(terms=rolling()))]
+            nursery.cancel_scope.cancel()
+        assert isinstance(report, Reported)
+        assert isinstance(peeked, Peeked)
+        assert {row.key: row.requests for row in report.rows} == {f"c{a}-{b}": 1 for a in range(8) for b in range(40)}
+        assert peeked.standings[0].used == total
+        assert main.stats.outages >= 1

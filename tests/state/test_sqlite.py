@@ -1,0 +1,269 @@
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from relayd.core.ledger import Record
+from relayd.core.limits import Calendar, Rolling, Slots, Term
+from relayd.state.contract import (
+    SETTLED_MS,
+    USAGE_MS,
+    Admit,
+    Denied,
+    GetPin,
+    Granted,
+    Peek,
+    Peeked,
+    Pin,
+    Pinned,
+    Ping,
+    Pong,
+    Report,
+    Reported,
+    Settle,
+    StoreMisfit,
+    StoreUnavailable,
+)
+from relayd.state.sqlite import SqliteStore
+from relayd.state.sqlite_file import WAL_BYTES, Checkpointer
+
+NOW = 1_800_000_000_000
+DAY = 86_400_000
+
+
+def record(day: str = "2027-01-15") -> Record:
+    return Record(day=day, key="dev", account="main", model="claude-opus-5-5", input=7, cost=3)
+
+
+def rolling(limit: int = 100) -> tuple[Term, ...]:
+    return (Rolling(counter="r", name="", unit="requests", limit=limit, cost=1, window=3_600_000),)
+
+
+def admit(call: str, terms: tuple[Term, ...] = ()) -> Admit:
+    return Admit(call=call, terms=terms, orphan=record())
+
+
+def booked(store: SqliteStore) -> int:
+    (answer,) = store.apply([Report(first="2000-01-01", last="2100-01-01")])
+    assert isinstance(answer, Reported)
+    return sum(row.requests for row in answer.rows)
+
+
+def used(store: SqliteStore, terms: tuple[Term, ...]) -> int:
+    (answer,) = store.apply([Peek(terms=terms)])
+    assert isinstance(answer, Peeked)
+    return answer.standings[0].used
+
+
+def store_at(path: Path, now: int = NOW, **options: object) -> SqliteStore:
+    return SqliteStore(str(path / "relayd.db"), clock=lambda: now, **options)  # type: ignore[arg-type]
+
+
+def test_the_file_is_made_with_its_directory_for_the_owner_alone(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "var" / "state")
+    assert store.check() == []
+    store.apply([Pin(name="p", value="x")])
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "var" / "state").iterdir()}
+    assert modes == {"relayd.db": 0o600, "relayd.db-wal": 0o600, "relayd.db-shm": 0o600}
+    assert (tmp_path / "var" / "state").stat().st_mode & 0o777 == 0o700
+    store.close()
+
+
+def test_what_was_counted_is_there_after_a_restart(tmp_path: Path) -> None:
+    first = store_at(tmp_path)
+    first.apply([admit("c1", rolling()), Pin(name="p", value="x")])
+    first.close()
+    second = store_at(tmp_path)
+    assert used(second, rolling()) == 1
+    assert second.apply([admit("c1", rolling()), GetPin(name="p")]) == [
+        Granted(now=NOW, again=True),
+        Pinned(value="x"),
+    ]
+    second.close()
+
+
+def test_a_store_can_be_closed_twice_and_opens_again_by_itself(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    store.close()
+    assert store.apply([Ping()]) == [Pong(now=NOW)]
+    store.close()
+    store.close()
+    assert store.apply([Ping()]) == [Pong(now=NOW)]
+    store.close()
+
+
+KILLED = """
+import itertools, os, sys
+sys.path.insert(0, sys.argv[2])
+from test_sqlite import Path, Settle, admit, record, rolling, store_at
+store = store_at(Path(sys.argv[1]))
+for n in itertools.count():
+    store.apply([admit(f"c{n}", rolling(10**9))])
+    store.apply([Settle(call=f"c{n}", record=record())])
+    os.write(1, b"%d\\n" % n)
+"""
+
+
+def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    told = -1
+    for _ in range(3):
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for _ in range(200):
+                told = int(process.stdout.readline())
+            process.kill()
+            told = max([told, *map(int, process.stdout.read().split(b"\n")[:-1])])
+        store = store_at(tmp_path)
+        # One more may have been carried out than was told; ids begin anew each round, and count once.
+        assert told + 1 <= booked(store) <= told + 2
+        store.close()
+        (tmp_path / "relayd.db").unlink()
+
+
+def hammer(path: str, limit: int, number: int, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    store = SqliteStore(path, clock=lambda: NOW, busy=20_000)
+    slots: tuple[Term, ...] = (*rolling(limit), Slots(counter="s", name="", limit=limit, ttl=60_000))
+    granted = 0
+    for batch in range(40):
+        ops = [admit(f"p{number}-{batch}-{n}", slots) for n in range(8)]
+        granted += sum(isinstance(answer, Granted) for answer in store.apply(ops))
+    store.close()
+    answers.put(granted)
+
+
+def test_four_processes_admit_exactly_the_limit(tmp_path: Path) -> None:
+    start = multiprocessing.get_context("spawn")
+    answers = start.Queue()
+    path = str(tmp_path / "relayd.db")
+    workers = [start.Process(target=hammer, args=(path, 500, number, answers)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    granted = [answers.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    assert sum(granted) == 500
+    store = SqliteStore(path, clock=lambda: NOW)
+    assert used(store, rolling(500)) == 500
+    store.close()
+
+
+def test_tables_of_a_newer_relayd_are_refused(tmp_path: Path) -> None:
+    store_at(tmp_path).apply([Ping()])
+    connection = sqlite3.connect(tmp_path / "relayd.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    store = store_at(tmp_path)
+    with pytest.raises(StoreMisfit, match=r"tables of version 99, but this relayd knows only 1 \[run the newer relayd"):
+        store.check()
+
+
+def test_a_lock_held_by_somebody_else_is_an_outage_and_passes(tmp_path: Path) -> None:
+    store = store_at(tmp_path, busy=50)
+    store.apply([Ping()])
+    other = sqlite3.connect(tmp_path / "relayd.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match=r"relayd\.db: database is locked"):
+        store.apply([admit("c1")])
+    other.execute("COMMIT")
+    other.close()
+    assert isinstance(store.apply([admit("c1")])[0], Granted)
+    store.close()
+
+
+def test_a_file_that_is_no_database_is_an_outage_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "relayd.db").write_bytes(b"this is no database, but long enough to be one" * 100)
+    store = store_at(tmp_path)
+    with pytest.raises(StoreUnavailable, match="file is not a database"):
+        store.check()
+
+
+def test_a_place_that_cannot_be_written_is_an_outage_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = SqliteStore(str(tmp_path / "file" / "relayd.db"), clock=lambda: NOW)
+    with pytest.raises(StoreUnavailable, match=r"file"):
+        store.check()
+
+
+def test_a_failed_batch_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A full disk in the middle of a batch: simulated by a limit on the number of pages."""
+    store = store_at(tmp_path)
+    store.apply([admit("c0", rolling())])
+    assert store._connection is not None
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreUnavailable, match="full"):
+        store.apply([admit("c1", rolling()), *(Pin(name=f"p{n}", value="x" * 3000) for n in range(100))])
+    assert used(store, rolling()) == 1
+    assert store.apply([GetPin(name="p0")]) == [Pinned(value=None)]
+    store.close()
+
+
+def test_dead_rows_are_swept_a_few_at_a_time_until_none_is_left(tmp_path: Path) -> None:
+    moment = NOW
+    store = SqliteStore(str(tmp_path / "relayd.db"), clock=lambda: moment, sweep_every=1)
+    day = NOW // DAY * DAY
+    for n in range(400):
+        terms: tuple[Term, ...] = (
+            Rolling(counter=f"r{n}", name="", unit="requests", limit=1, cost=1, window=60_000),
+            Calendar(counter=f"c{n}", name="", unit="requests", limit=1, cost=1, start=day, end=day + DAY),
+            Slots(counter=f"s{n}", name="", limit=1, ttl=60_000),
+        )
+        store.apply([admit(f"c{n}", terms), Pin(name=f"p{n}", value="x", ttl=1000)])
+        store.apply([Settle(call=f"c{n}", record=record())])
+    store.apply([Pin(name="kept", value="x")])
+    moment += USAGE_MS + 40 * DAY + SETTLED_MS
+    for _ in range(10):
+        store.apply([Ping()])
+    assert store._connection is not None
+    left = {
+        table: store._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        for table in ("buckets", "sums", "slots", "pins", "done", "open", "books")
+    }
+    assert left == {"buckets": 0, "sums": 0, "slots": 0, "pins": 1, "done": 0, "open": 0, "books": 0}
+    store.close()
+
+
+def test_checkpoints_shrink_the_log_without_the_writer(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    store.apply([Ping()])
+    wal = Path(f"{store.path}-wal")
+    n = 0
+    deadline = time.monotonic() + 20
+    # SQLite begins the log anew, at its start, once all of it is in the database: so it stays near the bound.
+    while n < 6000 and time.monotonic() < deadline:
+        store.apply([Pin(name=f"p{n % 100}", value="x" * 4000)])
+        n += 1
+    assert n == 6000  # some 70 MB went through the log
+    assert wal.stat().st_size < 4 * WAL_BYTES + (8 << 20)
+    store.close()
+    assert not wal.exists()
+
+
+def test_the_checkpointer_ends_when_told(tmp_path: Path) -> None:
+    before = threading.active_count()
+    Checkpointer(str(tmp_path / "none.db")).stop()
+    assert threading.active_count() == before
+
+
+def test_an_admission_after_the_tombstone_is_a_new_call() -> None:
+    moment = NOW
+    store = SqliteStore(":memory:", clock=lambda: moment)
+    store.apply([admit("c", rolling(1)), Settle(call="c", record=record())])
+    moment += SETTLED_MS
+    assert isinstance(store.apply([admit("c", rolling(1))])[0], Granted)
+    assert isinstance(store.apply([admit("d", rolling(1))])[0], Denied)
+    store.close()
+
+
+def test_the_path_appears_in_names_and_errors_but_nothing_of_the_clock() -> None:
+    store = SqliteStore("/nowhere/at/all.db", clock=lambda: NOW)
+    assert store.name == "sqlite:/nowhere/at/all.db"
+    assert "clock" not in repr(store)
+    assert os.path.exists("/nowhere") is False
