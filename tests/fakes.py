@@ -6,6 +6,7 @@ where bytes do. What stands between it and the client is always the real thing.
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import ssl
@@ -19,6 +20,7 @@ import msgspec
 import trio
 from builders import KEY, account
 from builders import head as request_head
+from scripted import Conversation
 
 from relayd.config import snapshot as config
 from relayd.config.secret import Secret
@@ -36,6 +38,7 @@ from relayd.daemon.server import Server, open_listener
 from relayd.daemon.upstream import Upstreams
 from relayd.simulator.api import respond
 from relayd.simulator.shelf import Shelf
+from relayd.wire.anthropic import error_body
 from relayd.wire.h1 import ChunkedDecoder
 from relayd.wire.http import Headers, RequestHead
 
@@ -118,6 +121,94 @@ class ScriptedSource:
         self.closed = True
 
 
+# An upstream on a socket.
+
+
+@attrs.frozen
+class Asked:
+    """One request as it arrived at an upstream."""
+
+    line: str
+    pairs: list[tuple[str, str]]
+    body: bytes
+
+    def all(self, name: str) -> list[str]:
+        return [value for one, value in self.pairs if one == name]
+
+
+@attrs.define(eq=False)
+class Reception:
+    """A script for `scripted.serving`: gives each request the next answer, the last one again and again.
+
+    Args:
+        answers: whole answers on the wire; b"" closes the connection without one.
+        before: called with the request before it is answered.
+    """
+
+    answers: list[bytes]
+    before: Callable[[Asked], None] = lambda asked: None
+    asked: list[Asked] = attrs.field(factory=list)
+
+    async def __call__(self, conversation: Conversation) -> None:
+        while request := await conversation.request():
+            asked = read_request(request)
+            self.asked.append(asked)
+            self.before(asked)
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            if not answer:
+                return
+            await conversation.send(answer)
+
+
+def read_request(request: bytes) -> Asked:
+    head, _, body = request.partition(b"\r\n\r\n")
+    line, *fields = head.decode("latin-1").split("\r\n")
+    return Asked(line, [(name, value) for name, _, value in (field.partition(": ") for field in fields)], body)
+
+
+def answering(status: int = 200, body: bytes = b"{}", **headers: str) -> bytes:
+    """A sized answer on the wire."""
+    fields = {"content_type": "application/json", **headers, "content_length": str(len(body))}
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    return "\r\n".join([f"HTTP/1.1 {status} Said", *lines, "", ""]).encode("latin-1") + body
+
+
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nrequest-id: req_upstream\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+
+
+def chunked(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+def streaming(*pieces: bytes) -> bytes:
+    """An event stream on the wire, a chunk for each piece."""
+    return STREAM_HEAD + chunked(*pieces) + b"0\r\n\r\n"
+
+
+def failing(status: int, kind: str = "api_error", message: str = "no", **headers: str) -> bytes:
+    """An error of the API on the wire."""
+    return answering(status, error_body(kind, message, "req_upstream"), request_id="req_upstream", **headers)
+
+
+def message(text: str = "hi", **usage: int) -> bytes:
+    """A whole answer of the Messages API."""
+    return msgspec.json.encode(
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": MODEL,
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": usage or {"input_tokens": 7, "output_tokens": 3},
+        }
+    )
+
+
 # A client's end.
 
 
@@ -165,8 +256,9 @@ class Cut(Exception):
 class Client:
     """A raw connection to a relay; reading understands lengths and chunks."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, patience: float = PATIENCE) -> None:
         self.stream = stream
+        self.patience = patience  # s without a byte
         self.buffer = b""
         self.status = 0
         self.pairs: list[tuple[str, str]] = []
@@ -174,7 +266,7 @@ class Client:
         self._chunks: ChunkedDecoder | None = None
 
     async def send(self, wire: bytes) -> None:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(self.patience):
             await self.stream.send_all(wire)
 
     async def post(self, body: bytes = ASK, path: str = "/v1/messages", *, key: str = KEY, **headers: str) -> None:
@@ -193,7 +285,7 @@ class Client:
 
     async def more(self) -> bool:
         """Read once. False at the end of the connection."""
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(self.patience):
             try:
                 data = await self.stream.receive_some(65536)
             except trio.BrokenResourceError:
@@ -252,18 +344,14 @@ class Client:
     def _told(self) -> Told:
         return Told(self.status, self.pairs, self.body)
 
-    def reset(self) -> None:
-        """Leave with an RST."""
-        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    async def leave(self, how: str) -> None:
+        """By FIN ("close"), RST ("reset"), or by a FIN with the socket left open ("half_close")."""
+        if how == "half_close":
+            await self.stream.send_eof()
+            return
+        if how == "reset":
+            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.stream.socket.close()
-
-    def close(self) -> None:
-        """Leave with a FIN."""
-        self.stream.socket.close()
-
-    async def half_close(self) -> None:
-        """Say that nothing more will be sent."""
-        await self.stream.send_eof()
 
 
 def wire(method: str, path: str, body: bytes | None, **headers: str) -> bytes:
@@ -285,19 +373,14 @@ class Pair:
 
     exchange: Exchange
     client: Client
+    _theirs: socket.socket
 
     def heard(self) -> bytes:
-        """All that has reached the client so far, as it came."""
-        pieces = []
-        while True:
-            try:
-                piece = self.client.stream.socket.recv(1 << 20, socket.MSG_DONTWAIT)  # type: ignore[call-arg]
-            except BlockingIOError:
-                break
-            if not piece:
-                break
-            pieces.append(piece)
-        return b"".join(pieces)
+        """What has reached the client so far, as it came; up to 1 MiB."""
+        try:
+            return self._theirs.recv(1 << 20, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return b""
 
 
 @asynccontextmanager
@@ -309,7 +392,7 @@ async def exchanging(head: RequestHead | None = None, **settings: Any) -> AsyncI
     exchange = Exchange(connection, head or request_head(), config.Server(**settings), trio.current_time())
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     try:
-        yield Pair(exchange, Client(stream))
+        yield Pair(exchange, Client(stream, math.inf), theirs)
     finally:
         connection.close()
         stream.socket.close()
@@ -329,7 +412,7 @@ def credential_of(one: Account) -> Secret:
 
 
 @attrs.define(eq=False)
-class Books:
+class Receipts:
     """Keeps the receipts, and tells when one comes in."""
 
     receipts: list[Receipt] = attrs.field(factory=list)
@@ -357,7 +440,7 @@ class House:
     front: Front
     server: Server
     sockets: list[socket.socket]
-    books: Books
+    books: Receipts
     clients: list[Client] = attrs.field(factory=list)
 
     async def connect(self, *, small: bool = False) -> Client:
@@ -390,7 +473,7 @@ class House:
 
 def make_relay(
     live: Live,
-    books: Books,
+    books: Receipts,
     *,
     pool: Pool | None = None,
     upstreams: Upstreams | None = None,
@@ -424,7 +507,7 @@ def call_ids() -> Iterator[str]:
 @asynccontextmanager
 async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: Any) -> AsyncIterator[House]:
     """A relay that serves for the length of the block. At its end nothing may be in flight."""
-    live, books = Live(snapshot), Books()
+    live, books = Live(snapshot), Receipts()
     relay = make_relay(live, books, **parts)
     front = Front(relay=relay, known_models=lambda: (MODEL, "claude-haiku-4-5"))
     server = Server(front, lambda: live.snapshot.relay.server)

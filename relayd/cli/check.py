@@ -1,20 +1,72 @@
-"""`relayd check`: is the tree sound? The same code as the daemon's, offline and without side effects."""
+"""`relayd check`: is the tree sound? The same code as the daemon's, offline and without side effects.
+
+Rule: without --env the report depends on the bytes of the tree alone: no clock, no network, no secret, no file but the
+tree's, and nothing is written. --base asks git for another commit; --env asks this machine, and says so.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import attrs
 
 from relayd.cli.options import add_config
+from relayd.cli.reading import UNSTABLE, at_revision, read_steadily
 from relayd.config.codes import CODES
-from relayd.config.compile import Compiled
+from relayd.config.compile import Compiled, compile_tree
+from relayd.config.diff import Changes, diff
+from relayd.config.environment import environment_problems
+from relayd.config.gitcommand import GitError
+from relayd.config.guard import held
+from relayd.config.problem import Problem, in_order
 from relayd.config.report import as_dict, as_github, as_sarif, as_text, totals
-from relayd.config.tree import load_tree
+from relayd.config.tree import Tree, Unstable
 
 OK, ERRORS, USAGE, DENIED = 0, 1, 2, 3
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What the tree changes against another commit.
+
+    Args:
+        base: that commit.
+        changes: None when one of the two does not compile; `why` says which.
+        held: the guard's reasons.
+    """
+
+    base: str
+    changes: Changes | None
+    why: str = ""
+    held: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Checked:
+    """Everything that a report says.
+
+    Args:
+        problems: of the tree, without those that --select and --ignore leave out.
+        here: problems of this machine (--env); None when it was not asked.
+    """
+
+    tree: Tree
+    compiled: Compiled
+    problems: tuple[Problem, ...]
+    plan: Plan | None = None
+    here: tuple[Problem, ...] | None = None
+
+    @property
+    def every(self) -> tuple[Problem, ...]:
+        """The problems of the tree and of this machine."""
+        return (*self.problems, *(self.here or ()))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,18 +77,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--deny-warnings", action="store_true", help="exit with 3 when there are warnings")
+    parser.add_argument(
+        "--base", metavar="REV", help="also say what changes since that commit, and if it would be held"
+    )
+    parser.add_argument("--env", action="store_true", help="also check this machine: files named, identities, secrets")
+    parser.add_argument("--identity", metavar="FILE", help="for --env: the identity file (RELAYD_IDENTITY)")
+    what = "warnings and notes with these codes (or beginnings of codes), separated by commas"
+    parser.add_argument("--select", metavar="CODES", action="append", default=[], help=f"show only {what}")
+    parser.add_argument("--ignore", metavar="CODES", action="append", default=[], help=f"leave out {what}")
     parser.add_argument("--explain", metavar="CODE", help="say what a problem's code means, and do nothing else")
-    parser.epilog = "exit status: 0 sound, 1 errors, 2 usage, 3 warnings with --deny-warnings"
+    parser.epilog = "exit status: 0 sound, 1 errors, 2 usage, 3 warnings with --deny-warnings, 4 unstable tree"
 
 
 def main(args: argparse.Namespace) -> int:
     if args.explain:
         return explain(args.explain)
-    compiled = load_tree(args.directory or args.config)
+    directory = args.directory or args.config
+    chosen, ignored = _codes(args.select), _codes(args.ignore)
+    if wrong := _bad_code([*chosen, *ignored], ignored):
+        print(f"relayd check: {wrong}", file=sys.stderr)
+        return USAGE
+    tree = read_steadily(directory)
+    if isinstance(tree, Unstable):
+        print(f"relayd check: the tree does not hold still: {tree.reason}", file=sys.stderr)
+        return UNSTABLE
+    try:
+        checked = check(directory, tree, args)
+    except GitError as error:
+        print(f"relayd check: --base {args.base}: {error}", file=sys.stderr)
+        return USAGE
+    checked = attrs.evolve(checked, problems=_chosen(checked.problems, chosen, ignored))
     if hasattr(sys.stdout, "reconfigure"):  # a source line may hold what the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.stdout.write(report(compiled, args.format))
-    return verdict(compiled, deny_warnings=args.deny_warnings)
+    sys.stdout.write(report(checked, args.format))
+    return verdict(checked, deny_warnings=args.deny_warnings)
+
+
+def check(directory: Path, tree: Tree, args: argparse.Namespace) -> Checked:
+    """Everything that was asked for. Raises: GitError."""
+    compiled = compile_tree(tree.files, reading=tree.problems)
+    problems = list(compiled.problems)
+    plan = against(directory, compiled, args.base) if args.base else None
+    if plan and plan.held:
+        message = f"the daemon would hold this change: {'; '.join(plan.held)}"
+        hint = f"if it is meant: relayd reload --accept {tree.digest[:12]}"
+        problems.append(Problem(code="W-HELD", file="", message=message, hint=hint))
+    here = None
+    if args.env and compiled.snapshot is not None:
+        found = environment_problems(tree.files, compiled.snapshot, directory, args.identity, os.environ)
+        here = in_order(found)
+    return Checked(tree=tree, compiled=compiled, problems=in_order(problems), plan=plan, here=here)
+
+
+def against(directory: Path, compiled: Compiled, base: str) -> Plan:
+    """What a tree changes since a commit. Raises: GitError."""
+    commit, files = at_revision(directory, base)
+    before = compile_tree(files).snapshot
+    if before is None or compiled.snapshot is None:
+        which = f"the tree at {commit[:12]}" if before is None else "the tree"
+        return Plan(base=commit, changes=None, why=f"{which} does not compile")
+    changes = diff(before, compiled.snapshot)
+    return Plan(base=commit, changes=changes, held=held(before, compiled.snapshot, changes))
 
 
 def explain(code: str) -> int:
@@ -49,43 +150,103 @@ def explain(code: str) -> int:
     return OK
 
 
-def verdict(compiled: Compiled, *, deny_warnings: bool) -> int:
+def verdict(checked: Checked, *, deny_warnings: bool) -> int:
     """The exit status."""
-    if compiled.snapshot is None:
+    severities = {problem.severity for problem in checked.every}
+    if "error" in severities or not checked.compiled.sound:
         return ERRORS
-    warned = any(problem.severity == "warning" for problem in compiled.problems)
-    return DENIED if warned and deny_warnings else OK
+    return DENIED if "warning" in severities and deny_warnings else OK
 
 
-def report(compiled: Compiled, form: str) -> str:
+# --- which problems are shown ----------------------------------------------------------------------------------------
+
+
+def _codes(options: Iterable[str]) -> list[str]:
+    return [code.strip().upper() for option in options for code in option.split(",") if code.strip()]
+
+
+def _bad_code(codes: Sequence[str], ignored: Sequence[str]) -> str:
+    """Why a list of codes cannot be obeyed; "" when it can."""
+    for code in codes:
+        if not any(known.startswith(code) for known in CODES):
+            return f"no code begins with {code} (`relayd check --explain CODE` tells about one)"
+    if error := next((code for code in ignored if code.startswith("E")), ""):
+        return f"{error}: an error cannot be ignored, because the daemon would not load the tree"
+    return ""
+
+
+def _chosen(problems: Iterable[Problem], chosen: Sequence[str], ignored: Sequence[str]) -> tuple[Problem, ...]:
+    """Errors, and those others that were asked for."""
+    return tuple(
+        problem
+        for problem in problems
+        if problem.severity == "error"
+        or (
+            (not chosen or problem.code.startswith(tuple(chosen)))
+            and not (ignored and problem.code.startswith(tuple(ignored)))
+        )
+    )
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def report(checked: Checked, form: str) -> str:
     """The whole report in one of the forms."""
     match form:
         case "json":
-            return _as_json(compiled)
+            return json.dumps(_as_json(checked), indent=2) + "\n"
         case "sarif":
-            return as_sarif(compiled.problems)
+            return as_sarif(checked.every)
         case "github":
-            return as_github(compiled.problems) + summary(compiled) + "\n"
-    return as_text(compiled.problems) + summary(compiled) + "\n"
+            return as_github(checked.every) + _notice(checked.plan) + summary(checked) + "\n"
+    return as_text(checked.problems) + _here(checked.here) + _plan(checked.plan) + summary(checked) + "\n"
 
 
-def summary(compiled: Compiled) -> str:
+def summary(checked: Checked) -> str:
     """One line: what was checked and what came of it."""
+    compiled = checked.compiled
     counts = [_count(compiled.files, "file"), _count(compiled.accounts, "account"), _count(compiled.keys, "key")]
     more = f" (and {compiled.omitted} more)" if compiled.omitted else ""
-    return f"checked {', '.join(counts)}: revision {compiled.revision}, {totals(compiled.problems)}{more}"
+    return f"checked {', '.join(counts)}: revision {compiled.revision}, {totals(checked.every)}{more}"
 
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'s' * (number != 1)}"
 
 
-def _as_json(compiled: Compiled) -> str:
-    severities = [problem.severity for problem in compiled.problems]
-    result = {
+def _here(problems: tuple[Problem, ...] | None) -> str:
+    if problems is None:
+        return ""
+    return "on this machine:\n" + as_text(problems) if problems else "on this machine: nothing is missing\n"
+
+
+def _plan(plan: Plan | None) -> str:
+    if plan is None:
+        return ""
+    if plan.changes is None:
+        return f"changes since {plan.base[:12]}: unknown, {plan.why}\n"
+    if plan.changes.empty:
+        return f"changes since {plan.base[:12]}: none\n"
+    return f"changes since {plan.base[:12]}:\n" + textwrap.indent(plan.changes.as_text(), "  ")
+
+
+def _notice(plan: Plan | None) -> str:
+    """The plan as a notice of a workflow."""
+    if plan is None:
+        return ""
+    text = _plan(plan).rstrip().replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return f"::notice title=relayd plan::{text}\n"
+
+
+def _as_json(checked: Checked) -> dict[str, Any]:
+    compiled = checked.compiled
+    severities = [problem.severity for problem in checked.every]
+    result: dict[str, Any] = {
         "version": 1,
-        "ok": compiled.snapshot is not None,
+        "ok": verdict(checked, deny_warnings=False) == OK,
         "revision": compiled.revision,
+        "digest": checked.tree.digest,
         "files": compiled.files,
         "accounts": compiled.accounts,
         "keys": compiled.keys,
@@ -93,6 +254,16 @@ def _as_json(compiled: Compiled) -> str:
         "warnings": severities.count("warning"),
         "notes": severities.count("note"),
         "omitted": compiled.omitted,
-        "problems": [as_dict(problem) for problem in compiled.problems],
+        "problems": [as_dict(problem) for problem in checked.problems],
     }
-    return json.dumps(result, indent=2) + "\n"
+    if checked.here is not None:
+        result["environment"] = [as_dict(problem) for problem in checked.here]
+    if checked.plan is not None:
+        result["plan"] = _plan_as_json(checked.plan)
+    return result
+
+
+def _plan_as_json(plan: Plan) -> dict[str, Any]:
+    if plan.changes is None:
+        return {"base": plan.base, "error": plan.why}
+    return {"base": plan.base, **plan.changes.as_json(), "held": list(plan.held)}

@@ -13,6 +13,12 @@ ENVIRONMENT = (
     ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
     ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
     ("RELAYD_IDENTITY", "--identity", "identity file that opens sealed secrets; several separated by colons"),
+    (
+        "RELAYD_CONTROL",
+        "--control",
+        "control socket; default: relayd.sock in $RUNTIME_DIRECTORY (systemd), else beside the state",
+    ),
+    ("RELAYD_WATCH", "--no-watch", '"off": reload on SIGHUP and `relayd reload` only, not when the tree changes'),
     ("RELAYD_NODE", "--node", "name of this node; default: the host name"),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 
 from relayd.cli.options import add_config
@@ -27,6 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--identity", metavar="FILE", default=None, help="identity that opens sealed secrets (RELAYD_IDENTITY)"
     )
     parser.add_argument(
+        "--control",
+        metavar="PATH",
+        default=os.environ.get("RELAYD_CONTROL", ""),
+        help="control socket (RELAYD_CONTROL; default: $RUNTIME_DIRECTORY/relayd.sock, else beside the state)",
+    )
+    parser.add_argument(
+        "--no-watch", action="store_true", help="reload on SIGHUP and `relayd reload` only, not when the tree changes"
+    )
+    parser.add_argument(
+        "--strict-boot", action="store_true", help="exit with 78 rather than start with a stored config"
+    )
+    parser.add_argument(
         "--node",
         metavar="NAME",
         default=os.environ.get("RELAYD_NODE") or socket.gethostname(),
@@ -35,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: the tree is not read yet, nothing is lost
     from relayd.daemon.run import NodeSettings, run
 
     return run(
@@ -44,6 +58,9 @@ def main(args: argparse.Namespace) -> int:
             state_url=args.state,
             identity=args.identity,
             node=args.node,
+            control=args.control,
+            watch=not args.no_watch and os.environ.get("RELAYD_WATCH", "on") != "off",
+            strict_boot=args.strict_boot,
         )
     )
 

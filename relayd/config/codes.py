@@ -53,6 +53,11 @@ CODES: dict[str, str] = {
         "Two files stand for the same account or key. The id is the name of the file without .toml, and it is unique "
         "per kind, also across sub-directories. Rename one file; counters and health follow the id."
     ),
+    "W-GIT-STALE-LOCK": (
+        "A lock of git is older than a minute. Git holds one for seconds at most, so the command that took it has "
+        "died, and the next one will refuse to work. Remove the lock when no git is running. relayd reads the tree all "
+        "the same, once it has been quiet."
+    ),
     # keys and values
     "E-UNKNOWN-KEY": (
         "The schema has no such key. relayd ignores nothing, because a mistyped limit would be no limit. `relayd "
@@ -149,6 +154,67 @@ CODES: dict[str, str] = {
     ),
     "E-SEAL-FORMAT": "A sealed value is damaged: it was cut or edited. Seal the secret again and copy the whole line.",
     "E-RECIPIENT": "A recipient is not a public key, is named or listed twice, or there are more than 16.",
+    "E-RECIPIENT-FORMAT": (
+        "A recipient's public key is damaged: its checksum is wrong, or it is a private key. Copy the whole line that "
+        "`relayd secret keygen` printed; a private key that was committed must be replaced."
+    ),
+    "E-RECIPIENT-TWICE": "Two recipients have the same public key. Remove one of them.",
+    "E-RECIPIENT-COUNT": "A value is sealed for at most 16 recipients. Retire some of them.",
+    "W-RECIPIENT-MIXED": (
+        "Recipients with a post-quantum key (rlpub2) stand beside others without (rlpub1). A value is as strong as its "
+        "weakest recipient: give each an rlpub2 key, or none."
+    ),
+    "E-SEAL-CORRUPT": (
+        "A sealed value's checksum is wrong: it was cut or edited. Copy the whole line, or seal the secret again."
+    ),
+    "E-SEAL-CONTEXT": (
+        "A value was sealed for another place: another realm, account, field or origin of base_url. It opens nowhere "
+        "else, so that nobody can have a credential sent elsewhere by copying a line or editing base_url. After a "
+        "rename or a move seal the secret again, or run `relayd secret reseal` where an identity is at hand."
+    ),
+    "E-SEAL-ORIGIN": "The base_url of an account with a sealed credential has no origin that it can be bound to.",
+    "E-SEAL-RECIPIENT-MISSING": (
+        "`relayd secret inspect` found a value that an active recipient cannot open. Run `relayd secret reseal`."
+    ),
+    "W-SEAL-RECIPIENT-MISSING": (
+        "A value is not sealed for one of the active recipients, so nodes that have only that identity cannot open it. "
+        "Run `relayd secret reseal` before such a node depends on it."
+    ),
+    "W-SEAL-RECIPIENT-STALE": (
+        "A value can still be opened by a recipient that is retiring, removed or unknown. Run `relayd secret reseal`. "
+        "Whoever had the key can read the value in the repository's history: replace the credential itself too."
+    ),
+    "E-SEAL-NO-RECIPIENT": "There is nobody to seal for: [secrets] has no active recipient.",
+    "E-SEAL-SIZE": "A secret is larger than 16 KiB, which no credential is.",
+    "E-SEAL-NO-IDENTITY": (
+        "No identity of this machine can open the value. Either the identity file is the wrong one (--identity, "
+        "RELAYD_IDENTITY), or the value has to be sealed again for this node's recipient."
+    ),
+    "E-SEAL-TAMPERED": (
+        "The value names this machine's recipient and does not open: it was altered, or put together from parts of "
+        "others. Seal the secret again, and look at who changed the line."
+    ),
+    "E-IDENTITY-FILE": "The identity file is missing or no regular file.",
+    "E-IDENTITY-ACCESS": "Somebody else could read the identity file. It must belong to relayd's user, with mode 0400.",
+    "E-IDENTITY-FORMAT": "The identity file has something else than lines of rlkey1... or rlkey2..., or a damaged one.",
+    "E-IDENTITY-EMPTY": "The identity file holds no identity.",
+    "E-IDENTITY-IN-TREE": (
+        "The identity file lies inside the config tree, where it would be committed sooner or later. Move it out; if "
+        "it was committed, make a new one and reseal."
+    ),
+    "E-ENV-FILE": "A file that the tree names is missing on this machine, or relayd cannot read it.",
+    "E-CREDENTIAL-UNUSABLE": "The secret of an account could not be sent in a header: it is empty or has line breaks.",
+    "W-CREDENTIAL-SHAPE": (
+        "The secret of an account does not look like a credential of its kind. Perhaps the wrong one was sealed."
+    ),
+    "W-SESSION-KEY": (
+        "An account uses the session of a person's browser. The provider's terms do not allow software to use it, nor "
+        "to serve other people with it, and it ends without notice. Use an API key."
+    ),
+    "W-OAUTH-PERSONAL": (
+        "An account uses OAuth tokens. Those of a personal subscription are for the buyer's own use of the provider's "
+        "applications, not for relaying other people's requests. Use an API key, unless your agreement says otherwise."
+    ),
     "E-CREDENTIAL": (
         "An account has exactly one credential: [credential] with either sealed or file. An account of kind simulator"
         " has none."
@@ -188,5 +254,40 @@ CODES: dict[str, str] = {
     "N-UNKNOWN-ID": (
         "deny.toml names a key or account that the tree does not have. That is right for one that was removed, and "
         "worth a look in case of a typing error."
+    ),
+    "W-ROTATION-OPEN": (
+        "A key has two hashes and neither expires, so the rotation never ends and a forgotten key stays valid. Give "
+        "the old hash `expires`, or remove it."
+    ),
+    "E-WEAK-HASH": (
+        "The hash is that of a common word, or of the key's own name or owner. Whoever tries words gets in. Mint a key "
+        "with `relayd key new` or `relayd key rotate`: it has 256 random bits."
+    ),
+    "W-DUP-HINT": "Two keys have the same hint, which is there to tell them apart. One of the two was copied.",
+    "W-SHADOWED": "Something that comes first, or is wider, makes this line say nothing. Remove one of the two.",
+    "W-MODEL-UNSERVED": (
+        "A key may ask for a model that no enabled account of its groups serves, so that every such call is refused."
+    ),
+    "N-UNUSED-ACCOUNT": "No enabled key uses any group of this account, so it never serves.",
+    "N-UNUSED-CLIENT": "No key names this client rule. It still names programs in the log and in reports.",
+    "N-UNLIMITED-KEY": (
+        "Other keys have limits; nothing limits what these may consume. [policy] require_limits makes that an error."
+    ),
+    # policy: what the operator forbids in [policy]
+    "E-POLICY-ORIGIN": "An account's base_url has an origin that [policy] allowed_origins does not list.",
+    "E-POLICY-OWNER": "[policy] require_owner: every key has an owner.",
+    "E-POLICY-EXPIRY": "[policy] require_expiry: every key has an expiry.",
+    "E-POLICY-LIMITS": "[policy] require_limits: every key has some limit, of its own or from [limits] in relay.toml.",
+    "E-POLICY-AGE": (
+        "[policy] max_key_age: every key has `created` and `expires`, no further apart than that. `check` asks no "
+        "clock, so it compares the two."
+    ),
+    "W-KEY-OLD": "The key is older than [policy] max_key_age allows. Rotate it.",
+    # scenarios
+    "E-SCENARIO": "A scenario of tests.d does not come out as it expects. `relayd test` says what came instead.",
+    # changes
+    "W-HELD": (
+        "The daemon would hold this change until a person accepts it, because it would take much away at once (see "
+        "[guard]). If it is meant: `relayd reload --accept DIGEST`."
     ),
 }

@@ -21,7 +21,10 @@ import attrs
 from relayd.config import checks
 from relayd.config.document import Document, Kind, classify, object_id, open_document, stray_problems, without_value
 from relayd.config.links import Parsed, link_problems
+from relayd.config.lint import lint_problems
 from relayd.config.problem import ConfigError, Problem, in_order, is_error
+from relayd.config.scenario import Scenarios, scenario_findings, scenario_problems
+from relayd.config.seals import seal_problems
 from relayd.config.snapshot import (
     PREDEFINED_CLIENTS,
     Account,
@@ -39,7 +42,8 @@ from relayd.config.values import Bad, name
 # More than a person corrects in one go; the rest shows up when these are gone.
 MAX_PROBLEMS = 100
 
-_NOUNS: dict[Kind, type] = {"relay": Relay, "account": Account, "key": ApiKey, "deny": Deny, "prices": Prices}
+_CONFIG: dict[Kind, type] = {"relay": Relay, "account": Account, "key": ApiKey, "deny": Deny, "prices": Prices}
+_NOUNS: dict[Kind, type] = {**_CONFIG, "test": Scenarios}
 
 
 @attrs.frozen(kw_only=True)
@@ -47,11 +51,12 @@ class Compiled:
     """What became of a tree.
 
     Args:
-        snapshot: None when any problem is an error.
+        snapshot: None when any problem is an error, but for errors in tests.d.
         problems: sorted by place; at most MAX_PROBLEMS, errors before warnings before notes.
         omitted: problems beyond those.
         revision: the first 12 hex digits of the digest over the files that are config (scenarios are not).
         files, accounts, keys: how many there are.
+        scenarios: the files of tests.d.
     """
 
     snapshot: Snapshot | None
@@ -61,6 +66,12 @@ class Compiled:
     files: int
     accounts: int
     keys: int
+    scenarios: tuple[Parsed, ...] = attrs.field(default=(), repr=False)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing at all is an error."""
+        return not any(map(is_error, self.problems))
 
     def require(self) -> Snapshot:
         """The snapshot. Raises: ConfigError with every problem."""
@@ -97,21 +108,28 @@ def compile_tree(
     if memo is not None:
         memo.parsed = parsed
     ours = [file for file in parsed.values() if file.kind != "ignored"]
-    problems = [*reading, *(problem for file in ours for problem in file.problems), *link_problems(ours, now)]
+    problems = [*reading, *(problem for file in ours for problem in file.problems)]
+    problems += [*link_problems(ours, now), *seal_problems(ours), *lint_problems(ours, now), *scenario_problems(ours)]
     if not any(file.kind == "relay" for file in ours) and not any(problem.file == "relay.toml" for problem in problems):
         problems.append(_no_relay_toml())
     kept = sorted(problems, key=lambda problem: "EWN".index(problem.code[0]))[:MAX_PROBLEMS]
-    config = [file for file in ours if file.kind not in ("stray", "test")]
+    config = [file for file in ours if file.kind in _CONFIG]
     revision = _digest((file.document.file, file.digest) for file in config)[:12]
     return Compiled(
-        snapshot=None if any(map(is_error, problems)) else _snapshot(config, revision),
+        snapshot=None if any(map(_stops, problems)) else _snapshot(config, revision),
         problems=in_order(kept),
         omitted=len(problems) - len(kept),
         revision=revision,
         files=len(ours),
         accounts=sum(file.kind == "account" for file in ours),
         keys=sum(file.kind == "key" for file in ours),
+        scenarios=tuple(file for file in ours if file.kind == "test"),
     )
+
+
+def _stops(problem: Problem) -> bool:
+    """Whether the daemon cannot use the tree. A mistake in a test must not hold up a change of the config."""
+    return is_error(problem) and classify(problem.file) != "test"
 
 
 def _no_relay_toml() -> Problem:
@@ -129,7 +147,9 @@ def tree_digest(files: Mapping[str, bytes], problems: Iterable[Problem] = ()) ->
     Args:
         problems: of reading the files; a tree that could not be read whole is another one.
     """
-    config = ((path, hashlib.sha256(data).digest()) for path, data in sorted(files.items()) if classify(path) in _NOUNS)
+    config = (
+        (path, hashlib.sha256(data).digest()) for path, data in sorted(files.items()) if classify(path) in _CONFIG
+    )
     return _digest(config, [str(problem) for problem in problems if is_error(problem)])
 
 
@@ -227,6 +247,8 @@ def _findings(noun: Any) -> Iterator[Finding]:
             yield from checks.account_findings(noun)
         case ApiKey():
             yield from checks.key_findings(noun)
+        case Scenarios():
+            yield from scenario_findings(noun)
 
 
 def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:

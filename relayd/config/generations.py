@@ -74,9 +74,9 @@ def save(directory: Path, files: Mapping[str, bytes], meta: Meta) -> int:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _tidy(directory)
     numbers = _numbers(directory)
-    if numbers and isinstance(newest := load(directory, numbers[-1]), Generation):
-        if newest.meta.digest == meta.digest and newest.meta.realm == meta.realm:
-            return newest.number
+    last = load(directory, numbers[-1]) if numbers else None
+    if isinstance(last, Generation) and (last.meta.digest, last.meta.realm) == (meta.digest, meta.realm):
+        return last.number
     number = numbers[-1] + 1 if numbers else 1
     _write(directory, f"generation-{number}", encode(files, meta))
     for old in _numbers(directory)[:-KEEP]:
@@ -175,7 +175,7 @@ def _tidy(directory: Path) -> None:
 
 
 def _write(directory: Path, name: str, data: bytes) -> None:
-    """All of a new file, or nothing. Synced twice: the bytes before the name, the name before we say that it is there."""
+    """All of a new file, or nothing. The bytes are synced before the name, the name before we say that it is there."""
     temporary = directory / f".generation-{secrets.token_hex(8)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
+from relayd.config.scenario import Scenarios
 from relayd.config.snapshot import (
     Account,
     ApiKey,
@@ -40,6 +41,7 @@ KINDS: dict[str, tuple[type, str]] = {
     "key": (ApiKey, "keys.d/**/*.toml"),
     "deny": (Deny, "deny.toml"),
     "prices": (Prices, "prices.toml"),
+    "test": (Scenarios, "tests.d/**/*.toml"),
 }
 
 _WORDS = {

@@ -30,7 +30,6 @@ Proxy = NewType("Proxy", str)  # "", http://, https:// or socks5://, optional us
 
 HOT, DRAIN, REVOKE, RESTART = "hot", "drain", "revoke", "restart"
 NO_MAP: Mapping[str, str] = MappingProxyType({})
-_NO_LINT = "this version does not enforce it"
 
 
 def key(
@@ -285,8 +284,12 @@ class Secrets:
 class Guard:
     """[guard]: which changes are held for confirmation."""
 
-    max_removed: int = key(5, doc="Removals of accounts or keys that always pass.", low=0)
-    max_removed_share: float = key(0.25, doc="Share of accounts or keys that may go at once.", low=0, high=1)
+    max_removed: int = key(
+        5, doc="Accounts or keys that may go at once whatever their share, up to half of them.", low=0
+    )
+    max_removed_share: float = key(
+        0.25, doc="Share of the accounts or keys that may go at once; 1 = any number but all.", low=0, high=1
+    )
     empty_group: bool = key(True, doc="Hold a change that leaves a used group without an enabled account.")
     realm: bool = key(True, doc="Hold a change of `realm`.")
 
@@ -315,19 +318,17 @@ class Log:
 class Policy:
     """[policy]: what `check` insists on."""
 
-    allowed_origins: tuple[str, ...] = key(
-        (), doc="Origins that a base_url may have; [] = any https.", form="origin", idle=_NO_LINT
+    allowed_origins: tuple[str, ...] = key((), doc="Origins that a base_url may have; [] = any https.", form="origin")
+    max_key_age: Seconds = key(
+        Seconds(0.0), doc='Longest time from `created` to `expires` of a key; "0s" = any.', low=0
     )
-    max_key_age: Seconds = key(Seconds(0.0), doc='Oldest allowed key, by `created`; "0s" = any.', low=0, idle=_NO_LINT)
-    require_expiry: bool = key(False, doc="Every key must expire.", idle=_NO_LINT)
-    require_owner: bool = key(False, doc="Every key must have an owner.", idle=_NO_LINT)
-    require_limits: bool = key(False, doc="Every key must have some limit.", idle=_NO_LINT)
+    require_expiry: bool = key(False, doc="Every key must expire.")
+    require_owner: bool = key(False, doc="Every key must have an owner.")
+    require_limits: bool = key(False, doc="Every key must have some limit, its own or that of [limits].")
     unknown_model_cost: Literal["allow", "deny"] = key(
-        "allow", doc="What cost limits do with a model that has no price.", idle=_NO_LINT
+        "allow", doc="What cost limits do with a model that has no price."
     )
-    on_revoke: Literal["finish", "cut"] = key(
-        "finish", doc="What a live stream of a revoked key does.", reload=REVOKE, idle=_NO_LINT
-    )
+    on_revoke: Literal["finish", "cut"] = key("finish", doc="What a live stream of a revoked key does.", reload=REVOKE)
 
 
 @attrs.frozen(kw_only=True)
@@ -487,7 +488,7 @@ class Relay:
     clients: Mapping[str, ClientRule] = key(PREDEFINED_CLIENTS, doc="How client programs are recognised.")
     oauth: OAuth = key(OAuth(), doc='For kind = "oauth".', idle="this version neither logs in nor refreshes tokens")
     secrets: Secrets = key(Secrets(), doc="Who can open sealed values.")
-    guard: Guard = key(Guard(), doc="Which changes are held for confirmation.", idle="this version holds no change")
+    guard: Guard = key(Guard(), doc="Which changes are held for confirmation.")
     alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.", idle="this version sends no alerts")
     log: Log = key(Log(), doc="The log.")
     policy: Policy = key(Policy(), doc="What `check` insists on.")

@@ -26,7 +26,7 @@ from relayd.config.compile import Compiled, Memo, compile_tree, deny_of, tree_di
 from relayd.config.document import MAX_FILE
 from relayd.config.gitstate import MARKERS, GitState, find_git, git_state
 from relayd.config.problem import ConfigError, Problem, in_order
-from relayd.config.provenance import Provenance, mismatch, of_git, of_names, parse_manifest
+from relayd.config.provenance import UNKNOWN, Provenance, mismatch, of_git, of_names, parse_manifest
 from relayd.config.scan import MANIFEST, REVISION, Scan, Stamp, reason, scan, stamp_of
 
 __all__ = ["Tree", "Unstable", "deny_of", "load_tree", "read_coherent", "read_files", "read_tree", "signature"]
@@ -62,7 +62,7 @@ class Tree:
     files: dict[str, bytes] = attrs.field(repr=False)
     problems: tuple[Problem, ...] = ()
     digest: str
-    provenance: Provenance = Provenance()
+    provenance: Provenance = UNKNOWN
 
 
 @attrs.frozen
@@ -84,7 +84,7 @@ class FileCache:
 
 
 def load_tree(directory: Path, *, now: datetime.datetime | None = None, memo: Memo | None = None) -> Compiled:
-    """Read and compile the tree at `directory`, as it lies there. Raises nothing; problems of both are in the result."""
+    """Read and compile the tree at `directory`, as it lies there. Raises nothing: all problems are in the result."""
     reading = read_tree(directory)
     return compile_tree(reading.files, now=now, memo=memo, reading=reading.problems)
 
@@ -225,7 +225,7 @@ class _Attempts:
         self, looked: Scan, state: GitState | None, reading: Reading, about: Mapping[str, bytes]
     ) -> Tree | Unstable:
         """What was read, if it is what a manifest says, with where it comes from."""
-        provenance = Provenance()
+        provenance = UNKNOWN
         if MANIFEST in about:
             try:
                 manifest = parse_manifest(about[MANIFEST])
@@ -286,7 +286,7 @@ def _read_exactly(looked: Scan, cache: FileCache | None, now: float) -> Reading:
     kept: dict[str, tuple[Stamp, bytes]] = {}
     size = 0
     for file, stamp in looked.files.items():
-        size += stamp[2]
+        size += min(stamp[2], MAX_FILE + 1)
         if size > MAX_TREE:
             problems.append(_too_large(file))
             break

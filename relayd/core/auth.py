@@ -126,7 +126,7 @@ def client_address(peer: str, headers: Headers, trusted: tuple[str, ...]) -> str
     Only a trusted peer is believed. A unix socket (`peer` is "") is as trusted as whoever may open it.
     Source: RFC 7239 section 5.2; everything left of the first untrusted hop is the client's own claim.
     """
-    if peer and not inside(peer, trusted):
+    if (b"x-forwarded-for" not in headers and b"x-real-ip" not in headers) or (peer and not inside(peer, trusted)):
         return peer
     forwarded = headers.joined(b"x-forwarded-for").decode("latin-1")
     hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]

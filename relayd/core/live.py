@@ -16,34 +16,6 @@ from relayd.config.snapshot import ApiKey, Snapshot
 
 
 @attrs.define(eq=False)
-class Live:
-    """The current Snapshot.
-
-    Args:
-        generation: counts the configs of this process, from 1.
-    """
-
-    snapshot: Snapshot
-    generation: int = 1
-    _past: list[weakref.ref[Snapshot]] = attrs.field(factory=list, init=False, repr=False)
-
-    def swap(self, snapshot: Snapshot) -> None:
-        """Make `snapshot` the running config, as a new generation."""
-        self.amend(snapshot)
-        self.generation += 1
-
-    def amend(self, snapshot: Snapshot) -> None:
-        """Put `snapshot` in the place of the running one without a new generation: deny.toml alone has changed."""
-        self._past = [past for past in self._past if past() is not None]
-        self._past.append(weakref.ref(self.snapshot))
-        self.snapshot = snapshot
-
-    def alive(self) -> int:
-        """Snapshots that something still holds: the running one, and those of calls that began under another."""
-        return 1 + sum(past() is not None for past in self._past)
-
-
-@attrs.define(eq=False)
 class _Open:
     allowed: Callable[[Snapshot], bool]
     cut: Callable[[], None]
@@ -95,6 +67,36 @@ class Running:
                     self._drop(key, call)
                     call.cut()
         return ended
+
+
+@attrs.define(eq=False)
+class Live:
+    """The current Snapshot.
+
+    Args:
+        generation: counts the configs of this process, from 1.
+        running: the calls in flight.
+    """
+
+    snapshot: Snapshot
+    generation: int = 1
+    running: Running = attrs.field(factory=Running, repr=False)
+    _past: list[weakref.ref[Snapshot]] = attrs.field(factory=list, init=False, repr=False)
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Make `snapshot` the running config, as a new generation."""
+        self.amend(snapshot)
+        self.generation += 1
+
+    def amend(self, snapshot: Snapshot) -> None:
+        """Put `snapshot` in the place of the running one without a new generation: deny.toml alone has changed."""
+        self._past = [past for past in self._past if past() is not None]
+        self._past.append(weakref.ref(self.snapshot))
+        self.snapshot = snapshot
+
+    def alive(self) -> int:
+        """Snapshots that something still holds: the running one, and those of calls that began under another."""
+        return 1 + sum(past() is not None for past in self._past)
 
 
 def affected_keys(old: Snapshot, new: Snapshot, keys: Iterable[str]) -> list[str]:

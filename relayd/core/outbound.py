@@ -16,7 +16,7 @@ from relayd.wire.http import HeaderPairs, Headers, end_to_end, header_pairs
 from relayd.wire.peek import replace_model
 
 # Answers: what describes the operator's account, not the client's key.
-DROP_RESPONSE = frozenset({b"set-cookie", b"anthropic-organization-id", b"content-length"})
+DROP_RESPONSE = frozenset({b"set-cookie", b"anthropic-organization-id", b"content-length", b"relayd-request-id"})
 _ACCOUNT_LIMITS = (b"anthropic-ratelimit-", b"anthropic-priority-")
 
 # The beta that a bearer token of OAuth needs. Source: official SDK (its token providers), API docs.

@@ -142,7 +142,8 @@ def open_books(
 
     store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
     local = state_directory(url, base)
-    main = Pump(store, Journal(local / "journal"))
+    quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
+    main = Pump(store, Journal(local / "journal"), quick=quick)
     side = Pump(SqliteStore(str(local / "side.db"), clock=clock))
     return Books(main=main, side=side, counting=Counting(main, side, policy), pool=pool, wall=wall)
 

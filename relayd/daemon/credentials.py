@@ -2,11 +2,11 @@
 
 Rule: secrets come to light in `config.seal.open_sealed` and in the file reader below, and stay `Secret`s until
 `core.outbound` writes them into a header. An account whose secret cannot be had is a reason in the pool, not an exit.
+What OAuth makes of the secret at run time is daemon/oauth.py.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,12 +17,24 @@ from relayd.config.binding import account_binding
 from relayd.config.recipients import SealError
 from relayd.config.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
+from relayd.core.oauth import parse_tokens, presentable
 
 if TYPE_CHECKING:
     from relayd.config.seal import Identity
 
 _MOST = 64 << 10  # bytes of a credential file
 NOTHING = Secret("")
+
+
+@attrs.frozen(eq=False)
+class Opened:
+    """An account's secret as it was sealed, and the part of it that a header carries."""
+
+    whole: Secret
+    presented: Secret
+
+
+_NOTHING = Opened(NOTHING, NOTHING)
 
 
 @attrs.define(eq=False)
@@ -34,8 +46,8 @@ class Credentials:
     """
 
     identities: Sequence[Identity] = ()
-    _opened: dict[tuple[str, str, str], Secret] = attrs.field(factory=dict, repr=False)
-    _read: dict[str, tuple[tuple[int, int, int], Secret]] = attrs.field(factory=dict, repr=False)
+    _opened: dict[tuple[str, str, str], Opened] = attrs.field(factory=dict, repr=False)
+    _read: dict[str, tuple[tuple[int, int, int], Opened]] = attrs.field(factory=dict, repr=False)
 
     def problems(self, snapshot: Snapshot) -> dict[str, str]:
         """Open every enabled account's secret. Returns the accounts whose secret cannot be had, with the reason."""
@@ -44,31 +56,44 @@ class Credentials:
 
     def of(self, account: Account, snapshot: Snapshot) -> Secret | str:
         """What to present for `account`, or why that cannot be had."""
+        found = self.opened(account, snapshot)
+        return found if isinstance(found, str) else found.presented
+
+    def opened(self, account: Account, snapshot: Snapshot) -> Opened | str:
+        """The secret of `account` as it was sealed; the same object while it is the same. Or why it cannot be had."""
         try:
             return self._of(account, snapshot)
         except (SealError, OSError, ValueError) as error:
             return _why(account, error)
 
-    def _of(self, account: Account, snapshot: Snapshot) -> Secret:
+    def keep_only(self, snapshot: Snapshot) -> None:
+        """Forget the secrets that no account of `snapshot` has any longer."""
+        accounts = snapshot.accounts.values()
+        sealed = {account.credential.sealed for account in accounts}
+        files = {account.credential.file for account in accounts}
+        self._opened = {place: one for place, one in self._opened.items() if place[0] in sealed}
+        self._read = {path: one for path, one in self._read.items() if path in files}
+
+    def _of(self, account: Account, snapshot: Snapshot) -> Opened:
         if account.kind == "simulator":
-            return NOTHING
+            return _NOTHING
         if account.credential.file:
             return self._from_file(account)
         base_url = account.base_url or snapshot.relay.upstream.base_url
         place = (account.credential.sealed, account.id, base_url)
         opened = self._opened.get(place)
         if opened is None:
-            opened = self._opened[place] = _presented(account, self._open(account, snapshot, base_url))
+            opened = self._opened[place] = _taken_apart(account, self._open(account, snapshot, base_url))
         return opened
 
-    def _from_file(self, account: Account) -> Secret:
+    def _from_file(self, account: Account) -> Opened:
         """The secret in a node-local file, read anew only when the file is another one (it may be rotated)."""
         path = account.credential.file
         found = os.stat(path)
         signature = (found.st_ino, found.st_size, found.st_mtime_ns)
         known = self._read.get(path)
         if known is None or known[0] != signature:
-            known = self._read[path] = signature, _presented(account, _read(path))
+            known = self._read[path] = signature, _taken_apart(account, _read(path))
         return known[1]
 
     def _open(self, account: Account, snapshot: Snapshot, base_url: str) -> Secret:
@@ -83,20 +108,17 @@ def _read(path: str) -> Secret:
         raw = file.read(_MOST + 1)
     if len(raw) > _MOST:
         raise ValueError(f"{path}: more than {_MOST} bytes is no credential")
-    return Secret(raw.decode("ascii").strip())
+    try:
+        return Secret(raw.decode("ascii").strip())
+    except UnicodeDecodeError:  # whose text would quote a byte of it
+        raise ValueError(f"{path}: not ASCII, so no header could carry it") from None
 
 
-def _presented(account: Account, secret: Secret) -> Secret:
-    """The text that goes into the header. An OAuth credential may be a JSON of tokens or an access token alone."""
-    text = secret.reveal()
-    if account.kind == "oauth" and text.startswith("{"):
-        try:
-            text = str(json.loads(text)["access_token"])
-        except (ValueError, KeyError):
-            raise ValueError("the sealed OAuth credential is no JSON with an access_token") from None
-    if not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("the credential is empty or has characters that no header may carry")
-    return Secret(text)
+def _taken_apart(account: Account, secret: Secret) -> Opened:
+    """An OAuth credential may be a JSON of tokens or an access token alone. Raises: ValueError."""
+    if account.kind == "oauth":
+        return Opened(secret, parse_tokens(secret).access)
+    return Opened(secret, presentable(secret.reveal()))
 
 
 def _why(account: Account, error: Exception) -> str:

@@ -16,7 +16,8 @@ import trio
 
 from relayd.config import generations
 from relayd.config.generations import Generation, Meta, Skipped
-from relayd.config.tree import Provenance, Tree
+from relayd.config.provenance import Provenance
+from relayd.config.tree import Tree
 from relayd.daemon.reload import Reloader
 
 log = logging.getLogger("relayd.reload")
@@ -44,9 +45,9 @@ class LastGood:
             raise LookupError(f"generation {number}: {one.reason} (stored: {known})")
         return one.number, as_tree(one)
 
-    def newest(self, realm: str) -> tuple[Generation | None, tuple[Skipped, ...]]:
-        """The newest whole generation of a realm ("" = any), and what was passed over."""
-        return generations.newest(self.directory, realm=realm)
+    def numbers(self) -> list[int]:
+        """What is stored, the newest first, whole or not."""
+        return [one.number for one in generations.stored(self.directory)]
 
     def hold(self, number: int) -> None:
         """Note that `number` is to be served, also after a restart; 0 = the tree again."""

@@ -176,13 +176,20 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
 def open_log(settings: Log) -> tuple[Output, AccessLog]:
     """Set up the root logger and the access log. Raises: OSError when the file cannot be opened."""
     output = Output(Path(settings.file) if settings.file else None)
+    access = AccessLog(output, settings.format)
+    set_log(settings, output, access)
+    logging.captureWarnings(True)
+    for chatty in ("httpx2", "httpcore2", "hpack", "watchfiles"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return output, access
+
+
+def set_log(settings: Log, output: Output, access: AccessLog) -> None:
+    """Go by new settings. The file stays the one that was opened. Sync."""
     root = logging.getLogger()
     root.handlers[:] = [Lines(output, settings.format)]
     root.setLevel(settings.level.upper())
-    logging.captureWarnings(True)
-    for chatty in ("httpx2", "httpcore2", "hpack"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    return output, AccessLog(output, settings.format, settings.access)
+    access.form, access.enabled = settings.format, settings.access
 
 
 def is_terminal() -> bool:

@@ -5,37 +5,50 @@ Rule: one answer for the daemon and for the commands that look for it; no file i
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+
+from relayd.daemon.books import state_directory
 
 SOCKET = "relayd.sock"
 SYSTEM = Path("/run/relayd") / SOCKET  # RuntimeDirectory=relayd of the unit
 
 
-def control_socket(given: str, tree: Path, environ: Mapping[str, str]) -> Path:
-    """Where the daemon opens its control socket: the option, else systemd's $RUNTIME_DIRECTORY, else var/ of the tree.
+def control_socket(given: str, state_url: str, tree: Path, environ: Mapping[str, str]) -> Path:
+    """Where the daemon opens its control socket: the option, else systemd's $RUNTIME_DIRECTORY, else beside the state.
 
     Source: systemd.exec(5), RuntimeDirectory= (several directories are separated by colons; the first counts).
     """
     if given:
         return Path(given)
     runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(runtime) / SOCKET if runtime else tree / "var" / SOCKET
+    return (Path(runtime) if runtime else state_directory(state_url, tree)) / SOCKET
 
 
 def control_sockets(given: str, tree: Path, environ: Mapping[str, str]) -> list[Path]:
-    """Where a command looks for the daemon, the likeliest place first."""
-    first = control_socket(given, tree, environ)
+    """Where a command looks for the daemon, the likeliest place first. relay.toml may be broken."""
+    url = environ.get("RELAYD_STATE_URL", "")
+    if not url:
+        try:
+            url = text_setting((tree / "relay.toml").read_bytes(), "state", "url")
+        except OSError:
+            url = ""
+    first = control_socket(given, url or "sqlite:var/relayd.db", tree, environ)
     return [first] if given else list(dict.fromkeys([first, tree / "var" / SOCKET, SYSTEM]))
 
 
-def generation_store(state_url: str, tree: Path, environ: Mapping[str, str]) -> Path:
-    """The directory of stored generations: beside the SQLite file, else in $STATE_DIRECTORY, else in var/ of the tree.
+def generation_store(state_url: str, tree: Path) -> Path:
+    """The directory of stored generations: beside the state."""
+    return state_directory(state_url, tree) / "generations"
 
-    Source: systemd.exec(5), StateDirectory=.
-    """
-    scheme, _, path = state_url.partition(":")
-    if scheme == "sqlite" and path and path != ":memory:":
-        return (tree / path.removeprefix("//")).parent / "generations"
-    state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return (Path(state) if state else tree / "var") / "generations"
+
+def text_setting(relay_toml: bytes, *path: str) -> str:
+    """A text in relay.toml, whatever is wrong with the rest of the tree; "" when it cannot be had."""
+    try:
+        value: object = tomllib.loads(relay_toml.decode("utf-8"))
+    except ValueError:
+        return ""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else ""

@@ -31,7 +31,7 @@ from relayd.daemon.admission import Admitted, admit, admit_count
 from relayd.daemon.books import Books
 from relayd.daemon.endpoints import cors_headers
 from relayd.daemon.exchange import Exchange
-from relayd.daemon.stream import EventStream, Opening, first_event, gather, pass_through
+from relayd.daemon.stream import TIME_IS_UP, EventStream, Opening, first_event, gather, pass_through
 from relayd.daemon.upstream import Inbound, Upstreams
 from relayd.wire.answer import read_fault
 from relayd.wire.anthropic import EVENT_STREAM
@@ -41,8 +41,6 @@ from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.openai_shapes import rate_headers
 from relayd.wire.refusal import Refusal
 from relayd.wire.usage import Meter, usage_of_message
-
-TIME_IS_UP = Refusal(status=504, message="the call took longer than the relay's total timeout", code="total_timeout")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -247,10 +245,9 @@ class Relay:
 
     def _choose(self, trial: Trial, snapshot: Snapshot) -> Account:
         """The account of the next attempt. Raises: Refusal."""
-        plan = trial.plan
         if trial.tried:
-            self._still_allowed(trial, snapshot)
-        now = self.wall()
+            trial.plan = self._plan_anew(trial, snapshot)
+        plan, now = trial.plan, self.wall()
         picked = self.pool.pick(
             snapshot,
             plan.groups,
@@ -265,9 +262,12 @@ class Relay:
         trial.tried.append(picked.account)
         return snapshot.accounts[picked.account]
 
-    def _still_allowed(self, trial: Trial, snapshot: Snapshot) -> None:
-        """A key that was revoked while its call was tried gets no further attempt. Raises: Refusal 401, 403."""
-        authenticate(trial.exchange.head.headers, snapshot, trial.draft.peer, self.wall())
+    def _plan_anew(self, trial: Trial, snapshot: Snapshot) -> Plan:
+        """What was taken from a key while its call was tried, it gets no further attempt with. Raises: Refusal."""
+        headers = trial.exchange.head.headers
+        key = authenticate(headers, snapshot, trial.draft.peer, self.wall())
+        permit(headers, key, snapshot.relay.clients)
+        return resolve(trial.plan.call, key, snapshot)
 
     async def _attempt(self, trial: Trial, account: Account, snapshot: Snapshot) -> Retry | None:
         """Try one account. None when the client has its answer, else why another try is worth while."""
@@ -396,6 +396,7 @@ class Relay:
             keepalive=snapshot.relay.server.sse_keepalive,
             idle=snapshot.relay.upstream.idle_timeout,
             request_id=trial.draft.upstream_request_id or trial.draft.call_id,
+            deadline=trial.deadline,
         )
         trial.exchange.start(answer.inbound.status, headers)
         try:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, Protocol, assert_never
 
 import attrs
 import trio
 
-from relayd.config.compile import Compiled
 from relayd.config.diff import Changes
 from relayd.config.guard import LEAST_DIGITS, accepts, restored, with_deny
 from relayd.config.problem import Problem
@@ -212,6 +212,7 @@ class Reloader:
     _bell: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _urgent: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _next: float = attrs.field(default=-1.0, init=False)
+    _told: str = attrs.field(default="", init=False)
 
     # --- ringing
 
@@ -253,7 +254,7 @@ class Reloader:
             reason = "an internal error; the log has its traceback (the running config is unharmed: please report it)"
             self._answer(tickets, self._note(tickets, self._result("rejected", reasons=(reason,))))
         finally:
-            self.announce(("READY=1\n" if by_signal else "") + f"STATUS={self.headline()}")
+            self._tell_systemd(by_signal)
 
     async def _serve(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
@@ -274,8 +275,9 @@ class Reloader:
     async def _follow(self, tickets: list[Ticket]) -> None:
         """Look at the tree and do what the tickets want with it."""
         asked = any(ticket.trigger not in BY_ITSELF for ticket in tickets)
-        known = "" if asked or self.candidate is None and self.degraded else self._known()
-        seen = await trio.to_thread.run_sync(self.study.look, self.live.snapshot, known, abandon_on_cancel=True)
+        thorough = any(ticket.trigger == "hash" for ticket in tickets)
+        look = partial(self.study.look, self.live.snapshot, "" if asked else self._known(), thorough=thorough)
+        seen = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
         if isinstance(seen, Unstable):
             result = self._result("busy", reasons=(seen.reason,))
             self._answer(tickets, self._note(tickets, result))
@@ -300,6 +302,8 @@ class Reloader:
     def _same_again(self, seen: Seen) -> Result:
         if self.candidate is not None:
             return self.candidate.outcome
+        about = seen.tree.provenance  # what was dirty may have been committed
+        self.running = attrs.evolve(self.running, commit=about.commit, dirty=about.dirty)
         return self._result("unchanged", seen)
 
     @staticmethod
@@ -313,7 +317,7 @@ class Reloader:
         """What a dry run is told, or who expected another tree."""
         assert isinstance(request, Reload)
         if not is_expected(request.expect, seen.tree):
-            tree = f"{seen.tree.digest[:LEAST_DIGITS]} (commit {seen.tree.provenance.commit or 'unknown'})"
+            tree = f"{seen.tree.digest[:LEAST_DIGITS]} ({seen.tree.provenance})"
             return self._result("rejected", seen, reasons=(f"the tree is {tree}, not {request.expect}",))
         return attrs.evolve(self._judge(seen, [request.accept]), dry_run=True)
 
@@ -400,10 +404,9 @@ class Reloader:
             self.live.amend(attrs.evolve(self.live.snapshot, revision=seen.compiled.revision))
         if self.running.digest != seen.tree.digest or self.running.stored:
             self.running = attrs.evolve(self._origin(seen, trigger), since=self.running.since)
-        elif self.running.commit != seen.tree.provenance.commit:  # committed what was dirty
-            self.running = attrs.evolve(
-                self.running, commit=seen.tree.provenance.commit, dirty=seen.tree.provenance.dirty
-            )
+        else:
+            about = seen.tree.provenance
+            self.running = attrs.evolve(self.running, commit=about.commit, dirty=about.dirty)
 
     def _origin(self, seen: Seen, trigger: Trigger) -> Running:
         assert seen.compiled is not None
@@ -461,7 +464,7 @@ class Reloader:
         else:
             since = self.candidate.since if self.candidate is not None else self.wall()
             self.candidate = Candidate(since=since, outcome=result)
-        log.log(_LEVELS[result.result], f"reload.{result.result}", extra=fields_of(result, trigger))
+        log.log(_LEVELS[result.result], "reload.%s", result.result, extra=fields_of(result, trigger))
         return result
 
     @staticmethod
@@ -469,11 +472,20 @@ class Reloader:
         for ticket in tickets:
             ticket.answer(result)
 
+    def _tell_systemd(self, by_signal: bool) -> None:
+        """READY=1 ends what RELOADING=1 began, whatever came of it; the status line is told when it is another one."""
+        headline = self.headline()
+        if by_signal or headline != self._told:
+            self.announce(("READY=1\n" if by_signal else "") + f"STATUS={headline}")
+        self._told = headline
+
     def headline(self) -> str:
         """One line for `systemctl status`."""
         head = f"generation {self.live.generation} {self.live.snapshot.revision}"
         if self.candidate is None:
-            return f"{head} ok" + (f", restart needed for {', '.join(self.restart_required)}" * bool(self.restart_required))
+            return f"{head} ok" + (
+                f", restart needed for {', '.join(self.restart_required)}" * bool(self.restart_required)
+            )
         outcome = self.candidate.outcome
         why = str(outcome.problems[0]) if outcome.problems else outcome.reasons[0] if outcome.reasons else ""
         return f"{head}{' DEGRADED' * bool(self.degraded)} {outcome.result.upper()} {why}".rstrip()

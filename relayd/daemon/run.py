@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -26,19 +27,28 @@ import trio
 from relayd import __version__
 from relayd.config.report import as_text
 from relayd.config.snapshot import Snapshot
-from relayd.config.tree import load_tree
 from relayd.core.live import Live
 from relayd.core.pool import Pool
 from relayd.core.prices import shipped
 from relayd.daemon.books import Books, open_books
+from relayd.daemon.boot import NoStart, Start
+from relayd.daemon.control import open_control
 from relayd.daemon.credentials import Credentials
 from relayd.daemon.front import Front
-from relayd.daemon.log import AccessLog, Output, open_log
+from relayd.daemon.lastgood import LastGood
+from relayd.daemon.log import AccessLog, Output, open_log, set_log
+from relayd.daemon.places import control_socket, generation_store
+from relayd.daemon.prepare import Sockets
 from relayd.daemon.relay import Relay
+from relayd.daemon.reloading import Edition, Pace, Reloading, find_start, make_reloading
 from relayd.daemon.server import Server, open_listener
 from relayd.daemon.tls import shared_context
 from relayd.daemon.upstream import Upstreams
+from relayd.daemon.watch import inotify
 from relayd.state.contract import StoreMisfit
+
+if TYPE_CHECKING:
+    from relayd.config.seal import Identity
 
 log = logging.getLogger("relayd")
 
@@ -53,6 +63,9 @@ class NodeSettings:
         listen: instead of [server].listen, when it is not empty.
         state_url: instead of [state].url, when it is not empty.
         identity: identity file(s); None looks at the environment.
+        control: path of the control socket; "" = where places.control_socket says.
+        watch: whether to look for changes of the tree; without it only signals and commands reload.
+        strict_boot: start with the tree or not at all.
     """
 
     tree: Path
@@ -60,6 +73,24 @@ class NodeSettings:
     state_url: str = ""
     identity: str | None = None
     node: str = ""
+    control: str = ""
+    watch: bool = True
+    strict_boot: bool = False
+    pace: Pace = attrs.field(factory=Pace)
+
+
+@attrs.define
+class EarlyBell:
+    """Hears SIGHUP before the event loop does. Its default would end the process; a reload asked for is not lost."""
+
+    rung: bool = False
+
+    def install(self) -> None:
+        """Listen from now on; the event loop's own receiver takes over."""
+        signal.signal(signal.SIGHUP, self._ring)
+
+    def _ring(self, number: int, frame: object) -> None:
+        self.rung = True
 
 
 @attrs.define(eq=False)
@@ -74,6 +105,8 @@ class Daemon:
     front: Front
     upstreams: Upstreams
     books: Books
+    reloading: Reloading
+    bell: EarlyBell
 
     async def main(self, sockets: Sequence[socket.socket]) -> None:
         """Serve until a signal says stop and the calls are done."""
@@ -82,6 +115,7 @@ class Daemon:
             lasting.start_soon(self.upstreams.keep_tidy)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)
+                await nursery.start(self.reloading.run)
                 async with trio.open_nursery() as serving:
                     await serving.start(self.server.serve, list(sockets))
                     self._ready(sockets)
@@ -93,10 +127,15 @@ class Daemon:
     async def _signals(
         self, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as arrivals:
+        listened = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP
+        with trio.open_signal_receiver(*listened) as arrivals:
+            if self.bell.rung:
+                self.reloading.reloader.poke("sighup")
             task_status.started()
             async for number in arrivals:
-                if number == signal.SIGUSR1:
+                if number == signal.SIGHUP:
+                    self.reloading.reloader.poke("sighup")
+                elif number == signal.SIGUSR1:
                     self._reopen()
                 elif self.front.draining:
                     everything.cancel()
@@ -129,45 +168,88 @@ class Daemon:
                 "keys": len(snapshot.keys),
             },
         )
-        notify(f"READY=1\nSTATUS=serving revision {snapshot.revision}")
+        notify(f"READY=1\nSTATUS={self.reloading.reloader.headline()}")
 
 
 def run(node: NodeSettings) -> int:
     """The `run` verb. Returns the exit code: 0 after a proper stop, 78 for a config that cannot be served."""
-    snapshot = load(node.tree)
-    if snapshot is None:
+    bell = EarlyBell()
+    bell.install()
+    edition = Edition(tree=node.tree, wall=time.time, patience=node.pace.patience)
+    start = find_start(edition, node.state_url, strict=node.strict_boot)
+    if tell(start):
         return EX_CONFIG
+    assert isinstance(start, Start)
+    settings = start.snapshot.relay
     try:
-        output, access = open_log(snapshot.relay.log)
-        sockets = [sock for address in node.listen or snapshot.relay.server.listen for sock in open_listener(address)]
+        output, access = open_log(settings.log)
+        listening = {address: open_listener(address) for address in node.listen or settings.server.listen}
+        control = open_control_socket(node, settings.state.url)
     except OSError as error:
-        print(f"relayd: {error}", file=sys.stderr)
+        say(f"relayd: {error}")
         return 1
     try:
-        daemon = build(node, snapshot, output, access)
+        daemon = build(node, start, edition, output, access, listening, control, bell)
     except (ValueError, StoreMisfit) as error:
-        print(f"relayd: {error}", file=sys.stderr)
+        say(f"relayd: {error}")
         return EX_CONFIG
+    del start, settings  # the first config goes when the second one runs
     tune_memory()
-    trio.run(daemon.main, sockets, strict_exception_groups=True)
+    trio.run(daemon.main, [sock for sockets in listening.values() for sock in sockets], strict_exception_groups=True)
     return 0
 
 
-def load(tree: Path) -> Snapshot | None:
-    """Read and compile the tree; errors and warnings go to standard error. None when there are errors."""
-    compiled = load_tree(tree)
-    telling = [problem for problem in compiled.problems if problem.severity != "note"]
+def tell(start: Start | NoStart) -> bool:
+    """Say on standard error what is wrong with the tree. Returns: whether that is the end."""
+    telling = [problem for problem in start.problems if problem.severity != "note"]
     if telling:
-        print(as_text(telling), file=sys.stderr)
-    return compiled.snapshot
+        say(as_text(telling))
+    for note in start.notes:
+        say(f"relayd: {note}")
+    if isinstance(start, Start) and start.degraded:
+        stored = start.running.stored
+        say(f"relayd: DEGRADED: {start.degraded}; generation {stored} is served")
+    return isinstance(start, NoStart)
 
 
-def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: AccessLog) -> Daemon:
+def say(text: str) -> None:
+    """Talk to whoever started the daemon; the log is not open yet."""
+    sys.stderr.write(f"{text}\n")
+
+
+def open_control_socket(node: NodeSettings, state_url: str) -> tuple[socket.socket, Path] | None:
+    """The control socket. Where nobody named a place and none can be had, the daemon goes without.
+
+    Raises: OSError for a place that somebody named.
+    """
+    path = control_socket(node.control, node.state_url or state_url, node.tree, os.environ)
+    try:
+        return open_control(path), path
+    except OSError as error:
+        if node.control:
+            raise
+        log.warning("control.unavailable", extra={"error": str(error), "hint": "choose a place with --control"})
+        return None
+
+
+def build(
+    node: NodeSettings,
+    start: Start,
+    edition: Edition,
+    output: Output,
+    access: AccessLog,
+    listening: Sockets,
+    control: tuple[socket.socket, Path] | None,
+    bell: EarlyBell,
+) -> Daemon:
     """Make one of everything. Raises: ValueError when an identity or password cannot be had; StoreMisfit."""
     from relayd.config.identity import identity_paths, load_identities
 
-    identities = load_identities(identity_paths(node.identity, os.environ), node.tree, os.environ)
-    credentials = Credentials(identities)
+    def identities() -> Sequence[Identity]:
+        return load_identities(identity_paths(node.identity, os.environ), node.tree, os.environ)
+
+    snapshot = start.snapshot
+    credentials = Credentials(identities())
     for account, why in credentials.problems(snapshot).items():
         log.warning("account.no_credential", extra={"account": account, "why": why})
     live = Live(snapshot)
@@ -198,7 +280,28 @@ def build(node: NodeSettings, snapshot: Snapshot, output: Output, access: Access
     books.open_calls = relay.open_calls
     front = Front(relay=relay, known_models=shipped)
     server = Server(front, lambda: live.snapshot.relay.server)
-    return Daemon(node, live, output, access, server, front, upstreams, books)
+    state_url = node.state_url or snapshot.relay.state.url
+    reloading = make_reloading(
+        start=start,
+        edition=edition,
+        live=live,
+        server=server,
+        credentials=credentials,
+        identities=identities,
+        pool=pool,
+        listening=listening,
+        pinned=bool(node.listen),
+        vault=LastGood(generation_store(state_url, node.tree)),
+        control=control,
+        listen=inotify(),
+        watch=node.watch,
+        announce=notify,
+        adopted=lambda new: set_log(new.relay.log, output, access),
+        node=node.node,
+        draining=lambda: front.draining,
+        pace=node.pace,
+    )
+    return Daemon(node, live, output, access, server, front, upstreams, books, reloading, bell)
 
 
 def state_password(snapshot: Snapshot) -> str:

@@ -1,7 +1,12 @@
-"""The state pump: operations of all calls, batched into one worker thread.
+"""The state pump: operations of all calls in batches, carried out by one worker thread.
 
-Rule: the trio side never blocks and never touches the store; the thread never touches trio but to hand answers back.
-Whatever queued while the last batch ran goes as the next one, so batches grow with the load and are of one when idle.
+Rule: the trio side never waits for the store; the thread never touches trio but to hand answers back. What the calls
+of one pass of the event loop ask goes as one batch, with whatever nobody waits for (settlements, pins), which may lie a
+few milliseconds. What comes while a batch is under way goes as the next one, so batches grow with the load.
+
+A thread costs two switches a batch, several times the work of a SQLite transaction. So a store that has a connection
+which never waits (`quick`) is asked on the spot, as long as the thread has nothing to do; what it cannot take at once
+goes to the thread.
 
 Theory: the store is up or down, as its last batch found it. While it is down, questions fail at once (nobody piles up
 behind a dead Redis), settlements go to the journal, and the thread alone tries again, ever more slowly; once the store
@@ -16,6 +21,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import attrs
 import trio
@@ -39,6 +45,8 @@ from relayd.state.contract import (
 LARGEST_BATCH = 128  # operations; two Redis scripts, or a SQLite transaction of about 8 ms
 MOST_QUEUED = 4096  # beyond that the store is too slow for the load, and asking fails at once
 FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # s between two tries at a store that is down, doubling
+LAZY = 0.02  # s that an operation nobody waits for may lie, so that it goes along with others
+LARGEST_QUICK = 32  # operations carried out on the spot, in less than 1 ms
 FLUSH_TIMEOUT = 5.0  # s for what is queued when the daemon stops
 
 log = logging.getLogger("relayd.state")
@@ -72,6 +80,16 @@ class PumpStats:
     outages: int = 0
 
 
+class QuickStore(Protocol):
+    """A store that can be asked without waiting."""
+
+    def apply_at_once(self, batch: Sequence[Op]) -> list[Answer] | None:
+        """Answers, or None when it would have to wait; nothing was done then. Raises: StoreUnavailable."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @attrs.define(eq=False)
 class Pump:
     """Asks the store on behalf of calls.
@@ -81,12 +99,14 @@ class Pump:
         journal: for settlements that cannot be delivered; None drops them.
         threaded: False carries every operation out on the spot, on the caller's thread. For tests under a simulated
             clock, which does not wait for threads.
+        quick: the same store through a connection that never waits, for trio's thread; None asks the thread alone.
         on_change: called in trio's thread when the store goes down or comes back, with `up` and a reason.
     """
 
     store: Store
     journal: Journal | None = None
     threaded: bool = True
+    quick: QuickStore | None = None
     on_change: Callable[[bool, str], None] | None = None
     stats: PumpStats = attrs.field(factory=PumpStats, init=False)
     up: bool = attrs.field(default=False, init=False)
@@ -97,6 +117,10 @@ class Pump:
     _idle: trio.Event | None = attrs.field(default=None, init=False)
     _token: trio.lowlevel.TrioToken | None = attrs.field(default=None, init=False)
     _stopping: bool = attrs.field(default=False, init=False)
+    _fresh: list[_Pending] = attrs.field(factory=list, init=False)  # not handed over yet
+    _urgent: trio.Event = attrs.field(factory=trio.Event, init=False)  # somebody waits for one of them
+    _lull: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)  # in which the flusher waits
+    _in_thread: int = attrs.field(default=0, init=False)  # operations that the thread has not answered
 
     # -- the trio side ---------------------------------------------------------------------------------------------
 
@@ -127,19 +151,25 @@ class Pump:
             await _first_of(connected, ended)
             if connected.is_set():
                 task_status.started()
-                await self._watch(ended)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._flush_always)
+                    await self._watch(ended)
+                    nursery.cancel_scope.cancel()
         finally:
+            self._hand_over(self._take_fresh())
             self._stopping = True
             self._queue.put(None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT):
                 await ended.wait()
+            if self.quick is not None:
+                self.quick.close()
         if failures:
             raise failures[0]
 
     @property
     def queued(self) -> int:
-        """Operations that wait for the thread."""
-        return self._queue.qsize()
+        """Operations that wait to be carried out."""
+        return len(self._fresh) + self._queue.qsize()
 
     async def ask(self, op: Op) -> Answer:
         """Carry out an operation and wait for its answer, at most `store.deadline` s.
@@ -147,7 +177,7 @@ class Pump:
         Cancelled or too late, an Admit is voided and a Lease released, for it may have taken place.
         Raises: StoreUnavailable.
         """
-        if not self.up or self._queue.qsize() >= MOST_QUEUED:
+        if not self.up or self.queued >= MOST_QUEUED:
             self.stats.unanswered += 1
             raise StoreUnavailable(self.reason or f"{self.store.name}: too slow, {MOST_QUEUED} operations are queued")
         pending = _Pending(op)
@@ -171,8 +201,10 @@ class Pump:
         pending = _Pending(op, then=then)
         if not self.threaded:
             self._serve([pending])
-        elif isinstance(op, Settle | Void) or self._queue.qsize() < MOST_QUEUED:
-            self._queue.put(pending)
+        elif isinstance(op, Settle | Void) or self.queued < MOST_QUEUED:
+            self._fresh.append(pending)
+            if len(self._fresh) == 1:
+                self._lull.deadline = trio.current_time() + LAZY
         else:
             self.stats.dropped += 1
 
@@ -183,13 +215,47 @@ class Pump:
         if self._idle is not None:
             self._idle.set()
             self._idle = None
-        self._queue.put(pending)
+        self._fresh.append(pending)
+        self._urgent.set()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._give_up(pending)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _flush_always(self) -> None:
+        """Hand operations over: at the end of the loop's pass when somebody waits, else when they have lain a while."""
+        while True:
+            self._urgent = trio.Event()
+            if not self._fresh:
+                with trio.CancelScope() as self._lull:
+                    await self._urgent.wait()
+            self._flush(self._take_fresh())
+
+    def _take_fresh(self) -> list[_Pending]:
+        fresh, self._fresh = self._fresh, []
+        return [pending for pending in fresh if not pending.abandoned]
+
+    def _flush(self, batch: list[_Pending]) -> None:
+        """On the spot if that can be, else by the thread."""
+        if self.quick is None or not self.up or self._in_thread or len(batch) > LARGEST_QUICK:
+            self._hand_over(batch)
+        elif batch:
+            try:
+                answers = self.quick.apply_at_once([pending.op for pending in batch])
+            except StoreUnavailable:
+                answers = None  # the thread will find out, and say so
+            if answers is None:
+                self._hand_over(batch)
+                return
+            self._count([pending.op for pending in batch], answers)
+            self._give_answers(batch, answers)
+
+    def _hand_over(self, batch: list[_Pending]) -> None:
+        self._in_thread += len(batch)
+        for pending in batch:
+            self._queue.put(pending)
 
     def _give_up(self, pending: _Pending) -> None:
         """Nobody waits for it any longer. It may have been carried out, or may still be."""
@@ -224,8 +290,12 @@ class Pump:
             if task is not None:
                 trio.lowlevel.reschedule(task)
 
-    def _deliver(self, batch: Sequence[_Pending], answers: Sequence[Answer | None]) -> None:
-        """Hand answers over, in trio's thread; None for those that the store did not answer."""
+    def _deliver(self, taken: int, batch: Sequence[_Pending], answers: Sequence[Answer | None]) -> None:
+        """What the thread made of `taken` operations, in trio's thread; None for what the store did not answer."""
+        self._in_thread = max(0, self._in_thread - taken)
+        self._give_answers(batch, answers)
+
+    def _give_answers(self, batch: Sequence[_Pending], answers: Sequence[Answer | None]) -> None:
         for pending, answer in zip(batch, answers, strict=True):
             pending.answer = answer
             self._waiting.pop(pending, None)
@@ -278,19 +348,20 @@ class Pump:
             return []
         more = min(self._queue.qsize(), LARGEST_BATCH - 1)
         batch += [self._queue.get_nowait() for _ in range(more)]  # the thread is the only one that takes
-        return [pending for pending in batch if pending is not None and not pending.abandoned]
+        return [pending for pending in batch if pending is not None]
 
     def _serve(self, batch: list[_Pending]) -> None:
         """Carry out a batch, or journal what must not be lost of it."""
-        ops = [pending.op for pending in batch]
+        wanted = [pending for pending in batch if not pending.abandoned]
+        ops = [pending.op for pending in wanted]
         answers: list[Answer] = []
-        if self.up:
+        if self.up and ops:
             answers = self._applied(ops)
             if not answers:  # it may have carried them out, all the same
                 self._keep([Void(call=op.call) if isinstance(op, Admit) else op for op in ops])
         else:
             self._keep(ops)
-        self._soon(self._deliver, batch, answers or [None] * len(batch))
+        self._soon(self._deliver, len(batch), wanted, answers or [None] * len(wanted))
 
     def _applied(self, ops: list[Op]) -> list[Answer]:
         """The store's answers; [] when it is down, which is noted."""
@@ -304,8 +375,12 @@ class Pump:
             log.exception("state.fault")
             self._went_down(f"{self.store.name}: {type(error).__name__}")
             return []
+        self.stats.seconds += time.perf_counter() - began
+        self._count(ops, answers)
+        return answers
+
+    def _count(self, ops: Sequence[Op], answers: Sequence[Answer]) -> None:
         stats = self.stats
-        stats.seconds += time.perf_counter() - began
         stats.batches += 1
         stats.operations += len(ops)
         stats.largest = max(stats.largest, len(ops))
@@ -313,7 +388,6 @@ class Pump:
             if isinstance(answer, Failed):
                 stats.failed += 1
                 log.error("state.operation_failed", extra={"operation": type(op).__name__, "reason": answer.reason})
-        return answers
 
     def _keep(self, ops: Sequence[Op]) -> None:
         """Journal what must not be lost."""

@@ -10,6 +10,8 @@ when it fires, the loop looks how long it has really been silent and goes on.
 
 from __future__ import annotations
 
+import math
+
 import attrs
 import httpx2
 import trio
@@ -29,10 +31,14 @@ from relayd.wire.usage import Meter
 GATHER_LIMIT = 1 << 20
 # A first event is some hundred bytes; more than this is passed on unjudged.
 FIRST_EVENT_LIMIT = 64 << 10
+# An event that has not come whole waits here up to this size: clients act on whole events, and half a one, left behind
+# by a cut, is what no SDK can decode. Events are some hundred bytes, those with documents up to some hundred thousand.
+HALF_LIMIT = 256 << 10
 
 COMMENT = b": keep-alive\n\n"
 CUT = Refusal(status=502, message="the upstream broke off its answer", code="upstream_cut")
 SILENT = Refusal(status=504, message="the upstream went silent in the middle of its answer", code="upstream_silent")
+TIME_IS_UP = Refusal(status=504, message="the call took longer than the relay's total timeout", code="total_timeout")
 STOPPED = Refusal(status=503, message="the relay is stopping", code="stopping")
 
 
@@ -69,10 +75,11 @@ async def gather(source: Source, idle: float) -> Opening:
 async def first_event(source: Source, patience: float) -> tuple[Opening, FirstEvent | Unreachable]:
     """An event stream up to its first event that counts, or what came of it within `patience` seconds."""
     decoder = EventDecoder()
+    deadline = trio.current_time() + patience
     data = b""
     try:
         while len(data) < FIRST_EVENT_LIMIT:
-            more = await _next(source, patience)
+            more = await _next(source, max(0.0, deadline - trio.current_time()))
             if not more:
                 return Opening(data=data, ended=True), FirstEvent(name="")
             data += more
@@ -114,6 +121,7 @@ class EventStream:
     Args:
         keepalive: seconds of silence after which the client gets a comment; 0 = never.
         idle: seconds without an upstream byte after which the stream counts as dead.
+        deadline: of the call as a whole, on trio's clock; whoever cancels then does so for that reason.
     """
 
     exchange: Exchange
@@ -123,8 +131,11 @@ class EventStream:
     keepalive: float
     idle: float
     request_id: str
+    deadline: float = math.inf
     _heard: float = 0.0  # when the upstream last sent a byte
     _spoken: float = 0.0  # when the client was last sent one
+    _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
+    _torn: bool = False  # the client has part of an event that was too large to wait for
 
     async def run(self, opening: bytes, *, ended: bool) -> Refusal | None:
         """Pass everything on; `ended` when `opening` is all there is.
@@ -135,10 +146,14 @@ class EventStream:
         try:
             fault = await self._pass_on(opening, ended)
         except trio.Cancelled:
-            self._say(STOPPED)  # sync: what fits the socket's buffer still arrives
+            self._say(
+                STOPPED if trio.current_time() < self.deadline else TIME_IS_UP
+            )  # sync: what fits the socket's buffer still arrives
             self.exchange.abort()
             raise
-        if fault is None and not self.meter.finished and not self.meter.failed:
+        if (self.meter.finished or self.meter.failed) and not self._half:
+            fault = None  # the last word was said; how the connection ended then does not matter
+        elif fault is None:
             fault = CUT  # a neat end without message_stop: SDKs would take it for success
         if fault is not None:
             self._say(fault)
@@ -150,7 +165,7 @@ class EventStream:
     async def _pass_on(self, opening: bytes, ended: bool) -> Refusal | None:
         if opening:
             self._forward(opening)
-        else:
+        if not self.exchange.answered:
             self.exchange.push(b"")
         while not ended:
             if self.exchange.pending:
@@ -186,13 +201,31 @@ class EventStream:
         self.meter.feed(data)
         if self.translator is not None:
             data = self.translator.feed(data)
-            if not data:
-                return True
-        return self.exchange.push(data)
+        elif self._half or self._torn or not self.meter.at_boundary:
+            data = self._whole_events(data)
+        return self.exchange.push(data) if data else True
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """What can go out now: up to the end of the last whole event, or most of one that is too large to hold."""
+        half = self._half
+        seam = max(0, len(half) - 2)
+        half += data
+        unix, dos = half.rfind(b"\n\n", seam), half.rfind(b"\n\r\n", seam)
+        end = max(unix + 2, dos + 3)
+        if unix >= 0 or dos >= 0:
+            self._torn = False
+        elif self._torn or len(half) > HALF_LIMIT:
+            self._torn = True
+            end = len(half) - 2  # its end may be halfway here
+        else:
+            return b""
+        out = bytes(half[:end])
+        del half[:end]
+        return out
 
     def _next_look(self) -> float:
-        patience = min(self.idle, self.keepalive) if self.keepalive else self.idle
-        return max(self._heard, self._spoken if self.keepalive else 0.0) + patience
+        dead = self._heard + self.idle
+        return min(dead, max(self._heard, self._spoken) + self.keepalive) if self.keepalive else dead
 
     def _silent_too_long(self) -> bool:
         """Look how long it has been; send a comment if one is due. True when the upstream counts as dead."""
@@ -201,7 +234,7 @@ class EventStream:
             return True
         if self.keepalive and now - max(self._heard, self._spoken) >= self.keepalive:
             # Only between events: inside one, a comment would still be legal SSE but not for every parser.
-            if self.meter.at_boundary and not self.exchange.pending:
+            if not self._torn and not self.exchange.pending:
                 self.exchange.push(COMMENT)
             self._spoken = now
         return False
@@ -211,7 +244,7 @@ class EventStream:
         if self.translator is not None:
             self.exchange.push(self.translator.fail(fault))
             return
-        seam = b"" if self.meter.at_boundary else b"\n\n"
+        seam = b"\n\n" if self._torn else b""
         self.exchange.push(seam + error_event(fault, self.request_id))
 
 

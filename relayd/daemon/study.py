@@ -57,25 +57,25 @@ class Study:
     """Looks at one tree, again and again.
 
     Args:
-        read: a coherent reading of the tree.
+        read: a coherent reading of the tree; with True of every byte, whatever the files' times say.
         sign: its stat signature: equal while nothing was touched.
         clock: s, for durations.
         examined: the signature just before the last look; None when there is reason to look again.
         denied: deny.toml as the last look found it.
     """
 
-    read: Callable[[], Tree | Unstable]
+    read: Callable[[bool], Tree | Unstable]
     sign: Callable[[], object]
     clock: Callable[[], float]
     memo: Memo = attrs.field(factory=Memo)
     examined: object = None
-    denied: Deny = Deny()
+    denied: Deny = attrs.field(factory=Deny)
 
-    def look(self, running: Snapshot, known: str = "") -> Seen | Unstable:
+    def look(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Seen | Unstable:
         """Read the tree and compile it, unless its digest is `known`."""
         began = self.clock()
         examined = self.sign()
-        tree = self.read()
+        tree = self.read(thorough)
         if isinstance(tree, Unstable):
             self.examined = None
             return tree
@@ -97,6 +97,4 @@ class Study:
         changes = diff(running, compiled.snapshot)
         reasons = held(running, compiled.snapshot, changes, digest=tree.digest)
         seconds["diff"] = self.clock() - compiled_at
-        return Seen(
-            tree=tree, compiled=compiled, deny=known_deny, changes=changes, held=reasons, seconds=seconds
-        )
+        return Seen(tree=tree, compiled=compiled, deny=known_deny, changes=changes, held=reasons, seconds=seconds)

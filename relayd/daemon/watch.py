@@ -184,9 +184,7 @@ def inotify() -> Listen | None:
     except ImportError:
         return None
 
-    def listen(
-        paths: list[str], stop: threading.Event, begun: Callable[[], None], tell: Callable[[], None]
-    ) -> None:
+    def listen(paths: list[str], stop: threading.Event, begun: Callable[[], None], tell: Callable[[], None]) -> None:
         events: Iterator[object] = watchfiles.watch(
             *paths,
             watch_filter=None,

@@ -213,13 +213,14 @@ local function adjust(kept, record, id)
   end
 end
 
--- charge a call that was admitted elsewhere, at `at`, to the windows that still hold that moment
+-- charge a call that was admitted elsewhere, at `at`, to the windows that still hold that moment; in buckets of its own
+-- (with negative numbers), for one that had left the window may come back, and open calls must not find theirs in it
 local function charge_late(terms, record, at)
   for _, term in ipairs(terms) do
     local actual = amount(record, term[3])
     if term[1] == 'R' and at + term[6] > now then
       local live = live_buckets(term[2], term[6])
-      add_to_bucket(live, math.floor(at / term[7]), actual, at)
+      add_to_bucket(live, -1 - math.floor(at / term[7]), actual, at)
       save(prefix .. 'w:' .. term[2], live, term[6])
     elseif term[1] == 'C' and now < term[7] then
       local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])

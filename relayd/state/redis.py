@@ -67,6 +67,7 @@ class RedisStore:
     lua: tuple[bytes, str] = attrs.field(factory=script)
     _dialer: Dialer = attrs.field(init=False)
     _connection: Line | None = attrs.field(default=None, init=False)
+    _asking: bool = attrs.field(default=False, init=False)  # connected to a node that is about to get our slot
 
     def __attrs_post_init__(self) -> None:
         place = parse_place(self.url)
@@ -116,6 +117,7 @@ class RedisStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._asking = False
 
     def _open(self) -> Line:
         if self._connection is None:
@@ -153,27 +155,30 @@ class RedisStore:
             self.close()
             return self._send(requests)
         except redis.ResponseError as error:
-            if not self._mend(str(error)):
+            if not self._mend(error):
                 raise
             return self._send(requests)
 
-    def _mend(self, error: str) -> bool:
+    def _mend(self, error: redis.ResponseError) -> bool:
         """Whether what the server said can be put right at once: a script it does not know, a slot that has moved."""
-        if error.startswith("NOSCRIPT") or "No matching script" in error:
+        if isinstance(error, redis.exceptions.NoScriptError):
             self._open().ask("SCRIPT", "LOAD", self.lua[0])
             return True
-        moved = self._dialer.follow(error)
-        if moved is None:
+        line = self._dialer.follow(error)
+        if line is None:
             return False
         self.close()
-        moved.ask("SCRIPT", "LOAD", self.lua[0])
-        if error.startswith("ASK"):
-            moved.ask("ASKING")
-        self._connection = moved
+        line.ask("SCRIPT", "LOAD", self.lua[0])
+        self._connection = line
+        self._asking = isinstance(error, redis.exceptions.AskError) and not isinstance(
+            error, redis.exceptions.MovedError
+        )
         return True
 
     def _send(self, requests: list[tuple[Word, ...]]) -> list[bytes]:
         connection = self._open()
+        if self._asking:
+            return self._send_asking(connection, requests)
         connection.send(requests)
         replies, failure = [], None
         for _ in requests:
@@ -183,6 +188,15 @@ class RedisStore:
                 failure = failure or error  # the answers behind it must still be read
         if failure is not None:
             raise failure
+        return replies
+
+    def _send_asking(self, connection: Line, requests: list[tuple[Word, ...]]) -> list[bytes]:
+        """To the node that is about to get our slot: it serves it before its time to those who ask each time."""
+        replies = []
+        for request in requests:
+            connection.ask("ASKING")
+            replies.append(connection.ask(*request))
+        self.close()  # the next batch goes to the owner again, until it says MOVED
         return replies
 
     def _believe_failures(self, answers: list[c.Answer]) -> None:

@@ -176,22 +176,18 @@ class Dialer:
             case _:
                 return self._first(self.place.addresses)
 
-    def follow(self, error: str) -> Line | None:
+    def follow(self, error: redis.RedisError) -> Line | None:
         """The connection that a MOVED or ASK error asks for; None when `error` is something else."""
-        words = error.split()
-        if self.place.kind != "cluster" or len(words) < 3 or words[0] not in ("MOVED", "ASK"):
-            return None
-        host, _, port = words[2].rpartition(":")
-        if not host:
-            return None  # a cluster that hides its addresses means "the same host"; our next look-up will do
-        address = (host.strip("[]"), int(port))
-        connection = self._dial(address)
-        if words[0] == "MOVED":
+        if self.place.kind != "cluster" or not isinstance(error, redis.exceptions.AskError):
+            return None  # MovedError is an AskError
+        if not error.host:
+            return None  # a cluster that hides its addresses means "the same host": the next look-up will do
+        address = (str(error.host), int(error.port))
+        line = self._dial(address)
+        if isinstance(error, redis.exceptions.MovedError):
             self._hint = address
-            self._learn(connection)
-        else:
-            connection.ask("ASKING")
-        return connection
+            self._learn(line)
+        return line
 
     def _learn(self, connection: Line) -> None:
         """Remember all nodes, so that the cluster is found again when the ones of the URL are gone."""

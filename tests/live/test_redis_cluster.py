@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-
 from redis_server import RedisServer, cluster, wait_until
+
 from relayd.core.ledger import Record
 from relayd.core.limits import Rolling, Term
 from relayd.state.contract import Admit, Denied, Granted, Peek, Peeked, Ping, Pong
@@ -31,7 +31,9 @@ def admit(call: str, limit: int) -> Admit:
 @pytest.mark.parametrize("realm", ["a", "b", "c", "d", "e", "f"])
 def test_any_node_leads_to_the_realms_master(servers: list[RedisServer], realm: str) -> None:
     for number, server in enumerate(servers):
-        with contextlib.closing(RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=realm, command=5)) as store:
+        with contextlib.closing(
+            RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=realm, command=5)
+        ) as store:
             assert store.check() == []
             (answer,) = store.apply([admit(f"c{number}", 2)])
             assert isinstance(answer, Granted if number < 2 else Denied)

@@ -6,8 +6,8 @@ import contextlib
 import time
 
 import pytest
-
 from redis_server import sentinels
+
 from relayd.core.ledger import Record
 from relayd.state.contract import Ping, Pong, Settle, Settled, StoreUnavailable
 from relayd.state.redis import RedisStore
@@ -21,7 +21,7 @@ def test_the_new_master_is_found_after_a_failover() -> None:
     with sentinels() as (servers, watchers):
         hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
         with contextlib.closing(RedisStore(f"redis+sentinel://{hosts}/mymaster", realm="s", command=1)) as store:
-            assert store.apply([settle("c1")]) == [Settled(outcome="settled")] or True
+            assert store.apply([settle("c1")]) == [Settled(outcome="unknown")]
             with contextlib.closing(servers[0].client()) as client:
                 assert client.execute_command("WAIT", 1, 5000) == 1
             watchers[0].stop()  # one sentinel less is no matter
@@ -42,6 +42,8 @@ def test_the_new_master_is_found_after_a_failover() -> None:
 def test_a_name_that_the_sentinels_do_not_know_is_said() -> None:
     with sentinels() as (_, watchers):
         url = f"redis+sentinel://127.0.0.1:{watchers[0].port}/other"
-        with contextlib.closing(RedisStore(url, realm="s")) as store:
-            with pytest.raises(StoreUnavailable, match="the sentinels know no master 'other'"):
-                store.check()
+        with (
+            contextlib.closing(RedisStore(url, realm="s")) as store,
+            pytest.raises(StoreUnavailable, match="the sentinels know no master 'other'"),
+        ):
+            store.check()

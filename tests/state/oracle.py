@@ -24,6 +24,7 @@ class Event:
     at: int
     amount: int
     start: int = -1  # of a calendar window; -1 = rolling
+    late: bool = False  # told after the fact; late ones share no bucket with others
 
 
 @attrs.define
@@ -65,24 +66,24 @@ class Oracle:
 
     # windows by their events
 
-    def live(self, term: Rolling) -> list[tuple[int, int]]:
-        """(when it is forgotten, amount) for each event that still counts."""
+    def gone_at(self, term: Rolling) -> list[tuple[int, Event]]:
+        """When each event leaves the window: with the last one of its bucket."""
         mine = [event for event in self.events if event.counter == term.counter and event.start < 0]
         length = max(1, -(-term.window // 60))
-        last: dict[int, int] = {}
+        last: dict[tuple[bool, int], int] = {}
         for event in mine:
-            last[event.at // length] = max(last.get(event.at // length, 0), event.at)
-        found = [(last[event.at // length] + term.window, event.amount) for event in mine]
-        return [(gone, amount) for gone, amount in found if gone > self.now]
+            bucket = event.late, event.at // length
+            last[bucket] = max(last.get(bucket, 0), event.at)
+        return [(last[event.late, event.at // length] + term.window, event) for event in mine]
+
+    def live(self, term: Rolling) -> list[tuple[int, int]]:
+        """(when it is forgotten, amount) for each event that still counts."""
+        return [(gone, event.amount) for gone, event in self.gone_at(term) if gone > self.now]
 
     def forget(self, term: Rolling) -> None:
         """What has left the window stays out of it, though a late event may fall into the same bucket."""
-        length = max(1, -(-term.window // 60))
-        mine = [one for one in self.events if one.counter == term.counter and one.start < 0]
-        last: dict[int, int] = {}
-        for one in mine:
-            last[one.at // length] = max(last.get(one.at // length, 0), one.at)
-        self.events = [one for one in self.events if one not in mine or last[one.at // length] + term.window > self.now]
+        dead = [event for gone, event in self.gone_at(term) if gone <= self.now]
+        self.events = [event for event in self.events if event not in dead]
 
     def in_calendar(self, term: Calendar) -> int:
         return sum(one.amount for one in self.events if one.counter == term.counter and one.start == term.start)
@@ -193,7 +194,7 @@ class Oracle:
             for term in terms:
                 if isinstance(term, Rolling) and at + term.window > self.now:
                     self.forget(term)
-                    self.events.append(Event("", term.counter, term.unit, at, _takes(record, term.unit)))
+                    self.events.append(Event("", term.counter, term.unit, at, _takes(record, term.unit), late=True))
                 if isinstance(term, Calendar) and self.now < term.end:
                     self.events.append(Event("", term.counter, term.unit, at, _takes(record, term.unit), term.start))
             self.booked.append(record)

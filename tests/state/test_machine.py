@@ -9,6 +9,7 @@ import atexit
 import functools
 import os
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -170,6 +171,33 @@ class Machine(RuleBasedStateMachine):
         call = self.new_call() if n is None else self.call(n)
         self.do(c.Settle(call=call, record=record, terms=self.some_terms(data), at=self.now - ago))
 
+    @rule(data=st.data(), orphan=records, other=st.none() | records, record=records, late=st.integers(0, 60_000))
+    def a_reaped_call_is_settled_after_all(
+        self, data: st.DataObject, orphan: Record, other: Record | None, record: Record, late: int
+    ) -> None:
+        checkpoint = other or attrs.evolve(orphan, errors=1 - orphan.errors)  # as many tokens
+        call, terms = self.new_call(), self.some_terms(data)
+        self.do(c.Admit(call=call, terms=terms, orphan=orphan, ttl=1000))
+        self.do(c.Renew(calls=((call, checkpoint),), ttl=2))
+        self.now = self.oracle_now() + 2
+        self.do(c.Reap(limit=1000), c.Peek(terms=terms))
+        self.now += late
+        self.do(c.Settle(call=call, record=record), c.Peek(terms=terms))
+
+    @rule(record=records, offset=st.integers(0, 999), orphan=records)
+    def a_late_charge_does_not_revive_what_left_the_window(self, record: Record, offset: int, orphan: Record) -> None:
+        began = self.now = (self.oracle_now() // 1000 + 1) * 1000
+        terms = (rolling("t60000", 60_000, 10**9, 3, "tokens"),)
+        self.do(c.Admit(call=self.new_call(), terms=terms, orphan=orphan))
+        self.now += 60_000
+        self.do(c.Settle(call=self.new_call(), record=record, terms=terms, at=began + offset), c.Peek(terms=terms))
+
+    @rule(orphan=records, early=st.integers(0, 1))
+    def a_calendar_window_ends_with_its_last_millisecond(self, orphan: Record, early: int) -> None:
+        term = calendar("c", self.oracle_now(), self.limits[3], 1)
+        self.now = term.end - early
+        self.do(c.Admit(call=self.new_call(), terms=(term,), orphan=orphan))
+
     @rule(data=st.data(), record=records, early=st.integers(0, 1), reaped=st.booleans())
     def a_call_is_remembered_for_so_long(self, data: st.DataObject, record: Record, early: int, reaped: bool) -> None:
         call = self.new_call()
@@ -196,6 +224,14 @@ class Machine(RuleBasedStateMachine):
     def lease(self, data: st.DataObject, holder: str) -> None:
         terms = self.some_terms(data)
         self.is_right(self.do(c.Lease(holder=holder, terms=terms))[0], terms, holder)
+
+    @rule(ttl=ttls, early=st.integers(0, 1))
+    def a_slot_is_free_when_its_time_is_up_and_not_before(self, ttl: int, early: int) -> None:
+        solo = (Slots(counter="solo", name="", limit=1, ttl=ttl),)
+        self.do(c.Release(holder="h1", counters=("solo",)), c.Release(holder="h2", counters=("solo",)))
+        self.do(c.Lease(holder="h1", terms=solo))
+        self.now = self.oracle_now() + ttl - early
+        self.do(c.Lease(holder="h2", terms=solo))
 
     @rule(holder=holders | nth)
     def release(self, holder: str | int) -> None:

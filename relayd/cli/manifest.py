@@ -1,0 +1,63 @@
+"""`relayd manifest`: lists what a tree consists of, for copies that take their time.
+
+A tree that is copied file by file (rsync, scp, a slow mount) is a mixture for as long as that takes. With manifest.toml
+in it, copied last or not, the daemon loads the tree only when every file is exactly what the manifest says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from relayd.cli.options import add_config
+from relayd.config.gitcommand import GitError, commit_of
+from relayd.config.problem import ConfigError
+from relayd.config.provenance import write_manifest
+from relayd.config.scan import MANIFEST
+from relayd.config.tree import read_files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="the config tree, as with --config")
+    add_config(parser)
+    parser.add_argument("--commit", metavar="NAME", help="the commit to name (default: HEAD, where there is git)")
+    parser.add_argument("--write", action="store_true", help=f"write DIR/{MANIFEST} instead of printing it")
+    parser.epilog = "exit status: 0 done, 1 the tree cannot be read or the file not be written"
+
+
+def main(args: argparse.Namespace) -> int:
+    directory: Path = args.directory or args.config
+    try:
+        text = write_manifest(read_files(directory), args.commit or _head(directory))
+        if not args.write:
+            sys.stdout.write(text)
+            return 0
+        _replace(directory / MANIFEST, text)
+    except ConfigError as error:
+        print(f"relayd manifest: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"relayd manifest: {error.filename}: {(error.strerror or 'cannot be written').lower()}", file=sys.stderr)
+        return 1
+    print(f"wrote {directory / MANIFEST}", file=sys.stderr)
+    return 0
+
+
+def _head(directory: Path) -> str:
+    try:
+        return commit_of(directory, "HEAD")
+    except GitError:
+        return ""
+
+
+def _replace(path: Path, text: str) -> None:
+    """The whole new file, or the old one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

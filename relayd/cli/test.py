@@ -1,0 +1,133 @@
+"""`relayd test`: do calls come out as tests.d expects? Played offline, through the same decisions as the daemon's."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from relayd.cli.options import add_config
+from relayd.cli.reading import UNSTABLE, read_steadily
+from relayd.config.compile import Compiled, compile_tree
+from relayd.config.problem import Problem, is_error
+from relayd.config.report import as_dict, as_github, as_sarif, as_text, totals
+from relayd.config.scenario import Scenario, Scenarios
+from relayd.config.snapshot import Snapshot
+from relayd.config.tree import Unstable
+from relayd.core.rehearse import Outcome, failures, rehearse
+
+PASSED, FAILED = 0, 1
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """One scenario. `problem`: what did not come out; None when all of it did."""
+
+    file: str
+    line: int
+    scenario: Scenario
+    outcome: Outcome
+    problem: Problem | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="the config tree, as with --config")
+    add_config(parser)
+    parser.add_argument("--format", choices=("text", "json", "sarif", "github"), default="text", help="form (text)")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument("--verbose", "-v", action="store_true", help="also show the scenarios that pass")
+    parser.epilog = "exit status: 0 all passed, 1 some did not or the tree has errors, 2 usage, 4 unstable tree"
+
+
+def main(args: argparse.Namespace) -> int:
+    tree = read_steadily(args.directory or args.config)
+    if isinstance(tree, Unstable):
+        print(f"relayd test: the tree does not hold still: {tree.reason}", file=sys.stderr)
+        return UNSTABLE
+    compiled = compile_tree(tree.files, reading=tree.problems)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if compiled.snapshot is None or not compiled.sound:
+        errors = tuple(filter(is_error, compiled.problems))
+        sys.stdout.write(_report(errors, (), args.format, verbose=False))
+        print("relayd test: the tree has errors, so nothing was tried", file=sys.stderr)
+        return FAILED
+    results = play(compiled, compiled.snapshot)
+    problems = tuple(result.problem for result in results if result.problem)
+    sys.stdout.write(_report(problems, results, args.format, verbose=args.verbose))
+    return FAILED if problems else PASSED
+
+
+def play(compiled: Compiled, snapshot: Snapshot) -> tuple[Result, ...]:
+    """Every scenario of a tree, in order."""
+    results = []
+    for file in compiled.scenarios:
+        for number, scenario in enumerate(file.noun.scenario if isinstance(file.noun, Scenarios) else ()):
+            outcome = rehearse(scenario, snapshot)
+            place = file.document.related(("scenario", number, "name"), "")
+            problem = None
+            if wrong := failures(scenario, outcome):
+                message = f"{scenario.name}: {'; '.join(wrong)}"
+                problem = file.document.problem("E-SCENARIO", ("scenario", number, "name"), message)
+            results.append(
+                Result(file=place.file, line=place.line, scenario=scenario, outcome=outcome, problem=problem)
+            )
+    return tuple(results)
+
+
+def _report(problems: tuple[Problem, ...], results: tuple[Result, ...], form: str, *, verbose: bool) -> str:
+    match form:
+        case "json":
+            return json.dumps(_as_json(problems, results), indent=2) + "\n"
+        case "sarif":
+            return as_sarif(problems)
+        case "github":
+            return as_github(problems) + _summary(problems, results)
+    passed = "".join(_passed(result) for result in results if verbose and result.problem is None)
+    return passed + as_text(problems) + _summary(problems, results)
+
+
+def _passed(result: Result) -> str:
+    outcome = result.outcome
+    end = f"served by {', '.join(outcome.accounts)}" if outcome.refusal is None else str(outcome.refusal)
+    return f"{result.file}:{result.line}: ok: {result.scenario.name} ({end})\n"
+
+
+def _summary(problems: tuple[Problem, ...], results: tuple[Result, ...]) -> str:
+    if not results:
+        return "no scenarios in tests.d\n" if not problems else f"{totals(problems)}\n"
+    failed = len(problems)
+    count = f"{len(results)} scenario{'s' * (len(results) != 1)}"
+    return f"{count}: {len(results) - failed} passed, {failed} failed\n"
+
+
+def _as_json(problems: tuple[Problem, ...], results: tuple[Result, ...]) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "ok": not problems,
+        "passed": sum(result.problem is None for result in results),
+        "failed": sum(result.problem is not None for result in results),
+        "scenarios": [_one(result) for result in results],
+        "problems": [as_dict(problem) for problem in problems],
+    }
+
+
+def _one(result: Result) -> dict[str, Any]:
+    outcome, refusal = result.outcome, result.outcome.refusal
+    return {
+        "name": result.scenario.name,
+        "file": result.file,
+        "line": result.line,
+        "passed": result.problem is None,
+        "served": refusal is None,
+        "status": refusal.status if refusal else 200,
+        "text": refusal.message if refusal else "",
+        "accounts": list(outcome.accounts),
+        "first": list(outcome.first),
+        "sent_models": list(outcome.sent_models),
+        "limits": list(outcome.limits),
+    }

@@ -1,0 +1,108 @@
+"""Environment: what a tree needs of the machine it is to run on: files that it names, identities that open its values.
+
+Rule: reads, changes nothing, and is only asked for by name (`relayd check --env`): the same tree is right on one machine
+and wrong on another, and a check in CI must not depend on which one it runs on. Secrets are opened here to see whether
+they open; nothing of them gets into a problem.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from relayd.config.credential import shape_warning, why_unusable
+from relayd.config.document import Document, open_document
+from relayd.config.identity import identity_paths, load_identities
+from relayd.config.positions import Path as KeyPath
+from relayd.config.problem import Problem
+from relayd.config.recipients import SealError
+from relayd.config.seal import Identity, open_sealed
+from relayd.config.secret import Secret
+from relayd.config.slots import Slot, recipients_of, sealed_slots
+from relayd.config.snapshot import Snapshot
+from relayd.config.structure import dotted
+
+
+def environment_problems(
+    files: Mapping[str, bytes], snapshot: Snapshot, tree: Path, identity: str | None, environ: Mapping[str, str]
+) -> Iterator[Problem]:
+    """What this machine lacks.
+
+    Args:
+        files: of the tree, as `snapshot` was compiled from them.
+        tree: its directory, in which no identity may lie.
+        identity: the --identity option; None when it was not given.
+    """
+    yield from _files(files, snapshot)
+    slots = list(sealed_slots(files))
+    try:
+        identities = load_identities(identity_paths(identity, environ), tree, environ)
+    except SealError as error:
+        yield Problem(code=error.code, file="", message=str(error))
+        return
+    for slot in slots:
+        yield from _opens(files, snapshot, slot, identities)
+
+
+def _files(files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[Problem]:
+    """Files of the node that the tree names."""
+    for file, content in sorted(files.items()):
+        if file.startswith("accounts.d/"):
+            account = snapshot.accounts.get(file.rpartition("/")[2].removesuffix(".toml"))
+            if account is not None and account.credential.file:
+                yield from _readable(file, content, ("credential", "file"), account.credential.file)
+    relay = files["relay.toml"]
+    yield from _readable("relay.toml", relay, ("state", "password_file"), snapshot.relay.state.password_file)
+    for name, alert in snapshot.relay.alerts.items():
+        yield from _readable("relay.toml", relay, ("alerts", name, "url_file"), alert.url_file)
+
+
+def _readable(file: str, content: bytes, path: KeyPath, name: str) -> Iterator[Problem]:
+    """Whether a file is there, is one, holds something and lets us read it. It is opened, not only looked at."""
+    if not name:
+        return
+    wrong = ""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            state = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            wrong = "no regular file"
+        elif not state.st_size:
+            wrong = "empty"
+    except OSError as error:
+        wrong = (error.strerror or str(error)).lower()
+    if wrong:
+        yield _document(file, content).problem("E-ENV-FILE", path, f"{dotted(path)}: {name}: {wrong}")
+
+
+def _opens(
+    files: Mapping[str, bytes], snapshot: Snapshot, slot: Slot, identities: Sequence[Identity]
+) -> Iterator[Problem]:
+    """Whether a sealed value opens here, and holds what such an account needs."""
+    if slot.binding is None:
+        return  # said without the environment
+    document = _document(slot.file, files[slot.file])
+    try:
+        secret = open_sealed(slot.value, slot.binding, identities, recipients_of(files))
+    except SealError as error:
+        yield document.problem(error.code, slot.path, f"{dotted(slot.path)}: {error}")
+        return
+    account = snapshot.accounts.get(slot.binding.id) if slot.binding.kind == "account" else None
+    if account is not None:
+        yield from _fits(document, slot, account.kind, secret)
+
+
+def _fits(document: Document, slot: Slot, kind: str, secret: Secret) -> Iterator[Problem]:
+    if wrong := why_unusable(secret):
+        yield document.problem("E-CREDENTIAL-UNUSABLE", slot.path, f"{dotted(slot.path)}: {wrong}")
+    elif odd := shape_warning(kind, secret):
+        yield document.problem("W-CREDENTIAL-SHAPE", slot.path, f"{dotted(slot.path)}: {odd}")
+
+
+def _document(file: str, content: bytes) -> Document:
+    return open_document(file, content)[0]

@@ -1,0 +1,237 @@
+"""Reloading: the parts of reload, wired together, and the tasks that they need.
+
+Rule: no decision here. A task that fails is started again: reload may be late, it must not take the daemon with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from relayd.config.snapshot import Snapshot
+from relayd.config.tree import FileCache, Tree, Unstable, read_coherent, signature
+from relayd.core.live import Live
+from relayd.core.pool import Pool
+from relayd.daemon.boot import NoStart, Start, choose_start
+from relayd.daemon.control import Control, serve_control
+from relayd.daemon.credentials import Credentials
+from relayd.daemon.lastgood import LastGood, keep_last_good
+from relayd.daemon.places import generation_store
+from relayd.daemon.prepare import Preparation, Sockets
+from relayd.daemon.reload import Candidate, Reloader, Result
+from relayd.daemon.server import Server
+from relayd.daemon.status import Sources
+from relayd.daemon.study import Study
+from relayd.daemon.watch import HASH, POLL, Listen, Watcher
+
+if TYPE_CHECKING:
+    from relayd.config.seal import Identity
+
+log = logging.getLogger("relayd.reload")
+
+PATIENCE = 10.0  # s that one round waits for a tree to hold still
+PROOF = 30.0  # s that a config runs before it counts as good
+REMIND = 60.0  # s between reminders that the daemon is degraded
+RESTART = 1.0  # s before a task that failed is started again
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How often and how long, s. Tests have less time."""
+
+    poll: float = POLL
+    hash_every: float = HASH
+    interval: float = 1.0
+    proof: float = PROOF
+    patience: float = PATIENCE
+
+
+@attrs.frozen(kw_only=True)
+class Edition:
+    """Reads one tree: what the daemon and its start have in common."""
+
+    tree: Path
+    wall: Callable[[], float]
+    patience: float = PATIENCE
+    cache: FileCache = attrs.field(factory=FileCache)
+
+    def read(self, thorough: bool = False) -> Tree | Unstable:
+        """A coherent reading; `thorough` trusts no file time."""
+        if thorough:
+            self.cache.files = {}
+        return read_coherent(
+            self.tree, wall=self.wall, sleep=time.sleep, deadline=self.wall() + self.patience, cache=self.cache
+        )
+
+    def sign(self) -> object:
+        """The stat signature."""
+        return signature(self.tree)
+
+
+def find_start(edition: Edition, state_url: str, *, strict: bool) -> Start | NoStart:
+    """The config to start with. `state_url`: the node's own, "" for the tree's."""
+
+    def store(url: str) -> LastGood:
+        return LastGood(generation_store(state_url or url or "sqlite:var/relayd.db", edition.tree))
+
+    return choose_start(edition.read, edition.sign, store, edition.wall(), strict=strict)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Reloading:
+    """Everything that reload consists of, in one process."""
+
+    reloader: Reloader
+    watcher: Watcher | None
+    vault: LastGood
+    sources: Sources
+    wall: Callable[[], float]
+    control_socket: socket.socket | None
+    control_path: Path
+    proof: float = PROOF
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Reload for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.reloader.run)
+            nursery.start_soon(_again, "remind", self._remind)
+            nursery.start_soon(_again, "store", self._keep)
+            if self.watcher is not None:
+                nursery.start_soon(_again, "watch", self.watcher.run)
+            if self.control_socket is not None:
+                control = Control(reloader=self.reloader, sources=self.sources, wall=self.wall)
+                await nursery.start(serve_control, control, self.control_socket, self.control_path)
+            task_status.started()
+
+    async def _keep(self) -> None:
+        await keep_last_good(self.reloader, self.vault, self.wall, proof=self.proof)
+
+    async def _remind(self) -> None:
+        while True:
+            if self.reloader.degraded:
+                stored = self.reloader.running.stored
+                log.warning("reload.degraded", extra={"reason": self.reloader.degraded, "stored": stored})
+            await trio.sleep(REMIND)
+
+
+async def _again(name: str, task: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await task()
+        except Exception:
+            log.exception("reload.task_failed", extra={"task": name})
+            await trio.sleep(RESTART)
+
+
+def make_reloading(
+    *,
+    start: Start,
+    edition: Edition,
+    live: Live,
+    server: Server,
+    credentials: Credentials,
+    identities: Callable[[], Sequence[Identity]],
+    pool: Pool,
+    listening: Sockets,
+    pinned: bool,
+    vault: LastGood,
+    control: tuple[socket.socket, Path] | None,
+    listen: Listen | None,
+    watch: bool,
+    announce: Callable[[str], None],
+    adopted: Callable[[Snapshot], None],
+    node: str,
+    draining: Callable[[], bool],
+    pace: Pace,
+) -> Reloading:
+    """Wire the parts.
+
+    Args:
+        listening: the open sockets of the public listener by address; `pinned`: they are the node's own choice.
+        listen: file events; None = poll only. `watch`: whether to look for changes at all.
+        adopted: what else follows a swap; sync.
+    """
+    wall = edition.wall
+    study = Study(
+        read=edition.read,
+        sign=edition.sign,
+        clock=time.monotonic,
+        memo=start.memo,
+        examined=start.examined,
+        denied=start.denied,
+    )
+
+    def after_swap(old: Snapshot, new: Snapshot) -> None:
+        pool.adopt(new, wall())
+        live.running.revoked(old, new)
+        adopted(new)
+
+    reloader = Reloader(
+        live=live,
+        study=study,
+        prepare=Preparation(
+            server=server, credentials=credentials, identities=identities, pinned=pinned, listening=listening
+        ).prepare,
+        adopted=after_swap,
+        vault=vault,
+        running=start.running,
+        wall=wall,
+        announce=announce,
+        monotonic=lambda: time.monotonic_ns() // 1000,
+        interval=pace.interval,
+        degraded=start.degraded,
+        hold=start.hold,
+        fresh=start.fresh,
+        candidate=_first_candidate(start, wall()),
+        succeeded=0.0 if start.degraded or start.hold else wall(),
+    )
+    watcher = (
+        Watcher(reloader=reloader, tree=edition.tree, listen=listen, poll=pace.poll, hash_every=pace.hash_every)
+        if watch
+        else None
+    )
+    sources = Sources(
+        live=live,
+        reloader=reloader,
+        watching=watcher,
+        pool=pool,
+        in_flight=live.running,
+        connections=lambda: server.statistics,
+        node=node,
+        started=wall(),
+        clock=trio.current_time,
+        draining=draining,
+    )
+    sock, path = control if control is not None else (None, Path())
+    return Reloading(
+        reloader=reloader,
+        watcher=watcher,
+        vault=vault,
+        sources=sources,
+        wall=wall,
+        control_socket=sock,
+        control_path=path,
+        proof=pace.proof,
+    )
+
+
+def _first_candidate(start: Start, now: float) -> Candidate | None:
+    """What lies on disk and does not run, from the first moment."""
+    if not start.degraded and not start.hold:
+        return None
+    held = f"rolled back to generation {start.hold}; `relayd resume` follows the tree again"
+    outcome = Result(
+        result="rejected" if start.degraded else "held",
+        generation=1,
+        digest=start.digest if start.degraded else "",
+        problems=start.problems if start.degraded else (),
+        reasons=(start.degraded,) if start.degraded else (held,),
+    )
+    return Candidate(since=now, outcome=outcome)
