@@ -42,7 +42,7 @@ class Headers:
         return iter(self.pairs)
 
     def __contains__(self, name: object) -> bool:
-        for key, _ in self.pairs:  # a plain loop: a generator would cost three times as much
+        for key, _ in self.pairs:  # noqa: SIM110  a generator would cost three times as much
             if key == name:
                 return True
         return False
