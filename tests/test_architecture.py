@@ -30,7 +30,6 @@ DOORS = {
     "redis": ("state/redis", "state/redis_place"),
     "watchfiles": ("daemon/watch",),
     "cattrs": ("config/structure",),
-    "tomlkit": ("config/edit",),
     "cryptography": ("config/seal",),
     "sqlite3": ("state/sqlite", "state/sqlite_file"),
     "ssl": ("daemon/", "cli/login"),
