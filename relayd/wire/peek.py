@@ -3,8 +3,10 @@
 Rule: what is read here is what the upstream will read. JSON leaves open which of two equal keys wins, so a doubled
 `model`, `stream` or `max_tokens` is refused: a limit checked on one value must not be evaded by the other.
 
-Theory: msgspec skims the whole document in one pass (0.4 ms for 800 KB) and so also proves its syntax. A key that
-could be spelt twice is looked for with plain byte searches; only when those find something does the exact scanner run.
+Theory: msgspec skims the whole document in one pass (50 us for 200 KB), which proves its syntax and finds the values
+of the top level. A doubled key is one of which only the last value is found: then the bytes found do not add up to the
+body. They do in compact JSON, as every SDK writes it; only what is written with white space or escaped keys is looked
+through with a regular expression, and only when that finds a name twice does the exact scanner run.
 """
 
 from __future__ import annotations
@@ -20,22 +22,19 @@ from relayd.wire.refusal import Refusal
 WATCHED = ("model", "stream", "max_tokens")
 # A JSON escape that could spell a letter or "_" of a watched key: \u005f, \u006d ...
 _ESCAPED_KEY = re.compile(rb"\\u00(?:5[fF]|6|7)")
+_NAME = re.compile(rb'"m(?:odel|ax_tokens)"|"stream"')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]', re.DOTALL)
-
-
-class _Fields(msgspec.Struct):
-    model: str | None = None
-    stream: bool | None = None
-    max_tokens: int | float | None = None
-    metadata: msgspec.Raw = msgspec.Raw()
 
 
 class _Metadata(msgspec.Struct):
     user_id: str | None = None
 
 
-_fields = msgspec.json.Decoder(_Fields)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _metadata = msgspec.json.Decoder(_Metadata)
+_text = msgspec.json.Decoder(str | None)
+_flag = msgspec.json.Decoder(bool | None)
+_number = msgspec.json.Decoder(int | float | None)
 
 
 @attrs.frozen(kw_only=True)
@@ -53,27 +52,29 @@ def peek(body: bytes) -> Peeked:
 
     Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types and for doubled keys.
     """
-    fields = _decode(body)
-    if _may_repeat(body):
+    found = _decode(body)
+    if not _adds_up(found, body) and _may_repeat(body):
         _refuse_doubled(body)
-    if isinstance(fields.max_tokens, float) and not fields.max_tokens.is_integer():  # neither is infinity
+    cap: int | float | None = _read(found, "max_tokens", _number)
+    if isinstance(cap, float) and not cap.is_integer():  # neither is infinity
         raise _bad("max_tokens: expected a whole number", "max_tokens")
     return Peeked(
-        model=fields.model or "",
-        stream=bool(fields.stream),
-        max_tokens=None if fields.max_tokens is None else int(fields.max_tokens),
-        user_id=_user_id(fields.metadata),
+        model=_read(found, "model", _text) or "",
+        stream=bool(_read(found, "stream", _flag)),
+        max_tokens=None if cap is None else int(cap),
+        user_id=_user_id(found.get("metadata")),
     )
 
 
-def _decode(body: bytes) -> _Fields:
+def _decode(body: bytes) -> dict[str, msgspec.Raw]:
     try:
-        fields = _fields.decode(body)
+        found = _members.decode(body)
         if not body.isascii():
             body.decode()  # msgspec skims over strings that it does not return
-        return fields
+        return found
     except msgspec.ValidationError as error:
-        raise _wrong_type(str(error)) from None
+        what = str(error).replace("`", "")
+        raise _bad(f"the request body must be a JSON object: {what[:1].lower()}{what[1:]}") from None
     except msgspec.DecodeError as error:
         raise _bad(f"the request body is not valid JSON: {error}") from None
     except UnicodeDecodeError as error:
@@ -82,33 +83,49 @@ def _decode(body: bytes) -> _Fields:
         raise _bad("the request body is nested too deeply") from None
 
 
-def _wrong_type(text: str) -> Refusal:
-    # "Expected `str | null`, got `int` - at `$.model`"; without a path the document itself is no object
-    what, _, path = text.partition(" - at `$.")
-    what = what.replace("`", "").replace(" | null", "").replace("int | float", "number")
-    what = what[:1].lower() + what[1:]
-    name = path.rstrip("`")
-    return _bad(f"{name}: {what}", name) if name else _bad(f"the request body must be a JSON object: {what}")
+def _adds_up(found: dict[str, msgspec.Raw], body: bytes) -> bool:
+    """Whether the members found are all there is: `{"key":value,"key":value}` and not a byte more."""
+    length = 1 + len(found) * 4  # braces, commas, colons, quotes
+    for name, raw in found.items():
+        length += len(name) + memoryview(raw).nbytes
+    return length == len(body)
+
+
+def _read(found: dict[str, msgspec.Raw], name: str, decoder: msgspec.json.Decoder[Any]) -> Any:
+    raw = found.get(name)
+    if raw is None:
+        return None
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(name, str(error)) from None
+    except msgspec.DecodeError as error:
+        raise _bad(f"the request body is not valid JSON: {name}: {error}", name) from None
+
+
+def _wrong_type(name: str, text: str) -> Refusal:
+    # "Expected `str | null`, got `int`"
+    what = text.replace("`", "").replace(" | null", "").replace("int | float", "number")
+    return _bad(f"{name}: {what[:1].lower()}{what[1:]}", name)
 
 
 def _bad(message: str, param: str | None = None) -> Refusal:
     return Refusal(status=400, message=message, param=param)
 
 
-def _user_id(raw: msgspec.Raw) -> str:
-    if not memoryview(raw):
+def _user_id(raw: msgspec.Raw | None) -> str:
+    if raw is None:
         return ""
     try:
         return _metadata.decode(raw).user_id or ""
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return ""  # the upstream judges its own field
 
 
 def _may_repeat(body: bytes) -> bool:
-    for name in (b'"model"', b'"stream"', b'"max_tokens"'):
-        first = body.find(name)
-        if first >= 0 and body.find(name, first + 1) >= 0:
-            return True
+    names = _NAME.findall(body)
+    if len(names) > len(set(names)):
+        return True
     return b"\\u00" in body and _ESCAPED_KEY.search(body) is not None
 
 
