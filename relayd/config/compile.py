@@ -21,7 +21,7 @@ import attrs
 from relayd.config import checks
 from relayd.config.document import Document, Kind, classify, object_id, open_document, stray_problems, without_value
 from relayd.config.links import Parsed, link_problems
-from relayd.config.lint import lint_problems
+from relayd.config.lint import file_lint, tree_lint
 from relayd.config.problem import ConfigError, Problem, in_order, is_error
 from relayd.config.scenario import Scenarios, scenario_findings, scenario_problems
 from relayd.config.seals import seal_problems
@@ -85,6 +85,8 @@ class Memo:
     """What the last compile made of each file, for the next one. Holds no more than one tree."""
 
     parsed: dict[str, Parsed] = attrs.field(factory=dict, repr=False)
+    limits: Limits | None = None  # of relay.toml, which `keys` were merged with
+    keys: dict[str, tuple[Parsed, ApiKey]] = attrs.field(factory=dict, repr=False)
 
 
 def compile_tree(
@@ -109,14 +111,14 @@ def compile_tree(
         memo.parsed = parsed
     ours = [file for file in parsed.values() if file.kind != "ignored"]
     problems = [*reading, *(problem for file in ours for problem in file.problems)]
-    problems += [*link_problems(ours, now), *seal_problems(ours), *lint_problems(ours, now), *scenario_problems(ours)]
+    problems += [*link_problems(ours, now), *seal_problems(ours), *tree_lint(ours, now), *scenario_problems(ours)]
     if not any(file.kind == "relay" for file in ours) and not any(problem.file == "relay.toml" for problem in problems):
         problems.append(_no_relay_toml())
     kept = sorted(problems, key=lambda problem: "EWN".index(problem.code[0]))[:MAX_PROBLEMS]
     config = [file for file in ours if file.kind in _CONFIG]
     revision = _digest((file.document.file, file.digest) for file in config)[:12]
     return Compiled(
-        snapshot=None if any(map(_stops, problems)) else _snapshot(config, revision),
+        snapshot=None if any(map(_stops, problems)) else _snapshot(config, revision, memo or Memo()),
         problems=in_order(kept),
         omitted=len(problems) - len(kept),
         revision=revision,
@@ -192,7 +194,7 @@ def _judged(kind: Kind, path: str, digest: bytes, data: bytes) -> Parsed:
     if kind in _NOUNS and document.table is not None:
         noun, findings = _noun(kind, identity, document.table)
         problems += _problems(document, findings)
-    return Parsed(
+    parsed = Parsed(
         digest=digest,
         kind=kind,
         id=identity,
@@ -201,6 +203,7 @@ def _judged(kind: Kind, path: str, digest: bytes, data: bytes) -> Parsed:
         problems=tuple(problems),
         given_limits=_given_limits(document.table or {}),
     )
+    return attrs.evolve(parsed, problems=(*problems, *found)) if (found := list(file_lint(parsed))) else parsed
 
 
 def _given_limits(table: Mapping[str, Any]) -> frozenset[str]:
@@ -269,10 +272,17 @@ def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:
     ]
 
 
-def _snapshot(files: Sequence[Parsed], revision: str) -> Snapshot:
+def _snapshot(files: Sequence[Parsed], revision: str, memo: Memo) -> Snapshot:
     """Put a tree without errors together."""
     relay = _whole_relay(next(file.noun for file in files if file.kind == "relay"))
-    keys = {file.id: _with_limits(file, relay.limits) for file in files if file.kind == "key"}
+    known = memo.keys if memo.limits == relay.limits else {}
+    memo.limits, memo.keys = relay.limits, {}
+    for file in files:
+        if file.kind == "key":
+            old = known.get(file.id)
+            key = old[1] if old is not None and old[0] is file else _with_limits(file, relay.limits)
+            memo.keys[file.id] = file, key
+    keys = {name: key for name, (_, key) in memo.keys.items()}
     prices: Prices = next((file.noun for file in files if file.kind == "prices"), Prices())
     return Snapshot(
         relay=relay,

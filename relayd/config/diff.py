@@ -169,14 +169,14 @@ def _changes(old: Snapshot, new: Snapshot) -> Iterator[Change]:
 
 
 def _single(walk: _Walk, kind: Kind, old: Any, new: Any) -> Iterator[Change]:
-    if fields := tuple(_noun(walk, kind, old, new, ())) if old != new else ():
+    if old is not new and (fields := tuple(_noun(walk, kind, old, new, ()))):
         yield _changed(kind, "", fields)
 
 
 def _objects(walk: _Walk, kind: Kind, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
-        if before == after:
+        if before is after or before == after:
             continue
         if before is None:
             reload, effect = HOT, _ADDED[kind]

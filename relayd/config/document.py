@@ -30,6 +30,7 @@ _MANY: dict[str, Kind] = {"accounts.d": "account", "keys.d": "key", "tests.d": "
 _DROPPING = re.compile(r".*(?:~|\.(?:swp|swo|swx|tmp|part|orig|rej))|#.*#|4913")
 
 
+@functools.lru_cache(maxsize=1 << 15)  # asked several times of each file of a tree
 def classify(path: str) -> Kind:
     """What a file is, by its POSIX path in the tree."""
     parts = path.split("/")

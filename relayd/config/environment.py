@@ -1,8 +1,8 @@
 """Environment: what a tree needs of the machine it is to run on: files that it names, identities that open its values.
 
-Rule: reads, changes nothing, and is only asked for by name (`relayd check --env`): the same tree is right on one machine
-and wrong on another, and a check in CI must not depend on which one it runs on. Secrets are opened here to see whether
-they open; nothing of them gets into a problem.
+Rule: reads, changes nothing, and is only asked for by name (`relayd check --env`): the same tree is right on one
+machine and wrong on another, and a check in CI must not depend on which one it runs on. Secrets are opened here to see
+whether they open; nothing of them gets into a problem.
 """
 
 from __future__ import annotations

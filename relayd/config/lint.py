@@ -27,25 +27,33 @@ from relayd.config.syntax import write_seconds
 from relayd.config.values import quote
 
 
-def lint_problems(files: Sequence[Parsed], now: datetime.datetime | None) -> Iterator[Problem]:
-    """Every finding about a tree."""
+def file_lint(file: Parsed) -> Iterator[Problem]:
+    """Findings about one file by itself: they are remembered with it."""
+    match file.noun:
+        case Account():
+            for warning in credential_warnings(file.noun):
+                yield file.problem(warning.code, ("kind",), f"kind: {warning.message}")
+        case ApiKey():
+            yield from _key_sense(file)
+        case Relay():
+            yield from _periods(file, file.noun.limits)
+
+
+def tree_lint(files: Sequence[Parsed], now: datetime.datetime | None) -> Iterator[Problem]:
+    """Findings that take several files to see."""
     relay = next((file for file in files if isinstance(file.noun, Relay)), None)
     accounts = [file for file in files if isinstance(file.noun, Account)]
     keys = [file for file in files if isinstance(file.noun, ApiKey)]
-    for file in accounts:
-        for warning in credential_warnings(file.noun):
-            yield file.problem(warning.code, ("kind",), f"kind: {warning.message}")
-    for file in keys:
-        yield from _key_sense(file)
     yield from _same_hint(keys)
     if relay is None:
         return
     yield from _relay_sense(relay, accounts)
     yield from _usage(relay, accounts, keys, whole=len(accounts) + len(keys) == _objects(files))
-    for file in accounts:
-        yield from _account_policy(file, relay.noun)
-    for file in keys:
-        yield from _key_policy(file, relay.noun, now)
+    if relay.noun.policy != Policy():
+        for file in accounts:
+            yield from _account_policy(file, relay.noun)
+        for file in keys:
+            yield from _key_policy(file, relay.noun, now)
 
 
 def _objects(files: Iterable[Parsed]) -> int:
@@ -162,7 +170,6 @@ def _periods(file: Parsed, limits: Limits) -> Iterator[Problem]:
 
 def _relay_sense(file: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
     relay: Relay = file.noun
-    yield from _periods(file, relay.limits)
     seen: dict[object, str] = {}
     for name, rule in relay.clients.items():
         other = seen.setdefault((rule.user_agent, tuple(rule.headers.items())), name)
@@ -263,11 +270,15 @@ def _key_policy(file: Parsed, relay: Relay, now: datetime.datetime | None) -> It
 
 def _limited(file: Parsed, defaults: Limits) -> bool:
     """Whether anything but the bound on token counting limits a key."""
-    for field in attrs.fields(Limits):
-        value = getattr(file.noun.limits if field.name in file.given_limits else defaults, field.name)
-        if field.name != "count_tokens" and (value.requests if field.name == "rate" else value):
-            return True
-    return False
+    own: Limits = file.noun.limits
+    return bool(_bounds(defaults) - file.given_limits) or any(name in file.given_limits for name in _bounds(own))
+
+
+@functools.lru_cache(maxsize=4096)
+def _bounds(limits: Limits) -> frozenset[str]:
+    """The limits that are set."""
+    found = {field.name for field in attrs.fields(Limits) if getattr(limits, field.name)} - {"count_tokens"}
+    return frozenset(found if limits.rate.requests else found - {"rate"})
 
 
 def _age(file: Parsed, key: ApiKey, policy: Policy, now: datetime.datetime | None) -> Iterator[Problem]:

@@ -68,7 +68,16 @@ class Manifest:
     files: Mapping[str, str]
 
 
-def of_git(root: str, state: GitState, files: Mapping[str, bytes], *, timeout: float) -> Provenance:
+@attrs.define(eq=False)
+class BlobNames:
+    """Git's names of contents that were hashed before. Holds no more than one tree."""
+
+    names: dict[str, tuple[bytes, str]] = attrs.field(factory=dict, repr=False)
+
+
+def of_git(
+    root: str, state: GitState, files: Mapping[str, bytes], *, timeout: float, known: BlobNames | None = None
+) -> Provenance:
     """The commit of a work tree, proved where git can be asked. Unknown when nothing of the tree is in the commit."""
     try:
         commit = state.commit or commit_of(root, "HEAD")  # a reftable repository has no refs that we can read
@@ -77,24 +86,34 @@ def of_git(root: str, state: GitState, files: Mapping[str, bytes], *, timeout: f
         return Provenance(commit=state.commit, source="git") if state.commit else UNKNOWN
     if not blobs.keys() & files.keys():
         return UNKNOWN  # the tree only happens to lie below somebody's work tree
-    return Provenance(commit=commit, dirty=dirty_paths(files, blobs), source="git")
+    return Provenance(commit=commit, dirty=dirty_paths(files, blobs, known), source="git")
 
 
-def dirty_paths(files: Mapping[str, bytes], blobs: Mapping[str, str]) -> tuple[str, ...]:
+def dirty_paths(
+    files: Mapping[str, bytes], blobs: Mapping[str, str], known: BlobNames | None = None
+) -> tuple[str, ...]:
     """Files whose bytes are not those of the commit, new ones and missing ones; at most MAX_DIRTY."""
-    found = [
-        path
-        for path in sorted({*files, *blobs})
-        if classify(path) != "ignored"
-        and (path not in files or path not in blobs or not _is_blob(files[path], blobs[path]))
-    ]
-    return tuple(found[:MAX_DIRTY])
+    digits = len(next(iter(blobs.values()), "")) or 40
+    names = _names(files, digits, known or BlobNames())
+    found = [path for path, name in names.items() if blobs.get(path) != name and not _is_crlf(path, files, blobs)]
+    found += [path for path in blobs if path not in files and classify(path) != "ignored"]
+    return tuple(sorted(found)[:MAX_DIRTY])
 
 
-def _is_blob(data: bytes, name: str) -> bool:
-    """Whether `data` is the blob of that name, also after git has turned LF into CRLF on the way out."""
-    if blob_name(data, len(name)) == name:
-        return True
+def _names(files: Mapping[str, bytes], digits: int, known: BlobNames) -> dict[str, str]:
+    """The blob name of each file; what is the same object as last time is not hashed again."""
+    fresh: dict[str, tuple[bytes, str]] = {}
+    for path, data in files.items():
+        old = known.names.get(path)
+        same = old is not None and old[0] is data and len(old[1]) == digits
+        fresh[path] = old if old is not None and same else (data, blob_name(data, digits))
+    known.names = fresh
+    return {path: name for path, (_, name) in fresh.items() if classify(path) != "ignored"}
+
+
+def _is_crlf(path: str, files: Mapping[str, bytes], blobs: Mapping[str, str]) -> bool:
+    """Whether a file is its blob, but for LF that git has turned into CRLF on the way out."""
+    data, name = files[path], blobs.get(path, "")
     return b"\r\n" in data and blob_name(data.replace(b"\r\n", b"\n"), len(name)) == name
 
 

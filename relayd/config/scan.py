@@ -147,10 +147,25 @@ class _Scanner:
             path = f"{folder}/{inner.name}"
             if inner.name.startswith("."):
                 continue
-            if _is_directory(inner):
+            if inner.is_file(follow_symlinks=False):  # nearly always; no system call
+                if classify(path) != "ignored":
+                    self._plain(path, inner)
+            elif _is_directory(inner):
                 self._folder(path, inner, depth + 1, above | {own})
             elif classify(path) != "ignored":
                 self._note(path, inner)
+
+    def _plain(self, file: str, entry: os.DirEntry[str]) -> None:
+        """A regular file at its own place: the short way."""
+        try:
+            state = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            self.add_problem("E-UNREADABLE", file, f"the file cannot be read: {reason(error)}")
+            return
+        if file in self.files or not stat.S_ISREG(state.st_mode):
+            self._note(file, entry)
+        else:
+            self._keep(file, file, stamp_of(state))
 
     def _note(self, file: str, entry: os.DirEntry[str]) -> None:
         """One file of the tree."""

@@ -26,7 +26,7 @@ from relayd.config.compile import Compiled, Memo, compile_tree, deny_of, tree_di
 from relayd.config.document import MAX_FILE
 from relayd.config.gitstate import MARKERS, GitState, find_git, git_state
 from relayd.config.problem import ConfigError, Problem, in_order
-from relayd.config.provenance import UNKNOWN, Provenance, mismatch, of_git, of_names, parse_manifest
+from relayd.config.provenance import UNKNOWN, BlobNames, Provenance, mismatch, of_git, of_names, parse_manifest
 from relayd.config.scan import MANIFEST, REVISION, Scan, Stamp, reason, scan, stamp_of
 
 __all__ = ["Tree", "Unstable", "deny_of", "load_tree", "read_coherent", "read_files", "read_tree", "signature"]
@@ -81,6 +81,7 @@ class FileCache:
     """
 
     files: dict[str, tuple[Stamp, bytes]] = attrs.field(factory=dict, repr=False)
+    blobs: BlobNames = attrs.field(factory=BlobNames, repr=False)
 
 
 def load_tree(directory: Path, *, now: datetime.datetime | None = None, memo: Memo | None = None) -> Compiled:
@@ -236,7 +237,8 @@ class _Attempts:
             provenance = Provenance(commit=manifest.commit or "unknown", dirty=(), source="manifest")
         problems = [*reading.problems]
         if state is not None:
-            found = of_git(looked.root, state, reading.files, timeout=PROOF_TIMEOUT)
+            known = self.cache.blobs if self.cache else None
+            found = of_git(looked.root, state, reading.files, timeout=PROOF_TIMEOUT, known=known)
             provenance = found if found.source == "git" else provenance
             problems += [_stale_lock(state)] if self._stale(state) else []
         if provenance.source == "unknown":

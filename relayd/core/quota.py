@@ -30,7 +30,9 @@ class Quota:
 def quota(plan: Plan, snapshot: Snapshot, now_ms: int) -> Quota:
     """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
     call, key, relay = plan.call, plan.key, snapshot.relay
-    reserve = estimate(len(call.body), call.max_tokens, price_of(plan.model, snapshot.prices))
+    # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
+    makes = call.endpoint in ("batches", "files")
+    reserve = NOTHING if makes else estimate(len(call.body), call.max_tokens, price_of(plan.model, snapshot.prices))
     if reserve.cost is None and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
         raise unpriced(key, plan.model)
     zone = relay.state.timezone

@@ -91,9 +91,8 @@ def failures(scenario: Scenario, outcome: Outcome) -> list[str]:
         ("sent_model", (scenario.sent_model,) if scenario.sent_model else (), outcome.sent_models),
     ):
         if wanted and tuple(sorted(wanted)) != got:
-            found.append(
-                f"{name}: expected {', '.join(sorted(wanted))}, not {', '.join(got) or 'none'}{_because(outcome, wanted)}"
-            )
+            expected = ", ".join(sorted(wanted))
+            found.append(f"{name}: expected {expected}, not {', '.join(got) or 'none'}{_because(outcome, wanted)}")
     missing = [name for name in scenario.limits if name not in outcome.limits]
     found += [f"limits: {name!r} is none of: {', '.join(outcome.limits) or 'none'}" for name in missing]
     return found

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import attrs
 import msgspec
 
+from relayd.core.ownership import Asked, asked
 from relayd.wire.anthropic import JSON, Native
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, RequestHead
@@ -46,7 +47,12 @@ class Local:
     name: str  # "health", "live", "ready", "root"
 
 
-Target = Dialect | Models | Local
+@attrs.frozen
+class OwnUsage:
+    """What the caller's key has used, and what it may."""
+
+
+Target = Dialect | Models | Local | Asked | OwnUsage
 
 _LOCAL = {
     "/": Local(name="root"),
@@ -75,6 +81,14 @@ def find(head: RequestHead) -> Target:
     if dialect is not None:
         _allow(head, "POST")
         return dialect
+    if path == "/usage":
+        _allow(head, "GET")
+        return OwnUsage()
+    about = asked(head.method, path)
+    if isinstance(about, tuple):
+        _allow(head, *about)
+    elif about is not None:
+        return about
     return _models(head, path)
 
 
@@ -94,12 +108,12 @@ def _names(head: RequestHead) -> set[str]:
     return {name.decode("latin-1") for name, _ in head.headers}
 
 
-def _allow(head: RequestHead, method: str) -> None:
-    if head.method != method:
-        allowed = f"{method}, HEAD, OPTIONS".encode()
+def _allow(head: RequestHead, *methods: str) -> None:
+    if head.method not in methods:
+        allowed = ", ".join((*methods, "HEAD", "OPTIONS")).encode()
         raise Refusal(
             status=405,
-            message=f"method {head.method} is not allowed here (use {method})",
+            message=f"method {head.method} is not allowed here (use {' or '.join(methods)})",
             headers=((b"allow", allowed),),
         )
 

@@ -11,11 +11,13 @@ import attrs
 import msgspec
 
 from relayd.core.catalogue import find_model, usable_models
+from relayd.core.ownership import Asked
 from relayd.core.route import allow_endpoint
 from relayd.daemon.endpoints import (
     MESSAGES,
     Local,
     Models,
+    OwnUsage,
     cors_headers,
     find,
     local,
@@ -23,7 +25,9 @@ from relayd.daemon.endpoints import (
     speaks_openai,
 )
 from relayd.daemon.exchange import Exchange
+from relayd.daemon.objects import Objects
 from relayd.daemon.relay import Relay
+from relayd.daemon.usage import usage_of
 from relayd.wire import openai_shapes
 from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
 from relayd.wire.call import Call, Reply
@@ -43,14 +47,15 @@ class Front:
     known_models: Callable[[], Iterable[str]]
     facts: Callable[[], Mapping[str, object]] = dict
     draining: bool = False
+    objects: Objects = attrs.field(default=attrs.Factory(lambda self: Objects(relay=self.relay), takes_self=True))
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request."""
         head = exchange.head
         if head.method == "HEAD":
-            await exchange.reply(Reply(status=200, headers=[], body=b""))
+            await exchange.reply(self._with_ids(Reply(status=200, headers=[], body=b"")))
         elif head.method == "OPTIONS":
-            await exchange.reply(preflight(head, self._cors()))
+            await exchange.reply(self._with_ids(preflight(head, self._cors())))
         else:
             await self._route(exchange)
 
@@ -58,13 +63,17 @@ class Front:
         try:
             target = find(exchange.head)
         except Refusal as refusal:
-            await exchange.reply(self.refuse(refusal, exchange.head.path))
+            await exchange.reply(self._readable(exchange, self.refuse(refusal, exchange.head.path)))
             return
         match target:
             case Local():
-                await exchange.reply(local(target, draining=self.draining, facts=self.facts))
+                await exchange.reply(self._with_ids(local(target, draining=self.draining, facts=self.facts)))
             case Models():
                 await self._models(exchange, target)
+            case OwnUsage():
+                await self._own_usage(exchange)
+            case Asked():
+                await self.objects.serve(exchange, target)
             case _:
                 await self.relay.serve_call(exchange, target)
 
@@ -73,8 +82,18 @@ class Front:
             reply = self._models_reply(exchange, asked)
         except Refusal as refusal:
             reply = self.refuse(refusal, exchange.head.path, openai=asked.openai)
-        origin = exchange.head.headers.text(b"origin")
-        await exchange.reply(attrs.evolve(reply, headers=reply.headers + cors_headers(origin, self._cors())))
+        await exchange.reply(self._readable(exchange, reply))
+
+    async def _own_usage(self, exchange: Exchange) -> None:
+        draft = self.relay.draft(exchange, "anthropic")
+        try:
+            snapshot, key = self.relay.identify(exchange, draft)
+            body = await usage_of(key, snapshot, self.relay.books, self.relay.wall)
+            headers = [JSON, (b"cache-control", b"no-store"), *call_ids(draft.call_id)]
+            reply = Reply(status=200, headers=headers, body=body)
+        except Refusal as refusal:
+            reply = self.refuse(refusal, exchange.head.path)
+        await exchange.reply(self._readable(exchange, reply))
 
     def _models_reply(self, exchange: Exchange, asked: Models) -> Reply:
         draft = self.relay.draft(exchange, "openai" if asked.openai else "anthropic")
@@ -101,6 +120,15 @@ class Front:
         else:
             reply = MESSAGES.refuse(refusal, call_id)
         return attrs.evolve(reply, headers=[*reply.headers, *call_ids(call_id)])
+
+    def _with_ids(self, reply: Reply) -> Reply:
+        """An answer that belongs to no call, with ids of its own."""
+        return attrs.evolve(reply, headers=[*reply.headers, *call_ids(self.relay.new_id())])
+
+    def _readable(self, exchange: Exchange, reply: Reply) -> Reply:
+        """An answer that pages of the listed origins may read."""
+        origin = exchange.head.headers.text(b"origin")
+        return attrs.evolve(reply, headers=[*reply.headers, *cors_headers(origin, self._cors())])
 
     def _cors(self) -> tuple[str, ...]:
         return self.relay.live.snapshot.relay.server.cors_origins

@@ -6,8 +6,9 @@ whole family of tokens. What cannot be refreshed is used for as long as it lasts
 
 Theory: each account has a Holding: its seed (from git), the tokens in use, and the note of the store that was read last
 (token_notes.py). `_look` reads the notes every LOOK seconds, so that every node has what one of them fetched; `_rotate`
-fetches. Which of two tokens is the newer one, when they are due and what answers mean is decided in core/oauth.py. A node that dies
-between asking and storing leaves its name in the note (`asking`): whoever comes next says so, and tries the old token.
+fetches. Which of two tokens is the newer one, when they are due and what answers mean is decided in core/oauth.py. A
+node that dies between asking and storing leaves its name in the note (`asking`): whoever comes next says so, and tries
+the old token.
 
 Times are those of the store's clock, so that nodes whose clocks differ agree on when tokens expire.
 """
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 import attrs
 import trio
 
-from relayd.config.recipients import active_keys
+from relayd.config.recipients import SealError, active_keys
 from relayd.config.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.limits import Slots
@@ -170,8 +171,8 @@ class OAuthKeeper:
                 for holding in holdings:
                     if not holding.busy and not self._why_not(holding):
                         await self._notes.mend(holding)
-            except c.StoreUnavailable:
-                pass  # the pump has said so; tokens last for a while
+            except (c.StoreUnavailable, SealError):
+                pass  # the pump has said so, and what cannot be sealed is said when it is refreshed
         for holding in holdings:
             self._review(holding)
 
@@ -180,7 +181,8 @@ class OAuthKeeper:
         snapshot = self.snapshot()
         self.credentials.keep_only(snapshot)
         accounts = {name: account for name, account in snapshot.accounts.items() if account.kind == "oauth"}
-        self._held = {name: holding for name, holding in self._held.items() if name in accounts}
+        for gone in self._held.keys() - accounts.keys():
+            del self._held[gone]
         for account in accounts.values():
             opened = self.credentials.opened(account, snapshot)
             if not isinstance(opened, str):

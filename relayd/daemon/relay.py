@@ -6,8 +6,9 @@ deadline passed, the daemon stops) and leaves no connection open and exactly one
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import attrs
 import trio
@@ -20,9 +21,10 @@ from relayd.core.budget import RetryBudget
 from relayd.core.clients import permit
 from relayd.core.failover import Answered, NoCredential, Outcome, Retry, Unreachable, judge, last_word, may_retry
 from relayd.core.ledger import Record, record_of
+from relayd.core.limits import rfc3339
 from relayd.core.live import Live
 from relayd.core.outbound import answer_headers, prepare
-from relayd.core.pool import Lease, Pool, Unavailable, refusal_of
+from relayd.core.pool import Change, Lease, Pool, Unavailable, refusal_of
 from relayd.core.prices import cost
 from relayd.core.receipt import Attempt, Draft, Receipt
 from relayd.core.route import Plan, resolve
@@ -42,10 +44,24 @@ from relayd.wire.openai_shapes import rate_headers
 from relayd.wire.refusal import Refusal
 from relayd.wire.usage import Meter, usage_of_message
 
+# A call waits this long, s, for an account that a rate limit holds: less than what a client would sleep after a 429.
+SHORT_WAIT = 2.0
+_SPREAD = 0.05  # s; waiters for one account do not wake at one instant
+
+log = logging.getLogger("relayd")
+
 
 @attrs.define(eq=False, kw_only=True)
 class Trial:
-    """A call on its way through its attempts."""
+    """A call on its way through its attempts.
+
+    Args:
+        only: the one account that can serve it, whatever the pool thinks of it; "" leaves the choice to the pool.
+        barred: accounts that cannot serve it, for reasons that the pool does not know.
+        creates: it makes an object, so that doing it twice is not harmless.
+        free: it touches no limit and is not booked.
+        amend: has the answer that goes to the client go through its hands.
+    """
 
     exchange: Exchange
     dialect: Dialect
@@ -59,6 +75,11 @@ class Trial:
     admitted: Admitted | None = None
     meter: Meter | None = None  # of a stream that is on its way
     tried: list[str] = attrs.field(factory=list)
+    only: str = ""
+    barred: Collection[str] = ()
+    creates: bool = False
+    free: bool = False
+    amend: Callable[[str, Answer], Awaitable[Answer]] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -97,10 +118,20 @@ class Relay:
     _open: dict[str, Trial] = attrs.field(factory=dict, init=False)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
-        """Serve one call to its end. Exactly one receipt is recorded, whatever happens."""
+        """Serve one call to its end."""
+
+        async def serve(draft: Draft) -> None:
+            await self._serve(exchange, dialect, draft)
+
+        await self.with_receipt(exchange, dialect, serve)
+
+    async def with_receipt(
+        self, exchange: Exchange, dialect: Dialect, serve: Callable[[Draft], Awaitable[None]]
+    ) -> None:
+        """Serve one request; a Refusal is answered in the dialect. One receipt is recorded, whatever happens."""
         draft = self.draft(exchange, dialect.name)
         try:
-            await self._serve(exchange, dialect, draft)
+            await serve(draft)
         except Refusal as refusal:
             await self._refuse(exchange, dialect, draft, refusal)
         except trio.Cancelled:
@@ -159,9 +190,23 @@ class Relay:
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
             affinity=self._affinity(exchange, call, key, snapshot),
         )
-        with exchange.watch() as scope:
-            scope.deadline = trial.deadline
+        await self.carry(trial, snapshot)
+
+    async def carry(self, trial: Trial, snapshot: Snapshot) -> None:
+        """Serve a trial to its end, or until the client leaves or the time is up. Raises: Refusal."""
+
+        async def counted() -> None:
             await self._counted(trial, snapshot)
+
+        await self.within(trial.exchange, trial.draft, trial.deadline, counted)
+
+    async def within(
+        self, exchange: Exchange, draft: Draft, deadline: float, serve: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do something for a client that is still there, until `deadline` on trio's clock. Raises: Refusal."""
+        with exchange.watch() as scope:
+            scope.deadline = deadline
+            await serve()
         if exchange.gone:
             draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
         elif scope.cancelled_caught:
@@ -170,7 +215,7 @@ class Relay:
     async def _counted(self, trial: Trial, snapshot: Snapshot) -> None:
         """Deliver a call within the limits of its key, and settle it whatever comes."""
         books, plan, draft = self.books, trial.plan, trial.draft
-        if books is None:
+        if books is None or trial.free:
             await self._deliver(trial)
             return
         if plan.call.endpoint == "count_tokens":
@@ -228,7 +273,7 @@ class Relay:
         await self._find_home(trial)
         while True:
             snapshot = self.live.snapshot  # permissions are asked of the newest config at each attempt
-            account = self._choose(trial, snapshot)
+            account = await self._find_account(trial, snapshot)
             verdict = await self._attempt(trial, account, snapshot)
             if verdict is None:
                 return
@@ -243,24 +288,38 @@ class Relay:
             if trial.home is None and self.books is not None:
                 trial.home = await self.books.remembered(trial.affinity, keep)
 
-    def _choose(self, trial: Trial, snapshot: Snapshot) -> Account:
-        """The account of the next attempt. Raises: Refusal."""
+    async def _find_account(self, trial: Trial, snapshot: Snapshot) -> Account:
+        """The account of the next attempt, waited for where it is held for a moment only. Raises: Refusal."""
         if trial.tried:
             trial.plan = self._plan_anew(trial, snapshot)
-        plan, now = trial.plan, self.wall()
+        patience = self.wall() + SHORT_WAIT
+        while isinstance(found := self._choose(trial, snapshot), Unavailable):
+            now = self.wall()
+            if found.kind != "rate" or found.until > patience:
+                raise refusal_of(found, now=now)
+            await trio.sleep(max(0.0, found.until - now) + self.rng.random() * _SPREAD)
+            snapshot = self.live.snapshot
+            trial.plan = self._plan_anew(trial, snapshot)
+        account = snapshot.accounts.get(found)
+        if account is None:  # the only one that could serve has left the config a moment ago
+            raise Refusal(status=404, message=f"account {found} is no longer configured", should_retry=False)
+        trial.tried.append(found)
+        return account
+
+    def _choose(self, trial: Trial, snapshot: Snapshot) -> str | Unavailable:
+        """Ask the pool for an account. Where only one can serve, it is asked too: it then knows the newest config."""
         picked = self.pool.pick(
             snapshot,
-            plan.groups,
-            plan.model,
-            now=now,
+            trial.plan.groups,
+            trial.plan.model,
+            now=self.wall(),
             rng=self.rng,
             affinity=trial.home,
-            excluded=trial.tried,
+            excluded=[*trial.tried, *trial.barred],
         )
-        if isinstance(picked, Unavailable):
-            raise refusal_of(picked, now=now)
-        trial.tried.append(picked.account)
-        return snapshot.accounts[picked.account]
+        if trial.only:
+            return trial.only
+        return picked if isinstance(picked, Unavailable) else picked.account
 
     def _plan_anew(self, trial: Trial, snapshot: Snapshot) -> Plan:
         """What was taken from a key while its call was tried, it gets no further attempt with. Raises: Refusal."""
@@ -271,28 +330,39 @@ class Relay:
 
     async def _attempt(self, trial: Trial, account: Account, snapshot: Snapshot) -> Retry | None:
         """Try one account. None when the client has its answer, else why another try is worth while."""
-        plan, limits = trial.plan, snapshot.relay.upstream
-        lease = self.pool.begin(account.id, plan.model if plan.call.endpoint != "count_tokens" else "", self.wall())
+        plan = trial.plan
+        model = plan.model if plan.call.endpoint in ("messages", "openai") else ""  # else its limits are others
+        lease = self.pool.begin(account.id, model, self.wall())
         began = trio.current_time()
-        inbound: Inbound | Unreachable | None = None
+        inbound: Inbound | Unreachable | NoCredential | None = None
         try:
-            secret = self.credential(account)
-            if isinstance(secret, str):
-                return self._settle_attempt(trial, lease, NoCredential(reason=secret), None, began)
-            outbound = prepare(plan, account, account.base_url or limits.base_url, secret, trial.client)
-            inbound = await self.upstreams.open(account, outbound, limits)
-            if isinstance(inbound, Unreachable):
+            inbound = await self.ask(plan, account, trial.client, snapshot)
+            if not isinstance(inbound, Inbound):
                 return self._settle_attempt(trial, lease, inbound, None, began)
             answer, outcome = await self._look(inbound, snapshot)
-            trial.draft.account, trial.draft.sent_model = account.id, outbound.sent_model
+            trial.draft.account = account.id
+            trial.draft.sent_model = account.model_map.get(plan.model, plan.model)
             verdict = self._settle_attempt(trial, lease, outcome, answer, began)
             if verdict is None:
+                if trial.amend is not None:
+                    answer = await trial.amend(account.id, answer)
                 await self._send(trial, answer, snapshot)
             return verdict
         finally:
             if isinstance(inbound, Inbound):
                 inbound.source.close()
             self.pool.end(lease, self.wall())
+
+    async def ask(
+        self, plan: Plan, account: Account, client: HeaderPairs, snapshot: Snapshot
+    ) -> Inbound | Unreachable | NoCredential:
+        """Send a plan's call to an account and wait for the head of the answer, whose source the caller closes."""
+        secret = self.credential(account)
+        if isinstance(secret, str):
+            return NoCredential(reason=secret)
+        limits = snapshot.relay.upstream
+        outbound = prepare(plan, account, account.base_url or limits.base_url, secret, client)
+        return await self.upstreams.open(account, outbound, limits)
 
     async def _look(self, inbound: Inbound, snapshot: Snapshot) -> tuple[Answer, Outcome]:
         """As much of an answer as must be known to judge it: all of a short one, the first event of a stream."""
@@ -326,10 +396,14 @@ class Relay:
             now=now,
             model=lease.model,
             attempt=len(trial.tried) - 1,
+            repeatable=not trial.creates,
         )
         headers = outcome.headers if isinstance(outcome, Answered) else None
-        self.pool.observe(lease, verdict, headers, now, self.rng)
         status = outcome.status if isinstance(outcome, Answered) else 0
+        if isinstance(verdict, Retry) and status in (401, 403) and trial.plan.call.endpoint in ("batches", "files"):
+            # Some credentials may send messages and not keep objects; that is no reason to take their account out.
+            verdict = attrs.evolve(verdict, scope="none")
+        tell(self.pool.observe(lease, verdict, headers, now, self.rng))
         trial.draft.attempts.append(
             Attempt(account=lease.account, status=status, reason=verdict.reason, seconds=clock - began)
         )
@@ -345,6 +419,8 @@ class Relay:
             return verdict
         if answer is None or not verdict.relayable or answer.opening.cut:
             raise last_word(verdict)
+        if verdict.kind == "auth" and (status == 401 or (status == 403 and verdict.scope == "account")):
+            raise credential_rejected(lease.account, verdict)
         return None
 
     def _pin(self, affinity: str, account: str, now: float) -> None:
@@ -354,9 +430,7 @@ class Relay:
 
     def _another_is_free(self, trial: Trial) -> bool:
         """Whether a further attempt has anywhere to go; else the last answer is what the client should see."""
-        snapshot, plan = self.live.snapshot, trial.plan
-        picked = self.pool.pick(snapshot, plan.groups, plan.model, now=self.wall(), rng=self.rng, excluded=trial.tried)
-        return not isinstance(picked, Unavailable)
+        return not trial.only and not isinstance(self._choose(trial, self.live.snapshot), Unavailable)
 
     async def _send(self, trial: Trial, answer: Answer, snapshot: Snapshot) -> None:
         """Hand an answer to the client. From its first byte there is no way back."""
@@ -440,6 +514,28 @@ class Relay:
         call_id = draft.call_id.encode("ascii")
         extra = [(b"request-id", call_id), (b"relayd-request-id", call_id), *self._cors(exchange)]
         await exchange.reply(attrs.evolve(reply, headers=[*reply.headers, *extra]))
+
+
+def tell(change: Change | None) -> None:
+    """Log that an account's health has turned, if it has."""
+    if change is None:
+        return
+    if change.what == "recovered":
+        log.info("account.recovered", extra={"account": change.account})
+        return
+    event = "account.credential" if change.what == "credential" else "account.out"
+    until = rfc3339(round(change.until * 1000))
+    log.warning(event, extra={"account": change.account, "reason": change.reason, "until": until})
+
+
+def credential_rejected(account: str, verdict: Retry) -> Refusal:
+    """In place of an upstream's 401 or 403 that denies our credential: to the client a 401 would mean its own key, and
+    Claude Code would ask its user to log in."""
+    return Refusal(
+        status=502,
+        message=f"account {account}: the upstream rejected its credential: {verdict.reason}",
+        code="upstream_credential",
+    )
 
 
 def _answered(inbound: Inbound, opening: Opening) -> Answered:

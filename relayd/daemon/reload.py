@@ -330,11 +330,9 @@ class Reloader:
         if self.hold:
             reason = f"rolled back to generation {self.hold}; `relayd resume` follows the tree again"
             return self._result("held", seen, reasons=(reason,))
-        if not seen.acts:
-            return self._result("unchanged", seen)
         if seen.held and not any(accepts(word, seen.tree.digest) for word in accepted):
             return self._result("held", seen, reasons=seen.held)
-        return self._result("applied", seen)
+        return self._result("applied" if seen.acts else "unchanged", seen)
 
     def _result(self, result: Outcome, seen: Seen | None = None, *, reasons: tuple[str, ...] = ()) -> Result:
         if seen is None:
@@ -364,6 +362,7 @@ class Reloader:
             self.fresh = seen.tree if result.result == "applied" else self.fresh
             self.degraded = ""
             self.study.denied = self.live.snapshot.deny
+            self.study.realm = seen.snapshot.relay.realm if seen.snapshot is not None else ""
         else:
             self._deny_at_once(seen.deny)
         return result

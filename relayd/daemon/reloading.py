@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from relayd.config.snapshot import Snapshot
-from relayd.config.tree import FileCache, Tree, Unstable, read_coherent, signature
+from relayd.config.tree import QUIET, FileCache, Tree, Unstable, read_coherent, signature
 from relayd.core.live import Live
 from relayd.core.pool import Pool
 from relayd.daemon.boot import NoStart, Start, choose_start
@@ -51,6 +51,7 @@ class Pace:
     interval: float = 1.0
     proof: float = PROOF
     patience: float = PATIENCE
+    quiet: float = QUIET
 
 
 @attrs.frozen(kw_only=True)
@@ -60,14 +61,16 @@ class Edition:
     tree: Path
     wall: Callable[[], float]
     patience: float = PATIENCE
+    quiet: float = QUIET
     cache: FileCache = attrs.field(factory=FileCache)
 
     def read(self, thorough: bool = False) -> Tree | Unstable:
         """A coherent reading; `thorough` trusts no file time."""
         if thorough:
             self.cache.files = {}
+        deadline = self.wall() + self.patience
         return read_coherent(
-            self.tree, wall=self.wall, sleep=time.sleep, deadline=self.wall() + self.patience, cache=self.cache
+            self.tree, quiet=self.quiet, wall=self.wall, sleep=time.sleep, deadline=deadline, cache=self.cache
         )
 
     def sign(self) -> object:
@@ -207,6 +210,7 @@ def make_reloading(
         node=node,
         started=wall(),
         clock=trio.current_time,
+        tasks=lambda: trio.lowlevel.current_statistics().tasks_living,
         draining=draining,
     )
     sock, path = control if control is not None else (None, Path())

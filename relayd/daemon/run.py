@@ -175,7 +175,7 @@ def run(node: NodeSettings) -> int:
     """The `run` verb. Returns the exit code: 0 after a proper stop, 78 for a config that cannot be served."""
     bell = EarlyBell()
     bell.install()
-    edition = Edition(tree=node.tree, wall=time.time, patience=node.pace.patience)
+    edition = Edition(tree=node.tree, wall=time.time, patience=node.pace.patience, quiet=node.pace.quiet)
     start = find_start(edition, node.state_url, strict=node.strict_boot)
     if tell(start):
         return EX_CONFIG

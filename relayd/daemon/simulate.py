@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from zlib import crc32
 
 import attrs
 import httpx2
@@ -18,6 +19,7 @@ from relayd.config import snapshot
 from relayd.config.snapshot import Simulator
 from relayd.daemon.link import READ_SIZE
 from relayd.daemon.server import Exchange, Server, open_listener
+from relayd.daemon.transport import HungUp
 from relayd.simulator.api import respond
 from relayd.simulator.script import Ending, Script, Step, error_script, make_id
 from relayd.simulator.shelf import MOST_BYTES, Shelf
@@ -113,12 +115,13 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
     Args:
         settings: how to answer.
         clock: Unix time, s.
+        name: of the account; objects of accounts with different names have different ids, as at the real API.
     """
 
-    def __init__(self, settings: Simulator, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Simulator, clock: Callable[[], float], name: str = "") -> None:
         self.settings = settings
         self._clock = clock
-        self._shelf = Shelf()
+        self._shelf = Shelf(serial=crc32(name.encode()) << 32)
         self._calls = 0
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -137,7 +140,7 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
         )
         await _wait_for_head(script, request)
         if script.end == "drop":
-            raise httpx2.RemoteProtocolError(ENDINGS["drop"], request=request)
+            raise HungUp(ENDINGS["drop"], request=request)
         return httpx2.Response(script.status, headers=_framed(script), stream=SimulatedBody(script), request=request)
 
 

@@ -34,6 +34,7 @@ class Sources:
         connections: asked afresh each time.
         started: Unix time, s.
         clock: trio's clock, s, which the watcher's last look is on.
+        tasks: how many there are in this process.
         draining: the daemon is about to stop.
     """
 
@@ -46,6 +47,7 @@ class Sources:
     node: str
     started: float
     clock: Callable[[], float]
+    tasks: Callable[[], int]
     draining: Callable[[], bool]
 
 
@@ -75,6 +77,7 @@ def status_document(sources: Sources, now: float) -> dict[str, Any]:
         "keys": _key_counts(snapshot, now),
         "calls": sources.in_flight.count(),
         "connections": attrs.asdict(sources.connections()),
+        "tasks": sources.tasks(),
         "draining": sources.draining(),
     }
 

@@ -62,6 +62,7 @@ class Study:
         clock: s, for durations.
         examined: the signature just before the last look; None when there is reason to look again.
         denied: deny.toml as the last look found it.
+        realm: one that was accepted, and takes effect with a restart; the guard does not ask for it again.
     """
 
     read: Callable[[bool], Tree | Unstable]
@@ -70,6 +71,7 @@ class Study:
     memo: Memo = attrs.field(factory=Memo)
     examined: object = None
     denied: Deny = attrs.field(factory=Deny)
+    realm: str = ""
 
     def look(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Seen | Unstable:
         """Read the tree and compile it, unless its digest is `known`."""
@@ -95,6 +97,12 @@ class Study:
         if compiled.snapshot is None:
             return Seen(tree=tree, compiled=compiled, deny=known_deny, seconds=seconds)
         changes = diff(running, compiled.snapshot)
-        reasons = held(running, compiled.snapshot, changes, digest=tree.digest)
+        reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
         seconds["diff"] = self.clock() - compiled_at
         return Seen(tree=tree, compiled=compiled, deny=known_deny, changes=changes, held=reasons, seconds=seconds)
+
+    def _of_realm(self, running: Snapshot) -> Snapshot:
+        """The running config, for the guard: as if an accepted realm were in force already."""
+        if not self.realm:
+            return running
+        return attrs.evolve(running, relay=attrs.evolve(running.relay, realm=self.realm))

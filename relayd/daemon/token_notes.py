@@ -3,8 +3,8 @@
 Rule: a note is believed only when it was written by one who has the seed, and written only over the version that was
 read. Nothing is asked of a provider here.
 
-Theory: one question to the store at a time (`_talk`), its answer taken over before the next is asked; so `heard` is what
-the store had last, whoever of this process's tasks asked.
+Theory: one question to the store at a time (`_talk`), its answer taken over before the next is asked; so `heard` is
+what the store had last, whoever of this process's tasks asked.
 """
 
 from __future__ import annotations

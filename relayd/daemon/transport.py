@@ -35,6 +35,10 @@ JOIN_LIMIT = 65536
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+class HungUp(httpx2.RemoteProtocolError):
+    """The upstream closed the connection before its answer was whole; what came until then was HTTP."""
+
+
 class Body(httpx2.ByteStream):
     """A request body that is whole, and can be had without iterating."""
 
@@ -206,16 +210,16 @@ class Answer(httpx2.AsyncByteStream):
         if self._until_end and self.head_complete:
             self._ended = True
         elif not self._ended:
-            self._fail("cut off" if self.received else "closed the connection without an answer")
+            self._fail("cut off" if self.received else "closed the connection without an answer", HungUp)
 
     def _break(self, exc: OSError) -> None:
         kind = httpx2.RemoteProtocolError if isinstance(exc, ssl.SSLEOFError) else httpx2.ReadError
         self._failure = kind(f"{self._connection.origin}: {cause(exc)}")
         self._failure.__cause__ = exc
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str, kind: type[httpx2.RemoteProtocolError] = httpx2.RemoteProtocolError) -> None:
         if self._failure is None:
-            self._failure = httpx2.RemoteProtocolError(f"{self._connection.origin}: {why}")
+            self._failure = kind(f"{self._connection.origin}: {why}")
 
     @property
     def failure(self) -> httpx2.TransportError | None:

@@ -21,9 +21,8 @@ from relayd.core.outbound import Outbound
 from relayd.daemon.dial import Resolver
 from relayd.daemon.link import Source
 from relayd.daemon.simulate import SimulatorTransport
-from relayd.daemon.transport import Transport, build_request
+from relayd.daemon.transport import HungUp, Transport, build_request
 from relayd.wire.http import Headers
-
 
 SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
 
@@ -66,14 +65,14 @@ class Upstreams:
         return Inbound(
             status=response.status_code,
             headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
-            source=cast(Source, response.stream),
+            source=cast("Source", response.stream),
         )
 
     def _transport(self, account: Account) -> httpx2.AsyncBaseTransport:
         if account.kind == "simulator":
             simulator = self._simulators.get(account.id)
             if simulator is None or simulator.settings != account.simulator:
-                simulator = self._simulators[account.id] = SimulatorTransport(account.simulator, self.wall)
+                simulator = self._simulators[account.id] = SimulatorTransport(account.simulator, self.wall, account.id)
             return simulator
         transport = self._by_proxy.get(account.proxy)
         if transport is None:
@@ -106,6 +105,7 @@ _KINDS: tuple[tuple[type[Exception], Fault], ...] = (
     (httpx2.ConnectTimeout, "connect"),
     (httpx2.ConnectError, "connect"),
     (httpx2.TimeoutException, "timeout"),
+    (HungUp, "reset"),
     (httpx2.ProtocolError, "protocol"),
     (httpx2.TransportError, "reset"),
 )

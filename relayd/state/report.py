@@ -43,7 +43,7 @@ def grouped(rows: Iterable[Record], by: tuple[str, ...]) -> list[Record]:
 def report_document(rows: Iterable[Record], first: str, last: str, by: tuple[str, ...] = ("key",)) -> dict[str, Any]:
     """`relayd report --json`: totals at the top level, then the rows by some dimensions. Costs are strings, in USD."""
     rows = list(rows)
-    total = next(iter(grouped(rows, ())), Record(day="", key="", account="", model="", requests=0))
+    total = _total(rows)
     models = grouped(rows, ("model",))
     return {
         "first": first,
@@ -55,6 +55,15 @@ def report_document(rows: Iterable[Record], first: str, last: str, by: tuple[str
         "by": list(by),
         "rows": [{**{name: getattr(row, name) for name in by}, **_figures(row)} for row in grouped(rows, by)],
     }
+
+
+def totals_of(rows: Iterable[Record]) -> dict[str, Any]:
+    """All rows added up, as the report shows figures."""
+    return _figures(_total(rows))
+
+
+def _total(rows: Iterable[Record]) -> Record:
+    return next(iter(grouped(rows, ())), Record(day="", key="", account="", model="", requests=0))
 
 
 def _figures(row: Record) -> dict[str, Any]:

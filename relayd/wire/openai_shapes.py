@@ -125,10 +125,12 @@ def error_object(message: str, kind: str, *, param: str | None = None, code: str
 
 
 def refusal_object(refusal: Refusal) -> dict[str, Any]:
-    """Our "no"; a limit that waiting a while will not lift is called a quota, as OpenAI does."""
+    """Our "no". A 429 has one of the two codes that clients look for, whatever the receipt calls the limit: a limit that
+    waiting a while will not lift is a quota, as with OpenAI.
+    """
     code = refusal.code or error_code(refusal.status, refusal.message, refusal.param)
-    if refusal.status == 429 and refusal.should_retry is False and refusal.code is None:
-        code = "insufficient_quota"
+    if refusal.status == 429:
+        code = "insufficient_quota" if refusal.should_retry is False else _CODE[429]
     return error_object(refusal.message, error_kind(refusal.status), param=refusal.param, code=code)
 
 
@@ -141,8 +143,8 @@ def refuse(refusal: Refusal, request_id: str) -> Reply:
 
 
 def fault_object(fault: Fault, status: int = 0) -> dict[str, Any]:
-    """An upstream's error: its own words, in the other shape."""
-    code = fault.code or error_code(status, fault.message)
+    """An upstream's error: its own words, in the other shape. Its 401 is about our credential, not the client's key."""
+    code = fault.code or (None if status == 401 else error_code(status, fault.message))
     return error_object(fault.message or f"the upstream answered {status or 'an error'}", fault.type, code=code)
 
 

@@ -93,7 +93,8 @@ async def bench(name: str, store: Store | None, seconds: float, server_pid: int 
     async with trio.open_nursery() as nursery:
         pump = None
         if store is not None:
-            pump = Pump(store)
+            quick = SqliteStore(store.path, clock=store.clock, busy=0) if isinstance(store, SqliteStore) else None
+            pump = Pump(store, quick=quick)
             await nursery.start(pump.run)
         for tasks, pause in ((1, 0.002), (32, 0.0)):
             before = cpu_of(server_pid) if server_pid else 0.0

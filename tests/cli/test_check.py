@@ -48,10 +48,10 @@ def test_warnings_exit_with_0_or_with_3_when_they_are_denied(tree: Path) -> None
 
 
 def test_notes_are_never_denied(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tree / "relay.toml").write_text(RELAY + "[guard]\n")
+    (tree / "deny.toml").write_text('keys = ["gone"]\n')
 
     assert main(["check", str(tree), "--deny-warnings"]) == 0
-    assert "note[N-NO-EFFECT]" in capsys.readouterr().out
+    assert "note[N-UNKNOWN-ID]" in capsys.readouterr().out
 
 
 def test_the_directory_comes_from_the_argument_the_option_or_the_environment(tree: Path) -> None:

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from relayd.cli.options import ENVIRONMENT
-from relayd.config import snapshot
+from relayd.config import scenario, snapshot
 from relayd.config.codes import CODES
 from relayd.config.schema import KINDS, json_schema, json_schema_text, markdown, rows, taplo_config
 from relayd.config.syntax import FORMS
@@ -49,8 +49,13 @@ def assert_current(path: Path, expected: str) -> None:
 
 
 def nouns() -> list[type]:
-    found = [value for value in vars(snapshot).values() if isinstance(value, type) and attrs.has(value)]
+    known = {**vars(scenario), **vars(snapshot)}.values()
+    found = [value for value in known if isinstance(value, type) and attrs.has(value) and is_noun(value)]
     return [attrs.resolve_types(noun) for noun in found if noun is not snapshot.Snapshot]
+
+
+def is_noun(value: type) -> bool:
+    return value.__module__ in (snapshot.__name__, scenario.__name__)
 
 
 def keys() -> list[tuple[type, attrs.Attribute]]:
@@ -103,10 +108,14 @@ def test_every_key_is_in_a_json_schema_and_in_the_table() -> None:
 
 
 def test_every_code_of_the_compiler_is_explained_and_every_explained_code_is_one_of_its() -> None:
-    sources = [(ROOT / "relayd" / "config" / f"{name}.py").read_text() for name in COMPILER]
+    sources = [path.read_text() for path in RAISE_CODES]
     raised = {code for text in sources for code in re.findall(r'"([EWN]-[A-Z0-9-]+)"', text)}
 
     assert raised == set(CODES)
 
 
-COMPILER = [path.stem for path in (ROOT / "relayd" / "config").glob("*.py") if path.stem != "codes"]
+RAISE_CODES = [
+    *(path for path in (ROOT / "relayd" / "config").glob("*.py") if path.stem != "codes"),
+    ROOT / "relayd" / "cli" / "check.py",
+    ROOT / "relayd" / "cli" / "test.py",
+]

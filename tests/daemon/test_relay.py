@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 from scripted import Conversation, Script, serving, silent
 
 from relayd.config.secret import Secret
-from relayd.config.snapshot import Account, Cooldown, Routing, Seconds, Server, Simulator, Snapshot
+from relayd.config.snapshot import Account, Cooldown, Routing, Seconds, Server, Snapshot
 from relayd.config.snapshot import Upstream as Limits
 from relayd.core.receipt import Receipt
 from relayd.wire.anthropic import error_body
@@ -105,7 +105,7 @@ async def test_a_body_arrives_as_the_client_sent_it() -> None:
 
 
 FRAGMENTS = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=20,
 )
@@ -537,6 +537,39 @@ async def test_a_model_denied_between_two_attempts_gets_no_further_one() -> None
 # Refusing.
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"", "upstream closed the connection without an answer"),
+        (answering(body=message())[:-5], "upstream closed the connection without an answer"),
+        (b"SSH-2.0-x\r\n\r\n", "upstream did not speak HTTP"),
+    ],
+    ids=["none", "half", "no HTTP"],
+)
+async def test_an_answer_that_is_none_is_a_502_that_says_why(answer: bytes, why: str) -> None:
+    async def broken(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(answer)
+
+    async with relaying_to(broken) as house:
+        told = await house.ask()
+        receipt = await house.receipt()
+    assert told.error == (502, "api_error", why)
+    assert (receipt.outcome, tried(receipt)) == ("refused", [("a", 0)])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_rejected_credential_is_our_failure_and_not_the_clients(status: int) -> None:
+    refusing = Reception([failing(status, "authentication_error", "invalid x-api-key sk-ant-test-a")])
+    async with relaying_to(refusing) as house:
+        told = await house.ask()
+        receipt = await house.receipt()
+    assert told.error[:2] == (502, "api_error")
+    assert "account a" in told.error[2]
+    assert "sk-ant-test" not in told.body.decode()
+    assert tried(receipt) == [("a", status)]
+
+
 async def test_an_upstream_that_cannot_be_reached_is_a_502() -> None:
     async with relaying(house_of(upstream_account("a", free_port()))) as house:
         told = await house.ask()
@@ -631,18 +664,19 @@ class Waiting:
 
 
 async def test_an_account_at_its_concurrency_refuses_and_is_free_again_afterwards() -> None:
-    waiting = Waiting(answer=answering(body=message()))
-    async with serving(waiting, Reception([answering(body=message())])) as upstream:
-        async with relaying(house_of(upstream_account("a", upstream.port, max_concurrency=1))) as house:
-            one, two = await house.connect(), await house.connect()
-            await one.post()
-            await waiting.arrived.wait()
-            told = await two.ask()
-            assert told.status in (429, 529)
-            assert int(told["retry-after"]) >= 1
-            waiting.go_on.set()
-            assert (await one.answer()).status == 200
-            assert (await two.ask()).status == 200
+    waiting = Waiting(answer=answering(body=message(), connection="close"))
+    async with serving(waiting, Reception([answering()])) as upstream, AsyncExitStack() as stack:
+        one_at_a_time = upstream_account("a", upstream.port, max_concurrency=1)
+        house = await stack.enter_async_context(relaying(house_of(one_at_a_time)))
+        one, two = await house.connect(), await house.connect()
+        await one.post()
+        await waiting.arrived.wait()
+        told = await two.ask()
+        assert told.status in (429, 529)
+        assert int(told["retry-after"]) >= 1
+        waiting.go_on.set()
+        assert (await one.answer()).status == 200
+        assert (await two.ask()).status == 200
 
 
 # The client.

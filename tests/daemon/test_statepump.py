@@ -1,6 +1,8 @@
+from __future__ import annotations
+
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -38,6 +40,17 @@ from relayd.wire.refusal import Refusal
 NOW = 1_800_000_000_000
 
 
+MADE: list[FlakyStore] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_stores() -> Iterator[None]:
+    """The stores inside stay open beyond their pump, so that tests can look into them."""
+    yield
+    while MADE:
+        MADE.pop().inner.close()
+
+
 @attrs.define(eq=False)
 class FlakyStore:
     """A real store in memory that can be away, slow, or lose answers. `log` is what it carried out."""
@@ -53,6 +66,9 @@ class FlakyStore:
     log: list[Op] = attrs.field(factory=list)
     closed: bool = False
     entered: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        MADE.append(self)
 
     def apply(self, batch: Sequence[Op]) -> list[Answer]:
         self.entered += 1

@@ -123,9 +123,7 @@ def test_each_error_is_thrown_as_the_sdks_own_class(
 
 
 @pytest.mark.parametrize(("lane", "words"), [("cut", "broke off"), ("error", "Overloaded")])
-def test_a_stream_that_breaks_throws_after_what_had_arrived(
-    cases: Cases, relay: Relay, lane: str, words: str
-) -> None:
+def test_a_stream_that_breaks_throws_after_what_had_arrived(cases: Cases, relay: Relay, lane: str, words: str) -> None:
     got = cases.report(relay, "broken_stream", lane)
     assert got["name"] == "APIError"
     assert words in got["message"]

@@ -21,7 +21,11 @@ LANES = {
     "claude-code": Lane(key='clients = ["claude_code"]'),
     "revoked": Lane(key="enabled = false"),
     "short": Lane(key="max_tokens = 5"),
+    "two-a-minute": Lane(key='[limits]\nrate = { requests = 2, window = "1m" }'),
+    "one-a-month": Lane(key="[limits]\nmonthly_requests = 1"),
     "status-400": Lane("status = 400"),
+    "status-401": Lane("status = 401"),
+    "status-403": Lane("status = 403"),
     "status-404": Lane("status = 404"),
     "status-413": Lane("status = 413"),
     "status-429": Lane("status = 429\nretry_after = 7"),
@@ -183,9 +187,7 @@ def test_thinking_is_shown_as_reasoning_and_counted(sdk: openai.OpenAI) -> None:
 
 
 def test_pictures_and_papers_are_accepted(sdk: openai.OpenAI) -> None:
-    pixel = (
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-    )
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
     parts: Any = [
         {"type": "text", "text": "what is this"},
         {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{pixel}"}},
@@ -198,7 +200,13 @@ def test_pictures_and_papers_are_accepted(sdk: openai.OpenAI) -> None:
 
 def test_what_has_no_effect_is_named_in_a_header(sdk: openai.OpenAI) -> None:
     raw = sdk.chat.completions.with_raw_response.create(
-        model=MODEL, messages=HELLO, seed=7, frequency_penalty=0.5, logit_bias={"1": 2}, temperature=0.2, stop=[" ", "x"]
+        model=MODEL,
+        messages=HELLO,
+        seed=7,
+        frequency_penalty=0.5,
+        logit_bias={"1": 2},
+        temperature=0.2,
+        stop=[" ", "x"],
     )
     assert raw.headers["relayd-ignored"].split(", ") == ["stop", "frequency_penalty", "logit_bias", "seed"]
     quiet = sdk.chat.completions.with_raw_response.create(model=MODEL, messages=HELLO, temperature=0.2, n=1)
@@ -269,7 +277,9 @@ def test_responses_parse_yields_the_asked_for_class(sdk: openai.OpenAI, model: s
 
 
 def test_reasoning_comes_back_sealed_and_may_be_sent_again(sdk: openai.OpenAI) -> None:
-    first = sdk.responses.create(model=MODEL, input=BOTH, reasoning={"effort": "low", "summary": "auto"}, tools=FLAT_TOOLS)
+    first = sdk.responses.create(
+        model=MODEL, input=BOTH, reasoning={"effort": "low", "summary": "auto"}, tools=FLAT_TOOLS
+    )
     thought = first.output[0]
     assert thought.type == "reasoning"
     assert thought.summary[0].text.startswith("The user wrote")
@@ -324,6 +334,8 @@ ERRORS: list[tuple[str, type[openai.APIStatusError], int, str, str | None, str]]
     ("no-opus", openai.PermissionDeniedError, 403, "permission_error", "model_not_allowed", "model claude-opus-4-1"),
     ("claude-code", openai.PermissionDeniedError, 403, "permission_error", "client_not_allowed", "OpenAI/Python"),
     ("status-400", openai.BadRequestError, 400, "invalid_request_error", None, "Simulated invalid_request_error"),
+    ("status-401", openai.InternalServerError, 502, "server_error", "upstream_credential", "account status-401: "),
+    ("status-403", openai.InternalServerError, 502, "server_error", "upstream_credential", "account status-403: "),
     ("status-404", openai.NotFoundError, 404, "not_found_error", None, "Simulated not_found_error"),
     ("status-413", openai.APIStatusError, 413, "request_too_large", "request_too_large", "Simulated request_too"),
     ("status-429", openai.RateLimitError, 429, "rate_limit_error", "rate_limit_exceeded", "Simulated rate_limit"),
@@ -358,6 +370,30 @@ def test_an_exhausted_account_says_when_to_come_back_and_why(relay: Relay) -> No
     assert errors[0].response.headers["retry-after"] == "30"
     assert 25 <= int(errors[1].response.headers["retry-after"]) <= 40
     assert "resting: cooling down until" in errors[-1].message
+
+
+def test_a_keys_own_window_is_told_in_openais_headers(relay: Relay) -> None:
+    with client(relay, "two-a-minute") as sdk:
+        left = []
+        for _ in range(2):
+            raw = sdk.chat.completions.with_raw_response.create(model=MODEL, messages=HELLO)
+            left.append(raw.headers["x-ratelimit-remaining-requests"])
+        with pytest.raises(openai.RateLimitError, match="Rate limit exceeded") as caught:
+            sdk.responses.create(model=MODEL, input="hello")
+    assert left == ["1", "0"]
+    assert raw.headers["x-ratelimit-limit-requests"] == "2"
+    assert caught.value.code == "rate_limit_exceeded"
+    assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+
+
+def test_a_spent_quota_is_called_so_and_not_tried_again(relay: Relay) -> None:
+    with client(relay, "one-a-month", max_retries=5) as sdk:
+        sdk.chat.completions.create(model=MODEL, messages=HELLO)
+        with pytest.raises(openai.RateLimitError) as caught:
+            sdk.chat.completions.create(model=MODEL, messages=HELLO)
+    assert caught.value.code == "insufficient_quota"
+    refused = [entry for entry in relay.daemon.events("call.done") if entry.get("key") == "one-a-month"]
+    assert [entry["status"] for entry in refused] == [200, 429]
 
 
 def test_a_bad_field_is_named(sdk: openai.OpenAI) -> None:

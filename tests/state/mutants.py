@@ -38,7 +38,7 @@ MUTANTS = [
     ("apply.lua", "if found and found[1] == 'O' then return {'granted', now, {}, true} end", ""),
     ("apply.lua", "if found then return {'closed'} end", ""),
     ("apply.lua", "found[1] ~= 'O' and found[2] <= now", "found[1] ~= 'O' and found[2] < now"),
-    ("apply.lua", "local bucket = math.floor(now / term[7])", "local bucket = math.floor(now / term[7]) + 1"),
+    ("apply.lua", "local bucket = math.floor(now / term[7])", "local bucket = math.floor(now / term[7] / 3)"),
     # settlement, Redis
     ("apply.lua", "if found and found[1] == 'S' then return {'settled', 'again'} end", ""),
     ("apply.lua", "call('ZREM', prefix .. 's:' .. term[2], id)", ""),
@@ -68,7 +68,7 @@ MUTANTS = [
     ("sqlite.py", "            if retry > worst:", "            if retry >= worst:"),
     ("sqlite.py", "if worst >= 0:", "if worst > 60_000:"),
     ("sqlite.py", "self._now = seen if now < seen <= now + c.BACKWARD_MS else now", "self._now = now"),
-    ("sqlite.py", "bucket = now // c.bucket_length(term.window)", "bucket = 1 + now // c.bucket_length(term.window)"),
+    ("sqlite.py", "bucket = now // c.bucket_length(term.window)", "bucket = now // c.bucket_length(term.window) // 3"),
     ("sqlite.py", "EXISTS (SELECT 1 FROM done WHERE id = ? AND expires > ?)", "EXISTS (SELECT 1 FROM done WHERE id = ? AND expires >= ?)"),
     ("apply.lua", "-1 - math.floor(at / term[7])", "math.floor(at / term[7])"),
     ("sqlite.py", "bucket = -1 - at // c.bucket_length", "bucket = at // c.bucket_length"),

@@ -188,7 +188,10 @@ class Machine(RuleBasedStateMachine):
     def a_late_charge_does_not_revive_what_left_the_window(self, record: Record, offset: int, orphan: Record) -> None:
         began = self.now = (self.oracle_now() // 1000 + 1) * 1000
         terms = (rolling("t60000", 60_000, 10**9, 3, "tokens"),)
-        self.do(c.Admit(call=self.new_call(), terms=terms, orphan=orphan))
+        self.do(
+            c.Admit(call=self.new_call(), terms=terms, orphan=orphan),
+            c.Settle(call=self.new_call(), record=record, terms=terms, at=began),
+        )
         self.now += 60_000
         self.do(c.Settle(call=self.new_call(), record=record, terms=terms, at=began + offset), c.Peek(terms=terms))
 
@@ -225,12 +228,16 @@ class Machine(RuleBasedStateMachine):
         terms = self.some_terms(data)
         self.is_right(self.do(c.Lease(holder=holder, terms=terms))[0], terms, holder)
 
-    @rule(ttl=ttls, early=st.integers(0, 1))
-    def a_slot_is_free_when_its_time_is_up_and_not_before(self, ttl: int, early: int) -> None:
+    @rule(ttl=ttls, early=st.integers(0, 1), again=st.sampled_from(["no", "lease", "renew"]))
+    def a_slot_is_free_when_its_time_is_up_and_not_before(self, ttl: int, early: int, again: str) -> None:
         solo = (Slots(counter="solo", name="", limit=1, ttl=ttl),)
         self.do(c.Release(holder="h1", counters=("solo",)), c.Release(holder="h2", counters=("solo",)))
         self.do(c.Lease(holder="h1", terms=solo))
         self.now = self.oracle_now() + ttl - early
+        if again == "lease":
+            self.do(c.Lease(holder="h1", terms=solo))
+        if again == "renew":
+            self.do(c.Renew(leases=(("solo", "h1"),), ttl=ttl))
         self.do(c.Lease(holder="h2", terms=solo))
 
     @rule(holder=holders | nth)

@@ -31,7 +31,11 @@ def get_time(city: str) -> str:
 
 
 def model(**options: Any) -> ChatOpenAI:
-    known = {"base_url": os.environ["RELAY_URL"], "api_key": os.environ["RELAY_KEY"], "model": os.environ["RELAY_MODEL"]}
+    known = {
+        "base_url": os.environ["RELAY_URL"],
+        "api_key": os.environ["RELAY_KEY"],
+        "model": os.environ["RELAY_MODEL"],
+    }
     return ChatOpenAI(**{"max_retries": 0, **known, **options})
 
 
@@ -42,11 +46,13 @@ def whole() -> dict[str, Any]:
 
 
 def streamed() -> dict[str, Any]:
-    chunks = list(model(temperature=0).stream([SystemMessage("Be brief."), HumanMessage("hello relay")]))
+    chunks = list(
+        model(temperature=0, stream_usage=True).stream([SystemMessage("Be brief."), HumanMessage("hello relay")])
+    )
     joined = chunks[0]
     for chunk in chunks[1:]:
         joined = joined + chunk
-    return {"text": joined.content, "usage": joined.usage_metadata, "pieces": len(chunks)}
+    return {"text": joined.content, "usage": joined.usage_metadata}
 
 
 def tools() -> dict[str, Any]:
@@ -55,8 +61,13 @@ def tools() -> dict[str, Any]:
     messages: list[Any] = [HumanMessage("Please get_weather and get_time")]
     first = bound.invoke(messages)
     messages.append(first)
-    messages += [ToolMessage(known[call["name"]].invoke(call["args"]), tool_call_id=call["id"]) for call in first.tool_calls]
-    return {"calls": [[call["name"], call["args"]] for call in first.tool_calls], "text": bound.invoke(messages).content}
+    messages += [
+        ToolMessage(known[call["name"]].invoke(call["args"]), tool_call_id=call["id"]) for call in first.tool_calls
+    ]
+    return {
+        "calls": [[call["name"], call["args"]] for call in first.tool_calls],
+        "text": bound.invoke(messages).content,
+    }
 
 
 def structured() -> dict[str, Any]:

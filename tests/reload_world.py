@@ -25,7 +25,7 @@ from fakes import ASK, ASK_STREAM, Client, Told
 from relayd.config.keys import key_hash, mint
 from relayd.daemon.boot import Start
 from relayd.daemon.listen import open_listener
-from relayd.daemon.log import AccessLog, Output
+from relayd.daemon.log import AccessLog, Output, set_log
 from relayd.daemon.reload import Reload, Reloader, Request, Result, Trigger
 from relayd.daemon.reloading import Edition, Pace, Reloading, find_start
 from relayd.daemon.run import Daemon, EarlyBell, NodeSettings, build, open_control_socket
@@ -33,13 +33,20 @@ from relayd.daemon.status import metrics_text, status_document
 
 KEY = mint(lambda size: b"\x01" * size)
 PATIENCE = 10.0  # s for anything that is waited for
-FAST = Pace(poll=0.05, hash_every=30.0, interval=0.02, proof=0.1, patience=2.0)
+FAST = Pace(poll=0.05, hash_every=30.0, interval=0.02, proof=0.1, patience=2.0, quiet=0.06)
 RELAYD = [sys.executable, "-m", "relayd"]
 
 
 def key_of(number: int) -> str:
     """The API key of keys.d/kN.toml. Key 0 is KEY."""
     return KEY if number == 0 else mint(random.Random(number).randbytes)
+
+
+def free_port() -> int:
+    """A port that nobody has at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 @attrs.define
@@ -73,7 +80,9 @@ class Tree:
 
     def git(self, *words: str) -> str:
         config = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"]
-        done = subprocess.run(["git", *config, "-C", str(self.root), *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *config, "-C", str(self.root), *words], capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
 
@@ -172,7 +181,7 @@ class World:
         try:
             return await client.ask(body, key=key_of(number))
         finally:
-            client.close()
+            client.stream.socket.close()
 
     async def stream(self, number: int = 0) -> Client:
         """A streamed call whose first event has come."""
@@ -222,7 +231,7 @@ async def living(
             strict_boot=strict,
             pace=pace,
         )
-        edition = Edition(tree=where, wall=time.time, patience=pace.patience)
+        edition = Edition(tree=where, wall=time.time, patience=pace.patience, quiet=pace.quiet)
         start = find_start(edition, node.state_url, strict=strict)
         assert isinstance(start, Start), start
         output = Output(outside / "log.jsonl")
@@ -233,12 +242,14 @@ async def living(
         del start
         if deaf and daemon.reloading.watcher is not None:
             daemon.reloading.watcher.listen = None
-        handler_of(daemon)
+        set_log(daemon.live.snapshot.relay.log, output, access)
+        access.enabled = False
         prepared(daemon)
         world = World(tree, daemon, outside / "log.jsonl")
+        lives = len(world.events("daemon.listening"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(daemon.main, [sock for group in listening.values() for sock in group])
-            await world.until(lambda: '"daemon.listening"' in world.log())
+            await world.until(lambda: len(world.events("daemon.listening")) > lives)
             try:
                 yield world
             finally:
@@ -246,15 +257,7 @@ async def living(
                 for client in world.clients:
                     client.stream.socket.close()
         daemon.upstreams.close()
-        output.close() if hasattr(output, "close") else os.close(output._fd)
-
-
-def handler_of(daemon: Daemon) -> None:
-    """Make the root logger write to the daemon's log, as `open_log` does."""
-    from relayd.daemon.log import set_log
-
-    set_log(daemon.live.snapshot.relay.log, daemon.output, daemon.access)
-    daemon.access.enabled = False
+        os.close(output._fd)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,126 @@
+"""A relay of real parts that keeps books, and the official SDK as its client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import attrs
+import trio
+from builders import KEY, OTHER_KEY
+from fakes import NO_TLS, NOON, House, relaying
+
+from relayd.config.snapshot import Snapshot
+from relayd.daemon.books import Books
+from relayd.daemon.journal import Journal
+from relayd.daemon.outage import Counting
+from relayd.daemon.statepump import Pump
+from relayd.daemon.upstream import Upstreams
+from relayd.state.contract import Answer, Op, StoreUnavailable
+from relayd.state.sqlite import SqliteStore
+
+
+@attrs.define(eq=False)
+class Clock:
+    """Unix time, s, that a test sets."""
+
+    now: float = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@attrs.define(eq=False)
+class FickleStore:
+    """A store in memory that can be away."""
+
+    inner: SqliteStore
+    away: bool = False
+    away_for: tuple[type[Op], ...] = ()  # fails batches that hold one of these
+
+    @property
+    def name(self) -> str:
+        return "fickle"
+
+    @property
+    def deadline(self) -> float:
+        return self.inner.deadline
+
+    def apply(self, batch: Any) -> list[Answer]:
+        if self.away or any(isinstance(op, self.away_for) for op in batch):
+            raise StoreUnavailable("fickle: away")
+        return self.inner.apply(batch)
+
+    def check(self) -> list[str]:
+        if self.away:
+            raise StoreUnavailable("fickle: away")
+        return self.inner.check()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@attrs.define(eq=False)
+class Booked:
+    """The relay, its store, and the clock of the store and of simulated upstreams."""
+
+    house: House
+    store: FickleStore
+    pump: Pump
+    clock: Clock
+    _clients: dict[tuple[str, str], anthropic.AsyncAnthropic] = attrs.field(factory=dict)
+
+    @property
+    def url(self) -> str:
+        host, port = self.house.sockets[0].getsockname()
+        return f"http://{host}:{port}"
+
+    def sdk(self, key: str = KEY, path: str = "") -> anthropic.AsyncAnthropic:
+        """The official client, without retries."""
+        if (key, path) not in self._clients:
+            client = anthropic.AsyncAnthropic(api_key=key, base_url=self.url + path, max_retries=0)
+            self._clients[key, path] = client
+        return self._clients[key, path]
+
+    async def close(self) -> None:
+        """Close the clients."""
+        for client in self._clients.values():
+            await client.close()
+
+    def ask(self, op: Op) -> Answer:
+        """Ask the store itself."""
+        return self.store.inner.apply([op])[0]
+
+    def come_back(self) -> None:
+        """End the store's absence, as the pump's next look at it would."""
+        self.store.away, self.store.away_for = False, ()
+        self.pump.up = True
+
+
+@asynccontextmanager
+async def booked(snapshot: Snapshot, tmp_path: Path) -> AsyncIterator[Booked]:
+    """A relay with books for the length of the block. The store answers on the spot."""
+    clock = Clock()
+    store = FickleStore(SqliteStore(":memory:", clock=lambda: round(clock.now * 1000)))
+    main = Pump(store, Journal(tmp_path / "journal"), threaded=False)
+    side = Pump(SqliteStore(":memory:", clock=lambda: round(clock.now * 1000)), threaded=False)
+    async with relaying(snapshot, upstreams=Upstreams(lambda: NO_TLS, clock)) as house, trio.open_nursery() as nursery:
+        policy = lambda: house.live.snapshot.relay.state.on_outage  # noqa: E731
+        books = Books(
+            main=main, side=side, counting=Counting(main, side, policy), pool=house.pool, wall=house.relay.wall
+        )
+        house.relay.books = books
+        await nursery.start(books.run)
+        world = Booked(house, store, main, clock)
+        try:
+            yield world
+        finally:
+            with trio.CancelScope(shield=True):
+                await world.close()
+            nursery.cancel_scope.cancel()
+
+
+__all__ = ["KEY", "OTHER_KEY", "Booked", "Clock", "FickleStore", "booked"]
