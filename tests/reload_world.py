@@ -26,10 +26,11 @@ from relayd.config.keys import key_hash, mint
 from relayd.daemon.boot import Start
 from relayd.daemon.listen import open_listener
 from relayd.daemon.log import AccessLog, Output, set_log
-from relayd.daemon.reload import Reload, Reloader, Request, Result, Trigger
+from relayd.daemon.reload import Reloader
 from relayd.daemon.reloading import Edition, Pace, Reloading, find_start
 from relayd.daemon.run import Daemon, EarlyBell, NodeSettings, build, open_control_socket
 from relayd.daemon.status import metrics_text, status_document
+from relayd.daemon.ticket import Reload, Request, Result, Trigger
 
 KEY = mint(lambda size: b"\x01" * size)
 PATIENCE = 10.0  # s for anything that is waited for
@@ -142,9 +143,10 @@ class World:
     async def until(self, true: Callable[[], object], why: str = "") -> None:
         """Wait for something to become so."""
         with trio.move_on_after(PATIENCE):
-            while not true():
+            while True:
+                if true():
+                    return
                 await trio.sleep(0.01)
-            return
         raise AssertionError(f"it never came to {why or 'that'}: {self.status()['candidate']}\n{self.log()[-2000:]}")
 
     async def until_generation(self, number: int) -> None:
@@ -158,8 +160,7 @@ class World:
             for _ in range(3):
                 before = look.last_look
                 await self.until(lambda before=before: look.last_look > before)
-        while self.reloader._pending:  # a round takes its tickets when it begins
-            await trio.sleep(0.01)
+        await self.until(lambda: not self.reloader._pending)  # a round takes its tickets when it begins
         await trio.sleep(0.05)
 
     def port(self) -> int:

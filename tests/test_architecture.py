@@ -67,11 +67,11 @@ def _imported(node: ast.AST) -> list[str]:
 
 def _import_rules(module: str, room: str, name: str) -> Iterator[str]:
     parts = name.split(".")
-    if parts[0] == "relayd" and len(parts) > 1 and parts[1] in ROOMS and room in ROOMS:
-        if parts[1] != room and parts[1] not in ROOMS[room]:
-            yield f"{module}: room {room} must not import room {parts[1]}"
-    doors = DOORS.get(parts[0])
-    if doors is not None and not any(module.startswith(door) if door.endswith("/") else module == door for door in doors):
+    other = parts[1] if parts[0] == "relayd" and len(parts) > 1 else ""
+    if other in ROOMS and room in ROOMS and other != room and other not in ROOMS[room]:
+        yield f"{module}: room {room} must not import room {other}"
+    doors = DOORS.get(parts[0], (module,))
+    if not any(module.startswith(door) if door.endswith("/") else module == door for door in doors):
         yield f"{module}: {parts[0]} is imported only by {', '.join(doors)}"
 
 

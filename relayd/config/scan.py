@@ -36,23 +36,24 @@ class Scan:
         root: its real path.
         files: the stamp of each regular file, by POSIX path in the tree.
         places: where a file lies below `root`, if not at its path.
-        folders: inode and ctime (ns) of each *.d directory and those below it.
-        top: ctime (ns) of the directory itself. It changes with things that are no part of the tree.
+        folders: inode of each *.d directory and those below it.
+        touched: the newest ctime (ns) of a directory. It also changes with what is no part of the tree, such as what
+            editors leave behind, so it does not count in a comparison.
         about: stamps of the manifest and the like.
     """
 
     root: str
     files: dict[str, Stamp] = attrs.field(factory=dict, repr=False)
     places: dict[str, str] = attrs.field(factory=dict, repr=False)
-    folders: dict[str, tuple[int, int]] = attrs.field(factory=dict, repr=False)
+    folders: dict[str, int] = attrs.field(factory=dict, repr=False)
     about: dict[str, Stamp] = attrs.field(factory=dict, repr=False)
     problems: tuple[Problem, ...] = ()
-    top: int = attrs.field(default=0, eq=False)
+    touched: int = attrs.field(default=0, eq=False)
 
     def newest(self) -> int:
         """When the last change was, ns of Unix time."""
         stamps = [stamp[4] for files in (self.files, self.about) for stamp in files.values()]
-        return max([self.top, *stamps, *(ctime for _, ctime in self.folders.values())])
+        return max([self.touched, *stamps])
 
     def place(self, file: str) -> str:
         """The path of a file, to open it."""
@@ -74,7 +75,7 @@ def scan(directory: str | os.PathLike[str]) -> Scan:
         folders=scanner.folders,
         about=scanner.about,
         problems=in_order(scanner.problems),
-        top=scanner.top,
+        touched=scanner.touched,
     )
 
 
@@ -94,10 +95,10 @@ class _Scanner:
         self.root = root
         self.files: dict[str, Stamp] = {}
         self.places: dict[str, str] = {}
-        self.folders: dict[str, tuple[int, int]] = {}
+        self.folders: dict[str, int] = {}
         self.about: dict[str, Stamp] = {}
         self.problems: list[Problem] = []
-        self.top = 0
+        self.touched = 0
 
     def add_problem(self, code: str, file: str, message: str, hint: str = "") -> None:
         self.problems.append(Problem(code=code, file=file, message=message, hint=hint))
@@ -105,7 +106,7 @@ class _Scanner:
     def scan_all(self) -> None:
         wanted = (*top_files(), MANIFEST, REVISION)
         try:
-            self.top = os.stat(self.root).st_ctime_ns
+            self.touched = os.stat(self.root).st_ctime_ns
             for entry in self._entries(""):
                 if entry.name in wanted:
                     self._note(entry.name, entry)
@@ -142,7 +143,8 @@ class _Scanner:
         if entry.is_symlink() and not self._inside(folder):
             self.add_problem("E-UNREADABLE", folder, "the link leads out of the tree")
             return
-        self.folders[folder] = state.st_ino, state.st_ctime_ns
+        self.folders[folder] = state.st_ino
+        self.touched = max(self.touched, state.st_ctime_ns)
         for inner in self._entries(folder):
             path = f"{folder}/{inner.name}"
             if inner.name.startswith("."):

@@ -147,7 +147,7 @@ def read_coherent(
         now = wall()
         if now >= deadline:
             return found
-        sleep(min(max(pause, attempt.settled_in), deadline - now))
+        sleep(min(attempt.settled_in or pause, deadline - now))
         pause = min(pause * 2, 1.0)
 
 
@@ -156,7 +156,7 @@ class _Attempts:
     """Attempts at one coherent reading.
 
     Args:
-        settled_in: s after which the next attempt makes sense.
+        settled_in: s after which the next attempt makes sense; 0 when nobody knows.
     """
 
     directory: Path

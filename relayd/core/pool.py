@@ -109,8 +109,7 @@ class Pool:
         return unavailable([*holds_of(roster, ask), *roster.never], model)
 
     def _roster(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float) -> Roster:
-        if snapshot is not self._snapshot:
-            self.adopt(snapshot, now)
+        self.adopt_if_new(snapshot, now)
         if now >= self._next_review:
             self._review(now)
         roster = self._rosters.get((groups, model))
@@ -140,6 +139,7 @@ class Pool:
         """
         standing = self._standings[account]
         standing.in_flight += 1
+        standing.used = now
         standing.turn = standing.next_turn
         if standing.pace:
             standing.starts.append(now)
@@ -235,6 +235,11 @@ class Pool:
 
     # --- config, and what others know
 
+    def adopt_if_new(self, snapshot: Snapshot, now: float) -> None:
+        """Go by a snapshot, unless it is the one that this pool goes by already."""
+        if snapshot is not self._snapshot:
+            self.adopt(snapshot, now)
+
     def adopt(self, snapshot: Snapshot, now: float) -> None:
         """Go by a new snapshot. An account with another credential or origin starts anew; others keep their health."""
         self._snapshot, self._routing = snapshot, snapshot.relay.routing
@@ -294,6 +299,11 @@ class Pool:
         """Attempts on an account that have not ended."""
         standing = self._standings.get(account)
         return 0 if standing is None else standing.in_flight
+
+    def last_used(self, account: str) -> float:
+        """When the last attempt on an account began, Unix time, s; 0.0 = never in this process."""
+        standing = self._standings.get(account)
+        return 0.0 if standing is None else standing.used
 
     def resting(self, account: str, now: float) -> tuple[Kind, float, str] | None:
         """Why an account as a whole rests: kind, until (Unix time, s), reason. None when it does not."""

@@ -64,6 +64,7 @@ class Standing:
         origin: the gate that all accounts with the same way to the same origin share.
         pace: calls that may start in any minute; 0 = no limit.
         starts: when the calls of the last minute started; kept only where there is a pace.
+        used: when the last attempt on it began, Unix time, s; 0.0 = never here.
         calm: no gate and no window of this account can hold a call up (its origin's, its limit and its pace may).
         pull: what its windows make of its weight.
         turn: its place in the round, for the strategy round-robin.
@@ -76,6 +77,7 @@ class Standing:
     pace: int = 0
     in_flight: int = 0
     starts: deque[float] = attrs.field(factory=deque)
+    used: float = 0.0
     whole: Health = attrs.field(factory=Health)
     models: dict[str, Health] = attrs.field(factory=dict)
     calm: bool = True

@@ -17,7 +17,7 @@ from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.tree import Tree, Unstable, deny_of
 from relayd.daemon.lastgood import LastGood
 from relayd.daemon.places import text_setting
-from relayd.daemon.reload import Running, origin_of
+from relayd.daemon.ticket import Running, origin_of
 
 
 @attrs.frozen(kw_only=True)

@@ -23,8 +23,9 @@ from typing import Any
 import attrs
 import trio
 
-from relayd.daemon.reload import Reload, Reloader, Request, Resume, Rollback, Trigger
+from relayd.daemon.reload import Reloader
 from relayd.daemon.status import Sources, metrics_text, result_document, status_document
+from relayd.daemon.ticket import Reload, Request, Resume, Rollback, Trigger
 
 log = logging.getLogger("relayd.control")
 

@@ -109,11 +109,12 @@ class OAuthKeeper:
             return False
         if holding.tokens.access != rejected:
             return True
+        if holding.busy:
+            return True
         now = trio.current_time()
-        ready = now >= holding.retry_at and now >= holding.renewed_at + AGAIN
-        return holding.busy or (
-            ready and not holding.spent and self._nursery is not None and not self._why_not(holding)
-        )
+        old = holding.tokens.expired(self._notes.now()) or now >= holding.renewed_at + AGAIN
+        able = self._nursery is not None and not holding.spent and not self._why_not(holding)
+        return old and able and now >= holding.retry_at
 
     async def renew(self, account: str, rejected: Secret) -> bool:
         """The upstream refused `rejected`: wait until there are other tokens. Many callers make one refresh.

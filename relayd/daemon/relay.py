@@ -307,7 +307,10 @@ class Relay:
         return account
 
     def _choose(self, trial: Trial, snapshot: Snapshot) -> str | Unavailable:
-        """Ask the pool for an account. Where only one can serve, it is asked too: it then knows the newest config."""
+        """The one account that can serve, or the pool's choice."""
+        if trial.only:
+            self.pool.adopt_if_new(snapshot, self.wall())
+            return trial.only
         picked = self.pool.pick(
             snapshot,
             trial.plan.groups,
@@ -317,8 +320,6 @@ class Relay:
             affinity=trial.home,
             excluded=[*trial.tried, *trial.barred],
         )
-        if trial.only:
-            return trial.only
         return picked if isinstance(picked, Unavailable) else picked.account
 
     def _plan_anew(self, trial: Trial, snapshot: Snapshot) -> Plan:

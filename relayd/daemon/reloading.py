@@ -25,10 +25,11 @@ from relayd.daemon.credentials import Credentials
 from relayd.daemon.lastgood import LastGood, keep_last_good
 from relayd.daemon.places import generation_store
 from relayd.daemon.prepare import Preparation, Sockets
-from relayd.daemon.reload import Candidate, Reloader, Result
+from relayd.daemon.reload import Reloader
 from relayd.daemon.server import Server
 from relayd.daemon.status import Sources
 from relayd.daemon.study import Study
+from relayd.daemon.ticket import Candidate, Result
 from relayd.daemon.watch import HASH, POLL, Listen, Watcher
 
 if TYPE_CHECKING:

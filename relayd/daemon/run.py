@@ -39,6 +39,7 @@ from relayd.daemon.lastgood import LastGood
 from relayd.daemon.log import AccessLog, Output, open_log, set_log
 from relayd.daemon.places import control_socket, generation_store
 from relayd.daemon.prepare import Sockets
+from relayd.daemon.probe import Probes
 from relayd.daemon.relay import Relay
 from relayd.daemon.reloading import Edition, Pace, Reloading, find_start, make_reloading
 from relayd.daemon.server import Server, open_listener
@@ -79,18 +80,37 @@ class NodeSettings:
     pace: Pace = attrs.field(factory=Pace)
 
 
+_STOPS = signal.SIGTERM, signal.SIGINT
+
+
 @attrs.define
 class EarlyBell:
-    """Hears SIGHUP before the event loop does. Its default would end the process; a reload asked for is not lost."""
+    """Hears signals while the event loop does not. Their default would end the process.
+
+    SIGHUP: a reload that is asked for during the start is not lost. SIGTERM and SIGINT: the same for a stop; and once
+    the loop has stopped listening, no further one interrupts the closing of the books.
+    """
 
     rung: bool = False
+    stopping: bool = False
 
     def install(self) -> None:
         """Listen from now on; the event loop's own receiver takes over."""
         signal.signal(signal.SIGHUP, self._ring)
 
+    def hear_stops(self) -> None:
+        """Listen for SIGTERM and SIGINT too. Not earlier than need be: until then a start can be interrupted."""
+        for number in _STOPS:
+            signal.signal(number, self._ring)
+
+    def ignore_stops(self) -> None:
+        """All is done; what the interpreter still tidies up is not to be interrupted either."""
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN)
+
     def _ring(self, number: int, frame: object) -> None:
-        self.rung = True
+        self.rung = self.rung or number == signal.SIGHUP
+        self.stopping = self.stopping or number != signal.SIGHUP
 
 
 @attrs.define(eq=False)
@@ -113,6 +133,7 @@ class Daemon:
         async with trio.open_nursery() as lasting:  # outlives the calls, whose ends it has to book
             await lasting.start(self.books.run)
             lasting.start_soon(self.upstreams.keep_tidy)
+            lasting.start_soon(Probes(self.front.relay).run)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)
                 await nursery.start(self.reloading.run)
@@ -131,6 +152,8 @@ class Daemon:
         with trio.open_signal_receiver(*listened) as arrivals:
             if self.bell.rung:
                 self.reloading.reloader.poke("sighup")
+            if self.bell.stopping:
+                self._drain(everything)
             task_status.started()
             async for number in arrivals:
                 if number == signal.SIGHUP:
@@ -195,7 +218,9 @@ def run(node: NodeSettings) -> int:
         return EX_CONFIG
     del start, settings  # the first config goes when the second one runs
     tune_memory()
+    bell.hear_stops()
     trio.run(daemon.main, [sock for sockets in listening.values() for sock in sockets], strict_exception_groups=True)
+    bell.ignore_stops()
     return 0
 
 

@@ -19,8 +19,9 @@ from relayd.core.live import Live
 from relayd.core.live import Running as InFlight
 from relayd.core.pool import Pool
 from relayd.daemon.metrics import ConfigFacts, config_metrics, exposition
-from relayd.daemon.reload import Candidate, Reloader, Result, Running
+from relayd.daemon.reload import Reloader
 from relayd.daemon.server import Statistics
+from relayd.daemon.ticket import Candidate, Result, Running
 from relayd.daemon.watch import Watcher
 
 PROBLEMS_SHOWN = 20

@@ -125,7 +125,7 @@ def error_object(message: str, kind: str, *, param: str | None = None, code: str
 
 
 def refusal_object(refusal: Refusal) -> dict[str, Any]:
-    """Our "no". A 429 has one of the two codes that clients look for, whatever the receipt calls the limit: a limit that
+    """Our "no". A 429 has one of the two codes that clients look for, whatever the receipt calls the limit: one that
     waiting a while will not lift is a quota, as with OpenAI.
     """
     code = refusal.code or error_code(refusal.status, refusal.message, refusal.param)

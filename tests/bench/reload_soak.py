@@ -27,8 +27,8 @@ import trio
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / "daemon")]
 
-from fakes import Client, Cut, wire
-from reload_world import RELAYD, Tree, free_port, key_of, make_tree
+from fakes import Client, Cut, wire  # noqa: E402
+from reload_world import RELAYD, Tree, free_port, key_of, make_tree  # noqa: E402
 
 PLAIN = b'{"model":"claude-plain","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}'
 STREAM = b'{"model":"claude-slow","max_tokens":10,"stream":true,"messages":[{"role":"user","content":"hi"}]}'
@@ -130,10 +130,26 @@ class ControlClient:
         return answer
 
 
+def process_status(pid: int) -> dict[str, str]:
+    """The fields of /proc/PID/status (proc(5))."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+async def control_of(path: Path) -> ControlClient:
+    """A connection to a daemon that is about to start."""
+    for _ in range(400):
+        try:
+            return ControlClient(await trio.open_unix_socket(str(path)))
+        except OSError:
+            await trio.sleep(0.05)
+    raise SystemExit("the daemon did not start")
+
+
 async def standing(pid: int, control: ControlClient) -> dict[str, int]:
     """What the daemon holds."""
     status = (await control.ask(verb="status"))["status"]
-    about = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    about = process_status(pid)
     return {
         "rss_kib": int(about["VmRSS"].split()[0]),
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
@@ -144,10 +160,7 @@ async def standing(pid: int, control: ControlClient) -> dict[str, int]:
 
 
 async def drive(args: argparse.Namespace, tree: Tree, port: int, path: Path, pid: int) -> None:
-    with trio.move_on_after(20):
-        while not path.exists():
-            await trio.sleep(0.05)
-    control = ControlClient(await trio.open_unix_socket(str(path)))
+    control = await control_of(path)
     tally = Tally()
     marks = []
     async with trio.open_nursery() as nursery:

@@ -86,7 +86,7 @@ class Node:
 
     async def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
         with trio.fail_after(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - it looks at the world, not at an event
                 await trio.sleep(0.01)
 
 

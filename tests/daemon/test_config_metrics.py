@@ -7,10 +7,21 @@ from typing import Any
 
 from relayd.daemon.metrics import ConfigFacts, config_metrics, exposition, family
 
-NAMES = """
-last_reload_successful last_reload_success_timestamp_seconds reloads_total reload_duration_seconds info
-out_of_sync_seconds held degraded restart_required generation generations_live watch_backend objects
-""".split()
+NAMES = [
+    "last_reload_successful",
+    "last_reload_success_timestamp_seconds",
+    "reloads_total",
+    "reload_duration_seconds",
+    "info",
+    "out_of_sync_seconds",
+    "held",
+    "degraded",
+    "restart_required",
+    "generation",
+    "generations_live",
+    "watch_backend",
+    "objects",
+]
 
 SAMPLE = re.compile(
     r'[a-z_]+(\{[a-z0-9_]+="(?:[^"\\\n]|\\["\\n])*"(,[a-z0-9_]+="(?:[^"\\\n]|\\["\\n])*")*\})? -?[0-9.e+-]+'

@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from builders import head
-from relayd.daemon.endpoints import COUNT_TOKENS, MESSAGES, Local, Models, cors_headers, find, local, preflight
-from relayd.daemon.endpoints import speaks_openai
+
+from relayd.daemon.endpoints import (
+    COUNT_TOKENS,
+    MESSAGES,
+    Local,
+    Models,
+    cors_headers,
+    find,
+    local,
+    preflight,
+    speaks_openai,
+)
 from relayd.wire.refusal import Refusal
 
 

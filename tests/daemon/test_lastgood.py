@@ -15,8 +15,8 @@ from reload_world import FAST, RELAYD, Tree, World, living, make_tree
 
 from relayd.daemon.boot import NoStart, Start
 from relayd.daemon.lastgood import LastGood
-from relayd.daemon.reload import Resume, Rollback
 from relayd.daemon.reloading import Edition, find_start
+from relayd.daemon.ticket import Resume, Rollback
 
 
 async def stored(world: World, number: int) -> None:
@@ -152,7 +152,7 @@ async def test_a_rollback_holds_until_it_is_resumed(tmp_path: Path) -> None:
         await world.until_generation(2)
         await stored(world, 2)
         for round_ in (1, 2):
-            back = await world.ask(Rollback(), "rollback")
+            back = await world.ask(Rollback(generation=None if round_ == 1 else 1), "rollback")
             assert (back.result, world.priority()) == ("applied", 50)
             tree.account(more=f"priority = {round_}")
             await world.until(lambda: (world.status()["candidate"] or {}).get("digest"))

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 import pytest
-
 from builders import KEY
+
 from relayd.core.receipt import Attempt, Receipt
 from relayd.daemon.log import AccessLog, Lines, Output, call_fields, scrub
 from relayd.wire.usage import Usage

@@ -12,9 +12,9 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-import trio.testing
 from oauth_nodes import IDENTITY, NOON, Clock, Node, node, sqlite_pump, tree
 from token_server import TokenServer, token_server
+from trio.testing import MockClock
 
 from relayd.config.seal import new_identity
 from relayd.config.secret import Secret
@@ -24,9 +24,9 @@ from relayd.state.sqlite import SqliteStore
 
 
 @pytest.fixture
-def fast(mock_clock: trio.testing.MockClock) -> None:
+def fast() -> MockClock:
     """Twenty seconds pass in one: back-offs and looks are real, and short."""
-    mock_clock.rate = 20
+    return MockClock(rate=20)
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ async def test_four_nodes_and_a_hundred_waiters_make_one_request(store: Path) ->
         await _hundred_waiters(server, seed, clock, store)
 
 
-async def _hundred_waiters(server: TokenServer, seed: dict[str, object], clock: Callable[[], float], store: Path) -> None:
+async def _hundred_waiters(
+    server: TokenServer, seed: dict[str, object], clock: Callable[[], float], store: Path
+) -> None:
     config, outcomes = tree(server, seed), []
     old = Secret(str(seed["access_token"]))
     async with (
@@ -94,9 +96,8 @@ async def _hundred_waiters(server: TokenServer, seed: dict[str, object], clock: 
         assert all(at.renewed == ["max"] for at in nodes)
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_token_is_refreshed_at_four_fifths_of_its_life_by_one_node_of_four(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     config = tree(server, server.sign_in())
     async with (
@@ -123,9 +124,8 @@ async def test_a_token_is_refreshed_at_four_fifths_of_its_life_by_one_node_of_fo
         assert not server.families["f"].revoked
 
 
-@pytest.mark.usefixtures("fast")
 async def test_what_is_sent_is_a_refresh_and_nothing_follows_a_redirect(
-    server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seed = server.sign_in(life=60)
     server.answer = (302, "")
@@ -139,9 +139,8 @@ async def test_what_is_sent_is_a_refresh_and_nothing_follows_a_redirect(
         await one.until(lambda: one.token() != seed["access_token"])
 
 
-@pytest.mark.usefixtures("fast")
 async def test_new_tokens_are_stored_sealed_before_they_are_used(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     seed = server.sign_in(life=60)
     used_when_stored: list[str] = []
@@ -162,8 +161,9 @@ async def test_new_tokens_are_stored_sealed_before_they_are_used(
         assert secret not in note.body
 
 
-@pytest.mark.usefixtures("fast")
-async def test_a_restarted_node_goes_on_with_the_stored_tokens(server: TokenServer, clock: Clock, store: Path) -> None:
+async def test_a_restarted_node_goes_on_with_the_stored_tokens(
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
+) -> None:
     seed = server.sign_in(life=60)
     config = tree(server, seed)
     async with node(config, sqlite_pump(store, clock), clock) as one:
@@ -174,12 +174,14 @@ async def test_a_restarted_node_goes_on_with_the_stored_tokens(server: TokenServ
         clock.moved += 3600
         await again.until(lambda: again.token() != token)
     assert not server.families["f"].revoked
-    assert [post["refresh_token"] for post in server.posts] == [seed["refresh_token"], sorted(server.families["f"].used)[1]]
+    assert [post["refresh_token"] for post in server.posts] == [
+        seed["refresh_token"],
+        sorted(server.families["f"].used)[1],
+    ]
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_crash_between_asking_and_storing_loses_that_rotation_alone_and_is_told(
-    server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seed = server.sign_in(life=60)
     config = tree(server, seed)
@@ -208,9 +210,8 @@ async def test_a_crash_between_asking_and_storing_loses_that_rotation_alone_and_
         assert heir.token() == fresh["access_token"]
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_crash_before_the_request_was_sent_costs_nothing(
-    server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seed = server.sign_in(life=60)
     config = tree(server, seed)
@@ -224,9 +225,8 @@ async def test_a_crash_before_the_request_was_sent_costs_nothing(
     assert not server.families["f"].revoked
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_new_seed_wins_and_going_back_finds_the_old_tokens_again(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     old_seed, new_seed = server.sign_in("old", life=60), server.sign_in("new")
     old_tree, new_tree = tree(server, old_seed), tree(server, new_seed)
@@ -245,9 +245,8 @@ async def test_a_new_seed_wins_and_going_back_finds_the_old_tokens_again(
     assert not any(family.revoked for family in server.families.values())
 
 
-@pytest.mark.usefixtures("fast")
 async def test_nodes_with_an_old_and_a_new_tree_do_not_disturb_each_other(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     old_seed, new_seed = server.sign_in("old", life=60), server.sign_in("new", life=60)
     async with (
@@ -262,9 +261,8 @@ async def test_nodes_with_an_old_and_a_new_tree_do_not_disturb_each_other(
     assert not any(family.revoked for family in server.families.values())
 
 
-@pytest.mark.usefixtures("fast")
 async def test_tokens_of_a_seed_that_nobody_uses_are_erased_after_a_week(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     seed = server.sign_in("old", life=60)
     async with node(tree(server, seed), sqlite_pump(store, clock), clock) as one:
@@ -276,9 +274,8 @@ async def test_tokens_of_a_seed_that_nobody_uses_are_erased_after_a_week(
         await one.until(lambda: not notes(store)[0].body)
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_node_whose_clock_is_an_hour_ahead_does_not_refresh_for_ever(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     config = tree(server, server.sign_in())
     pump = sqlite_pump(store, clock)  # its clock is the store's: that of the others
@@ -286,16 +283,17 @@ async def test_a_node_whose_clock_is_an_hour_ahead_does_not_refresh_for_ever(
         node(config, sqlite_pump(store, clock), clock, "right") as right,
         node(config, pump, lambda: clock() + 4000, "ahead") as ahead,
     ):
-        await trio.sleep(60)
+        await trio.sleep(20)
         assert server.posts == []
         clock.moved += 3400
         await right.until(lambda: right.token() == ahead.token() and len(server.posts) == 1)
-        await trio.sleep(60)
+        await trio.sleep(20)
         assert len(server.posts) == 1
 
 
-@pytest.mark.usefixtures("fast")
-async def test_calls_under_way_when_tokens_expire_are_all_served(server: TokenServer, clock: Clock, store: Path) -> None:
+async def test_calls_under_way_when_tokens_expire_are_all_served(
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
+) -> None:
     server.life = 1000.0
     seed = server.sign_in()
     config = tree(server, seed)
@@ -330,9 +328,8 @@ async def test_calls_under_way_when_tokens_expire_are_all_served(server: TokenSe
     assert len(server.posts) == server.families["f"].rotations <= 6
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_failed_refresh_is_tried_again_and_rests_the_account_only_once_the_token_has_expired(
-    server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     seed = server.sign_in(life=500)
@@ -355,9 +352,8 @@ async def test_a_failed_refresh_is_tried_again_and_rests_the_account_only_once_t
     assert str(seed["refresh_token"]) not in caplog.text + str([vars(record) for record in caplog.records])
 
 
-@pytest.mark.usefixtures("fast")
 async def test_without_the_store_nothing_is_refreshed_and_what_is_there_is_used(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     seed = server.sign_in(life=300)
     config = tree(server, seed)
@@ -370,9 +366,8 @@ async def test_without_the_store_nothing_is_refreshed_and_what_is_there_is_used(
     assert len(server.posts) == 1
 
 
-@pytest.mark.usefixtures("fast")
 async def test_when_the_store_goes_away_in_mid_rotation_the_tokens_are_stored_once_it_is_back(
-    server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seed = server.sign_in(life=300)
     server.hold = trio.Event()
@@ -390,8 +385,9 @@ async def test_when_the_store_goes_away_in_mid_rotation_the_tokens_are_stored_on
     assert len(server.posts) == 1
 
 
-@pytest.mark.usefixtures("fast")
-async def test_a_store_that_was_emptied_is_given_the_tokens_again(server: TokenServer, clock: Clock, store: Path) -> None:
+async def test_a_store_that_was_emptied_is_given_the_tokens_again(
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
+) -> None:
     seed = server.sign_in(life=60)
     config = tree(server, seed)
     async with node(config, sqlite_pump(store, clock), clock) as one:
@@ -412,9 +408,8 @@ def _sql(store: Path, statement: str, *values: object) -> None:
     connection.close()
 
 
-@pytest.mark.usefixtures("fast")
 async def test_tokens_put_into_the_store_by_one_who_does_not_know_the_seed_are_not_used(
-    server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seed, theirs = server.sign_in("ours", life=60), server.sign_in("theirs", life=60)
     async with node(tree(server, theirs), sqlite_pump(store, clock), clock) as thief:
@@ -430,9 +425,8 @@ async def test_tokens_put_into_the_store_by_one_who_does_not_know_the_seed_are_n
         assert one.token() == token
 
 
-@pytest.mark.usefixtures("fast")
 async def test_stored_tokens_are_sealed_for_a_new_recipient_without_a_refresh(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     other = new_identity(os.urandom)
     seed = server.sign_in(life=60)
@@ -457,9 +451,8 @@ async def test_stored_tokens_are_sealed_for_a_new_recipient_without_a_refresh(
         ({"seed": "no refresh"}, "there is no refresh token"),
     ],
 )
-@pytest.mark.usefixtures("fast")
 async def test_what_keeps_a_node_from_refreshing_is_said_and_the_token_is_used_while_it_lasts(
-    server: TokenServer, clock: Clock, store: Path, change: dict[str, object], why: str
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, change: dict[str, object], why: str
 ) -> None:
     seed = server.sign_in(life=60)
     if change.pop("seed", ""):
@@ -474,9 +467,8 @@ async def test_what_keeps_a_node_from_refreshing_is_said_and_the_token_is_used_w
     assert server.posts == []
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_long_lived_access_token_alone_needs_no_state_and_no_registration(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     config = tree(server, "sk-ant-oat01-alone", client_id="")
     async with node(config, sqlite_pump(store, clock), clock) as one:
@@ -486,9 +478,8 @@ async def test_a_long_lived_access_token_alone_needs_no_state_and_no_registratio
         assert [standing.trouble for standing in one.keeper.standings()] == [""]
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_401_right_after_a_refresh_is_not_answered_by_another(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     seed = server.sign_in()
     async with node(tree(server, seed), sqlite_pump(store, clock), clock) as one:
@@ -502,9 +493,8 @@ async def test_a_401_right_after_a_refresh_is_not_answered_by_another(
     assert len(server.posts) == 2
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_lost_answer_leaves_a_mark_until_a_person_signs_in_again(
-    server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seed = server.sign_in(life=60)
     server.lose_answers = 1
@@ -515,9 +505,8 @@ async def test_a_lost_answer_leaves_a_mark_until_a_person_signs_in_again(
         assert [record.hint for record in events(caplog, "oauth.refresh_failed")][1].startswith("sign in again")  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("fast")
 async def test_a_provider_that_does_not_rotate_keeps_the_refresh_token(
-    server: TokenServer, clock: Clock, store: Path
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path
 ) -> None:
     server.rotates = False
     seed = server.sign_in(life=60)
@@ -528,10 +517,9 @@ async def test_a_provider_that_does_not_rotate_keeps_the_refresh_token(
     assert {post["refresh_token"] for post in server.posts} == {seed["refresh_token"]}
 
 
-@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("why", ["disabled", "denied"])
 async def test_accounts_out_of_service_are_not_refreshed(
-    server: TokenServer, clock: Clock, store: Path, why: str
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, why: str
 ) -> None:
     config = tree(server, server.sign_in(life=60), enabled=why != "disabled")
     if why == "denied":
@@ -544,7 +532,7 @@ async def test_accounts_out_of_service_are_not_refreshed(
 async def test_the_end_of_the_daemon_waits_for_a_rotation_under_way(store: Path) -> None:
     clock = Clock()
     async with token_server(clock) as server:
-        seed = server.sign_in(life=60)
+        seed = server.sign_in(life=-1)
         server.hold = trio.Event()
         async with trio.open_nursery() as nursery:
             async with node(tree(server, seed), sqlite_pump(store, clock), clock) as one:

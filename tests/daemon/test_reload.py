@@ -1,4 +1,4 @@
-"""Reload of a living daemon: tickets, rejections, the guard, deny.toml, what waits for a restart, what systemd hears."""
+"""Reload of a living daemon: tickets, rejections, guard, deny.toml, what waits for a restart, what systemd hears."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from reload_world import FAST, World, free_port, key_of, living, make_tree
 
 from relayd.config.snapshot import Snapshot
 from relayd.config.tree import Tree, Unstable
-from relayd.daemon.reload import Resume
 from relayd.daemon.run import Daemon
 from relayd.daemon.study import Seen
+from relayd.daemon.ticket import Resume
 
 SLOWLY = attrs.evolve(FAST, poll=30.0, interval=30.0)  # nothing but what is asked for
 
@@ -103,6 +103,16 @@ async def test_what_expects_another_tree_or_only_asks_changes_nothing(tmp_path: 
         expected = await world.reload(expect=dry.digest[:12])
 
         assert (expected.result, world.priority()) == ("applied", 9)
+
+
+async def test_a_dry_run_does_not_keep_a_change_from_the_watcher(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with living(tree, deaf=True, pace=attrs.evolve(FAST, poll=0.3)) as world:
+        for number in (1, 2):
+            tree.account(more=f"priority = {number}")
+            await world.reload(dry_run=True)
+            await world.reload(expect="0123456789abcdef")
+            await world.until_generation(number + 1)
 
 
 async def test_a_commit_can_be_expected_as_well_as_a_digest(tmp_path: Path) -> None:

@@ -242,8 +242,10 @@ async def test_what_was_consumed_outlives_reloads_a_moved_file_and_a_new_hash(tm
 # --- many reloads
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def standing() -> tuple[int, int, int]:
+    """Descriptors, threads and tasks of this process."""
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), tasks
 
 
 async def test_two_hundred_reloads_to_and_fro_leave_nothing_behind(tmp_path: Path) -> None:
@@ -262,13 +264,15 @@ async def test_two_hundred_reloads_to_and_fro_leave_nothing_behind(tmp_path: Pat
 
         for _ in range(3):
             await there_and_back()
-        before = open_files(), threading.active_count(), trio.lowlevel.current_statistics().tasks_living
+        await world.until(lambda: not world.status()["connections"]["open"])
+        before = standing()
         for _ in range(97):
             await there_and_back()
         gc.collect()
+        await world.until(lambda: not world.status()["connections"]["open"])
 
         assert world.generation == 201
-        assert (open_files(), threading.active_count(), trio.lowlevel.current_statistics().tasks_living) == before
+        assert standing() == before
         assert world.daemon.live.alive() <= 2
         assert world.metric("generations_live") <= 2
 

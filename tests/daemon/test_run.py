@@ -93,10 +93,12 @@ def test_it_says_where_it_listens_and_serves(tmp_path: Path) -> None:
     assert daemon.events("daemon.stopped")
 
 
-def test_it_listens_on_several_addresses_and_on_a_unix_socket(tmp_path: Path) -> None:
+def test_it_listens_on_several_addresses_and_on_a_unix_socket_also_after_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "relay.sock"
     options = ("--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--listen", f"unix:{path}")
-    with running(write_tree(tmp_path), *options) as daemon:
+    tree = write_tree(tmp_path)
+    start(tree, *options).kill()
+    with running(tree, *options) as daemon:
         listen = daemon.events("daemon.listening")[0]["listen"]
         assert [one.rpartition(":")[0] for one in listen[:2]] == ["http://127.0.0.1", "http://[::1]"]
         assert listen[2] == f"unix:{path}"
@@ -104,7 +106,6 @@ def test_it_listens_on_several_addresses_and_on_a_unix_socket(tmp_path: Path) ->
             assert httpx2.get(url + "/health", trust_env=False).status_code == 200
         with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path))) as client:
             assert client.post("http://x/v1/messages", json=ASK, headers={"x-api-key": KEY}).status_code == 200
-    assert not path.exists()
 
 
 def test_a_tree_with_errors_is_not_served_and_they_are_all_told(tmp_path: Path) -> None:
@@ -163,6 +164,7 @@ def test_readiness_ends_with_the_signal_on_connections_that_are_open(tmp_path: P
         assert b"connection: close" in answer
         daemon.signal(signal.SIGTERM)
         stream.end()
+        assert daemon.wait() == 0
 
 
 @pytest.mark.parametrize("how", ["a second signal", "the drain timeout"])
@@ -214,6 +216,19 @@ def test_a_daemon_that_was_killed_starts_again(tmp_path: Path) -> None:
     with running(tree) as again:
         again.signal(signal.SIGTERM)
         assert again.wait() == 0
+
+
+def test_signals_without_end_do_not_interrupt_the_end(tmp_path: Path) -> None:
+    with running(write_tree(tmp_path, accounts={"sim": ENDLESS})) as daemon:
+        stream = Streaming(daemon)
+        deadline = time.monotonic() + PATIENCE
+        while daemon.process.poll() is None and time.monotonic() < deadline:
+            daemon.signal(signal.SIGTERM)
+            time.sleep(0.001)
+        assert daemon.wait() == 0
+        stream.end()
+    assert [call["outcome"] for call in daemon.events("call.done")] == ["cut"]
+    assert daemon.events("daemon.stopped")
 
 
 # Signals and the log

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import attrs
 import pytest
@@ -19,6 +20,11 @@ from relayd.daemon.watch import Listen, inotify, link_parents, places_of
 BOTH = pytest.mark.parametrize("deaf", [False, True], ids=["events", "poll only"])
 # Events alone: no poll comes to their help within a test's patience.
 EVENTS_ONLY = attrs.evolve(FAST, poll=60.0)
+
+
+def truncated(place: Path) -> IO[str]:
+    """A file as a careless program saves it: emptied first, and written then."""
+    return place.open("w")
 
 
 @BOTH
@@ -57,7 +63,7 @@ async def test_a_slow_writer_is_one_reload_and_no_half_of_its_file_is_ever_run(t
     pace = attrs.evolve(FAST, quiet=0.25)
     async with living(tree, deaf=deaf, pace=pace) as world:
         for round_ in (1, 2):
-            with open(tree.root / "accounts.d/a.toml", "w") as file:
+            with truncated(tree.root / "accounts.d/a.toml") as file:
                 for piece in ('kind = "simulator"\n', "priority = ", str(round_), "2", "3"):  # valid at each digit
                     file.write(piece)
                     file.flush()
@@ -70,13 +76,13 @@ async def test_a_slow_writer_is_one_reload_and_no_half_of_its_file_is_ever_run(t
 
 async def test_truncating_saves_never_run_a_tree_with_a_hole(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", keys=3)
-    text = (tree.root / "keys.d/k1.toml").read_bytes()
+    text = (tree.root / "keys.d/k1.toml").read_text()
     counts: set[int] = set()
     async with living(tree) as world:
         before = world.reloader.adopted
         world.reloader.adopted = lambda old, new: (counts.add(len(new.keys)), before(old, new))[1]
         for _ in range(100):
-            with open(tree.root / "keys.d/k1.toml", "wb") as file:
+            with truncated(tree.root / "keys.d/k1.toml") as file:
                 await trio.sleep(0.002)
                 file.write(text)
         tree.account(more="priority = 5")
@@ -93,7 +99,7 @@ async def test_a_config_map_that_is_swapped_three_times_is_three_reloads(tmp_pat
     mount.mkdir()
 
     def swap(number: int) -> None:
-        """As the kubelet does it: a new directory, a new link beside the old one, one rename, the old directory gone."""
+        """As the kubelet does it: a new directory, a link beside the old one, one rename, the old directory gone."""
         fresh = mount / f"..2026_0{number}"
         shutil.copytree(tree.root, fresh)
         os.symlink(fresh.name, mount / "..data_tmp")

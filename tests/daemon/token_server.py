@@ -13,7 +13,7 @@ import trio
 
 @attrs.define(eq=False)
 class Family:
-    """What one sign-in has become: the refresh token that counts, those that were used, access tokens with their end."""
+    """What one sign-in has become: the refresh token that counts, those used, access tokens with their end."""
 
     name: str
     refresh: str
@@ -112,7 +112,9 @@ class TokenServer:
                 if self.hold is not None:
                     await self.hold.wait()
             text = told if isinstance(told, str) else json.dumps(told)
-            reply = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n\r\n{text}"
+            reply = (
+                f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n\r\n{text}"
+            )
             await stream.send_all(reply.encode())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False
@@ -143,9 +145,8 @@ async def token_server(clock: Callable[[], float], **settings: Any) -> AsyncIter
     """A server for the length of a block."""
     server = TokenServer(clock=clock, **settings)
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(
-            lambda task_status: trio.serve_tcp(server.serve, 0, host="127.0.0.1", task_status=task_status)
-        )
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, server.serve, listeners)
         server.port = listeners[0].socket.getsockname()[1]
         yield server
         nursery.cancel_scope.cancel()

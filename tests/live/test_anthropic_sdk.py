@@ -20,6 +20,7 @@ from relayd.config.keys import mint
 MODEL = "claude-sonnet-5-5"
 FLAKY_KEY = mint(lambda size: b"\x05" * size)
 NARROW_KEY = mint(lambda size: b"\x06" * size)
+HASTY_KEY = mint(lambda size: b"\x07" * size)
 RELAY = """
 [server]
 sse_keepalive = "50ms"
@@ -31,8 +32,8 @@ fast = "claude-haiku-4-5"
 cooldown = { overloaded = "0s", server_error = "0s", unreachable = "0s", auth = "0s", rate_limited = "0s" }
 breaker = { failures = 1000, window = "1s" }
 """
-# Every second call is a 429 that names a second.
-FLAKY = SIMULATOR + 'groups = ["flaky"]\n[simulator]\nstatus = 429\nretry_after = 1\nevery = 2\n'
+# Every second call is a 429 that names a time.
+FLAKY = SIMULATOR + 'groups = ["{0}"]\n[simulator]\nstatus = 429\nretry_after = {1}\nevery = 2\n'
 WEATHER = {
     "name": "get_weather",
     "description": "The weather in a city.",
@@ -46,10 +47,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     tree = write_tree(
         tmp_path_factory.mktemp("sdk"),
         relay=RELAY,
-        accounts={"sim": SIMULATOR, "flaky": FLAKY},
+        accounts={"sim": SIMULATOR, "flaky": FLAKY.format("flaky", 3), "hasty": FLAKY.format("hasty", 1)},
         keys={
             "dev": key_text(),
             "flaky": key_text(FLAKY_KEY, 'groups = ["flaky"]'),
+            "hasty": key_text(HASTY_KEY, 'groups = ["hasty"]'),
             "narrow": key_text(NARROW_KEY, 'models = ["claude-haiku-*"]'),
         },
     )
@@ -167,7 +169,7 @@ def test_a_whole_conversation_with_system_cache_and_images(sdk: anthropic.Anthro
         ]},
     )  # fmt: skip
     assert text_of(message).startswith("You said: sure?")
-    assert message.usage.cache_creation_input_tokens
+    assert message.usage.cache_read_input_tokens  # what the first turn has written
 
 
 def test_tokens_are_counted(sdk: anthropic.Anthropic) -> None:
@@ -311,8 +313,18 @@ def test_the_sdk_waits_as_long_as_the_relay_says_and_then_succeeds(daemon: Daemo
         assert sdk.messages.create(**ask()).stop_reason == "end_turn"
         before, began = calls(daemon), time.monotonic()
         assert sdk.messages.create(**ask()).stop_reason == "end_turn"  # the upstream says 429 once
-    assert time.monotonic() - began >= 1.0
-    assert calls(daemon) >= before + 2
+    assert time.monotonic() - began >= 3.0
+    daemon.wait_until(lambda: calls(daemon) >= before + 2, "the calls' log lines")
+
+
+def test_a_second_of_rest_is_waited_for_by_the_relay_itself(daemon: Daemon) -> None:
+    with anthropic.Anthropic(base_url=daemon.url, api_key=HASTY_KEY, max_retries=0, timeout=20.0) as sdk:
+        assert sdk.messages.create(**ask()).stop_reason == "end_turn"
+        with pytest.raises(anthropic.RateLimitError):
+            sdk.messages.create(**ask())
+        began = time.monotonic()
+        assert sdk.messages.create(**ask()).stop_reason == "end_turn"
+    assert time.monotonic() - began >= 0.5
 
 
 def test_silence_in_mid_stream_is_bridged(sdk: anthropic.Anthropic) -> None:

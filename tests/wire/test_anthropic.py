@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from builders import head
+
 from relayd.wire.anthropic import ModelEntry, Native, error_event, models_page
 from relayd.wire.refusal import Refusal
 

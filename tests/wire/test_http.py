@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from builders import headers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import headers
 from relayd.wire.http import HOP_BY_HOP, NOT_FOR_UPSTREAM, Headers, client_headers, end_to_end, header_pairs
 
 names = st.sampled_from([*sorted(HOP_BY_HOP | NOT_FOR_UPSTREAM), b"anthropic-beta", b"x-one", b"x-two", b"accept"])

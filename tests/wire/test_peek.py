@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from relayd.wire.peek import members, peek, replace_model
 from relayd.wire.refusal import Refusal
 
+numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | numbers | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -70,7 +71,9 @@ def test_what_cannot_be_understood_is_refused_in_words(body: bytes, message: str
 
 
 def test_the_same_names_deeper_inside_are_nobodys_business() -> None:
-    body = b'{"tools":[{"model":1,"stream":"x","max_tokens":"y"}],"model":"m","text":"\\"model\\":\\"z\\"","stream":true}'
+    body = (
+        b'{"tools":[{"model":1,"stream":"x","max_tokens":"y"}],"model":"m","text":"\\"model\\":\\"z\\"","stream":true}'
+    )
 
     assert peek(body).model == "m"
     assert replace_model(body, "n") == body.replace(b'"model":"m"', b'"model":"n"')
@@ -121,7 +124,10 @@ def test_members_are_found_with_their_exact_values(document, indent) -> None:
 @given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
 @settings(deadline=None, max_examples=300)
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    status = 200
     try:
         peek(body)
     except Refusal as refusal:
-        assert refusal.status == 400
+        status = refusal.status
+
+    assert status in (200, 400)
