@@ -219,7 +219,11 @@ CODES: dict[str, str] = {
         "An account has exactly one credential: [credential] with either sealed or file. An account of kind simulator"
         " has none."
     ),
-    "E-OAUTH": "An account of kind oauth needs [oauth].client_id in relay.toml: the operator's own registration.",
+    "W-OAUTH-CLIENT": (
+        "An account of kind oauth refreshes its tokens with [oauth].client_id of relay.toml, the operator's own "
+        "registration, which is empty. A long-lived access token alone works without; tokens with a refresh token end "
+        "when they expire. Whether there is one cannot be seen in a sealed value."
+    ),
     # sense
     "E-HEADER": (
         "A constant header has a name or value that HTTP does not allow (RFC 9110 section 5): names are letters, "

@@ -144,8 +144,9 @@ def _oauth(relay: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
         return
     for file in accounts:
         if isinstance(file.noun, Account) and file.noun.kind == "oauth":
-            message = 'kind: "oauth" needs [oauth].client_id in relay.toml'
-            yield file.problem("E-OAUTH", ("kind",), message, hint="the operator's own registration")
+            message = "kind: without [oauth].client_id in relay.toml its tokens are not refreshed when they expire"
+            hint = "the operator's own registration; an access token alone needs none"
+            yield file.problem("W-OAUTH-CLIENT", ("kind",), message, hint=hint)
 
 
 def _expired(keys: Iterable[Parsed], now: datetime.datetime) -> Iterator[Problem]:

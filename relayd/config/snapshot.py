@@ -424,6 +424,9 @@ class ApiKey:
     endpoints: tuple[KeyEndpoint, ...] = key(("messages", "openai", "models"), doc="What it may call.")
     allowed_ips: tuple[Network, ...] = key((), doc="Addresses it may call from; [] = any.")
     max_tokens: int = key(0, doc="Cap on a call's max_tokens; 0 = none.", low=0)
+    cache_prompts: bool = key(
+        False, doc="Ask for automatic prompt caching on OpenAI calls, which cannot ask for it themselves."
+    )
     limits: Limits = key(Limits(), doc="What it may consume.")
 
 

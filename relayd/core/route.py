@@ -12,6 +12,7 @@ import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.wire.call import Call
+from relayd.wire.openai_request import lower_max_tokens, with_cache_mark
 from relayd.wire.refusal import Refusal
 
 
@@ -53,7 +54,19 @@ def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
             param="max_tokens",
             code="max_tokens_cap",
         )
+    if call.endpoint == "openai":
+        call = _fitted(call, key)
     return Plan(call=call, key=key, model=model, groups=key.groups, attempts=snapshot.relay.upstream.max_attempts)
+
+
+def _fitted(call: Call, key: ApiKey) -> Call:
+    """A translated call, with what only relayd could have put in it brought in line with the key."""
+    body = call.body
+    if key.max_tokens and call.max_tokens is None:  # the client gave none, and got a default
+        body = lower_max_tokens(body, key.max_tokens)
+    if key.cache_prompts:
+        body = with_cache_mark(body)
+    return call if body is call.body else attrs.evolve(call, body=body)
 
 
 def allow_endpoint(call: Call, key: ApiKey) -> None:

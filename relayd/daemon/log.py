@@ -136,6 +136,9 @@ class AccessLog:
             self.output.write(render(call_fields(receipt), self.form))
 
 
+_SAID_BY_OTHERS = frozenset({"model", "sent_model", "upstream_request_id"})
+
+
 def call_fields(receipt: Receipt) -> dict[str, Any]:
     """A receipt as flat fields; what is empty is left out."""
     usage = receipt.usage
@@ -155,7 +158,7 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
     for name in ("dialect", "key", "owner", "client", "peer", "account", "model", "sent_model", "upstream_request_id"):
         value = getattr(receipt, name)
         if value and not (name == "sent_model" and value == receipt.model):
-            entry[name] = value
+            entry[name] = scrub(value) if name in _SAID_BY_OTHERS else value
     if receipt.reason:
         entry["reason"] = scrub(receipt.reason)
     if receipt.stream:

@@ -33,7 +33,16 @@ from relayd.daemon.admission import Admitted, admit, admit_count
 from relayd.daemon.books import Books
 from relayd.daemon.endpoints import cors_headers
 from relayd.daemon.exchange import Exchange
-from relayd.daemon.stream import TIME_IS_UP, EventStream, Opening, first_event, gather, pass_through
+from relayd.daemon.stream import (
+    GATHER_LIMIT,
+    MESSAGE_LIMIT,
+    TIME_IS_UP,
+    EventStream,
+    Opening,
+    first_event,
+    gather,
+    pass_through,
+)
 from relayd.daemon.upstream import Inbound, Upstreams
 from relayd.wire.answer import read_fault
 from relayd.wire.anthropic import EVENT_STREAM
@@ -41,7 +50,7 @@ from relayd.wire.call import Call, Dialect, Reply, Translator
 from relayd.wire.conversation import conversation
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.openai_shapes import rate_headers
-from relayd.wire.refusal import Refusal
+from relayd.wire.refusal import KIND_BY_STATUS, Refusal
 from relayd.wire.usage import Meter, usage_of_message
 
 # A call waits this long, s, for an account that a rate limit holds: less than what a client would sleep after a 429.
@@ -340,7 +349,7 @@ class Relay:
             inbound = await self.ask(plan, account, trial.client, snapshot)
             if not isinstance(inbound, Inbound):
                 return self._settle_attempt(trial, lease, inbound, None, began)
-            answer, outcome = await self._look(inbound, snapshot)
+            answer, outcome = await self._look(inbound, snapshot, message=plan.call.endpoint in ("messages", "openai"))
             trial.draft.account = account.id
             trial.draft.sent_model = account.model_map.get(plan.model, plan.model)
             verdict = self._settle_attempt(trial, lease, outcome, answer, began)
@@ -365,7 +374,7 @@ class Relay:
         outbound = prepare(plan, account, account.base_url or limits.base_url, secret, client)
         return await self.upstreams.open(account, outbound, limits)
 
-    async def _look(self, inbound: Inbound, snapshot: Snapshot) -> tuple[Answer, Outcome]:
+    async def _look(self, inbound: Inbound, snapshot: Snapshot, *, message: bool) -> tuple[Answer, Outcome]:
         """As much of an answer as must be known to judge it: all of a short one, the first event of a stream."""
         limits, silence = snapshot.relay.upstream, snapshot.relay.server.sse_keepalive
         streams = inbound.status == 200 and inbound.headers.text(b"content-type").startswith(EVENT_STREAM.decode())
@@ -375,7 +384,7 @@ class Relay:
             if isinstance(first, Unreachable):
                 return answer, first
             return answer, Answered(status=inbound.status, headers=inbound.headers, first_event=first)
-        opening = await gather(inbound.source, limits.idle_timeout)
+        opening = await gather(inbound.source, limits.idle_timeout, MESSAGE_LIMIT if message else GATHER_LIMIT)
         answer = Answer(inbound=inbound, opening=opening, streams=False)
         if opening.cut:
             return answer, Unreachable(kind="reset", reason=opening.cut)
@@ -440,11 +449,18 @@ class Relay:
         draft.outcome = "ok" if inbound.status < 400 else "upstream"
         draft.upstream_request_id = inbound.headers.text(b"request-id")
         draft.first_byte_at = trio.current_time()
+        if answer.opening.error and trial.translator is not None:
+            # Nothing has been sent: say it with a status, which clients of that dialect know how to retry.
+            draft.status, draft.outcome = status_of_error(answer.opening.error), "upstream"
         headers = self._headers(trial, inbound.headers)
-        if answer.streams:
+        if draft.status != inbound.status:
+            await self._whole(trial, draft.status, answer.opening.error, headers)
+        elif answer.streams:
             await self._stream(trial, answer, headers, snapshot)
         elif answer.opening.ended:
-            await self._whole(trial, answer, headers)
+            await self._whole(trial, inbound.status, answer.opening.data, headers)
+        elif trial.translator is not None:
+            raise Refusal(status=502, message=f"the upstream's answer is larger than {MESSAGE_LIMIT} bytes")
         else:
             length = inbound.headers.text(b"content-length")
             exchange.start(inbound.status, headers, int(length) if length.isdigit() else None)
@@ -453,8 +469,7 @@ class Relay:
             if fault:
                 draft.outcome, draft.reason = "cut", fault
 
-    async def _whole(self, trial: Trial, answer: Answer, headers: HeaderPairs) -> None:
-        status, body = answer.inbound.status, answer.opening.data
+    async def _whole(self, trial: Trial, status: int, body: bytes, headers: HeaderPairs) -> None:
         if status == 200 and trial.plan.call.endpoint in ("messages", "openai"):
             trial.draft.usage = usage_of_message(body) or trial.draft.usage
         if trial.translator is not None:
@@ -495,6 +510,8 @@ class Relay:
         call_id = trial.draft.call_id.encode("ascii")
         if not trial.draft.upstream_request_id:
             pairs.append((b"request-id", call_id))
+            if trial.translator is not None:
+                pairs.append((b"x-request-id", call_id))
         pairs.append((b"relayd-request-id", call_id))
         return pairs + self._cors(trial.exchange)
 
@@ -537,6 +554,16 @@ def credential_rejected(account: str, verdict: Retry) -> Refusal:
         message=f"account {account}: the upstream rejected its credential: {verdict.reason}",
         code="upstream_credential",
     )
+
+
+def status_of_error(event: bytes) -> int:
+    """The status that goes with the data of an error event. Source: API docs, "Errors"."""
+    fault = read_fault(event)
+    return _STATUS_BY_KIND.get(fault.type, 500) if fault is not None else 500
+
+
+# 408 is what we say of a slow client; an upstream's timeout_error is a 504.
+_STATUS_BY_KIND = {kind: status for status, kind in reversed(KIND_BY_STATUS.items())} | {"timeout_error": 504}
 
 
 def _answered(inbound: Inbound, opening: Opening) -> Answered:

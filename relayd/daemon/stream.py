@@ -26,9 +26,11 @@ from relayd.wire.refusal import Refusal
 from relayd.wire.sse import Event, EventDecoder
 from relayd.wire.usage import Meter
 
-# A whole answer up to this size is gathered before the client sees a byte, so that a cut can still be failed over.
-# Messages answers are some kilobytes; files may be hundreds of megabytes and are passed on as they come.
+# A whole answer up to this size is gathered before the client sees a byte, so that a cut can still be failed over and
+# its usage be read. Messages answers are some kilobytes, a few of them megabytes (documents, code execution); files may
+# be hundreds of megabytes and are passed on as they come.
 GATHER_LIMIT = 1 << 20
+MESSAGE_LIMIT = 32 << 20
 # A first event is some hundred bytes; more than this is passed on unjudged.
 FIRST_EVENT_LIMIT = 64 << 10
 # An event that has not come whole waits here up to this size: clients act on whole events, and half a one, left behind
@@ -49,19 +51,21 @@ class Opening:
     Args:
         ended: `data` is the whole body.
         cut: why no more will come; "" while it may.
+        error: the data of the first event, where that is an error.
     """
 
     data: bytes
     ended: bool = False
     cut: str = ""
+    error: bytes = b""
 
 
-async def gather(source: Source, idle: float) -> Opening:
-    """A whole body, or its first GATHER_LIMIT bytes and a few more. `idle` seconds without a byte count as a cut."""
+async def gather(source: Source, idle: float, limit: int = GATHER_LIMIT) -> Opening:
+    """A whole body, or its first `limit` bytes and a few more. `idle` seconds without a byte count as a cut."""
     pieces: list[bytes] = []
     size = 0
     try:
-        while size <= GATHER_LIMIT:
+        while size <= limit:
             data = await _next(source, idle)
             if not data:
                 return Opening(data=b"".join(pieces), ended=True)
@@ -85,7 +89,7 @@ async def first_event(source: Source, patience: float) -> tuple[Opening, FirstEv
             data += more
             for event in decoder.feed(more):
                 if event.name not in ("ping", ""):
-                    return Opening(data=data), _judged(event)
+                    return Opening(data=data, error=event.data if event.name == "error" else b""), _judged(event)
     except trio.TooSlowError:
         pass  # long thought is no fault: go on, and keep the client awake
     except httpx2.TransportError as error:
