@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from relayd.cli.consumption import NoBooks, consumption
 from relayd.cli.editing import (
     Stop,
     add_action,
@@ -34,7 +35,7 @@ from relayd.cli.editing import (
 from relayd.cli.limit import HELP, BadLimit, describe, read_limits
 from relayd.config.edit import key_file, rotate, set_enabled
 from relayd.config.keys import checksum_ok, hint, key_digest, key_hash, mint
-from relayd.config.snapshot import ApiKey, KeyHash, Limits
+from relayd.config.snapshot import ApiKey, KeyHash, Limits, Snapshot
 from relayd.config.splice import Value
 from relayd.config.values import seconds
 from relayd.config.write import Files
@@ -52,7 +53,7 @@ LISTS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     add_new_arguments(add_action(actions, "new", "mint a key, write its file and print the key once", new, writes=True))
-    add_action(actions, "list", "list the keys", show_list)
+    add_action(actions, "list", "list the keys, with what they consumed this month", show_list)
     _named(add_action(actions, "show", "show one key's settings", show))
     turn = add_action(
         actions, "rotate", "add a new hash to a key; the old one ends after a time of grace", turn_over, writes=True
@@ -139,22 +140,26 @@ def remove(args: argparse.Namespace) -> int:
 
 
 def show_list(args: argparse.Namespace) -> int:
-    """All keys, one a line."""
-    keys = [compiled_key for _, compiled_key in sorted(compiled(args).keys.items())]
+    """All keys, one a line, with what they have consumed since the first of the month."""
+    snapshot = compiled(args)
+    keys = [key for _, key in sorted(snapshot.keys.items())]
+    booked = _booked(args, snapshot)
     if args.json:
-        print_json({"keys": [as_json(key) for key in keys]})
+        print_json({"keys": [as_json(key) | _consumed(booked, key.id) for key in keys]})
         return 0
     head = ("ID", "NAME", "OWNER", "STATE", "EXPIRES", "KEY", "LIMITS")
-    print_table(head, [_row(key) for key in keys])
+    more = ("REQUESTS", "TOKENS", "COST") if booked is not None else ()
+    print_table((*head, *more), [(*_row(key), *_month(booked, key.id)) for key in keys])
     return 0
 
 
 def show(args: argparse.Namespace) -> int:
     """One key, every setting that is not the default."""
-    keys = compiled(args).keys
+    snapshot = compiled(args)
+    keys = snapshot.keys
     if args.id not in keys:
         raise LookupError(f"there is no key {args.id} (there is: {', '.join(sorted(keys)[:20]) or 'none'})")
-    shown = as_json(keys[args.id])
+    shown = as_json(keys[args.id]) | _consumed(_booked(args, snapshot), args.id)
     if args.json:
         print_json(shown)
         return 0
@@ -239,6 +244,30 @@ _PLAIN_LIMITS = (
 )  # fmt: skip
 
 
+Booked = Mapping[str, dict[str, Any]] | None
+
+
+def _booked(args: argparse.Namespace, snapshot: Snapshot) -> Booked:
+    """What the state store has booked; None when it cannot be read, which is said."""
+    try:
+        return consumption(snapshot, args.config)
+    except NoBooks as error:
+        if str(error):
+            say(f"note: without consumption: {error}")
+        return None
+
+
+def _consumed(booked: Booked, key: str) -> dict[str, Any]:
+    return {} if booked is None else {"consumption": booked[key]}
+
+
+def _month(booked: Booked, key: str) -> tuple[str, ...]:
+    if booked is None:
+        return ()
+    month = booked[key]["month"]
+    return (str(month["requests"]), str(month["tokens"]), f"${month['cost']}")
+
+
 def _named(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="the key's id: the stem of its file")
 
@@ -294,6 +323,9 @@ def _row(key: ApiKey) -> tuple[str, ...]:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, dict) and "month" in value:
+        month = value["month"]
+        return f"{month['requests']} requests, {month['tokens']} tokens, ${month['cost']} since the first of the month"
     if isinstance(value, dict):
         return "; ".join(describe(value))
     if isinstance(value, list):

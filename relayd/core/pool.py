@@ -29,6 +29,7 @@ from relayd.wire.http import Headers
 
 __all__ = ["Change", "Lease", "Picked", "Pool", "Unavailable", "refusal_of"]
 
+_LEARN_EVERY = 0.2  # s between two readings of the headers of good answers; a reading costs as much as a choice
 _REVIEW = 5.0  # s between reviews of every account's windows, whose time runs on without an answer
 _ROSTERS = 512  # kept per snapshot; model names come from clients, so there is a bound
 
@@ -181,7 +182,9 @@ class Pool:
         standing = lease.standing
         if standing.whole is not lease.health:
             return None  # that was another credential
-        learnt = headers is not None and self._learn(lease, headers, now)
+        # An account that answers well is asked again soon; what fails is always read.
+        fresh = isinstance(verdict, Deliver) and 0 <= now - lease.health.seen < _LEARN_EVERY
+        learnt = headers is not None and not fresh and self._learn(lease, headers, now)
         match verdict:
             case Deliver():
                 change = self._praise(lease, now)

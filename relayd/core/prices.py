@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,18 @@ def _amounts(table: dict[str, Any]) -> dict[str, Any]:
     return {name: money(value) if name in _MONEY else value for name, value in table.items()}
 
 
+@lru_cache(maxsize=1024)
+def _base(model: str) -> str:
+    return _DATED.sub("", model)
+
+
 def price_of(model: str, overrides: Mapping[str, Price]) -> Price | None:
     """The price of a model, the operator's before the shipped one; a dated id has the price of its base id.
 
     Args:
         overrides: `Snapshot.prices`.
     """
-    base = _DATED.sub("", model)
+    base = _base(model)
     for table in (overrides, shipped()):
         found = table.get(model) or table.get(base)
         if found is not None:

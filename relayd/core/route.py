@@ -36,9 +36,12 @@ class Plan:
 def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
     """Check what the key may ask for, and say how it is served.
 
-    Raises: Refusal 403 for the endpoint or the model, 400 for max_tokens.
+    Raises: Refusal 403 for the endpoint or the model, 400 for max_tokens or a key in place of a model.
     """
     allow_endpoint(call, key)
+    # A key pasted into the wrong field: models are logged and booked.
+    if "sk-relay-" in call.model or "sk-ant-" in call.model:
+        raise Refusal(status=400, message="model: this is an API key, not the name of a model", param="model")
     model = snapshot.relay.models.get(call.model, call.model)
     if call.model and not model_allowed(key, call.model, model):
         raise Refusal(

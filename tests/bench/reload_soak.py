@@ -61,7 +61,7 @@ def change(tree: Tree, number: int) -> None:
     if number % 2:
         tree.account("extra", 'models = ["claude-plain"]\npriority = 3')
         tree.key(99_999)
-        tree.key(0, f"[limits]\nconcurrency = {1000 + number}\n")
+        tree.key(0, f"[limits]\nconcurrency = {1000 + number % 7}\n")
     else:
         tree.remove("accounts.d/extra.toml")
         tree.remove("keys.d/k99999.toml")

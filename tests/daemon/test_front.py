@@ -195,6 +195,7 @@ BAD_BODIES = {
     "half a character": (b'{"model":"m","x":"\xe4\xbd"}', "UTF-8"),
     "no model": (b'{"messages":[]}', "model: field required"),
     "an empty model": (b'{"model":""}', "model: field required"),
+    "a key for a model": (b'{"model":"%b"}' % KEY.encode(), "model: this is an API key"),
     "a number for a model": (b'{"model":1}', "model: expected str"),
     "a text for stream": (b'{"model":"m","stream":"yes"}', "stream: expected bool"),
     "a text for max_tokens": (b'{"model":"m","max_tokens":"5"}', "max_tokens: expected number"),

@@ -196,17 +196,6 @@ def test_an_idle_connection_does_not_hold_up_the_end(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
-def test_calls_in_flight_at_the_end_are_booked_and_the_state_is_whole(tmp_path: Path) -> None:
-    tree = write_tree(tmp_path, accounts={"sim": SLOW})
-    with running(tree) as daemon:
-        stream = Streaming(daemon)
-        daemon.stop()
-        stream.end()
-    with running(tree) as daemon:  # the same store once more
-        assert ask(daemon).status_code == 200
-    assert "Traceback" not in daemon.text()
-
-
 def test_a_daemon_that_was_killed_starts_again(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, accounts={"sim": ENDLESS})
     daemon = start(tree)
