@@ -281,14 +281,15 @@ def read_note(body: str, name: str, seed: Secret) -> Note | None:
     """A published note; None when it was not written by one who has the seed, or is damaged. "" is an empty one."""
     if not body:
         return Note()
-    found = _table(body.encode())
+    found = _table(body.encode("utf-8", "surrogatepass"))
     note = Note(sealed=_text(found, "sealed"), asking=_text(found, "asking"), at=_number(found.get("at")) or 0.0)
-    return note if hmac.compare_digest(_text(found, "mac").encode(), _mac(note, name, seed).encode()) else None
+    mac = _text(found, "mac").encode("utf-8", "surrogatepass")
+    return note if hmac.compare_digest(mac, _mac(note, name, seed).encode()) else None
 
 
 def written_at(body: str) -> float:
     """When a note of whatever seed was written, unproved; 0.0 for one that is empty or damaged."""
-    return _number(_table(body.encode()).get("at")) or 0.0
+    return _number(_table(body.encode("utf-8", "surrogatepass")).get("at")) or 0.0
 
 
 def _mac(note: Note, name: str, seed: Secret) -> str:

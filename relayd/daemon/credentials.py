@@ -67,12 +67,13 @@ class Credentials:
             return _why(account, error)
 
     def keep_only(self, snapshot: Snapshot) -> None:
-        """Forget the secrets that no account of `snapshot` has any longer."""
+        """Forget the secrets that no account of `snapshot` has any longer. A reload may open others meanwhile, in a
+        thread of its own: hence the copies; what is forgotten too early is opened once more."""
         accounts = snapshot.accounts.values()
         sealed = {account.credential.sealed for account in accounts}
         files = {account.credential.file for account in accounts}
-        self._opened = {place: one for place, one in self._opened.items() if place[0] in sealed}
-        self._read = {path: one for path, one in self._read.items() if path in files}
+        self._opened = {place: one for place, one in list(self._opened.items()) if place[0] in sealed}
+        self._read = {path: one for path, one in list(self._read.items()) if path in files}
 
     def _of(self, account: Account, snapshot: Snapshot) -> Opened:
         if account.kind == "simulator":

@@ -55,6 +55,7 @@ from relayd.wire.usage import Meter, usage_of_message
 
 # A call waits this long, s, for an account that a rate limit holds: less than what a client would sleep after a 429.
 SHORT_WAIT = 2.0
+_LOOK = 0.25  # s; nobody knows when one of the calls that fill an account ends
 _SPREAD = 0.05  # s; waiters for one account do not wake at one instant
 
 log = logging.getLogger("relayd")
@@ -306,7 +307,7 @@ class Relay:
             now = self.wall()
             if found.kind != "rate" or found.until > patience:
                 raise refusal_of(found, now=now)
-            await trio.sleep(max(0.0, found.until - now) + self.rng.random() * _SPREAD)
+            await trio.sleep(min(max(0.0, found.until - now), _LOOK) + self.rng.random() * _SPREAD)
             snapshot = self.live.snapshot
             trial.plan = self._plan_anew(trial, snapshot)
         account = snapshot.accounts.get(found)

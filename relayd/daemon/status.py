@@ -59,13 +59,15 @@ def status_document(sources: Sources, now: float) -> dict[str, Any]:
         now: Unix time, s.
     """
     snapshot, reloader = sources.live.snapshot, sources.reloader
+    accounts = account_rows(sources, now)
+    wrong = ailments(reloader, accounts)
     return {
         "version": __version__,
         "node": sources.node,
         "realm": snapshot.relay.realm,
         "started": _time(sources.started),
-        "well": not ailments(sources, now),
-        "ailments": ailments(sources, now),
+        "well": not wrong,
+        "ailments": wrong,
         "running": _running(reloader.running, sources.live.generation),
         "candidate": _candidate(reloader.candidate, now),
         "degraded": reloader.degraded,
@@ -74,7 +76,7 @@ def status_document(sources: Sources, now: float) -> dict[str, Any]:
         "generations_live": sources.live.alive(),
         "watch": _watch(sources),
         "reloads": {f"{trigger}.{result}": n for (trigger, result), n in sorted(reloader.rounds.items())},
-        "accounts": account_rows(sources, now),
+        "accounts": accounts,
         "keys": _key_counts(snapshot, now),
         "calls": sources.in_flight.count(),
         "connections": attrs.asdict(sources.connections()),
@@ -83,9 +85,8 @@ def status_document(sources: Sources, now: float) -> dict[str, Any]:
     }
 
 
-def ailments(sources: Sources, now: float) -> list[str]:
-    """What somebody should look at; [] when all is well."""
-    reloader = sources.reloader
+def ailments(reloader: Reloader, accounts: list[dict[str, Any]]) -> list[str]:
+    """What somebody should look at; [] when all is well. `accounts` as `account_rows` gives them."""
     found = []
     if reloader.degraded:
         found.append(f"degraded: {reloader.degraded}; generation {reloader.running.stored} serves")
@@ -95,8 +96,7 @@ def ailments(sources: Sources, now: float) -> list[str]:
         found.append(f"out of step: the tree on disk is {reloader.candidate.outcome.result}")
     if reloader.restart_required:
         found.append(f"restart required: {', '.join(reloader.restart_required)}")
-    rows = account_rows(sources, now)
-    if rows and not any(row["serves"] for row in rows):
+    if accounts and not any(row["serves"] for row in accounts):
         found.append("no account can serve now")
     return found
 
@@ -225,9 +225,10 @@ def _key_counts(snapshot: Snapshot, now: float) -> dict[str, int]:
 
 
 def _key_state(key: ApiKey, snapshot: Snapshot, now: float) -> str:
+    deny = snapshot.deny
     if not key.enabled:
         return "disabled"
-    if key.id in snapshot.deny.keys or all(entry.sha256 in snapshot.deny.sha256 for entry in key.hashes):
+    if key.id in deny.keys or (deny.sha256 and all(entry.sha256 in deny.sha256 for entry in key.hashes)):
         return "denied"
     return "expired" if key.expires is not None and now >= key.expires.timestamp() else "active"
 

@@ -105,9 +105,11 @@ def test_an_access_token_alone_is_tokens_too() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a b", "a\nb", "ü", "{", "{}", '{"access_token":7}', '{"access_token":"SECRET X"}', '{"a":' * 9000]
-    + ['{"access_token":"a","refresh_token":{"SECRET":1}}'],
-)
+    [
+        "", "a b", "a\nb", "ü", "{", "{}", '{"access_token":7}', '{"access_token":"SECRET X"}', '{"a":' * 9000,
+        '{"access_token":"a","refresh_token":{"SECRET":1}}',
+    ],
+)  # fmt: skip
 def test_what_cannot_be_presented_is_refused_without_being_quoted(text: str) -> None:
     with pytest.raises(ValueError) as raised:
         parse_tokens(Secret(text))

@@ -312,7 +312,7 @@ def _wait_until_caught(pid: int, number: signal.Signals) -> None:
 
 def test_killed_at_any_moment_a_daemon_starts_again_with_the_tree_or_a_whole_generation(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
-    for number in range(4):
+    for number in range(3):
         tree.account(more=f"priority = {number}")
         with daemon(tree) as process:
             lines_until(process, "daemon.listening")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import trio
 from booked import Clock
@@ -129,14 +130,14 @@ def answering(*answers: bytes) -> Script:
     return script
 
 
-async def probed(relay: Relay, clock: Clock, to: float, looks: int = 40) -> None:
-    """Let the probes run with the wall clock at `to`."""
-    clock.now = to
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Probes(relay).run)
-        for _ in range(looks):
-            await trio.sleep(0.005)
-        nursery.cancel_scope.cancel()
+async def until(condition: Callable[[], bool], clock: Clock) -> None:
+    """Let the wall clock run, a second in 10 ms, until something has happened."""
+    for _ in range(500):
+        if condition():
+            return
+        clock.now += 1
+        await trio.sleep(0.01)
+    raise AssertionError("it did not happen")
 
 
 async def test_a_probe_that_succeeds_brings_the_account_back() -> None:
@@ -145,23 +146,21 @@ async def test_a_probe_that_succeeds_brings_the_account_back() -> None:
         rest(relay.pool, "a", Answered(status=401))
         assert relay.pool.resting("a", NOON) is not None
 
-        await probed(relay, clock, NOON + 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Probes(relay).run)
+            await until(lambda: relay.pool.resting("a", NOON + 1) is None, clock)
+            nursery.cancel_scope.cancel()
 
         assert upstream.accepted == 1
-        assert relay.pool.resting("a", NOON + 1) is None
         assert relay.pool.in_flight("a") == 0
 
 
 async def test_a_probe_that_fails_takes_an_idle_account_out() -> None:
     async with serving(answering(DENIED)) as upstream:
         relay = make(tree(upstream_account("a", upstream.port), every=0.02), clock := Clock())
-        probes = Probes(relay)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(probes.run)
-            await trio.sleep(0.01)
-            clock.now += 0.02
-            while relay.pool.resting("a", clock.now) is None:
-                await trio.sleep(0.01)
+            nursery.start_soon(Probes(relay).run)
+            await until(lambda: relay.pool.resting("a", clock.now) is not None, clock)
             nursery.cancel_scope.cancel()
 
         rest_of_a = relay.pool.resting("a", clock.now)
@@ -192,10 +191,7 @@ async def test_an_answer_that_is_cut_does_not_end_the_probes() -> None:
         relay = make(tree(upstream_account("a", upstream.port), every=0.01), clock := Clock())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Probes(relay).run)
-            with trio.fail_after(5):
-                while upstream.accepted < 2:
-                    clock.now += 1
-                    await trio.sleep(0.01)
+            await until(lambda: upstream.accepted == 2, clock)
             nursery.cancel_scope.cancel()
 
 

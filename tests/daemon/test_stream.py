@@ -155,6 +155,12 @@ async def test_a_comment_never_stands_inside_an_event(at: int, autojump_clock: M
     assert body.replace(COMMENT, b"") == STREAM
 
 
+async def test_no_comment_stands_inside_an_event_that_is_too_large_to_hold_back(autojump_clock: MockClock) -> None:
+    large = b'event: content_block_delta\ndata: {"x":"' + b"y" * 600_000 + b'"}\n\n'
+    body = await passed(EVENTS[0], large[:500_000], 40.0, large[500_000:], 20.0, *EVENTS[1:], keepalive=15.0)
+    assert body == EVENTS[0] + large + COMMENT + b"".join(EVENTS[1:])
+
+
 async def test_an_upstream_that_goes_silent_ends_the_stream_with_an_error_event(autojump_clock: MockClock) -> None:
     body = await passed(*EVENTS[:5], 1000.0, *EVENTS[5:], keepalive=15.0, idle=100.0)
     assert body.startswith(b"".join(EVENTS[:5]) + COMMENT)

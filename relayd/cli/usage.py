@@ -1,0 +1,102 @@
+"""relayd usage: the limits of keys, what is used of them and when they reset: what `GET /usage` tells a key's holder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from relayd.cli.books import Books, add_state, now_ms, open_books, pending_note
+from relayd.cli.editing import Stop, compiled, guarded, print_json, print_table, say
+from relayd.cli.options import add_config, add_json
+from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.core.ledger import Record
+from relayd.core.limits import day_of, usage_document
+from relayd.core.quota import shown_terms
+from relayd.state.contract import Peek, Peeked, Ping, Pong, Report, Reported
+from relayd.state.report import totals_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("key", metavar="KEY", nargs="?", help="id of an API key (default: all keys)")
+    add_config(parser)
+    add_state(parser)
+    add_json(parser)
+    parser.epilog = "exit status: 0 shown, 1 failed, 2 usage"
+
+
+def main(args: argparse.Namespace) -> int:
+    return guarded("usage", usage, args)
+
+
+def usage(args: argparse.Namespace) -> int:
+    """Print the usage of one key or of all."""
+    snapshot = compiled(args)
+    keys = _keys(args.key, snapshot)
+    books = open_books(args, snapshot)
+    try:
+        now = _now(books)
+        day = day_of(now, snapshot.relay.state.timezone)
+        rows = _booked(books, day)
+        documents = [_document(books, snapshot, key, now, day, rows) for key in keys]
+    finally:
+        books.store.close()
+    if note := pending_note(books):
+        say(f"note: {note}")
+    if args.json:
+        ids = {key.id for key in keys}
+        total = totals_of(row for row in rows if row.key in ids)
+        print_json({"day": day, **total, "keys": documents, "pending": books.pending})
+    else:
+        _print_tables(documents, day)
+    return 0
+
+
+def _keys(wanted: str | None, snapshot: Snapshot) -> list[ApiKey]:
+    if wanted is None:
+        return [key for _, key in sorted(snapshot.keys.items())]
+    if wanted not in snapshot.keys:
+        have = ", ".join(sorted(snapshot.keys)[:20]) or "none"
+        raise Stop(f"there is no key {wanted} (there is: {have})")
+    return [snapshot.keys[wanted]]
+
+
+def _now(books: Books) -> int:
+    """The store's clock decides what day it is."""
+    answer = books.ask(Ping())
+    return answer.now if isinstance(answer, Pong) else now_ms()
+
+
+def _booked(books: Books, day: str) -> Sequence[Record]:
+    answer = books.ask(Report(first=day, last=day))
+    if not isinstance(answer, Reported):
+        raise Stop(f"{books.store.name}: {answer}")
+    return answer.rows
+
+
+def _document(
+    books: Books, snapshot: Snapshot, key: ApiKey, now: int, day: str, rows: Sequence[Record]
+) -> dict[str, Any]:
+    terms = shown_terms(key, snapshot, now)
+    answer = books.ask(Peek(terms=terms))
+    if not isinstance(answer, Peeked):
+        raise Stop(f"{books.store.name}: {answer}")
+    today = totals_of(row for row in rows if row.key == key.id)
+    return {**usage_document(key, terms, answer.standings, answer.now), "today": {"day": day, **today}}
+
+
+def _print_tables(documents: Sequence[dict[str, Any]], day: str) -> None:
+    figures = ("requests", "errors", "tokens", "cost")
+    print(f"today, {day}")
+    print_table(
+        ("KEY", "OWNER", *(name.upper() for name in figures)),
+        [(one["key"], one["owner"], *(str(one["today"][name]) for name in figures)) for one in documents],
+    )
+    rows = [
+        (one["key"], row["limit_name"], str(row["used"]), str(row["remaining"]), row["resets_at"] or "")
+        for one in documents
+        for row in one["limits"]
+    ]
+    if rows:
+        print()
+        print_table(("KEY", "LIMIT", "USED", "LEFT", "RESETS"), rows)
