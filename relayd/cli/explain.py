@@ -18,7 +18,6 @@ from relayd.cli.editing import Stop, compiled, guarded, print_json, say
 from relayd.cli.options import add_config, add_json
 from relayd.config.scenario import Scenario
 from relayd.config.snapshot import ObjectId, Snapshot
-from relayd.core.explain import Reason
 from relayd.core.pool import Pool
 from relayd.core.rehearse import rehearse
 from relayd.state.contract import Gather, Gathered
@@ -59,10 +58,8 @@ def explain(args: argparse.Namespace) -> int:
     key = snapshot.keys[args.key]
     model = snapshot.relay.models.get(args.model, args.model)
     reasons = pool.explain(snapshot, key.groups, model, now=now)
-    if outcome.refusal is not None:
-        reasons = [Reason(reason.account, False, reason.text) for reason in reasons]
     answer: dict[str, Any] = {
-        "served": any(reason.ok for reason in reasons),
+        "served": outcome.refusal is None and any(reason.ok for reason in reasons),
         "key": key.id,
         "model": args.model,
         "sent_model": model,
@@ -123,6 +120,7 @@ def _print(answer: dict[str, Any], now: float) -> None:
     print(f"{answer['key']} asks for {answer['model'] or 'no model'}{renamed}, at {at} UTC")
     if answer["refusal"]:
         print(f"refused: {answer['refusal']['status']} {answer['refusal']['message']}")
+        print("without that refusal:")
     for row in answer["accounts"]:
         print(f"  {'+' if row['serves'] else '-'} {row['id']}: {row['reason']}")
     if not answer["accounts"]:

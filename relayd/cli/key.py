@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from relayd.cli.books import add_state
 from relayd.cli.consumption import NoBooks, consumption
 from relayd.cli.editing import (
     Stop,
@@ -53,8 +54,10 @@ LISTS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     add_new_arguments(add_action(actions, "new", "mint a key, write its file and print the key once", new, writes=True))
-    add_action(actions, "list", "list the keys, with what they consumed this month", show_list)
-    _named(add_action(actions, "show", "show one key's settings", show))
+    add_state(add_action(actions, "list", "list the keys, with what they consumed this month", show_list))
+    one = add_action(actions, "show", "show one key's settings and consumption", show)
+    _named(one)
+    add_state(one)
     turn = add_action(
         actions, "rotate", "add a new hash to a key; the old one ends after a time of grace", turn_over, writes=True
     )
@@ -250,7 +253,7 @@ Booked = Mapping[str, dict[str, Any]] | None
 def _booked(args: argparse.Namespace, snapshot: Snapshot) -> Booked:
     """What the state store has booked; None when it cannot be read, which is said."""
     try:
-        return consumption(snapshot, args.config)
+        return consumption(args, snapshot)
     except NoBooks as error:
         if str(error):
             say(f"note: without consumption: {error}")

@@ -17,6 +17,7 @@ from relayd.state.contract import Report, Reported
 from relayd.state.report import DIMENSIONS, LONGEST, days_between, report_document
 
 USAGE = 2
+WORDS = {"today": 0, "yesterday": 1}  # days ago
 # Columns of the table beside the dimensions; --csv and --json have every figure.
 SHOWN = ("requests", "errors", "tokens", "input", "output", "cache_read", "cost")
 
@@ -24,9 +25,11 @@ SHOWN = ("requests", "errors", "tokens", "input", "output", "cache_read", "cost"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_state(parser)
-    parser.add_argument("--day", metavar="D", help="one day: YYYY-MM-DD, today (the default) or yesterday")
-    parser.add_argument("--from", metavar="D", dest="first", help="first day")
-    parser.add_argument("--to", metavar="D", dest="last", help="last day (default: today)")
+    parser.add_argument(
+        "--day", metavar="D", type=_checked, help="one day: YYYY-MM-DD, today (the default) or yesterday"
+    )
+    parser.add_argument("--from", metavar="D", type=_checked, dest="first", help="first day")
+    parser.add_argument("--to", metavar="D", type=_checked, dest="last", help="last day (default: today)")
     parser.add_argument(
         "--by", metavar="A,B", type=_dimensions, default=("key",), help=f"rows by {', '.join(DIMENSIONS)} (key)"
     )
@@ -85,14 +88,17 @@ def span(day: str | None, first: str | None, last: str | None, today: str) -> tu
 
 def _day(text: str, today: str) -> str:
     date = datetime.date.fromisoformat(today)
-    if text == "today":
-        return today
-    if text == "yesterday":
-        return (date - datetime.timedelta(days=1)).isoformat()
+    if text in WORDS:
+        return (date - datetime.timedelta(days=WORDS[text])).isoformat()
+    return datetime.date.fromisoformat(text).isoformat()
+
+
+def _checked(text: str) -> str:
+    """A day as it was written; only a report knows which day `today` is."""
     try:
-        return datetime.date.fromisoformat(text).isoformat()
+        return text if text in WORDS else datetime.date.fromisoformat(text).isoformat()
     except ValueError:
-        raise Stop(f"{text!r} is no day (YYYY-MM-DD, today, yesterday)") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no day (YYYY-MM-DD, today, yesterday)") from None
 
 
 def _dimensions(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""relayd usage: the limits of keys, what is used of them and when they reset: what `GET /usage` tells a key's holder."""
+"""relayd usage: the limits of keys, what is used of them and when they reset, as `GET /usage` tells a key's holder."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 from urllib.parse import parse_qsl, urlencode
 
@@ -20,7 +20,6 @@ import attrs
 import msgspec
 
 from relayd.config.snapshot import Account, ApiKey, Snapshot
-from relayd.core.explain import Hold, refusal_of, unavailable
 from relayd.core.roster import serves
 from relayd.core.route import model_allowed
 from relayd.wire.peek import Peeked
@@ -166,6 +165,31 @@ def home(asked: Asked, deed: Deed, snapshot: Snapshot) -> Account:
     return account
 
 
+def bound(deeds: Mapping[str, Deed | None], key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
+    """The accounts that cannot serve a call, because the files that it names live on another one; with reasons.
+
+    A name without a deed may be anything, also a tool's own data: the upstream will know.
+
+    Raises: Refusal 404 for another owner's file and for one whose account has left the config, 409 for one whose
+        account is disabled, 400 for files that lie apart.
+    """
+    homes: dict[str, str] = {}
+    for name, deed in deeds.items():
+        if deed is None or deed.kind != "files":
+            continue
+        about = Asked(kind="files", act="read", path="", id=name)
+        if not may_reach(deed, "files", key):
+            raise not_found(about)
+        homes.setdefault(home(about, deed, snapshot).id, name)
+    if len(homes) > 1:
+        first, second = sorted(homes.items())[:2]
+        message = f"files {first[1]} and {second[1]} live on different accounts ({first[0]} and {second[0]})"
+        raise Refusal(status=400, message=f"{message}; upload one of them again", code="files_apart")
+    return {
+        other: f"file {name} lives on {at}" for at, name in homes.items() for other in snapshot.accounts if other != at
+    }
+
+
 def available(account: Account, snapshot: Snapshot) -> bool:
     """Whether the config lets an account serve anything at all."""
     return account.enabled and account.id not in snapshot.deny.accounts
@@ -197,19 +221,10 @@ def check_batch(requests: Sequence[Peeked], key: ApiKey, snapshot: Snapshot) -> 
     return tuple(sorted({one.model for one in requests}))
 
 
-def unfit(models: Sequence[str], groups: Iterable[str], snapshot: Snapshot) -> frozenset[str]:
-    """The accounts that cannot take a batch: they do not serve each of its models under the name that it has there.
-
-    Raises: Refusal 403 when none of the groups has another account.
-    """
-    wanted = set(groups)
-    members = [account for account in snapshot.accounts.values() if wanted & set(account.groups)]
-    missing = {account.id: _missing(account, models) for account in members}
-    barred = {name: model for name, model in missing.items() if model}
-    if members and len(barred) == len(members):
-        holds = [Hold(name, "never", float("inf"), f"does not serve {_shown(model)}") for name, model in barred.items()]
-        raise refusal_of(unavailable(holds, ""), now=0.0)
-    return frozenset(barred)
+def unfit(models: Sequence[str], snapshot: Snapshot) -> dict[str, str]:
+    """The accounts that cannot take a batch, for they do not serve each of its models by its own name; with reasons."""
+    missing = {account.id: _missing(account, models) for account in snapshot.accounts.values()}
+    return {name: f"does not serve {_shown(model)}" for name, model in missing.items() if model}
 
 
 def _missing(account: Account, models: Sequence[str]) -> str:

@@ -47,7 +47,11 @@ class Front:
     known_models: Callable[[], Iterable[str]]
     facts: Callable[[], Mapping[str, object]] = dict
     draining: bool = False
-    objects: Objects = attrs.field(default=attrs.Factory(lambda self: Objects(relay=self.relay), takes_self=True))
+    objects: Objects = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.objects = Objects(relay=self.relay)
+        self.relay.bind = self.objects.bind
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request."""

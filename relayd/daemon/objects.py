@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import attrs
 import trio
@@ -26,6 +27,7 @@ from relayd.core.ownership import (
     Listed,
     Window,
     available,
+    bound,
     check_batch,
     deed_name,
     deed_of,
@@ -64,17 +66,27 @@ from relayd.wire.answer import read_fault
 from relayd.wire.anthropic import JSON
 from relayd.wire.call import Call, Reply
 from relayd.wire.http import RequestHead
-from relayd.wire.objects import Unreadable, batch_requests, object_id, read_page, with_results_url, write_page
-from relayd.wire.peek import Peeked
+from relayd.wire.objects import (
+    Unreadable,
+    batch_requests,
+    file_ids,
+    may_name_files,
+    object_id,
+    read_page,
+    with_results_url,
+    write_page,
+)
 from relayd.wire.refusal import Refusal
 
 LISTED = 500  # objects asked of an account at once: about 350 KB of batches, well below stream.GATHER_LIMIT
 PAGES = 20
+MOST_NAMED = 1000  # files in a body
 TOGETHER = 100  # deeds looked up at once: they travel in one batch of the pump
-IN_THREAD = 256 << 10  # bytes; a larger batch is read in a thread, so that it holds nobody up
+IN_THREAD = 256 << 10  # bytes; a larger body is read in a thread, so that it holds nobody up
 
 log = logging.getLogger("relayd")
 
+T = TypeVar("T")
 Amend = Callable[[str, Answer], Awaitable[Answer]]
 
 
@@ -105,6 +117,15 @@ class Objects:
 
         await self.relay.with_receipt(exchange, MESSAGES, serve)
 
+    async def bind(self, body: bytes, key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
+        """The accounts that cannot serve a body, for the files that it names; with reasons. Raises: Refusal."""
+        names = sorted(await _in_thread(file_ids, body))
+        if len(names) > MOST_NAMED:
+            raise Refusal(status=400, message=f"more than {MOST_NAMED} files are named")
+        if not names:
+            return {}
+        return bound(dict(zip(names, await self._deeds(names), strict=True)), key, snapshot)
+
     # --- making one
 
     async def _create(self, exchange: Exchange, asked: Asked, draft: Draft, key: ApiKey, snapshot: Snapshot) -> None:
@@ -112,7 +133,7 @@ class Objects:
         body = await self._body(exchange, draft, snapshot)
         models: tuple[str, ...] = ()
         if asked.kind == "batches":
-            models = check_batch(await _requests(body), key, snapshot)
+            models = check_batch(await _in_thread(batch_requests, body), key, snapshot)
         call = _call(exchange, asked, body=body, model=models[0] if len(models) == 1 else "")
         draft.model = call.model
         url = results_base(exchange.head, exchange.peer, snapshot)
@@ -124,7 +145,9 @@ class Objects:
             return _addressed(answer, url) if asked.kind == "batches" else answer
 
         trial = self._trial(exchange, draft, resolve(call, key, snapshot), snapshot, write_down)
-        trial.creates, trial.barred = True, unfit(models, key.groups, snapshot)
+        trial.creates, trial.barred = True, unfit(models, snapshot)
+        if asked.kind == "batches" and may_name_files(body):
+            trial.barred = {**trial.barred, **await self.bind(body, key, snapshot)}
         await self.relay.carry(trial, snapshot)
 
     async def _write_down(self, name: str, deed: Deed) -> None:
@@ -331,10 +354,11 @@ class StoreIsAway(Refusal):
         )
 
 
-async def _requests(body: bytes) -> list[Peeked]:
+async def _in_thread(read: Callable[[bytes], T], body: bytes) -> T:
+    """Read a body: in a thread, when it is a large one."""
     if len(body) <= IN_THREAD:
-        return batch_requests(body)
-    return await trio.to_thread.run_sync(batch_requests, body, abandon_on_cancel=True)
+        return read(body)
+    return await trio.to_thread.run_sync(read, body, abandon_on_cancel=True)
 
 
 def _call(exchange: Exchange, asked: Asked, *, body: bytes = b"", model: str = "") -> Call:

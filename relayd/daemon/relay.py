@@ -7,8 +7,9 @@ deadline passed, the daemon stops) and leaves no connection open and exactly one
 from __future__ import annotations
 
 import logging
+import math
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 import trio
@@ -19,6 +20,7 @@ from relayd.core.affinity import Pins, affinity_id, sets_pin
 from relayd.core.auth import authenticate, client_address
 from relayd.core.budget import RetryBudget
 from relayd.core.clients import permit
+from relayd.core.explain import Hold, unavailable
 from relayd.core.failover import Answered, NoCredential, Outcome, Retry, Unreachable, judge, last_word, may_retry
 from relayd.core.ledger import Record, record_of
 from relayd.core.limits import rfc3339
@@ -49,6 +51,7 @@ from relayd.wire.anthropic import EVENT_STREAM
 from relayd.wire.call import Call, Dialect, Reply, Translator
 from relayd.wire.conversation import conversation
 from relayd.wire.http import HeaderPairs, Headers
+from relayd.wire.objects import may_name_files
 from relayd.wire.openai_shapes import rate_headers
 from relayd.wire.refusal import KIND_BY_STATUS, Refusal
 from relayd.wire.usage import Meter, usage_of_message
@@ -67,7 +70,7 @@ class Trial:
 
     Args:
         only: the one account that can serve it, whatever the pool thinks of it; "" leaves the choice to the pool.
-        barred: accounts that cannot serve it, for reasons that the pool does not know.
+        barred: accounts that cannot serve it, for reasons that the pool does not know: these.
         creates: it makes an object, so that doing it twice is not harmless.
         free: it touches no limit and is not booked.
         amend: has the answer that goes to the client go through its hands.
@@ -86,7 +89,7 @@ class Trial:
     meter: Meter | None = None  # of a stream that is on its way
     tried: list[str] = attrs.field(factory=list)
     only: str = ""
-    barred: Collection[str] = ()
+    barred: Mapping[str, str] = attrs.field(factory=dict)
     creates: bool = False
     free: bool = False
     amend: Callable[[str, Answer], Awaitable[Answer]] | None = None
@@ -111,6 +114,8 @@ class Relay:
         wall: Unix time, seconds.
         new_id: a fresh call id.
         books: where calls are counted; without them nothing is limited or booked.
+        bind: given a body, the accounts that cannot serve it for the files that it names, with reasons. May raise a
+            Refusal.
     """
 
     live: Live
@@ -125,6 +130,7 @@ class Relay:
     budget: RetryBudget = attrs.field(factory=RetryBudget)
     pins: Pins = attrs.field(factory=Pins)
     books: Books | None = None
+    bind: Callable[[bytes, ApiKey, Snapshot], Awaitable[Mapping[str, str]]] | None = None
     _open: dict[str, Trial] = attrs.field(factory=dict, init=False)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
@@ -200,6 +206,8 @@ class Relay:
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
             affinity=self._affinity(exchange, call, key, snapshot),
         )
+        if self.bind is not None and may_name_files(call.body):
+            trial.barred = await self.bind(call.body, key, snapshot)
         await self.carry(trial, snapshot)
 
     async def carry(self, trial: Trial, snapshot: Snapshot) -> None:
@@ -330,7 +338,9 @@ class Relay:
             affinity=trial.home,
             excluded=[*trial.tried, *trial.barred],
         )
-        return picked if isinstance(picked, Unavailable) else picked.account
+        if not isinstance(picked, Unavailable):
+            return picked.account
+        return _with_bars(picked, trial.barred) if trial.barred else picked
 
     def _plan_anew(self, trial: Trial, snapshot: Snapshot) -> Plan:
         """What was taken from a key while its call was tried, it gets no further attempt with. Raises: Refusal."""
@@ -565,6 +575,15 @@ def status_of_error(event: bytes) -> int:
 
 # 408 is what we say of a slow client; an upstream's timeout_error is a 504.
 _STATUS_BY_KIND = {kind: status for status, kind in reversed(KIND_BY_STATUS.items())} | {"timeout_error": 504}
+
+
+def _with_bars(found: Unavailable, barred: Mapping[str, str]) -> Unavailable:
+    """What keeps the accounts from a call, where some are kept from it by what the pool does not know."""
+    holds = [
+        Hold(hold.account, "never", math.inf, barred[hold.account]) if hold.account in barred else hold
+        for hold in found.holds
+    ]
+    return unavailable(holds, found.model)
 
 
 def _answered(inbound: Inbound, opening: Opening) -> Answered:

@@ -16,7 +16,9 @@ from relayd.wire.peek import Peeked, members, peek
 from relayd.wire.refusal import Refusal
 
 MOST_REQUESTS = 100_000  # in a batch; API reference, "Create a Message Batch"
-_ESCAPED_LETTER = re.compile(rb"\\u00[67]")  # could spell a key in another way
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6|7)")  # could spell a key in another way
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class _Named(msgspec.Struct):
@@ -111,6 +113,33 @@ def with_results_url(body: bytes, url: str) -> bytes:
         if name == "results_url" and body[start:end] != b"null":
             return body[:start] + msgspec.json.encode(url) + body[end:]
     return body
+
+
+def may_name_files(body: bytes) -> bool:
+    """Whether a body has to be looked through for files. Nearly every call is done with after these searches."""
+    return b'"file_id"' in body or (b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None)
+
+
+def file_ids(body: bytes) -> set[str]:
+    """The files that a body names, wherever in it: each text that is called `file_id` and could be an id.
+
+    The whole body is decoded: use a thread for a large one. A body that is no JSON names none.
+    """
+    try:
+        left = [msgspec.json.decode(body)]
+    except (msgspec.MsgspecError, RecursionError):
+        return set()
+    found: set[str] = set()
+    while left:
+        match left.pop():
+            case dict() as members_of:
+                name = members_of.get("file_id")
+                if isinstance(name, str) and _ID.fullmatch(name):
+                    found.add(name)
+                left += members_of.values()
+            case list() as items:
+                left += items
+    return found
 
 
 class Unreadable(Exception):

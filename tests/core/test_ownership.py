@@ -13,6 +13,7 @@ from relayd.core.ownership import (
     Listed,
     Window,
     asked,
+    bound,
     check_batch,
     deed_of,
     home,
@@ -24,7 +25,14 @@ from relayd.core.ownership import (
     unfit,
     write_deed,
 )
-from relayd.wire.objects import batch_requests, read_page, with_results_url, write_page
+from relayd.wire.objects import (
+    batch_requests,
+    file_ids,
+    may_name_files,
+    read_page,
+    with_results_url,
+    write_page,
+)
 from relayd.wire.peek import Peeked
 from relayd.wire.refusal import Refusal
 
@@ -155,14 +163,53 @@ def test_accounts_that_would_rename_or_refuse_a_model_are_unfit() -> None:
         )
     )
 
-    assert unfit(["x", "y"], ("default",), tree) == {"renames", "lacks"}
-    assert unfit([], ("default",), tree) == set()
-    assert unfit(["x"], ("empty",), tree) == set()  # the pool says that there is no account
+    assert unfit(["x", "y"], tree) == {"renames": "does not serve x", "lacks": "does not serve x"}
+    assert unfit([], tree) == {}
 
 
-def test_a_batch_without_an_account_is_refused_with_each_reason() -> None:
-    with pytest.raises(Refusal, match=r"403 .*a: does not serve x"):
-        unfit(["x"], ("default",), snapshot(accounts=(account("a", models=("y",)),)))
+# --- files that a body names
+
+
+def files_on(**homes: str) -> dict[str, Deed | None]:
+    return {name: Deed(kind="files", account=home, key="dev") for name, home in homes.items()}
+
+
+THREE = snapshot(accounts=(account("a"), account("b"), account("off", enabled=False)))
+
+
+def test_a_call_is_bound_to_the_account_of_its_files() -> None:
+    assert bound(files_on(f="a", g="a"), api_key(), THREE) == {"b": "file f lives on a", "off": "file f lives on a"}
+    assert bound({"f": None}, api_key(), THREE) == {}
+    assert bound({}, api_key(), THREE) == {}
+
+
+@pytest.mark.parametrize(
+    ("homes", "key", "text"),
+    [
+        ({"f": "a", "g": "b"}, "dev", "400 files f and g live on different accounts"),
+        ({"f": "a"}, "other", "404 file not found: f"),
+        ({"f": "gone"}, "dev", "404 file f lives on account gone, which is no longer configured"),
+        ({"f": "off"}, "dev", "409 file f lives on account off, which is disabled"),
+    ],
+)
+def test_a_call_whose_files_it_cannot_have_is_refused(homes: dict[str, str], key: str, text: str) -> None:
+    with pytest.raises(Refusal, match=text):
+        bound(files_on(**homes), api_key(id=key), THREE)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"messages":[{"content":[{"type":"document","source":{"type":"file","file_id":"file_1"}}]}]}', {"file_1"}),
+        (b'{"a":{"fil\\u0065_id":"file_\\u0031"}}', {"file_1"}),
+        (b'{"properties":{"file_id":{"type":"string"}}, "x":{"file_id":"two words"}}', set()),
+        (b'{"text":""file_id":"file_1""}', set()),
+        (b'{"file_id":', set()),
+        (b"[" * 100_000, set()),
+    ],
+)
+def test_the_files_that_a_body_names_are_found(body: bytes, found: set[str]) -> None:
+    assert (file_ids(body) if may_name_files(body) else set()) == found
 
 
 def test_a_model_in_a_tools_schema_is_not_the_requests_own() -> None:

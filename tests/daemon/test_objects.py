@@ -506,6 +506,59 @@ async def test_the_scheme_of_results_is_a_trusted_proxys_word(
     assert told.json["results_url"] == f"{scheme}://relay/v1/messages/batches/{made['id']}/results"
 
 
+# Files that a call names.
+
+
+def about(*files: str, stream: bool = False) -> bytes:
+    content = [{"type": "document", "source": {"type": "file", "file_id": name}} for name in files]
+    return json.dumps({**PARAMS, "stream": stream, "messages": [{"role": "user", "content": content}]}).encode()
+
+
+async def test_a_call_goes_where_its_file_is(tmp_path: Path) -> None:
+    async with two_accounts(tmp_path) as world:
+        files = await on_each_account(world, world.sdk())
+        for name, file in [*files.items()] * 4:
+            assert (await world.house.ask(about(file))).status == 200
+            assert world.house.books.receipts[-1].account == name
+        counted = await world.house.ask(about(files["b"]), "/v1/messages/count_tokens")
+        batch = json.dumps({"requests": [{"custom_id": "1", "params": json.loads(about(files["b"]))}]}).encode()
+        made = await world.house.ask(batch, "/v1/messages/batches")
+
+        assert counted.status == made.status == 200
+        assert [one.account for one in world.house.books.receipts[-2:]] == ["b", "b"]
+        told = await world.house.ask(about(*files.values()))
+        assert told.error[:2] == (400, "invalid_request_error")
+        assert "live on different accounts (a and b)" in told.error[2]
+
+
+async def test_nobody_reads_anothers_file_by_naming_it_in_a_message(tmp_path: Path) -> None:
+    async with two_accounts(tmp_path, team(), team(OTHER_KEY, "other")) as world:
+        made = await world.sdk().files.upload(file=("a.txt", b"a"))
+
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            told = await world.house.ask(about(made.id), path, key=OTHER_KEY)
+            assert told.error == (404, "not_found_error", f"file not found: {made.id}")
+        hidden = about(made.id).replace(b"file_id", b"fil\\u0065_id")
+        assert (await world.house.ask(hidden, key=OTHER_KEY)).status == 404
+
+
+async def test_while_the_account_of_a_file_rests_the_call_is_told_so(tmp_path: Path) -> None:
+    async with two_accounts(tmp_path) as world:
+        files = await on_each_account(world, world.sdk())
+        live = world.house.live
+        limited = changed(live.snapshot.accounts["a"], simulator=Simulator(status=429, retry_after=600))
+        live.swap(changed(live.snapshot, accounts={**live.snapshot.accounts, "a": limited}))
+
+        first = await world.house.ask(about(files["a"]))
+        second = await world.house.ask(about(files["a"]))
+
+        assert (first.status, second.status) == (429, 429)
+        assert int(second["retry-after"]) > 500
+        assert "a: cooling down until" in second.error[2]
+        assert f"b: file {files['a']} lives on a" in second.error[2]
+        assert (await world.house.ask(about(files["b"]))).status == 200
+
+
 # Limits and the state.
 
 

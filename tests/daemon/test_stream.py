@@ -195,7 +195,7 @@ async def test_a_client_that_does_not_read_is_no_silent_upstream(autojump_clock:
 async def test_a_cut_at_any_byte_gives_an_sdk_whole_events_and_then_one_error(neat: bool) -> None:
     end = [] if neat else [RESET]
     names = [event.name for event in read(STREAM) if event.name != "ping"]
-    for at in range(1, len(STREAM)):
+    for at in range(1, len(STREAM), 7 if neat else 1):
         body = await passed(STREAM[:at], *end)
         whole = read(STREAM[:at])
         assert read(body)[:-1] == whole, f"cut at {at}"

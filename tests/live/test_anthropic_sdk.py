@@ -261,12 +261,16 @@ def test_a_credential_of_ours_that_is_rejected_is_not_told_as_the_clients_fault(
 
 
 def test_a_key_that_is_not_known_is_refused_once_and_for_all(daemon: Daemon) -> None:
-    before = calls(daemon)
+    def refusals() -> int:
+        return sum(entry["status"] == 401 for entry in daemon.events("call.done"))
+
+    before = refusals()
     unknown = pytest.raises(anthropic.AuthenticationError, match="Invalid API key: unknown key")
     with anthropic.Anthropic(base_url=daemon.url, api_key=OTHER_KEY, max_retries=5) as sdk, unknown as caught:
         sdk.messages.create(**ask())
     assert caught.value.request_id
-    assert calls(daemon) == before + 1
+    daemon.wait_until(lambda: refusals() > before, "the call's log line")
+    assert refusals() == before + 1
 
 
 def test_a_body_without_a_model_is_refused_in_the_apis_words(sdk: anthropic.Anthropic) -> None:

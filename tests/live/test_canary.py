@@ -298,17 +298,23 @@ def use(canary: Canary, running: daemons.Daemon) -> None:
 def commands(canary: Canary) -> None:
     """What an operator asks."""
     for words in (
-        ("check",), ("check", "--format", "json"), ("check", "--env"), ("status",), ("status", "--json"), ("key", "list"),
-        ("key", "show", "all", "--json"), ("account", "list", "--json"), ("account", "test", "dead"),
-        ("account", "test", "key", "--json"), ("account", "test", "proxied"), ("secret", "inspect"), ("reload", "--json"),
-    ):  # fmt: skip
+        ("check", "--format", "json"),
+        ("check", "--env"),
+        ("status", "--json"),
+        ("key", "list"),
+        ("key", "show", "all", "--json"),
+        ("account", "list", "--json"),
+        ("account", "test", "dead"),
+        ("account", "test", "proxied", "--json"),
+        ("secret", "inspect"),
+    ):
         canary.run(*words)
     assert "all" in canary.run("key", "which", stdin=canary.known["api key"])
     canary.run("key", "which", stdin=canary.known["wrong api key"])
     canary.run("account", "seal", "dead", stdin=canary.secret("resealed credential", "sk-ant-api03-"))
 
 
-def blunders(canary: Canary, running: daemons.Daemon) -> None:
+def blunders(canary: Canary) -> None:
     """Secrets where they must not be: the tree is refused, and its report quotes none of them."""
     file = canary.tree / "accounts.d/dead.toml"
     before = file.read_text()
@@ -322,9 +328,9 @@ def blunders(canary: Canary, running: daemons.Daemon) -> None:
     ):
         file.write_text(text)
         canary.run("check")
-        canary.run("check", "--format", "sarif")
-        canary.run("reload")
-        canary.run("status", "--json")
+        canary.run("reload", "--json")
+    canary.run("status", "--json")
+    canary.run("check", "--format", "sarif")
     file.write_text(before)
     canary.run("reload")
 
@@ -336,7 +342,7 @@ def test_no_secret_is_written_or_answered_with_sqlite(tmp_path: Path) -> None:
         with daemons.running(canary.tree, "--node", "n1", environment=canary.environment) as running:
             use(canary, running)
             commands(canary)
-            blunders(canary, running)
+            blunders(canary)
             running.signal(signal.SIGUSR1)
             canary.files(canary.tree / "var")  # as it is while the daemon lives, WAL included
             running.kill()
@@ -348,6 +354,7 @@ def test_no_secret_is_written_or_answered_with_sqlite(tmp_path: Path) -> None:
         canary.files(tmp_path / "daemon.log", canary.tree / "var")
 
     assert any(canary.known["credential"] in text for text in served.seen), "the secrets were in use"
+    assert served.tokens, "and tokens were refreshed"
     assert any(path.endswith("relayd.db-wal") for path in canary.seen)
     assert sum(text.startswith(b"200") for text in canary.seen.values()) > 10
     canary.assert_silent()
@@ -385,9 +392,7 @@ def test_a_daemon_that_cannot_start_names_no_secret(tmp_path: Path) -> None:
     before = relay.read_text()
     for text in (
         before.replace("sqlite:var/relayd.db", f"redis://u:{password}@127.0.0.1:1/0"),
-        before.replace("sqlite:var/relayd.db", "redis://127.0.0.1:1/0").replace(
-            "[secrets]", f'key = "{KEY}"\n[secrets]'
-        ),
+        before.replace("sqlite:var", "sqlite:/dev/null/x").replace("[secrets]", f'key = "{KEY}"\n[secrets]'),
         before + f'\n[log]\nfile = "/nonexistent/{key_hash(KEY)}"',
     ):
         relay.write_text(text)

@@ -1,0 +1,175 @@
+"""relayd report: what is added up, in which form, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from booked_tree import book, make_booked
+from cli_tree import Tree
+
+from relayd.core.ledger import Record
+from relayd.daemon.journal import Journal
+from relayd.state.contract import Settle
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    tree = make_booked(tmp_path)
+    book(tree, input=100, output=20, cost=1_500_000)
+    book(tree, key="other", account="spare", input=5, errors=1, cost=250_000)
+    book(tree, day="2026-11-23", model="claude-opus-5-5", output=7, cost=1)
+    return tree
+
+
+def test_json_has_the_totals_at_the_top_level(tree: Tree) -> None:
+    ran = tree.run("report", "--day", "2026-11-22", "--json")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert {name: ran.json[name] for name in ("requests", "errors", "tokens", "cost")} == {
+        "requests": 2,
+        "errors": 1,
+        "tokens": 125,
+        "cost": "1.75",
+    }
+    assert (ran.json["unique_keys"], ran.json["error_rate"], ran.json["pending"]) == (2, 0.5, 0)
+    assert [row["key"] for row in ran.json["rows"]] == ["dev", "other"]
+    assert [row["model"] for row in ran.json["top_models"]] == ["claude-haiku-4-5"]
+
+
+def test_days_and_dimensions_can_be_chosen(tree: Tree) -> None:
+    ran = tree.run("report", "--from", "2026-11-22", "--to", "2026-11-23", "--by", "model,day", "--json")
+
+    rows = [(row["day"], row["model"], row["requests"]) for row in ran.json["rows"]]
+    assert rows == [("2026-11-22", "claude-haiku-4-5", 2), ("2026-11-23", "claude-opus-5-5", 1)]
+    assert ran.json["cost"] == "1.750001"
+
+
+def test_the_table_is_for_people(tree: Tree) -> None:
+    lines = tree.run("report", "--day", "2026-11-22").out.splitlines()
+
+    assert lines[0] == "2026-11-22"
+    assert lines[1].split() == ["KEY", "REQUESTS", "ERRORS", "TOKENS", "INPUT", "OUTPUT", "CACHE", "READ", "COST"]
+    assert lines[2].split() == ["dev", "1", "0", "120", "100", "20", "0", "1.50"]
+    assert "total: 125 tokens, $1.75, 2 keys, 50.00% of 2 requests failed" in lines
+    assert lines[-1].split()[0] == "claude-haiku-4-5"
+
+
+def test_a_model_without_a_price_is_mentioned(tree: Tree) -> None:
+    book(tree, model="mystery", unpriced=1, input=3)
+
+    assert "1 calls had a model without a price" in tree.run("report", "--day", "2026-11-22").out
+
+
+def test_csv_has_a_row_for_each_group_and_every_figure(tree: Tree) -> None:
+    rows = list(csv.DictReader(io.StringIO(tree.run("report", "--day", "2026-11-22", "--by", "account", "--csv").out)))
+
+    assert [(row["account"], row["requests"], row["cost"]) for row in rows] == [
+        ("sample", "1", "1.50"),
+        ("spare", "1", "0.25"),
+    ]
+    assert {"cache_write_5m", "cache_write_1h", "web_searches", "unpriced"} <= set(rows[0])
+
+
+def test_a_day_without_calls_is_no_failure(tree: Tree) -> None:
+    ran = tree.run("report", "--day", "2025-01-01")
+    empty = tree.run("report", "--day", "2025-01-01", "--csv")
+
+    assert (ran.code, ran.out) == (0, "2025-01-01\nnothing was booked\n")
+    assert empty.out.startswith("key,requests,")
+
+
+def test_settlements_in_the_journal_are_noted(tree: Tree) -> None:
+    journal = Journal(tree.root / "var/journal")
+    record = Record(day="2026-11-22", key="dev", account="sample", model="m")
+    assert journal.append([Settle(call="req_late", record=record), Settle(call="req_later", record=record)])
+
+    ran = tree.run("report", "--day", "2026-11-22", "--json")
+    journal.close()
+
+    assert ran.json["pending"] == 2
+    assert "2 settlements wait in the journal" in ran.err
+
+
+def test_a_report_changes_nothing(tree: Tree) -> None:
+    before = tree.run("report", "--from", "2026-11-01", "--to", "2026-11-30", "--by", "key,account,model,day", "--json")
+    for _ in range(3):
+        tree.run("report", "--day", "2026-11-22")
+    after = tree.run("report", "--from", "2026-11-01", "--to", "2026-11-30", "--by", "key,account,model,day", "--json")
+
+    assert before.out == after.out
+
+
+def test_without_a_state_the_place_and_the_way_out_are_said(tmp_path: Path) -> None:
+    tree = make_booked(tmp_path)
+
+    ran = tree.run("report")
+
+    assert ran.code == 1
+    assert ran.err.startswith(f"relayd report: {tree.root / 'var/relayd.db'}: there is no state yet")
+    assert "--state" in ran.err
+    assert not (tree.root / "var").exists()  # nothing is made by asking
+
+
+def test_another_state_can_be_named(tree: Tree, tmp_path: Path) -> None:
+    (tree.root / "var").rename(tmp_path / "elsewhere")
+
+    ran = tree.run("report", "--day", "2026-11-22", "--json", "--state", f"sqlite:{tmp_path / 'elsewhere/relayd.db'}")
+
+    assert ran.json["requests"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--state", "mysql:x"), "mysql"),
+        (("--from", "2026-11-23", "--to", "2026-11-22"), "--from 2026-11-23 is after --to 2026-11-22"),
+    ],
+)
+def test_what_cannot_be_done_is_said(tree: Tree, words: tuple[str, ...], text: str) -> None:
+    ran = tree.run("report", *words)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert text in ran.err
+
+
+def test_a_file_that_is_no_state_is_named(tree: Tree) -> None:
+    tree.write("var/other.db", "this is no database" * 100)
+
+    ran = tree.run("report", "--state", "sqlite:var/other.db")
+
+    assert ran.code == 1
+    assert "var/other.db" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--day", "2026-13-01"),
+        ("--day", "tomorrow"),
+        ("--by", "colour"),
+        ("--json", "--csv"),
+        ("--day", "today", "--from", "yesterday"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(tree: Tree, words: tuple[str, ...]) -> None:
+    assert tree.run("report", *words).code == 2
+
+
+def test_more_days_than_are_kept_are_cut_and_it_is_said(tree: Tree) -> None:
+    ran = tree.run("report", "--from", "2020-01-01", "--to", "2026-11-23", "--json")
+
+    assert "400 days are kept" in ran.err
+    assert ran.json["requests"] == 3
+
+
+def test_a_broken_tree_is_told_with_its_errors(tree: Tree) -> None:
+    tree.write("relay.toml", "schema = 1\n")
+
+    ran = tree.run("report")
+
+    assert ran.code == 1
+    assert "realm" in ran.err

@@ -1,0 +1,59 @@
+"""report, usage and explain read the state while a daemon writes it; ownership outlives the daemon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+from builders import KEY, OTHER_KEY
+from daemon import key_text, running, write_tree
+
+MODEL = "claude-haiku-4-5"
+KEYS = {
+    "dev": key_text(KEY, 'owner = "crew"\nendpoints = ["messages", "files"]\n[limits]\ntotal_cost = "5.00"\n'),
+    "other": key_text(OTHER_KEY, 'endpoints = ["messages", "files"]\n'),
+}
+ACCOUNTS = {"a": 'kind = "simulator"\n', "b": 'kind = "simulator"\n'}
+
+
+def verb(tree: Path, *words: str) -> Any:
+    ran = subprocess.run(
+        [sys.executable, "-m", "relayd", *words, "--config", str(tree), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_the_books_can_be_read_beside_a_running_daemon(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, accounts=ACCOUNTS, keys=KEYS)
+    with running(tree) as daemon, anthropic.Anthropic(api_key=KEY, base_url=daemon.url, max_retries=0) as sdk:
+        for _ in range(3):
+            sdk.messages.create(model=MODEL, max_tokens=10, messages=[{"role": "user", "content": "Hello"}])
+        made = sdk.files.upload(file=("a.txt", b"content"))
+
+        daemon.wait_until(lambda: verb(tree, "report", "--from", "yesterday")["requests"] == 4, "four bookings")
+        report = verb(tree, "report", "--from", "yesterday", "--by", "model")
+        (usage,) = verb(tree, "usage", "dev")["keys"]
+        explained = verb(tree, "explain", "--key", "dev", "--model", MODEL)
+
+        assert report["tokens"] > 0
+        assert {row["model"] for row in report["rows"]} >= {""}  # making a file is a request without a model
+        assert usage["limits"][0]["limit_name"] == "total cost $5.00"
+        assert [row["serves"] for row in explained["accounts"]] == [True, True]
+
+    with running(tree) as daemon:
+        mine = anthropic.Anthropic(api_key=KEY, base_url=daemon.url, max_retries=0)
+        other = anthropic.Anthropic(api_key=OTHER_KEY, base_url=daemon.url, max_retries=0)
+        with mine, other:
+            with pytest.raises(anthropic.NotFoundError, match="File not found"):
+                mine.files.retrieve_metadata(made.id)  # the simulated upstream has forgotten it: so it was asked
+            with pytest.raises(anthropic.NotFoundError, match="file not found"):
+                other.files.retrieve_metadata(made.id)
