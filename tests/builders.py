@@ -33,8 +33,8 @@ def api_key(key: str = KEY, **fields: Any) -> ApiKey:
     return ApiKey(**fields)
 
 
-def account(id: str = "a", **fields: Any) -> Account:
-    return Account(**{"id": id, "kind": "simulator", **fields})
+def account(name: str = "a", **fields: Any) -> Account:
+    return Account(**{"id": name, "kind": "simulator", **fields})
 
 
 def snapshot(

@@ -38,6 +38,7 @@ from relayd.daemon.exchange import Exchange
 from relayd.daemon.stream import (
     GATHER_LIMIT,
     MESSAGE_LIMIT,
+    REVOKED,
     TIME_IS_UP,
     EventStream,
     Opening,
@@ -222,13 +223,25 @@ class Relay:
         self, exchange: Exchange, draft: Draft, deadline: float, serve: Callable[[], Awaitable[None]]
     ) -> None:
         """Do something for a client that is still there, until `deadline` on trio's clock. Raises: Refusal."""
-        with exchange.watch() as scope:
+
+        def allowed(newest: Snapshot) -> bool:
+            try:
+                authenticate(exchange.head.headers, newest, draft.peer, self.wall())
+            except Refusal:
+                return False
+            return True
+
+        def revoke() -> None:
+            draft.reason = REVOKED.message
+            scope.cancel()
+
+        with exchange.watch() as scope, self.live.running.of(draft.key, allowed, revoke):
             scope.deadline = deadline
             await serve()
         if exchange.gone:
             draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
         elif scope.cancelled_caught:
-            self._time_is_up(exchange, draft)
+            self._cut_short(exchange, draft, REVOKED if draft.reason == REVOKED.message else TIME_IS_UP)
 
     async def _counted(self, trial: Trial, snapshot: Snapshot) -> None:
         """Deliver a call within the limits of its key, and settle it whatever comes."""
@@ -279,10 +292,10 @@ class Relay:
         name = call.conversation or conversation(exchange.head.headers, call.body, call.user_id)
         return affinity_id(key.id, name)
 
-    def _time_is_up(self, exchange: Exchange, draft: Draft) -> None:
+    def _cut_short(self, exchange: Exchange, draft: Draft, why: Refusal) -> None:
         if not exchange.answered:
-            raise TIME_IS_UP
-        draft.outcome, draft.reason = "cut", TIME_IS_UP.message
+            raise why
+        draft.outcome, draft.reason = "cut", why.message
         exchange.abort()
 
     async def _deliver(self, trial: Trial) -> None:
@@ -498,6 +511,7 @@ class Relay:
             idle=snapshot.relay.upstream.idle_timeout,
             request_id=trial.draft.upstream_request_id or trial.draft.call_id,
             deadline=trial.deadline,
+            revoked=lambda: trial.draft.reason == REVOKED.message,
         )
         trial.exchange.start(answer.inbound.status, headers)
         try:

@@ -11,6 +11,7 @@ when it fires, the loop looks how long it has really been silent and goes on.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import attrs
 import httpx2
@@ -41,6 +42,9 @@ COMMENT = b": keep-alive\n\n"
 CUT = Refusal(status=502, message="the upstream broke off its answer", code="upstream_cut")
 SILENT = Refusal(status=504, message="the upstream went silent in the middle of its answer", code="upstream_silent")
 TIME_IS_UP = Refusal(status=504, message="the call took longer than the relay's total timeout", code="total_timeout")
+REVOKED = Refusal(
+    status=401, message="Invalid API key: this key has been revoked", should_retry=False, code="invalid_api_key"
+)
 STOPPED = Refusal(status=503, message="the relay is stopping", code="stopping")
 
 
@@ -126,6 +130,7 @@ class EventStream:
         keepalive: seconds of silence after which the client gets a comment; 0 = never.
         idle: seconds without an upstream byte after which the stream counts as dead.
         deadline: of the call as a whole, on trio's clock; whoever cancels then does so for that reason.
+        revoked: whether whoever cancels does so because the key is no longer accepted.
     """
 
     exchange: Exchange
@@ -136,6 +141,7 @@ class EventStream:
     idle: float
     request_id: str
     deadline: float = math.inf
+    revoked: Callable[[], bool] = lambda: False
     _heard: float = 0.0  # when the upstream last sent a byte
     _spoken: float = 0.0  # when the client was last sent one
     _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
@@ -150,9 +156,7 @@ class EventStream:
         try:
             fault = await self._pass_on(opening, ended)
         except trio.Cancelled:
-            self._say(
-                STOPPED if trio.current_time() < self.deadline else TIME_IS_UP
-            )  # sync: what fits the socket's buffer still arrives
+            self._say(self._farewell())  # sync: what fits the socket's buffer still arrives
             self.exchange.abort()
             raise
         if (self.meter.finished or self.meter.failed) and not self._half:
@@ -165,6 +169,12 @@ class EventStream:
             self.exchange.push(self.translator.finish())
         await self.exchange.finish()
         return fault
+
+    def _farewell(self) -> Refusal:
+        """Why the stream is cancelled."""
+        if self.revoked():
+            return REVOKED
+        return STOPPED if trio.current_time() < self.deadline else TIME_IS_UP
 
     async def _pass_on(self, opening: bytes, ended: bool) -> Refusal | None:
         if opening:

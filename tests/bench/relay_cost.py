@@ -250,9 +250,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         process, port, started = start_daemon(Path(place), listener.getsockname()[1])
         try:
-            print(
-                f"calibration {calibration():.3f} s; listening after {started:.2f} s; idle {memory(process.pid) / 1024:.0f} MB"
-            )
+            idle = memory(process.pid) / 1024
+            print(f"calibration {calibration():.3f} s; listening after {started:.2f} s; idle {idle:.0f} MB")
             measure(process.pid, port, args)
         finally:
             process.terminate()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 
 import pytest
-
 from builders import KEY, OTHER_KEY, api_key, headers, snapshot
+
 from relayd.config.keys import key_hash
 from relayd.config.snapshot import Deny, KeyHash
 from relayd.core.auth import authenticate, client_address, inside, presented_key

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from builders import api_key, headers
+
 from relayd.config.snapshot import ClientRule
 from relayd.core.clients import identify, permit
 from relayd.wire.refusal import Refusal

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from builders import account, api_key, call, headers, snapshot
+
 from relayd.config.secret import Secret
 from relayd.core.outbound import answer_headers, prepare
 from relayd.core.route import resolve

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from builders import api_key, call, snapshot
+
 from relayd.core.route import glob_matches, resolve
 from relayd.wire.refusal import Refusal
 

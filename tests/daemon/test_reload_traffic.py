@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from fakes import Reception, Told, answering, failing, message
+from fakes import Cut, Reception, Told, answering, failing, message
 from reload_world import FAST, World, key_of, living, make_tree, texts_of
 from scripted import serving
 
@@ -308,3 +308,26 @@ async def test_calls_during_reloads_all_succeed(tmp_path: Path) -> None:
 
         assert set(statuses) == {200}
         assert len(statuses) > 50
+
+
+@pytest.mark.parametrize("how", ["denied", "disabled"])
+async def test_a_live_stream_of_a_revoked_key_is_cut_with_an_error_event_where_the_policy_says_so(
+    tmp_path: Path, how: str
+) -> None:
+    tree = make_tree(tmp_path / "tree", keys=3)
+    tree.relay('[policy]\non_revoke = "cut"')
+    tree.write("accounts.d/a.toml", 'kind = "simulator"\n[simulator]\nwords = 60\nbetween = "20ms"\n')
+    async with living(tree) as world:
+        revoked, other = await world.stream(1), await world.stream(2)
+        if how == "denied":
+            tree.write("relay.toml", "schema = ")  # the rest of the tree is broken
+            tree.deny(1)
+        else:
+            tree.key(1, "enabled = false\n")
+        with pytest.raises(Cut) as cut:
+            await revoked.rest()
+
+        assert b"this key has been revoked" in cut.value.told.body
+        assert b"event: error" in cut.value.told.body
+        assert b"message_stop" in (await other.rest()).body
+        assert world.status()["calls"] == 0
