@@ -489,7 +489,7 @@ class Relay:
     limits: Limits = key(Limits(), doc="Defaults for keys that do not say otherwise.")
     models: Mapping[str, str] = key(NO_MAP, doc='alias = "real model id", for every key.')
     clients: Mapping[str, ClientRule] = key(PREDEFINED_CLIENTS, doc="How client programs are recognised.")
-    oauth: OAuth = key(OAuth(), doc='For kind = "oauth".', idle="this version neither logs in nor refreshes tokens")
+    oauth: OAuth = key(OAuth(), doc='For kind = "oauth".')
     secrets: Secrets = key(Secrets(), doc="Who can open sealed values.")
     guard: Guard = key(Guard(), doc="Which changes are held for confirmation.")
     alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.", idle="this version sends no alerts")

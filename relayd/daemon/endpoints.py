@@ -12,6 +12,7 @@ import attrs
 import msgspec
 
 from relayd.core.ownership import Asked, asked
+from relayd.daemon.log import scrub
 from relayd.wire.anthropic import JSON, Native
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, RequestHead
@@ -101,7 +102,7 @@ def _models(head: RequestHead, path: str) -> Models:
         if path == prefix or (path.startswith(prefix + "/") and path.count("/") == prefix.count("/") + 1):
             _allow(head, "GET")
             return Models(one=path[len(prefix) + 1 :], openai=openai)
-    raise Refusal(status=404, message=f"unknown path {ascii(head.path[:200])[1:-1]}", code="unknown_path")
+    raise Refusal(status=404, message=f"unknown path {scrub(ascii(head.path[:200])[1:-1])}", code="unknown_path")
 
 
 def _names(head: RequestHead) -> set[str]:

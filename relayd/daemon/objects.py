@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -100,6 +101,8 @@ class Objects:
 
     relay: Relay
     _unwritten: dict[str, str] = attrs.field(factory=dict, init=False)  # deeds that the store did not take
+    _asked_of: Callable[[], Snapshot | None] = attrs.field(default=lambda: None, init=False)
+    _keeps: bool = attrs.field(default=False, init=False)
 
     async def serve(self, exchange: Exchange, asked: Asked) -> None:
         """Serve one request to its end. One receipt is recorded."""
@@ -119,12 +122,21 @@ class Objects:
 
     async def bind(self, body: bytes, key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
         """The accounts that cannot serve a body, for the files that it names; with reasons. Raises: Refusal."""
+        if not self._keeps_files(snapshot) or not may_name_files(body):
+            return {}
         names = sorted(await _in_thread(file_ids, body))
         if len(names) > MOST_NAMED:
             raise Refusal(status=400, message=f"more than {MOST_NAMED} files are named")
         if not names:
             return {}
         return bound(dict(zip(names, await self._deeds(names), strict=True)), key, snapshot)
+
+    def _keeps_files(self, snapshot: Snapshot) -> bool:
+        """Whether any key may have files: else no body is searched for them, which takes 1 us a KB."""
+        if self._asked_of() is not snapshot:
+            self._asked_of = weakref.ref(snapshot)
+            self._keeps = any("files" in key.endpoints for key in snapshot.keys.values())
+        return self._keeps
 
     # --- making one
 
@@ -146,7 +158,7 @@ class Objects:
 
         trial = self._trial(exchange, draft, resolve(call, key, snapshot), snapshot, write_down)
         trial.creates, trial.barred = True, unfit(models, snapshot)
-        if asked.kind == "batches" and may_name_files(body):
+        if asked.kind == "batches":
             trial.barred = {**trial.barred, **await self.bind(body, key, snapshot)}
         await self.relay.carry(trial, snapshot)
 

@@ -35,6 +35,7 @@ from relayd.daemon.admission import Admitted, admit, admit_count
 from relayd.daemon.books import Books
 from relayd.daemon.endpoints import cors_headers
 from relayd.daemon.exchange import Exchange
+from relayd.daemon.oauth import OAuthKeeper
 from relayd.daemon.stream import (
     GATHER_LIMIT,
     MESSAGE_LIMIT,
@@ -52,7 +53,6 @@ from relayd.wire.anthropic import EVENT_STREAM
 from relayd.wire.call import Call, Dialect, Reply, Translator
 from relayd.wire.conversation import conversation
 from relayd.wire.http import HeaderPairs, Headers
-from relayd.wire.objects import may_name_files
 from relayd.wire.openai_shapes import rate_headers
 from relayd.wire.refusal import KIND_BY_STATUS, Refusal
 from relayd.wire.usage import Meter, usage_of_message
@@ -117,6 +117,7 @@ class Relay:
         books: where calls are counted; without them nothing is limited or booked.
         bind: given a body, the accounts that cannot serve it for the files that it names, with reasons. May raise a
             Refusal.
+        keeper: renews tokens that an upstream no longer takes; None: nobody does.
     """
 
     live: Live
@@ -132,6 +133,7 @@ class Relay:
     pins: Pins = attrs.field(factory=Pins)
     books: Books | None = None
     bind: Callable[[bytes, ApiKey, Snapshot], Awaitable[Mapping[str, str]]] | None = None
+    keeper: OAuthKeeper | None = None
     _open: dict[str, Trial] = attrs.field(factory=dict, init=False)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
@@ -207,7 +209,7 @@ class Relay:
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
             affinity=self._affinity(exchange, call, key, snapshot),
         )
-        if self.bind is not None and may_name_files(call.body):
+        if self.bind is not None:
             trial.barred = await self.bind(call.body, key, snapshot)
         await self.carry(trial, snapshot)
 
@@ -390,10 +392,28 @@ class Relay:
     async def ask(
         self, plan: Plan, account: Account, client: HeaderPairs, snapshot: Snapshot
     ) -> Inbound | Unreachable | NoCredential:
-        """Send a plan's call to an account and wait for the head of the answer, whose source the caller closes."""
+        """Send a plan's call to an account and wait for the head of the answer, whose source the caller closes.
+
+        After a 401 for an OAuth token that can be renewed the same account is asked once more, with the new one.
+        """
         secret = self.credential(account)
         if isinstance(secret, str):
             return NoCredential(reason=secret)
+        inbound = await self._ask(plan, account, secret, client, snapshot)
+        if not isinstance(inbound, Inbound) or inbound.status != 401 or self.keeper is None:
+            return inbound
+        if not self.keeper.renewable(account.id, secret):
+            return inbound
+        inbound.source.close()
+        await self.keeper.renew(account.id, secret)
+        secret = self.credential(account)
+        if isinstance(secret, str):
+            return NoCredential(reason=secret)
+        return await self._ask(plan, account, secret, client, snapshot)
+
+    async def _ask(
+        self, plan: Plan, account: Account, secret: Secret, client: HeaderPairs, snapshot: Snapshot
+    ) -> Inbound | Unreachable:
         limits = snapshot.relay.upstream
         outbound = prepare(plan, account, account.base_url or limits.base_url, secret, client)
         return await self.upstreams.open(account, outbound, limits)

@@ -37,6 +37,7 @@ from relayd.daemon.credentials import Credentials
 from relayd.daemon.front import Front
 from relayd.daemon.lastgood import LastGood
 from relayd.daemon.log import AccessLog, Output, open_log, set_log
+from relayd.daemon.oauth import OAuthKeeper
 from relayd.daemon.places import control_socket, generation_store
 from relayd.daemon.prepare import Sockets
 from relayd.daemon.probe import Probes
@@ -125,6 +126,7 @@ class Daemon:
     front: Front
     upstreams: Upstreams
     books: Books
+    keeper: OAuthKeeper
     reloading: Reloading
     bell: EarlyBell
 
@@ -136,6 +138,7 @@ class Daemon:
             lasting.start_soon(Probes(self.front.relay).run)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)
+                await nursery.start(self.keeper.run)  # a rotation under way holds up the end until it is stored
                 await nursery.start(self.reloading.run)
                 async with trio.open_nursery() as serving:
                     await serving.start(self.server.serve, list(sockets))
@@ -291,12 +294,23 @@ def build(
         wall=time.time,
     )
     rng = random.Random(secrets.randbits(64))
+    keeper = OAuthKeeper(
+        credentials=credentials,
+        snapshot=lambda: live.snapshot,
+        state=books.main,
+        node=f"{node.node}-{os.urandom(4).hex()}",
+        wall=time.time,
+        rng=rng,
+        tls=shared_context,
+        renewed=lambda account: pool.restore(account, time.time()) if account in live.snapshot.accounts else None,
+    )
     relay = Relay(
         live=live,
         upstreams=upstreams,
         pool=pool,
         books=books,
-        credential=lambda account: credentials.of(account, live.snapshot),
+        credential=keeper.of,
+        keeper=keeper,
         record=access.record,
         wall=time.time,
         new_id=new_id,
@@ -306,6 +320,11 @@ def build(
     front = Front(relay=relay, known_models=shipped)
     server = Server(front, lambda: live.snapshot.relay.server)
     state_url = node.state_url or snapshot.relay.state.url
+
+    def adopted(new: Snapshot) -> None:
+        set_log(new.relay.log, output, access)
+        upstreams.keep_only(new)
+
     reloading = make_reloading(
         start=start,
         edition=edition,
@@ -321,12 +340,12 @@ def build(
         listen=inotify(),
         watch=node.watch,
         announce=notify,
-        adopted=lambda new: set_log(new.relay.log, output, access),
+        adopted=adopted,
         node=node.node,
         draining=lambda: front.draining,
         pace=node.pace,
     )
-    return Daemon(node, live, output, access, server, front, upstreams, books, reloading, bell)
+    return Daemon(node, live, output, access, server, front, upstreams, books, keeper, reloading, bell)
 
 
 def state_password(snapshot: Snapshot) -> str:

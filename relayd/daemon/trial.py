@@ -11,7 +11,7 @@ import json
 import attrs
 import trio
 
-from relayd.config.secret import Secret
+from relayd.config.secret import MASK, Secret
 from relayd.config.snapshot import Account, ApiKey, ObjectId, Relay
 from relayd.core.failover import Unreachable
 from relayd.core.outbound import prepare
@@ -87,7 +87,10 @@ async def _ask(upstreams: Upstreams, account: Account, credential: Secret, relay
         answer = await _read(inbound.source)
     finally:
         inbound.source.close()
-    return judge(inbound.status, answer)
+    found = judge(inbound.status, answer)
+    # Some upstreams quote what they refuse.
+    quoted = credential.reveal()
+    return attrs.evolve(found, detail=found.detail.replace(quoted, MASK)) if quoted else found
 
 
 async def _read(source: Source) -> bytes:

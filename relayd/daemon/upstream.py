@@ -15,7 +15,7 @@ import attrs
 import httpx2
 import trio
 
-from relayd.config.snapshot import Account, Upstream
+from relayd.config.snapshot import Account, Snapshot, Upstream
 from relayd.core.failover import Fault, Unreachable
 from relayd.core.outbound import Outbound
 from relayd.daemon.dial import Resolver
@@ -87,6 +87,10 @@ class Upstreams:
             await trio.sleep(SWEEP)
             for transport in self._by_proxy.values():
                 transport.sweep(trio.current_time())
+
+    def keep_only(self, snapshot: Snapshot) -> None:
+        """Forget simulators whose account has left the config."""
+        self._simulators = {name: one for name, one in self._simulators.items() if name in snapshot.accounts}
 
     def close(self) -> None:
         """Close every idle connection; those in use close with their calls."""

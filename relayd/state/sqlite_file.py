@@ -74,8 +74,14 @@ def open_file(path: str, busy: int) -> sqlite3.Connection:
 def _create(path: Path) -> None:
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # SQLite gives the WAL and the shared memory file the mode of the database.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # SQLite gives the WAL and the shared memory file the mode of the database. A file that is there must not be opened:
+    # closing any descriptor of it drops every lock that this process has on it (fcntl(2), POSIX record locks; SQLite
+    # docs, "How To Corrupt", 2.2), and then the next process to leave takes itself for the last one and deletes the WAL
+    # under our connections.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
 
 
 def _migrate(connection: sqlite3.Connection, path: str) -> None:
