@@ -203,6 +203,8 @@ def _judged(kind: Kind, path: str, digest: bytes, data: bytes) -> Parsed:
         problems=tuple(problems),
         given_limits=_given_limits(document.table or {}),
     )
+    if kind != "relay":  # of which links.py reads what it can, even where it has errors
+        document.forget_table()
     return attrs.evolve(parsed, problems=(*problems, *found)) if (found := list(file_lint(parsed))) else parsed
 
 

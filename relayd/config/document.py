@@ -54,7 +54,7 @@ class Document:
     Args:
         file: POSIX path in the tree.
         text: with LF line ends, without a byte order mark; "" when it could not be decoded.
-        table: None when it is not TOML.
+        table: None when it is not TOML; empty once it was forgotten.
     """
 
     file: str
@@ -119,6 +119,10 @@ class Document:
         place = positions.lookup(self._index(), path)
         line, column, _ = self._line(place.start if place else 0)
         return Related(file=self.file, line=line, column=column, message=message)
+
+    def forget_table(self) -> None:
+        """Let go of the table, of which the noun says all: a tree of 10,000 files holds 50 MB of them."""
+        self.table = None if self.table is None else {}
 
     def _index(self) -> dict[Path, positions.Place]:
         if self._places is None:

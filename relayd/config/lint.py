@@ -82,19 +82,14 @@ _WORDS = ("", "test", "testing", "secret", "password", "admin", "relayd", "demo"
 
 @functools.cache
 def _weak() -> frozenset[str]:
-    return frozenset(_hashes(_WORDS))
-
-
-def _hashes(words: Iterable[str]) -> Iterator[str]:
-    for word in words:
-        yield key_hash(word)
-        yield hashlib.sha256(word.encode()).hexdigest()
+    """Their hashes, as relayd makes them and as somebody would who does not know how."""
+    return frozenset(key_hash(word) for word in _WORDS) | {hashlib.sha256(word.encode()).hexdigest() for word in _WORDS}
 
 
 def _weak_hashes(file: Parsed, key: ApiKey) -> Iterator[Problem]:
-    guessed = {*_weak(), *_hashes({key.id, key.name, key.owner})}
+    own = {key_hash(word) for word in {key.id, key.name, key.owner}}
     for number, entry in enumerate(key.hashes):
-        if entry.sha256 in guessed:
+        if entry.sha256 in own or entry.sha256 in _weak():
             message = f"{dotted(('hashes', number))}: this is the hash of a word that anybody would try"
             yield file.problem("E-WEAK-HASH", ("hashes", number, "sha256"), message, hint="relayd key rotate")
 
