@@ -24,11 +24,10 @@ from fakes import ASK, ASK_STREAM, Client, Told
 
 from relayd.config.keys import key_hash, mint
 from relayd.daemon.boot import Start
-from relayd.daemon.listen import open_listener
 from relayd.daemon.log import AccessLog, Output, set_log
 from relayd.daemon.reload import Reloader
 from relayd.daemon.reloading import Edition, Pace, Reloading, find_start
-from relayd.daemon.run import Daemon, EarlyBell, NodeSettings, build, open_control_socket
+from relayd.daemon.run import Daemon, EarlyBell, NodeSettings, build, open_sockets
 from relayd.daemon.status import metrics_text, status_document
 from relayd.daemon.ticket import Reload, Request, Result, Trigger
 
@@ -169,7 +168,7 @@ class World:
 
     @property
     def listening(self) -> dict[str, list[socket.socket]]:
-        return self.reloader.prepare.__self__.listening  # type: ignore[attr-defined]
+        return self.reloader.prepare.__self__.doors[0].listening  # type: ignore[attr-defined]
 
     async def connect(self, port: int = 0) -> Client:
         client = Client(await trio.open_tcp_stream("127.0.0.1", port or self.port()), PATIENCE)
@@ -226,6 +225,7 @@ async def living(
         node = NodeSettings(
             tree=where,
             node="test",
+            admin_listen="",
             state_url=f"sqlite:{outside}/relayd.db",
             control=str(outside / "control.sock"),
             watch=watch,
@@ -237,9 +237,8 @@ async def living(
         assert isinstance(start, Start), start
         output = Output(outside / "log.jsonl")
         access = AccessLog(output, "json", enabled=False)
-        listening = {address: open_listener(address) for address in start.snapshot.relay.server.listen}
-        control = open_control_socket(node, "")
-        daemon = build(node, start, edition, output, access, listening, control, EarlyBell())
+        opened = open_sockets(node, start.snapshot)
+        daemon = build(node, start, edition, output, access, opened, EarlyBell())
         del start
         if deaf and daemon.reloading.watcher is not None:
             daemon.reloading.watcher.listen = None
@@ -249,7 +248,7 @@ async def living(
         world = World(tree, daemon, outside / "log.jsonl")
         lives = len(world.events("daemon.listening"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(daemon.main, [sock for group in listening.values() for sock in group])
+            nursery.start_soon(daemon.main, opened)
             await world.until(lambda: len(world.events("daemon.listening")) > lives)
             try:
                 yield world

@@ -10,6 +10,7 @@ from pathlib import Path
 ENVIRONMENT = (
     ("RELAYD_CONFIG", "--config", "directory of the config tree; default: the working directory"),
     ("RELAYD_LISTEN", "--listen", "listen addresses instead of [server].listen, separated by commas"),
+    ("RELAYD_ADMIN_LISTEN", "--admin-listen", 'admin listener instead of [admin].listen; "off" for none'),
     ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
     ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
     ("RELAYD_IDENTITY", "--identity", "identity file that opens sealed secrets; several separated by colons"),

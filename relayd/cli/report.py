@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +13,18 @@ from relayd.cli.editing import Stop, compiled, guarded, print_json, print_table,
 from relayd.cli.options import add_config, add_json
 from relayd.core.limits import day_of
 from relayd.state.contract import Report, Reported
-from relayd.state.report import DIMENSIONS, LONGEST, days_between, report_document
+from relayd.state.report import (
+    DIMENSIONS,
+    LONGEST,
+    DayError,
+    day_of_word,
+    days_between,
+    report_document,
+    span,
+    split_dimensions,
+)
 
 USAGE = 2
-WORDS = {"today": 0, "yesterday": 1}  # days ago
 # Columns of the table beside the dimensions; --csv and --json have every figure.
 SHOWN = ("requests", "errors", "tokens", "input", "output", "cache_read", "cost")
 
@@ -53,8 +60,11 @@ def report(args: argparse.Namespace) -> int:
     snapshot = compiled(args)
     books = open_books(args, snapshot)
     try:
-        first, last = span(args.day, args.first, args.last, day_of(now_ms(), snapshot.relay.state.timezone))
+        today = day_of(now_ms(), snapshot.relay.state.timezone)
+        first, last = _kept(*span(args.day or "", args.first or "", args.last or "", today))
         answer = books.ask(Report(first=first, last=last))
+    except DayError as error:
+        raise Stop(str(error)) from None
     finally:
         books.store.close()
     if not isinstance(answer, Reported):
@@ -71,42 +81,28 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def span(day: str | None, first: str | None, last: str | None, today: str) -> tuple[str, str]:
-    """The days to report on, both included. Raises: Stop."""
-    if day:
-        one = _day(day, today)
-        return one, one
-    end = _day(last or "today", today)
-    start = _day(first, today) if first else end
-    if start > end:
-        raise Stop(f"--from {start} is after --to {end}")
-    kept = days_between(start, end)
-    if kept[0] != start:
+def _kept(first: str, last: str) -> tuple[str, str]:
+    """The days of these that the books still have. Says so where that is not all of them."""
+    kept = days_between(first, last)
+    if kept[0] != first:
         say(f"note: {LONGEST} days are kept; the report begins on {kept[0]}")
-    return kept[0], end
-
-
-def _day(text: str, today: str) -> str:
-    date = datetime.date.fromisoformat(today)
-    if text in WORDS:
-        return (date - datetime.timedelta(days=WORDS[text])).isoformat()
-    return datetime.date.fromisoformat(text).isoformat()
+    return kept[0], last
 
 
 def _checked(text: str) -> str:
     """A day as it was written; only a report knows which day `today` is."""
     try:
-        return text if text in WORDS else datetime.date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no day (YYYY-MM-DD, today, yesterday)") from None
+        day_of_word(text, "2000-01-01")
+    except DayError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _dimensions(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    wrong = [name for name in names if name not in DIMENSIONS]
-    if wrong or not names:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {', '.join(DIMENSIONS)}, separated by commas")
-    return tuple(name for name in DIMENSIONS if name in names)
+    try:
+        return split_dimensions(text)
+    except DayError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _print_csv(document: Mapping[str, Any]) -> None:

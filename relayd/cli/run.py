@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="listen here instead of [server].listen; may be given several times (RELAYD_LISTEN, comma-separated)",
     )
     parser.add_argument(
+        "--admin-listen",
+        metavar="ADDRESS",
+        default=os.environ.get("RELAYD_ADMIN_LISTEN", ""),
+        help='admin listener instead of [admin].listen; "off" for none (RELAYD_ADMIN_LISTEN)',
+    )
+    parser.add_argument(
         "--state",
         metavar="URL",
         default=os.environ.get("RELAYD_STATE_URL", ""),
@@ -55,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
         NodeSettings(
             tree=args.config,
             listen=tuple(args.listen or _from_environment("RELAYD_LISTEN", ",")),
+            admin_listen="" if args.admin_listen == "off" else args.admin_listen or None,
             state_url=args.state,
             identity=args.identity,
             node=args.node,

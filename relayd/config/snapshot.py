@@ -162,7 +162,7 @@ class Admin:
     listen: str = key(
         "127.0.0.1:3001", doc='Web pages, /metrics, admin API; "" = off.', reload=DRAIN, form="address-or-off"
     )
-    users: tuple[AdminUser, ...] = key((), doc="People.")
+    users: tuple[AdminUser, ...] = key((), doc="People.", idle="this version has no pages to sign in to")
     tokens: tuple[AdminToken, ...] = key((), doc="Machines.")
 
 
@@ -482,7 +482,7 @@ class Relay:
     schema: int = key(doc="Version of the schema; 1.")
     realm: str = key(doc="Names this deployment, in state keys and inside sealed secrets.", reload=RESTART, form="name")
     server: Server = key(Server(), doc="The public listener.")
-    admin: Admin = key(Admin(), doc="The admin listener.", idle="this version has no admin listener")
+    admin: Admin = key(Admin(), doc="The admin listener.")
     state: State = key(State(), doc="Where counters live.")
     upstream: Upstream = key(Upstream(), doc="Defaults of every account.")
     routing: Routing = key(Routing(), doc="How an account is chosen.")

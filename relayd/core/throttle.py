@@ -17,8 +17,9 @@ _MOST_ADDRESSES = 10_000
 
 @attrs.define(eq=False)
 class BadKeys:
-    """Refused keys by address, in windows of one minute."""
+    """Refused keys (or, as `what` says, something like them) by address, in windows of one minute."""
 
+    what: str = "invalid API keys"
     _counts: dict[str, tuple[float, int]] = attrs.field(factory=dict)
 
     def check(self, address: str, now: float) -> None:
@@ -28,7 +29,7 @@ class BadKeys:
         if count >= BAD_PER_MINUTE and left > 0:
             raise Refusal(
                 status=429,
-                message=f"Rate limit exceeded: {BAD_PER_MINUTE} invalid API keys per minute from this address",
+                message=f"Rate limit exceeded: {BAD_PER_MINUTE} {self.what} per minute from this address",
                 retry_after=int(left) + 1,
                 should_retry=False,
                 code="bad_keys",

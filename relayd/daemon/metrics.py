@@ -7,6 +7,7 @@ Source: Prometheus documentation, "Exposition formats", text format 0.0.4.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 import attrs
 
@@ -24,6 +25,23 @@ class Family:
     samples: tuple[tuple[Labels, float], ...]
 
 
+@attrs.frozen
+class Histogram:
+    """One metric of durations.
+
+    Args:
+        bounds: upper bounds, rising, without the infinite one.
+        counts: how many lie at or below each bound and above the one before; the last: above all.
+        total: the sum of what was measured.
+    """
+
+    name: str
+    meaning: str
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+
 def gauge(name: str, meaning: str, value: float, **labels: str) -> Family:
     """A metric of one value."""
     return Family(name, "gauge", meaning, ((tuple(labels.items()), value),))
@@ -34,14 +52,28 @@ def family(name: str, kind: str, meaning: str, samples: Samples) -> Family:
     return Family(name, kind, meaning, tuple(sorted(samples.items())))
 
 
-def exposition(families: Iterable[Family]) -> str:
+def exposition(families: Iterable[Family | Histogram]) -> str:
     """All metrics as text."""
-    return "".join(map(_family, families))
+    return "".join(_histogram(one) if isinstance(one, Histogram) else _family(one) for one in families)
 
 
 def _family(one: Family) -> str:
-    head = f"# HELP {one.name} {_escaped(one.meaning)}\n# TYPE {one.name} {one.kind}\n"
-    return head + "".join(f"{one.name}{_labels(labels)} {_number(value)}\n" for labels, value in one.samples)
+    return _head(one.name, one.kind, one.meaning) + "".join(
+        f"{one.name}{_labels(labels)} {_number(value)}\n" for labels, value in one.samples
+    )
+
+
+def _histogram(one: Histogram) -> str:
+    """Buckets count all that lie at or below their bound, those of smaller ones included."""
+    bounds = [*map(_number, one.bounds), "+Inf"]
+    sums = list(accumulate(one.counts))
+    buckets = "".join(f'{one.name}_bucket{{le="{bound}"}} {count}\n' for bound, count in zip(bounds, sums, strict=True))
+    tail = f"{one.name}_sum {_number(one.total)}\n{one.name}_count {sums[-1]}\n"
+    return _head(one.name, "histogram", one.meaning) + buckets + tail
+
+
+def _head(name: str, kind: str, meaning: str) -> str:
+    return f"# HELP {name} {_escaped(meaning)}\n# TYPE {name} {kind}\n"
 
 
 def _labels(labels: Labels) -> str:

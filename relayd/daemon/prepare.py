@@ -26,37 +26,96 @@ Sockets = dict[str, list[socket.socket]]
 
 
 @attrs.define(eq=False, kw_only=True)
+class Door:
+    """One of the daemon's listeners, and its addresses.
+
+    Args:
+        setting: the key of relay.toml that names them.
+        wanted: the addresses that a config asks for.
+        pinned: the node's own choice holds, whatever the tree says.
+        listening: the open sockets by address.
+        given_up: addresses that could not be had at the start and that the daemon does without.
+    """
+
+    setting: str
+    server: Server
+    wanted: Callable[[Snapshot], Sequence[str]]
+    pinned: bool = False
+    listening: Sockets = attrs.field(factory=dict)
+    given_up: frozenset[str] = frozenset()
+
+    def addresses(self, snapshot: Snapshot) -> list[str]:
+        """What is to be open under a config."""
+        if self.pinned:
+            return list(self.listening)
+        return [address for address in dict.fromkeys(self.wanted(snapshot)) if address not in self.given_up]
+
+
+def open_all(addresses: Sequence[str]) -> Sockets:
+    """Listening sockets for all addresses, or none. Raises: OSError, ValueError."""
+    opened: Sockets = {}
+    try:
+        for address in addresses:
+            opened[address] = open_listener(address)
+    except BaseException:
+        for sock in sockets_of(opened):
+            sock.close()
+        raise
+    return opened
+
+
+def sockets_of(listening: Sockets) -> list[socket.socket]:
+    """All sockets of all addresses."""
+    return [sock for sockets in listening.values() for sock in sockets]
+
+
+def public_addresses(snapshot: Snapshot) -> Sequence[str]:
+    """Where clients come in."""
+    return snapshot.relay.server.listen
+
+
+def admin_addresses(snapshot: Snapshot) -> Sequence[str]:
+    """Where the admin listener is; none when it is off."""
+    return [snapshot.relay.admin.listen] if snapshot.relay.admin.listen else []
+
+
+@attrs.define(eq=False, kw_only=True)
 class Preparation:
     """Prepares one config after the other.
 
     Args:
         identities: reads this node's identities anew. Raises: SealError.
-        pinned: the node's own --listen holds, whatever the tree says.
-        listening: the open sockets by address.
+        doors: every listener.
     """
 
-    server: Server
+    doors: Sequence[Door]
     credentials: Credentials
     identities: Callable[[], Sequence[Identity]]
-    pinned: bool = False
-    listening: Sockets = attrs.field(factory=dict)
 
     def prepare(self, old: Snapshot, new: Snapshot) -> Arranged:
         """Open the secrets of new and changed accounts, then new listeners. Raises: Unprepared with every reason."""
         reasons = self._secrets(old, new)
-        wanted = list(self.listening) if self.pinned else list(dict.fromkeys(new.relay.server.listen))
-        opened: Sockets = {}
-        for address in wanted:
-            if address not in self.listening:
-                try:
-                    opened[address] = open_listener(address)
-                except (OSError, ValueError) as error:
-                    reasons.append(f"server.listen: {_why(error, address, self.listening)}")
-        arranged = Arranged(self, opened, [address for address in self.listening if address not in wanted])
+        arranged = Arranged()
+        for door in self.doors:
+            wanted = door.addresses(new)
+            arranged.unneeded += [(door, address) for address in door.listening if address not in wanted]
+            for address in wanted:
+                if address not in door.listening:
+                    try:
+                        arranged.opened.append((door, address, open_listener(address)))
+                    except (OSError, ValueError) as error:
+                        reasons.append(f"{door.setting}: {self._why(error, address)}")
         if reasons:
             arranged.discard()
             raise Unprepared(reasons)
         return arranged
+
+    def _why(self, error: Exception, address: str) -> str:
+        """The error, with a hint where our own listener has the port (such as 127.0.0.1:80 before *:80)."""
+        port = address.rpartition(":")[2]
+        ours = [other for door in self.doors for other in door.listening if not other.startswith("unix:")]
+        same = [other for other in ours if other.rpartition(":")[2] == port]
+        return f"{error} ({same[0]} is open until the new one is; a restart changes it)" if same else str(error)
 
     def _secrets(self, old: Snapshot, new: Snapshot) -> list[str]:
         """Why new secrets cannot be opened. An account that is as it was is not judged again."""
@@ -82,38 +141,30 @@ def _presents(account: Account | None, snapshot: Snapshot) -> tuple[object, ...]
     return account.kind, account.credential, base_url, snapshot.relay.realm
 
 
-def _why(error: Exception, address: str, listening: Sockets) -> str:
-    """The error, with a hint where our own listener has the port (such as 127.0.0.1:80 before *:80)."""
-    port = address.rpartition(":")[2]
-    same = [other for other in listening if not other.startswith("unix:") and other.rpartition(":")[2] == port]
-    return f"{error} ({same[0]} is open until the new one is; a restart changes it)" if same else str(error)
-
-
 @attrs.define(eq=False)
 class Arranged:
     """What was opened for one config."""
 
-    preparation: Preparation
-    opened: Sockets
-    unneeded: list[str]
+    opened: list[tuple[Door, str, list[socket.socket]]] = attrs.field(factory=list)
+    unneeded: list[tuple[Door, str]] = attrs.field(factory=list)
 
     def commit(self) -> None:
         """Accept on the new sockets."""
-        for address, sockets in self.opened.items():
-            self.preparation.listening[address] = sockets
+        for door, address, sockets in self.opened:
+            door.listening[address] = sockets
             for sock in sockets:
-                self.preparation.server.listen(sock)
-        self.opened = {}
+                door.server.listen(sock)
+        self.opened = []
 
     def retire(self) -> None:
         """Accept no more on the old ones; their connections go on."""
-        for address in self.unneeded:
-            for sock in self.preparation.listening.pop(address):
-                self.preparation.server.unlisten(sock)
+        for door, address in self.unneeded:
+            for sock in door.listening.pop(address):
+                door.server.unlisten(sock)
 
     def discard(self) -> None:
         """Close the new sockets."""
-        for sockets in self.opened.values():
+        for _, _, sockets in self.opened:
             for sock in sockets:
                 sock.close()
-        self.opened = {}
+        self.opened = []

@@ -223,7 +223,8 @@ class Reloader:
         assert isinstance(request, Reload)
         if not is_expected(request.expect, seen.tree):
             tree = f"{seen.tree.digest[:LEAST_DIGITS]} ({seen.tree.provenance})"
-            return self._result("rejected", seen, reasons=(f"the tree is {tree}, not {request.expect}",))
+            reasons = (f"the tree is {tree}, not {request.expect}",)
+            return attrs.evolve(self._result("rejected", seen, reasons=reasons), unexpected=True)
         return attrs.evolve(self._judge(seen, [request.accept]), dry_run=True)
 
     # --- deciding

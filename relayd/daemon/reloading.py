@@ -23,8 +23,9 @@ from relayd.daemon.boot import NoStart, Start, choose_start
 from relayd.daemon.control import Control, serve_control
 from relayd.daemon.credentials import Credentials
 from relayd.daemon.lastgood import LastGood, keep_last_good
+from relayd.daemon.metrics import Family, Histogram
 from relayd.daemon.places import generation_store
-from relayd.daemon.prepare import Preparation, Sockets
+from relayd.daemon.prepare import Door, Preparation
 from relayd.daemon.reload import Reloader
 from relayd.daemon.server import Server
 from relayd.daemon.status import Sources
@@ -143,8 +144,7 @@ def make_reloading(
     credentials: Credentials,
     identities: Callable[[], Sequence[Identity]],
     pool: Pool,
-    listening: Sockets,
-    pinned: bool,
+    doors: Sequence[Door],
     vault: LastGood,
     control: tuple[socket.socket, Path] | None,
     listen: Listen | None,
@@ -153,12 +153,14 @@ def make_reloading(
     adopted: Callable[[Snapshot], None],
     node: str,
     draining: Callable[[], bool],
+    more_metrics: Callable[[], list[Family | Histogram]],
     pace: Pace,
 ) -> Reloading:
     """Wire the parts.
 
     Args:
-        listening: the open sockets of the public listener by address; `pinned`: they are the node's own choice.
+        server: the public listener's, whose connections `status` counts.
+        doors: every listener.
         listen: file events; None = poll only. `watch`: whether to look for changes at all.
         adopted: what else follows a swap; sync.
     """
@@ -180,9 +182,7 @@ def make_reloading(
     reloader = Reloader(
         live=live,
         study=study,
-        prepare=Preparation(
-            server=server, credentials=credentials, identities=identities, pinned=pinned, listening=listening
-        ).prepare,
+        prepare=Preparation(doors=doors, credentials=credentials, identities=identities).prepare,
         adopted=after_swap,
         vault=vault,
         running=start.running,
@@ -213,6 +213,7 @@ def make_reloading(
         clock=trio.current_time,
         tasks=lambda: trio.lowlevel.current_statistics().tasks_living,
         draining=draining,
+        more_metrics=more_metrics,
     )
     sock, path = control if control is not None else (None, Path())
     return Reloading(

@@ -26,10 +26,12 @@ import trio
 
 from relayd import __version__
 from relayd.config.report import as_text
-from relayd.config.snapshot import Snapshot
+from relayd.config.snapshot import Admin, Snapshot
 from relayd.core.live import Live
 from relayd.core.pool import Pool
 from relayd.core.prices import shipped
+from relayd.core.receipt import Receipt
+from relayd.daemon.admin import AdminFront
 from relayd.daemon.books import Books, open_books
 from relayd.daemon.boot import NoStart, Start
 from relayd.daemon.control import open_control
@@ -39,13 +41,15 @@ from relayd.daemon.lastgood import LastGood
 from relayd.daemon.log import AccessLog, Output, open_log, set_log
 from relayd.daemon.oauth import OAuthKeeper
 from relayd.daemon.places import control_socket, generation_store
-from relayd.daemon.prepare import Sockets
+from relayd.daemon.prepare import Door, Sockets, admin_addresses, open_all, public_addresses, sockets_of
 from relayd.daemon.probe import Probes
 from relayd.daemon.relay import Relay
 from relayd.daemon.reloading import Edition, Pace, Reloading, find_start, make_reloading
-from relayd.daemon.server import Server, open_listener
+from relayd.daemon.server import Server
+from relayd.daemon.tally import Tally
 from relayd.daemon.tls import shared_context
 from relayd.daemon.upstream import Upstreams
+from relayd.daemon.vitals import state_families
 from relayd.daemon.watch import inotify
 from relayd.state.contract import StoreMisfit
 
@@ -63,6 +67,7 @@ class NodeSettings:
 
     Args:
         listen: instead of [server].listen, when it is not empty.
+        admin_listen: instead of [admin].listen; "" = no admin listener, None = as the tree says.
         state_url: instead of [state].url, when it is not empty.
         identity: identity file(s); None looks at the environment.
         control: path of the control socket; "" = where places.control_socket says.
@@ -72,6 +77,7 @@ class NodeSettings:
 
     tree: Path
     listen: tuple[str, ...] = ()
+    admin_listen: str | None = None
     state_url: str = ""
     identity: str | None = None
     node: str = ""
@@ -79,6 +85,21 @@ class NodeSettings:
     watch: bool = True
     strict_boot: bool = False
     pace: Pace = attrs.field(factory=Pace)
+
+
+@attrs.frozen(kw_only=True)
+class Openings:
+    """The sockets that are open before the daemon is made.
+
+    Args:
+        given_up: addresses of the admin listener that could not be had.
+        control: with its path; None = there is none.
+    """
+
+    public: Sockets
+    admin: Sockets = attrs.field(factory=dict)
+    given_up: frozenset[str] = frozenset()
+    control: tuple[socket.socket, Path] | None = None
 
 
 _STOPS = signal.SIGTERM, signal.SIGINT
@@ -123,6 +144,7 @@ class Daemon:
     output: Output
     access: AccessLog
     server: Server
+    admin: Server
     front: Front
     upstreams: Upstreams
     books: Books
@@ -130,8 +152,9 @@ class Daemon:
     reloading: Reloading
     bell: EarlyBell
 
-    async def main(self, sockets: Sequence[socket.socket]) -> None:
+    async def main(self, opened: Openings) -> None:
         """Serve until a signal says stop and the calls are done."""
+        public, admin = sockets_of(opened.public), sockets_of(opened.admin)
         async with trio.open_nursery() as lasting:  # outlives the calls, whose ends it has to book
             await lasting.start(self.books.run)
             lasting.start_soon(self.upstreams.keep_tidy)
@@ -140,9 +163,10 @@ class Daemon:
                 await nursery.start(self._signals, nursery.cancel_scope)
                 await nursery.start(self.keeper.run)  # a rotation under way holds up the end until it is stored
                 await nursery.start(self.reloading.run)
+                await nursery.start(self.admin.serve, admin)  # to the end: a drain is worth watching
                 async with trio.open_nursery() as serving:
-                    await serving.start(self.server.serve, list(sockets))
-                    self._ready(sockets)
+                    await serving.start(self.server.serve, public)
+                    self._ready(public, admin)
                 nursery.cancel_scope.cancel()
             lasting.cancel_scope.cancel()
         self.upstreams.close()
@@ -182,13 +206,14 @@ class Daemon:
         except OSError as error:
             log.warning("log.reopen_failed", extra={"error": str(error)})
 
-    def _ready(self, sockets: Sequence[socket.socket]) -> None:
+    def _ready(self, sockets: Sequence[socket.socket], admin: Sequence[socket.socket]) -> None:
         snapshot = self.live.snapshot
         log.info(
             "daemon.listening",
             extra={
                 "version": __version__,
                 "listen": [address_text(sock) for sock in sockets],
+                "admin": [address_text(sock) for sock in admin],
                 "revision": snapshot.revision,
                 "accounts": len(snapshot.accounts),
                 "keys": len(snapshot.keys),
@@ -209,20 +234,19 @@ def run(node: NodeSettings) -> int:
     settings = start.snapshot.relay
     try:
         output, access = open_log(settings.log)
-        listening = {address: open_listener(address) for address in node.listen or settings.server.listen}
-        control = open_control_socket(node, settings.state.url)
-    except OSError as error:
+        opened = open_sockets(node, start.snapshot)
+    except (OSError, ValueError) as error:
         say(f"relayd: {error}")
         return 1
     try:
-        daemon = build(node, start, edition, output, access, listening, control, bell)
+        daemon = build(node, start, edition, output, access, opened, bell)
     except (ValueError, StoreMisfit) as error:
         say(f"relayd: {error}")
         return EX_CONFIG
     del start, settings  # the first config goes when the second one runs
     tune_memory()
     bell.hear_stops()
-    trio.run(daemon.main, [sock for sockets in listening.values() for sock in sockets], strict_exception_groups=True)
+    trio.run(daemon.main, opened, strict_exception_groups=True)
     bell.ignore_stops()
     return 0
 
@@ -243,6 +267,30 @@ def tell(start: Start | NoStart) -> bool:
 def say(text: str) -> None:
     """Talk to whoever started the daemon; the log is not open yet."""
     sys.stderr.write(f"{text}\n")
+
+
+def open_sockets(node: NodeSettings, snapshot: Snapshot) -> Openings:
+    """Every socket that the daemon listens on. Raises: OSError, ValueError."""
+    public = open_all(node.listen or public_addresses(snapshot))
+    admin, given_up = open_admin(node, snapshot)
+    control = open_control_socket(node, snapshot.relay.state.url)
+    return Openings(public=public, admin=admin, given_up=given_up, control=control)
+
+
+def open_admin(node: NodeSettings, snapshot: Snapshot) -> tuple[Sockets, frozenset[str]]:
+    """The admin listener, and which address it does without. A second daemon on this machine finds the default address
+    taken; that is no reason not to serve. Raises: OSError for an address that somebody chose.
+    """
+    asked = admin_addresses(snapshot)
+    if node.admin_listen is not None:
+        asked = [node.admin_listen] if node.admin_listen else []
+    try:
+        return open_all(asked), frozenset()
+    except OSError as error:
+        if node.admin_listen is not None or asked != [Admin().listen]:
+            raise
+        log.warning("admin.unavailable", extra={"error": str(error), "hint": 'choose [admin].listen, or "" for none'})
+        return {}, frozenset(asked)
 
 
 def open_control_socket(node: NodeSettings, state_url: str) -> tuple[socket.socket, Path] | None:
@@ -266,8 +314,7 @@ def build(
     edition: Edition,
     output: Output,
     access: AccessLog,
-    listening: Sockets,
-    control: tuple[socket.socket, Path] | None,
+    opened: Openings,
     bell: EarlyBell,
 ) -> Daemon:
     """Make one of everything. Raises: ValueError when an identity or password cannot be had; StoreMisfit."""
@@ -304,6 +351,12 @@ def build(
         tls=shared_context,
         renewed=lambda account: pool.restore(account, time.time()) if account in live.snapshot.accounts else None,
     )
+    tally = Tally()
+
+    def told(receipt: Receipt) -> None:
+        tally.record(receipt)
+        access.record(receipt)
+
     relay = Relay(
         live=live,
         upstreams=upstreams,
@@ -311,7 +364,7 @@ def build(
         books=books,
         credential=keeper.of,
         keeper=keeper,
-        record=access.record,
+        record=told,
         wall=time.time,
         new_id=new_id,
         rng=rng,
@@ -319,6 +372,8 @@ def build(
     books.open_calls = relay.open_calls
     front = Front(relay=relay, known_models=shipped)
     server = Server(front, lambda: live.snapshot.relay.server)
+    admin_front = AdminFront(books=books, wall=time.time, new_id=new_id)
+    admin_server = Server(admin_front, lambda: live.snapshot.relay.server)
     state_url = node.state_url or snapshot.relay.state.url
 
     def adopted(new: Snapshot) -> None:
@@ -333,19 +388,36 @@ def build(
         credentials=credentials,
         identities=identities,
         pool=pool,
-        listening=listening,
-        pinned=bool(node.listen),
+        doors=(
+            Door(
+                setting="server.listen",
+                server=server,
+                wanted=public_addresses,
+                pinned=bool(node.listen),
+                listening=opened.public,
+            ),
+            Door(
+                setting="admin.listen",
+                server=admin_server,
+                wanted=admin_addresses,
+                pinned=node.admin_listen is not None,
+                listening=opened.admin,
+                given_up=opened.given_up,
+            ),
+        ),
         vault=LastGood(generation_store(state_url, node.tree)),
-        control=control,
+        control=opened.control,
         listen=inotify(),
         watch=node.watch,
         announce=notify,
         adopted=adopted,
         node=node.node,
         draining=lambda: front.draining,
+        more_metrics=lambda: [*tally.families(), *state_families(books.main)],
         pace=node.pace,
     )
-    return Daemon(node, live, output, access, server, front, upstreams, books, keeper, reloading, bell)
+    admin_front.sources = reloading.sources
+    return Daemon(node, live, output, access, server, admin_server, front, upstreams, books, keeper, reloading, bell)
 
 
 def state_password(snapshot: Snapshot) -> str:

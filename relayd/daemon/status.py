@@ -18,10 +18,11 @@ from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.live import Live
 from relayd.core.live import Running as InFlight
 from relayd.core.pool import Pool
-from relayd.daemon.metrics import ConfigFacts, config_metrics, exposition
+from relayd.daemon.metrics import ConfigFacts, Family, Histogram, config_metrics, exposition
 from relayd.daemon.reload import Reloader
 from relayd.daemon.server import Statistics
 from relayd.daemon.ticket import Candidate, Result, Running
+from relayd.daemon.vitals import account_families, process_families, traffic_families
 from relayd.daemon.watch import Watcher
 
 PROBLEMS_SHOWN = 20
@@ -37,6 +38,7 @@ class Sources:
         clock: trio's clock, s, which the watcher's last look is on.
         tasks: how many there are in this process.
         draining: the daemon is about to stop.
+        more_metrics: of the rest of the daemon.
     """
 
     live: Live
@@ -50,6 +52,7 @@ class Sources:
     clock: Callable[[], float]
     tasks: Callable[[], int]
     draining: Callable[[], bool]
+    more_metrics: Callable[[], list[Family | Histogram]] = list
 
 
 def status_document(sources: Sources, now: float) -> dict[str, Any]:
@@ -141,8 +144,11 @@ def result_document(result: Result) -> dict[str, Any]:
 
 
 def metrics_text(sources: Sources, now: float) -> str:
-    """The config metrics in Prometheus's text format."""
-    return exposition(config_metrics(config_facts(sources, now)))
+    """All metrics in Prometheus's text format."""
+    rows = account_families(account_rows(sources, now))
+    traffic = traffic_families(sources.in_flight.count(), sources.connections(), sources.tasks(), sources.draining())
+    config = config_metrics(config_facts(sources, now))
+    return exposition([*config, *traffic, *rows, *sources.more_metrics(), *process_families(sources.started)])
 
 
 def config_facts(sources: Sources, now: float) -> ConfigFacts:

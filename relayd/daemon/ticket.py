@@ -63,6 +63,7 @@ class Result:
         digest: of the tree that was looked at; "" when none could be read.
         reasons: why it is held, or was rejected for something else than its text.
         restart_required: settings of that tree which only a restart brings into force.
+        unexpected: it was rejected because it is not the tree that was expected.
     """
 
     result: Outcome
@@ -75,6 +76,7 @@ class Result:
     changes: Changes | None = None
     restart_required: tuple[str, ...] = ()
     dry_run: bool = False
+    unexpected: bool = False
 
 
 @attrs.define(eq=False)

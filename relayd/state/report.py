@@ -17,6 +17,44 @@ LONGEST = USAGE_MS // 86_400_000  # days
 DIMENSIONS = ("day", "key", "account", "model")
 
 
+WORDS = {"today": 0, "yesterday": 1}  # days ago
+
+
+class DayError(ValueError):
+    """Something that was asked of a report means nothing. The text is for whoever asked."""
+
+
+def span(day: str, first: str, last: str, today: str) -> tuple[str, str]:
+    """The days to report on, both included: one `day`, or from `first` to `last`; "" = not said. The default is today.
+
+    Raises: DayError.
+    """
+    if day and (first or last):
+        raise DayError("`day` is one day, `from` and `to` are several: give one or the other")
+    end = day_of_word(day or last or "today", today)
+    start = day_of_word(first, today) if first else end
+    if start > end:
+        raise DayError(f"the first day, {start}, is after the last, {end}")
+    return start, end
+
+
+def day_of_word(text: str, today: str) -> str:
+    """YYYY-MM-DD from that, "today" or "yesterday". Raises: DayError."""
+    try:
+        date = datetime.date.fromisoformat(today if text in WORDS else text)
+    except ValueError:
+        raise DayError(f"{text!r} is no day (YYYY-MM-DD, today, yesterday)") from None
+    return (date - datetime.timedelta(days=WORDS.get(text, 0))).isoformat()
+
+
+def split_dimensions(text: str) -> tuple[str, ...]:
+    """Some of DIMENSIONS from their names, separated by commas. Raises: DayError."""
+    names = {name.strip() for name in text.split(",")} - {""}
+    if not names or not names <= set(DIMENSIONS):
+        raise DayError(f"{text!r}: expected some of {', '.join(DIMENSIONS)}, separated by commas")
+    return tuple(name for name in DIMENSIONS if name in names)
+
+
 def days_between(first: str, last: str) -> list[str]:
     """The days YYYY-MM-DD from `first` to `last`, both included; the latest LONGEST of them. Raises: ValueError."""
     start, end = datetime.date.fromisoformat(first), datetime.date.fromisoformat(last)

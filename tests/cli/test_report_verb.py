@@ -125,7 +125,7 @@ def test_another_state_can_be_named(tree: Tree, tmp_path: Path) -> None:
     ("words", "text"),
     [
         (("--state", "mysql:x"), "mysql"),
-        (("--from", "2026-11-23", "--to", "2026-11-22"), "--from 2026-11-23 is after --to 2026-11-22"),
+        (("--from", "2026-11-23", "--to", "2026-11-22"), "the first day, 2026-11-23, is after the last, 2026-11-22"),
     ],
 )
 def test_what_cannot_be_done_is_said(tree: Tree, words: tuple[str, ...], text: str) -> None:
