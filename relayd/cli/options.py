@@ -12,7 +12,12 @@ ENVIRONMENT = (
     ("RELAYD_LISTEN", "--listen", "listen addresses instead of [server].listen, separated by commas"),
     ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
     ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
-    ("RELAYD_IDENTITY", "--identity", "identity file that opens sealed secrets; several separated by colons"),
+    (
+        "RELAYD_IDENTITY",
+        "--identity",
+        "identity file that opens sealed secrets, several separated by colons; default: the systemd credential "
+        "`identity`, else REALM.identity in $XDG_CONFIG_HOME/relayd (~/.config/relayd), else in /etc/relayd",
+    ),
     (
         "RELAYD_CONTROL",
         "--control",
