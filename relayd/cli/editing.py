@@ -171,6 +171,14 @@ def read_secret(what: str) -> Secret:
     return Secret(text.removesuffix("\n").removesuffix("\r"))
 
 
+def read_new_secret(what: str) -> Secret:
+    """A secret that a person makes up: on a terminal it is asked for twice. Raises: Stop when the two differ."""
+    first = read_secret(what)
+    if sys.stdin.isatty() and read_secret(f"{what}, once more") != first:
+        raise Stop("the two differ; nothing was made")
+    return first
+
+
 def confirmed(question: str, args: argparse.Namespace) -> bool:
     """Ask when a person is there to answer; without a terminal the command itself is the answer."""
     if args.yes or not sys.stdin.isatty():

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from relayd.cli.admins import add_admin_actions
 from relayd.cli.editing import (
     FAILED,
     Stop,
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--from-id", metavar="ID", help="the account's id that the value was sealed for")
     again.add_argument("--from-origin", metavar="URL", help="the base_url that the value was sealed for")
     again.add_argument("--from-realm", metavar="REALM", help="the realm that the value was sealed for")
+    add_admin_actions(actions)
     who = add_action(
         actions, "recipients", "list, add, retire or remove recipients in relay.toml", recipients, writes=True
     )
