@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-for room in ("live", "daemon"):
+for room in ("live", "daemon", "cli"):
     path = str(Path(__file__).parent / room)
     if path not in sys.path:
         sys.path.insert(0, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import os
 import re
@@ -11,48 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from upstream_api import upstream
 
 from relayd.config.keys import KEY_PATTERN
 
 PATIENCE = 60.0  # s
 CREDENTIAL = "sk-ant-api03-first-run-0123456789"
-
-
-class Api(http.server.BaseHTTPRequestHandler):
-    """An upstream that answers and remembers the credentials that it was shown."""
-
-    seen: list[str]
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.seen.append(self.headers.get("x-api-key", ""))
-        answer = json.dumps({"type": "message", "input_tokens": 1, "usage": {"input_tokens": 1, "output_tokens": 1}})
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer.encode())
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden one
-        """Nothing."""
-
-
-@contextlib.contextmanager
-def upstream() -> Iterator[tuple[str, list[str]]]:
-    handler = type("Serving", (Api,), {"seen": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", handler.seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def free_port() -> int:

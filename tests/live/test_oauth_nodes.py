@@ -4,7 +4,6 @@ used once, whatever hundred calls and a `kill -9` do.
 
 from __future__ import annotations
 
-import http.client
 import http.server
 import json
 import os
@@ -22,6 +21,7 @@ import attrs
 import daemon as daemons
 import redis_server
 from builders import KEY
+from upstream_api import call_status
 
 from relayd.config.binding import account_binding
 from relayd.config.identity import write_identity
@@ -30,7 +30,6 @@ from relayd.config.secret import Secret
 
 NODES = ("n1", "n2", "n3", "n4")
 PATIENCE = 30.0  # s
-BODY = json.dumps({"model": "claude-x", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]})
 
 
 @attrs.define(eq=False)
@@ -127,14 +126,7 @@ def provider() -> Iterator[Provider]:
 
 
 def call(at: daemons.Daemon) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", at.port, timeout=60)
-    try:
-        connection.request("POST", "/v1/messages", BODY, {"x-api-key": KEY, "content-type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
-    finally:
-        connection.close()
+    return call_status(at.port, KEY)
 
 
 @attrs.define(eq=False)
