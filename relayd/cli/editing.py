@@ -25,7 +25,7 @@ from relayd.config.problem import ConfigError, is_error
 from relayd.config.recipients import SealError
 from relayd.config.seal import Identity
 from relayd.config.secret import Secret
-from relayd.config.slots import objects
+from relayd.config.slots import objects, realm_of
 from relayd.config.snapshot import Snapshot
 from relayd.config.splice import EditError
 from relayd.config.tree import load_tree, read_tree
@@ -149,8 +149,8 @@ def object_id(text: str) -> str:
 
 
 def identities(args: argparse.Namespace) -> list[Identity]:
-    """The identities of `--identity` and the environment; maybe none."""
-    paths = identity_paths(args.identity, os.environ)
+    """The identities of `--identity`, the environment or the usual places; maybe none."""
+    paths = identity_paths(args.identity, os.environ, realm_of(tree_files(args)))
     return load_identities(paths, args.config, os.environ)
 
 
@@ -158,7 +158,8 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--identity",
         metavar="FILE",
-        help="identity that opens sealed values, several separated by colons (RELAYD_IDENTITY)",
+        help="identity that opens sealed values, several separated by colons (RELAYD_IDENTITY; default: the realm's "
+        "in ~/.config/relayd or /etc/relayd)",
     )
 
 
@@ -168,6 +169,14 @@ def read_secret(what: str) -> Secret:
         return Secret(getpass.getpass(f"{what} (not shown): ", stream=sys.stderr))
     text = sys.stdin.read()
     return Secret(text.removesuffix("\n").removesuffix("\r"))
+
+
+def read_new_secret(what: str) -> Secret:
+    """A secret that a person makes up: on a terminal it is asked for twice. Raises: Stop when the two differ."""
+    first = read_secret(what)
+    if sys.stdin.isatty() and read_secret(f"{what}, once more") != first:
+        raise Stop("the two differ; nothing was made")
+    return first
 
 
 def confirmed(question: str, args: argparse.Namespace) -> bool:

@@ -13,7 +13,12 @@ ENVIRONMENT = (
     ("RELAYD_ADMIN_LISTEN", "--admin-listen", 'admin listener instead of [admin].listen; "off" for none'),
     ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
     ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
-    ("RELAYD_IDENTITY", "--identity", "identity file that opens sealed secrets; several separated by colons"),
+    (
+        "RELAYD_IDENTITY",
+        "--identity",
+        "identity file that opens sealed secrets, several separated by colons; default: the systemd credential "
+        "`identity`, else REALM.identity in $XDG_CONFIG_HOME/relayd (~/.config/relayd), else in /etc/relayd",
+    ),
     (
         "RELAYD_CONTROL",
         "--control",

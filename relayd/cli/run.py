@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="state store instead of [state].url (RELAYD_STATE_URL)",
     )
     parser.add_argument(
-        "--identity", metavar="FILE", default=None, help="identity that opens sealed secrets (RELAYD_IDENTITY)"
+        "--identity",
+        metavar="FILE",
+        default=None,
+        help="identity that opens sealed secrets (RELAYD_IDENTITY; default: the realm's in ~/.config/relayd or "
+        "/etc/relayd)",
     )
     parser.add_argument(
         "--control",

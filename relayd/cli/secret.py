@@ -6,13 +6,16 @@ No verb here prints an opened secret, and none takes one as an argument: others 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from relayd.cli.admins import add_admin_actions
 from relayd.cli.editing import (
     FAILED,
     Stop,
@@ -31,19 +34,27 @@ from relayd.cli.editing import (
 from relayd.config.binding import Binding, alert_binding, origin_of, totp_binding
 from relayd.config.credential import why_unusable
 from relayd.config.edit import add_recipient, remove_recipient, set_recipient_state
-from relayd.config.identity import write_identity
+from relayd.config.identity import usual_identity, write_identity
 from relayd.config.recipients import Finding, SealError, active_keys, by_kid, check_recipients, parse_public
 from relayd.config.seal import Identity, inspect, new_identity, open_sealed, parse_sealed, seal
 from relayd.config.slots import Slot, account_place, realm_of, recipients_of, sealed_slots
 from relayd.config.snapshot import Recipient
 from relayd.config.splice import set_value
+from relayd.config.values import NAME
 from relayd.config.write import Files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     make = add_action(actions, "keygen", "make an identity file and print its public half", keygen)
-    make.add_argument("file", metavar="FILE", type=Path, help="new file for the private half, outside the tree")
+    make.add_argument(
+        "file",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        help="new file for the private half, outside the tree (default: REALM.identity in ~/.config/relayd, for "
+        "root in /etc/relayd)",
+    )
     make.add_argument("--post-quantum", action="store_true", help="a hybrid of ML-KEM-768 and X25519")
     one = add_action(actions, "seal", "seal a secret from stdin and print the value; nothing is written", seal_one)
     place = one.add_mutually_exclusive_group(required=True)
@@ -60,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--from-id", metavar="ID", help="the account's id that the value was sealed for")
     again.add_argument("--from-origin", metavar="URL", help="the base_url that the value was sealed for")
     again.add_argument("--from-realm", metavar="REALM", help="the realm that the value was sealed for")
+    add_admin_actions(actions)
     who = add_action(
         actions, "recipients", "list, add, retire or remove recipients in relay.toml", recipients, writes=True
     )
@@ -74,15 +86,26 @@ def main(args: argparse.Namespace) -> int:
 
 def keygen(args: argparse.Namespace) -> int:
     """A new identity."""
+    file = args.file or _new_file(args)
     identity = new_identity(os.urandom, 2 if args.post_quantum else 1)
-    write_identity(args.file, args.config, identity)
-    say(f"wrote {args.file}: keep a copy off line; without it the sealed values are lost")
+    write_identity(file, args.config, identity)
+    say(f"wrote {file}: keep a copy off line; without it the sealed values are lost")
     say("next: relayd secret recipients add NAME PUBLIC")
     if args.json:
-        print_json({"file": str(args.file), "public": identity.public.text, "kid": identity.public.kid})
+        print_json({"file": str(file), "public": identity.public.text, "kid": identity.public.kid})
     else:
         print(identity.public.text)
     return 0
+
+
+def _new_file(args: argparse.Namespace) -> Path:
+    """Where the identity of this tree's realm is looked for; beside it when there is one. Raises: Stop."""
+    realm = realm_of(tree_files(args))
+    if not re.fullmatch(NAME, realm):
+        raise Stop(f"{args.config / 'relay.toml'} names no realm, so name the file: relayd secret keygen FILE")
+    usual = usual_identity(realm, args.config, os.environ)
+    further = (usual.with_name(f"{realm}.{number}.identity") for number in itertools.count(2))
+    return next(path for path in itertools.chain([usual], further) if not path.exists())
 
 
 def seal_one(args: argparse.Namespace) -> int:

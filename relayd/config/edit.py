@@ -83,6 +83,30 @@ def remove_recipient(text: str, name: str) -> str:
     return remove_value(text, ("secrets", "recipients", _recipient_at(text, name)))
 
 
+def set_admin_user(text: str, name: str, password_hash: str, role: str) -> str:
+    """List a person who may sign in; one who is listed gets the new password, and the role if one is named."""
+    names = [entry.get("name") for entry in _admins(text, "users")]
+    if name not in names:
+        entry = {"name": name, "password_hash": password_hash, "role": role or "viewer"}
+        return append_value(text, ("admin", "users"), entry)
+    at = names.index(name)
+    text = set_value(text, ("admin", "users", at, "password_hash"), password_hash)
+    return set_value(text, ("admin", "users", at, "role"), role) if role else text
+
+
+def add_admin_token(text: str, name: str, sha256: str, role: str) -> str:
+    """List a machine's token. Raises: EditError when the name is taken."""
+    if any(entry.get("name") == name for entry in _admins(text, "tokens")):
+        raise EditError(f"relay.toml: admin.tokens: a token {name} exists (take it out, or choose another name)")
+    return append_value(text, ("admin", "tokens"), {"name": name, "sha256": sha256, "role": role or "viewer"})
+
+
+def _admins(text: str, what: str) -> list[dict[str, Any]]:
+    admin = tomllib.loads(text).get("admin", {})
+    found = admin.get(what, []) if isinstance(admin, dict) else []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
 def _hashes(text: str) -> list[dict[str, Any]]:
     found = tomllib.loads(text).get("hashes", [])
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []

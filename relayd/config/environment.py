@@ -20,7 +20,7 @@ from relayd.config.problem import Problem
 from relayd.config.recipients import SealError
 from relayd.config.seal import Identity, open_sealed
 from relayd.config.secret import Secret
-from relayd.config.slots import Slot, recipients_of, sealed_slots
+from relayd.config.slots import Slot, realm_of, recipients_of, sealed_slots
 from relayd.config.snapshot import Snapshot
 from relayd.config.structure import dotted
 
@@ -38,7 +38,7 @@ def environment_problems(
     yield from _files(files, snapshot)
     slots = list(sealed_slots(files))
     try:
-        identities = load_identities(identity_paths(identity, environ), tree, environ)
+        identities = load_identities(identity_paths(identity, environ, realm_of(files)), tree, environ)
     except SealError as error:
         yield Problem(code=error.code, file="", message=str(error))
         return

@@ -2,32 +2,77 @@
 
 Rule: a file that somebody else can read, or that lies in the tree, is refused, not warned about: both are leaks that
 have already happened. One `rlkey...` a line; empty lines and `#` comments are allowed, so are several keys.
+
+Theory: a node is told where its identity is, or it has it where `relayd init` put it: in the user's config directory
+or in /etc/relayd, under the name of the realm. `REALM.identity` and `REALM.*.identity` count, so that an identity can
+be added without renaming the one that is there; a realm has no dot, so no file belongs to two of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from relayd.config.recipients import SealError
 from relayd.config.seal import Identity, parse_identity
+from relayd.config.values import NAME
 
 CREDENTIAL = "identity"  # the name of the systemd credential: LoadCredential=identity:/etc/relayd/identity
+SYSTEM = Path("/etc/relayd")
 _MAX_SIZE = 65536  # bytes; a line has fewer than 60
 
 
-def identity_paths(option: str | None, environ: Mapping[str, str]) -> list[Path]:
-    """Which files to read: the option, else RELAYD_IDENTITY (separated by colons), else systemd's credential.
+def identity_paths(option: str | None, environ: Mapping[str, str], realm: str) -> list[Path]:
+    """Which files to read: the option, else RELAYD_IDENTITY, else systemd's credential, else the usual places.
 
-    The credential (systemd.exec(5), $CREDENTIALS_DIRECTORY) is used only when it exists.
+    The first two are separated by colons; an empty option means none. The credential (systemd.exec(5),
+    $CREDENTIALS_DIRECTORY) is used when it exists.
     """
-    named = environ.get("RELAYD_IDENTITY", "") if option is None else option
-    if named:
+    if option is not None:
+        return [Path(part) for part in option.split(":") if part]
+    if named := environ.get("RELAYD_IDENTITY", ""):
         return [Path(part) for part in named.split(":") if part]
     credential = Path(environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent") / CREDENTIAL
-    return [credential] if credential.exists() else []
+    return [credential] if credential.exists() else usual_identities(realm, environ)
+
+
+def usual_identities(realm: str, environ: Mapping[str, str]) -> list[Path]:
+    """The files of a realm in the first of the usual places that has any; such as we may not read are passed over."""
+    if not re.fullmatch(NAME, realm):
+        return []
+    for place in _places(environ):
+        with contextlib.suppress(OSError):
+            found = [path for path in place.iterdir() if _is_of(realm, path.name) and os.access(path, os.R_OK)]
+            if found:
+                return sorted(found, key=lambda path: (len(path.name), path.name))
+    return []
+
+
+def usual_identity(realm: str, tree: Path, environ: Mapping[str, str]) -> Path:
+    """Where a new identity is put: the user's config directory, for root /etc/relayd, unless the tree is there.
+
+    Source: XDG Base Directory Specification 0.8, $XDG_CONFIG_HOME, which is obeyed for root too.
+    """
+    places = _places(environ)
+    if os.geteuid() == 0 and not environ.get("XDG_CONFIG_HOME", "").startswith("/"):
+        places.reverse()
+    outside = [place for place in places if not place.resolve().is_relative_to(tree.resolve())]
+    return (outside or places)[0] / f"{realm}.identity"
+
+
+def _places(environ: Mapping[str, str]) -> list[Path]:
+    """Where identities may lie, the likeliest first. A relative $XDG_CONFIG_HOME is to be ignored, says its source."""
+    own, home = environ.get("XDG_CONFIG_HOME", ""), environ.get("HOME", "")
+    user = own if own.startswith("/") else f"{home}/.config" if home.startswith("/") else ""
+    return [Path(user) / "relayd", SYSTEM] if user else [SYSTEM]
+
+
+def _is_of(realm: str, name: str) -> bool:
+    return name.endswith(".identity") and name.partition(".")[0] == realm
 
 
 def load_identities(paths: Sequence[Path], tree: Path, environ: Mapping[str, str]) -> list[Identity]:
@@ -68,13 +113,21 @@ def refuse_in_tree(path: Path, tree: Path) -> None:
 
 
 def write_identity(path: Path, tree: Path, identity: Identity) -> None:
-    """A new file of mode 0400. Raises: SealError when it would lie in the tree; OSError; it never overwrites."""
+    """A new file of mode 0400, its directory made if need be. Raises: SealError when it would lie in the tree; OSError.
+
+    It never overwrites.
+    """
     refuse_in_tree(path, tree)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if path.parent == SYSTEM else 0o700)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(f"# public: {identity.public.text}\n{identity.secret.reveal()}\n")
-        file.flush()
-        os.fsync(fd)
+    try:
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(f"# public: {identity.public.text}\n{identity.secret.reveal()}\n")
+            file.flush()
+            os.fsync(fd)
+    except BaseException:
+        path.unlink(missing_ok=True)  # half an identity opens nothing, and would be in the way of a whole one
+        raise
 
 
 def _read(path: Path, by_systemd: bool) -> str:

@@ -44,7 +44,7 @@ class FoundKey:
 
 def mint(rng: Callable[[int], bytes]) -> str:
     """A new key from 32 bytes of `rng` (`secrets.token_bytes` in production)."""
-    body = PREFIX + _base62(int.from_bytes(rng(32), "big"), RANDOM_CHARS)
+    body = PREFIX + base62(int.from_bytes(rng(32), "big"), RANDOM_CHARS)
     return body + _checksum(body)
 
 
@@ -84,11 +84,11 @@ def find_keys(text: str) -> Iterator[FoundKey]:
 
 def _checksum(body: str) -> str:
     """CRC32 (zlib's: ISO 3309) of the ASCII that precedes it, prefix included, in base62."""
-    return _base62(zlib.crc32(body.encode()), CHECK_CHARS)
+    return base62(zlib.crc32(body.encode()), CHECK_CHARS)
 
 
-def _base62(number: int, width: int) -> str:
-    """Most significant character first, padded with `0`."""
+def base62(number: int, width: int) -> str:
+    """A number in base 62, most significant character first, padded with `0`."""
     chars = []
     for _ in range(width):
         number, digit = divmod(number, 62)

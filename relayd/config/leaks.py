@@ -30,15 +30,16 @@ class Leak:
 _SECRETS = (
     (re.compile(r"sk-ant-[A-Za-z0-9_-]{16,}"), "a Claude API credential"),
     (re.compile(r"\brlkey[12][A-Za-z0-9_.-]{20,}"), "a private identity of relayd"),
+    (re.compile(r"\brladm_[A-Za-z0-9]{43}\b"), "a token of the admin listener"),
     (re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----"), "a private key"),
     (re.compile(r"https://hooks\.slack\.com/services/[A-Za-z0-9/]{20,}"), "a Slack webhook"),
     (re.compile(r"https://(?:\w{1,20}\.)?discord(?:app)?\.com/api/webhooks/[0-9]+/[\w-]{20,}"), "a Discord webhook"),
 )
 # One pass that finds nothing in almost every file, instead of one for each pattern.
-_SUSPICIOUS = re.compile(r"sk-ant-|rlkey|PRIVATE KEY|https://")
+_SUSPICIOUS = re.compile(r"sk-ant-|rlkey|rladm_|PRIVATE KEY|https://")
 
 _LOOSE = re.compile(
-    r"sk-ant-[\w-]{4,}|sk-relay-[0-9A-Za-z]{12,}|rlkey[12][\w.-]{4,}|-----BEGIN [^\n]*"
+    r"sk-ant-[\w-]{4,}|sk-relay-[0-9A-Za-z]{12,}|rlkey[12][\w.-]{4,}|rladm_\w{8,}|-----BEGIN [^\n]*"
     r"|(?<=://)[^\s/@\"']{1,300}@|\beyJ[\w-]{16,}[\w.-]*"
     r"|https://hooks\.slack\.com/[^\s\"']+|https://(?:\w{1,20}\.)?discord(?:app)?\.com/api/webhooks/[^\s\"']+"
 )

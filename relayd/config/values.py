@@ -16,6 +16,7 @@ import zoneinfo
 from typing import Any
 
 from relayd.config.leaks import redact
+from relayd.config.sign_in import is_password_hash
 from relayd.config.snapshot import Glob, MicroUsd, ObjectId, Pattern, Seconds, Size
 
 HIDE = object()  # as the `value` of Bad: there is a value, and it is not shown
@@ -258,8 +259,9 @@ def sealed(value: Any) -> str:
 
 def scrypt(value: Any) -> str:
     """A password's hash. Anything else might be the password, so it is not shown."""
-    if type(value) is not str or not re.fullmatch(r"\$?scrypt\$[!-~]{20,300}", value):
-        raise Bad("E-PLAINTEXT-SECRET", "expected a scrypt hash that begins with scrypt$", HIDE)
+    if type(value) is not str or not is_password_hash(value):
+        what = "expected a scrypt hash that begins with scrypt$"
+        raise Bad("E-PLAINTEXT-SECRET", what, HIDE, "make one: relayd secret password NAME")
     return str(value)
 
 

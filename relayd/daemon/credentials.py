@@ -101,7 +101,7 @@ class Credentials:
         from relayd.config.seal import open_sealed  # a tree without sealed values does not pay for it
 
         binding = account_binding(snapshot.relay.realm, account.id, base_url)
-        return open_sealed(account.credential.sealed, binding, self.identities)
+        return open_sealed(account.credential.sealed, binding, self.identities, snapshot.relay.secrets.recipients)
 
 
 def _read(path: str) -> Secret:

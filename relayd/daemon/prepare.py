@@ -6,6 +6,7 @@ event loop and cannot fail. An address that stays is not touched; a new one is o
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from relayd.daemon.server import Server
 
 if TYPE_CHECKING:
     from relayd.config.seal import Identity
+
+log = logging.getLogger("relayd")
 
 Sockets = dict[str, list[socket.socket]]
 
@@ -86,11 +89,13 @@ class Preparation:
     Args:
         identities: reads this node's identities anew. Raises: SealError.
         doors: every listener.
+        shut: accounts whose secret could not be had when last looked.
     """
 
     doors: Sequence[Door]
     credentials: Credentials
     identities: Callable[[], Sequence[Identity]]
+    shut: frozenset[str] = frozenset()
 
     def prepare(self, old: Snapshot, new: Snapshot) -> Arranged:
         """Open the secrets of new and changed accounts, then new listeners. Raises: Unprepared with every reason."""
@@ -131,6 +136,25 @@ class Preparation:
                 return [str(error)]
         tried = [(account.id, self.credentials.of(account, new)) for account in changed]
         return [f"account {name}: {secret}" for name, secret in tried if isinstance(secret, str)]
+
+    def reopen(self, snapshot: Snapshot) -> list[str]:
+        """Try again what could not be opened: the identity, or the file, may have come since. May block.
+
+        Returns: the accounts whose secret can be had now.
+        """
+        problems = self.credentials.problems(snapshot)
+        if problems:
+            try:
+                self.credentials.identities = self.identities()
+            except SealError as error:
+                log.warning("identity.unusable", extra={"reason": str(error)})
+            else:
+                problems = self.credentials.problems(snapshot)
+        opened = sorted(name for name in self.shut - problems.keys() if name in snapshot.accounts)
+        for name in sorted(problems.keys() - self.shut):
+            log.warning("account.no_credential", extra={"account": name, "why": problems[name]})
+        self.shut = frozenset(problems)
+        return opened
 
 
 def _presents(account: Account | None, snapshot: Snapshot) -> tuple[object, ...]:

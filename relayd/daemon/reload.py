@@ -85,6 +85,8 @@ class Reloader:
         study: reads and compiles (in a worker thread).
         prepare: opens what a new config needs (in a worker thread). Raises: Unprepared.
         adopted: called after each swap with the old and the new snapshot; sync.
+        reopen: tries again what this node could not open; in a worker thread, after rounds that somebody asked for.
+        reopened: told which accounts' secrets can be had now; sync.
         vault: stored generations.
         announce: tells systemd (sd_notify(3)).
         monotonic: CLOCK_MONOTONIC, microseconds.
@@ -99,6 +101,8 @@ class Reloader:
     vault: Vault
     running: Running
     wall: Callable[[], float]
+    reopen: Callable[[Snapshot], list[str]] = lambda snapshot: []
+    reopened: Callable[[list[str]], None] = lambda accounts: None
     announce: Callable[[str], None] = lambda state: None
     monotonic: Callable[[], int] = lambda: 0
     interval: float = 1.0
@@ -265,6 +269,8 @@ class Reloader:
             case "unchanged":
                 self._take_over(seen, trigger)
         if result.result in ("applied", "unchanged"):
+            if trigger not in BY_ITSELF:
+                self.reopened(await trio.to_thread.run_sync(self.reopen, self.live.snapshot))
             self.fresh = seen.tree if result.result == "applied" else self.fresh
             self.degraded = ""
             self.study.denied = self.live.snapshot.deny

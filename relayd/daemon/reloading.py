@@ -179,11 +179,24 @@ def make_reloading(
         live.running.revoked(old, new)
         adopted(new)
 
+    def reopened(accounts: list[str]) -> None:
+        for account in accounts:
+            pool.restore(account, wall())
+            log.info("account.credential_found", extra={"account": account})
+
+    preparation = Preparation(
+        doors=doors,
+        credentials=credentials,
+        identities=identities,
+        shut=frozenset(credentials.problems(live.snapshot)),
+    )
     reloader = Reloader(
         live=live,
         study=study,
-        prepare=Preparation(doors=doors, credentials=credentials, identities=identities).prepare,
+        prepare=preparation.prepare,
         adopted=after_swap,
+        reopen=preparation.reopen,
+        reopened=reopened,
         vault=vault,
         running=start.running,
         wall=wall,

@@ -321,9 +321,10 @@ def build(
     from relayd.config.identity import identity_paths, load_identities
 
     def identities() -> Sequence[Identity]:
-        return load_identities(identity_paths(node.identity, os.environ), node.tree, os.environ)
+        paths = identity_paths(node.identity, os.environ, realm)
+        return load_identities(paths, node.tree, os.environ)
 
-    snapshot = start.snapshot
+    snapshot, realm = start.snapshot, start.snapshot.relay.realm
     credentials = Credentials(identities())
     for account, why in credentials.problems(snapshot).items():
         log.warning("account.no_credential", extra={"account": account, "why": why})

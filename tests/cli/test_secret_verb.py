@@ -9,7 +9,7 @@ import pytest
 from cli_tree import SealingTree, Tree, make_sealing_tree, make_tree
 
 from relayd.config.binding import account_binding
-from relayd.config.identity import read_identities
+from relayd.config.identity import identity_paths, read_identities
 from relayd.config.seal import new_identity, open_sealed, parse_sealed
 from relayd.config.slots import sealed_slots
 from relayd.config.tree import load_tree, read_tree
@@ -51,6 +51,24 @@ def test_keygen_writes_the_private_half_for_its_owner_and_prints_the_public_one(
     assert ran.out.startswith("rlpub2." if options else "rlpub1.")
     assert identity.secret.reveal() not in ran.all
     assert file.stat().st_mode & 0o777 == 0o400
+
+
+def test_keygen_puts_an_identity_where_it_is_looked_for_and_a_further_one_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    tree = make_tree(tmp_path)
+    made = [tree.run("secret", "keygen", "--json").json for _ in range(2)]
+    files = [tmp_path / "config" / "relayd" / name for name in ("example.identity", "example.2.identity")]
+    assert [one["file"] for one in made] == [str(file) for file in files]
+    assert identity_paths(None, os.environ, "example") == files
+    for number, one in enumerate(made):
+        assert tree.run("secret", "recipients", "add", f"r{number}", one["public"]).code == 0
+    added = tree.run("account", "add", "main", "--kind", "api-key", stdin=CANARY)
+    assert added.code == 0, added.err
+    assert tree.run("secret", "inspect", "--open", "--json").json["values"][0]["opens"]
+    tree.write("relay.toml", "schema = 1\n")
+    assert "names no realm" in tree.run("secret", "keygen").err
 
 
 def test_keygen_neither_overwrites_nor_writes_into_the_tree(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.config.binding import Binding, account_binding, alert_binding, origin_of, totp_binding
-from relayd.config.identity import identity_paths, load_identities, read_identities, write_identity
+from relayd.config.identity import identity_paths, load_identities, read_identities, usual_identity, write_identity
 from relayd.config.recipients import PublicKey, SealError, active_keys, check_recipients, checksum, parse_public
 from relayd.config.seal import Identity, inspect, new_identity, open_sealed, parse_identity, parse_sealed, seal
 from relayd.config.secret import Secret
@@ -371,9 +371,9 @@ def test_several_identities_in_several_files_are_read(tmp_path: Path) -> None:
     two.write_text(Q.secret.reveal())
     one.chmod(0o600)
     two.chmod(0o400)
-    paths = identity_paths(None, {"RELAYD_IDENTITY": f"{one}:{two}"})
+    paths = identity_paths(None, {"RELAYD_IDENTITY": f"{one}:{two}"}, "test")
     assert load_identities(paths, tree, {}) == [A, B, Q]
-    assert identity_paths(str(two), {"RELAYD_IDENTITY": str(one)}) == [two]
+    assert identity_paths(str(two), {"RELAYD_IDENTITY": str(one)}, "test") == [two]
 
 
 @pytest.mark.parametrize("mode", [0o440, 0o404, 0o644, 0o620, 0o500])
@@ -403,13 +403,35 @@ def test_systemds_credential_is_found_and_its_acl_mask_is_no_offence(tmp_path: P
     credential = tmp_path / "credentials" / "identity"
     credential.parent.mkdir()
     environ = {"CREDENTIALS_DIRECTORY": str(credential.parent)}
-    assert identity_paths(None, environ) == []
+    assert identity_paths(None, environ, "test") == []
     credential.write_text(A.secret.reveal())
     credential.chmod(0o440)
-    assert load_identities(identity_paths(None, environ), tmp_path / "tree", environ) == [A]
+    assert load_identities(identity_paths(None, environ, "test"), tmp_path / "tree", environ) == [A]
     credential.chmod(0o444)
     with pytest.raises(SealError, match="mode 0444"):
-        load_identities(identity_paths(None, environ), tmp_path / "tree", environ)
+        load_identities(identity_paths(None, environ, "test"), tmp_path / "tree", environ)
+
+
+def test_the_identities_of_a_realm_are_found_in_the_usual_places(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    own = tmp_path / ".config" / "relayd"
+    own.mkdir(parents=True)
+    for name in ("prod.identity", "prod.2027.identity", "prod-eu.identity", "prod.identity.old", "notes"):
+        (own / name).write_text("")
+    assert identity_paths(None, environ, "prod") == [own / "prod.identity", own / "prod.2027.identity"]
+    assert identity_paths(None, environ, "prod-eu") == [own / "prod-eu.identity"]
+    assert identity_paths(None, {**environ, "XDG_CONFIG_HOME": str(tmp_path / "none")}, "prod") == []
+    assert identity_paths(None, {**environ, "XDG_CONFIG_HOME": "relative"}, "prod-eu") == [own / "prod-eu.identity"]
+    assert identity_paths("", environ, "prod") == []
+    assert identity_paths(None, environ, "../relayd/prod") == []
+    assert identity_paths(None, {**environ, "RELAYD_IDENTITY": "/x"}, "prod") == [Path("/x")]
+
+
+def test_a_new_identity_is_put_where_the_tree_is_not(tmp_path: Path) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    assert usual_identity("prod", tmp_path / "tree", environ) == tmp_path / "config" / "relayd" / "prod.identity"
+    there = usual_identity("prod", tmp_path / "config" / "relayd", environ)
+    assert there == Path("/etc/relayd/prod.identity")
 
 
 def test_errors_of_identity_files_name_the_file_and_the_line(tmp_path: Path) -> None:

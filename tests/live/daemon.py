@@ -128,9 +128,11 @@ class Daemon:
         self.process.wait()
 
 
-def start(tree: Path, *options: str, environment: Mapping[str, str] = MappingProxyType({})) -> Daemon:
+def start(
+    tree: Path, *options: str, environment: Mapping[str, str] = MappingProxyType({}), output: Path | None = None
+) -> Daemon:
     """Start `relayd run` and wait until it listens. The caller stops it. Raises: AssertionError, with its output."""
-    output = tree.parent / "daemon.log"
+    output = output or tree.parent / "daemon.log"
     daemon = Daemon(_process(tree, options, environment, output), output, tree)
     try:
         listening = daemon.wait_for("daemon.listening")[-1]
