@@ -112,6 +112,16 @@ def place_and_message(problem: dict[str, Any]) -> str:
     return f"{place}: {problem['severity']}[{problem['code']}]: {problem['message']}{hint}"
 
 
+def tree_in_words(one: dict[str, Any]) -> str:
+    """`tree 3f9c2e1a77b0 (commit 8ad01b7c2f11, dirty: 2 files)`, as far as it is known."""
+    known = [f"commit {one['commit'][:12]}"] if one["commit"] not in ("", "unknown") else []
+    if one["dirty"]:
+        known.append(f"dirty: {one['dirty'][0]}" if len(one["dirty"]) == 1 else f"dirty: {len(one['dirty'])} files")
+    elif one["dirty"] is not None:
+        known.append("clean")
+    return f"tree {one['digest'][:12]}" + (f" ({', '.join(known)})" if known else "")
+
+
 def _verdict(result: dict[str, Any]) -> str:
     word = f"would be {result['result']}" if result["dry_run"] else result["result"]
     tree = f", tree {result['digest'][:12]}" if result["digest"] else ""

@@ -23,6 +23,7 @@ import trio
 from relayd.config.guard import LEAST_DIGITS, accepts, restored, with_deny
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.tree import Tree, Unstable
+from relayd.core.fleet import MOST_PAST, Past
 from relayd.core.live import Live
 from relayd.core.swap import added, keep_running
 from relayd.daemon.study import Seen, Study
@@ -90,6 +91,7 @@ class Reloader:
         monotonic: CLOCK_MONOTONIC, microseconds.
         wall: Unix time, s.
         interval: s between rounds that nobody waits for.
+        stagger: s that such a round waits besides, so that not all nodes reload at one instant.
     """
 
     live: Live
@@ -102,6 +104,7 @@ class Reloader:
     announce: Callable[[str], None] = lambda state: None
     monotonic: Callable[[], int] = lambda: 0
     interval: float = 1.0
+    stagger: Callable[[], float] = lambda: 0.0
     degraded: str = ""  # why a stored generation was taken at the start; "" once the tree is sound again
     hold: int = 0  # number of the generation that a rollback holds; 0 = none
     restart_required: tuple[str, ...] = ()
@@ -111,6 +114,8 @@ class Reloader:
     seconds: dict[str, float] = attrs.field(factory=dict)  # of the last round, by phase
     succeeded: float = 0.0  # Unix time of the last round that left disk and daemon in agreement
     committed: trio.Event = attrs.field(factory=trio.Event, repr=False)  # set, and replaced, by each swap
+    settled: trio.Event = attrs.field(factory=trio.Event, repr=False)  # the same, by each round, whatever came of it
+    past: tuple[Past, ...] = ()  # configs that ran before, the newest first
     _pending: list[Ticket] = attrs.field(factory=list, init=False, repr=False)
     _bell: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _urgent: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
@@ -139,7 +144,7 @@ class Reloader:
         """Do rounds for ever."""
         while True:
             await self._bell.wait()
-            with trio.CancelScope(deadline=self._next):
+            with trio.CancelScope(deadline=max(self._next, trio.current_time() + self.stagger())):
                 await self._urgent.wait()
             self._next = trio.current_time() + self.interval
             await self._round()
@@ -158,6 +163,8 @@ class Reloader:
             self._answer(tickets, self._note(tickets, self._result("rejected", reasons=(reason,))))
         finally:
             self._tell_systemd(by_signal)
+            self.settled.set()
+            self.settled = trio.Event()
 
     async def _serve(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
@@ -183,7 +190,8 @@ class Reloader:
         seen = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
         if isinstance(seen, Unstable):
             result = self._result("busy", reasons=(seen.reason,))
-            self._answer(tickets, self._note(tickets, result))
+            only_asked = all(isinstance(ticket.request, Reload) and ticket.request.dry_run for ticket in tickets)
+            self._answer(tickets, result if only_asked else self._note(tickets, result))
             return
         if seen.compiled is None:  # the bytes are those of the last round, and nobody waits
             self._answer(tickets, self._same_again(seen))
@@ -248,6 +256,8 @@ class Reloader:
             digest=seen.tree.digest,
             revision=seen.compiled.revision if seen.compiled is not None else "",
             commit=seen.tree.provenance.commit,
+            dirty=seen.tree.provenance.dirty,
+            model=seen.model,
             problems=seen.compiled.problems if seen.compiled is not None else (),
             reasons=reasons,
             changes=seen.changes,
@@ -288,7 +298,7 @@ class Reloader:
             prepared.discard()
             raise
         self.live.swap(new)
-        self.running = origin
+        self._run_from(origin)
         self._after_swap(old, new)
         prepared.retire()
         self.committed.set()
@@ -307,14 +317,22 @@ class Reloader:
         if self.live.snapshot.revision != seen.compiled.revision:
             self.live.amend(attrs.evolve(self.live.snapshot, revision=seen.compiled.revision))
         if self.running.digest != seen.tree.digest or self.running.stored:
-            self.running = attrs.evolve(self._origin(seen, trigger), since=self.running.since)
+            self._run_from(attrs.evolve(self._origin(seen, trigger), since=self.running.since))
         else:
             about = seen.tree.provenance
             self.running = attrs.evolve(self.running, commit=about.commit, dirty=about.dirty)
 
+    def _run_from(self, origin: Running) -> None:
+        """What runs has another origin from now on. What it had before is remembered, for the other nodes."""
+        old = self.running
+        if (old.digest, old.model) != (origin.digest, origin.model):
+            left = Past(tree=old.digest, model=old.model, left=self.wall())
+            self.past = (left, *self.past)[:MOST_PAST]
+        self.running = origin
+
     def _origin(self, seen: Seen, trigger: Trigger) -> Running:
         assert seen.compiled is not None
-        return origin_of(seen.tree, seen.compiled.revision, self.wall(), trigger)
+        return origin_of(seen.tree, seen.compiled.revision, self.wall(), trigger, model=seen.model)
 
     def _deny_at_once(self, deny: Deny | None) -> None:
         """Refuse what deny.toml newly refuses, though the rest of its tree does not run. Never the other way round:

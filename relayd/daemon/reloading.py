@@ -6,6 +6,8 @@ Rule: no decision here. A task that fails is started again: reload may be late, 
 from __future__ import annotations
 
 import logging
+import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,11 +24,13 @@ from relayd.core.pool import Pool
 from relayd.daemon.boot import NoStart, Start, choose_start
 from relayd.daemon.control import Control, serve_control
 from relayd.daemon.credentials import Credentials
+from relayd.daemon.fleet import BEAT, Fleet
 from relayd.daemon.lastgood import LastGood, keep_last_good
 from relayd.daemon.places import generation_store
 from relayd.daemon.prepare import Preparation, Sockets
 from relayd.daemon.reload import Reloader
 from relayd.daemon.server import Server
+from relayd.daemon.statepump import Pump
 from relayd.daemon.status import Sources
 from relayd.daemon.study import Study
 from relayd.daemon.ticket import Candidate, Result
@@ -53,6 +57,7 @@ class Pace:
     proof: float = PROOF
     patience: float = PATIENCE
     quiet: float = QUIET
+    beat: float = BEAT
 
 
 @attrs.frozen(kw_only=True)
@@ -96,6 +101,7 @@ class Reloading:
     watcher: Watcher | None
     vault: LastGood
     sources: Sources
+    fleet: Fleet
     wall: Callable[[], float]
     control_socket: socket.socket | None
     control_path: Path
@@ -107,10 +113,11 @@ class Reloading:
             nursery.start_soon(self.reloader.run)
             nursery.start_soon(_again, "remind", self._remind)
             nursery.start_soon(_again, "store", self._keep)
+            nursery.start_soon(_again, "fleet", self.fleet.run)
             if self.watcher is not None:
                 nursery.start_soon(_again, "watch", self.watcher.run)
             if self.control_socket is not None:
-                control = Control(reloader=self.reloader, sources=self.sources, wall=self.wall)
+                control = Control(reloader=self.reloader, sources=self.sources, vault=self.vault, wall=self.wall)
                 await nursery.start(serve_control, control, self.control_socket, self.control_path)
             task_status.started()
 
@@ -152,6 +159,8 @@ def make_reloading(
     announce: Callable[[str], None],
     adopted: Callable[[Snapshot], None],
     node: str,
+    state: Pump,
+    rng: random.Random,
     draining: Callable[[], bool],
     pace: Pace,
 ) -> Reloading:
@@ -161,6 +170,7 @@ def make_reloading(
         listening: the open sockets of the public listener by address; `pinned`: they are the node's own choice.
         listen: file events; None = poll only. `watch`: whether to look for changes at all.
         adopted: what else follows a swap; sync.
+        state: where the nodes tell each other what they run.
     """
     wall = edition.wall
     study = Study(
@@ -201,6 +211,19 @@ def make_reloading(
         if watch
         else None
     )
+    started = wall()
+    fleet = Fleet(
+        store=state,
+        reloader=reloader,
+        name=node,
+        life=os.urandom(4).hex(),
+        started=started,
+        draining=draining,
+        wall=wall,
+        rng=rng,
+        beat=pace.beat,
+    )
+    reloader.stagger = fleet.stagger
     sources = Sources(
         live=live,
         reloader=reloader,
@@ -209,10 +232,13 @@ def make_reloading(
         in_flight=live.running,
         connections=lambda: server.statistics,
         node=node,
-        started=wall(),
+        started=started,
         clock=trio.current_time,
         tasks=lambda: trio.lowlevel.current_statistics().tasks_living,
         draining=draining,
+        fleet=fleet,
+        credentials=credentials,
+        tree=str(edition.tree.absolute()),
     )
     sock, path = control if control is not None else (None, Path())
     return Reloading(
@@ -220,6 +246,7 @@ def make_reloading(
         watcher=watcher,
         vault=vault,
         sources=sources,
+        fleet=fleet,
         wall=wall,
         control_socket=sock,
         control_path=path,

@@ -342,6 +342,8 @@ def build(
         announce=notify,
         adopted=adopted,
         node=node.node,
+        state=books.main,
+        rng=rng,
         draining=lambda: front.draining,
         pace=node.pace,
     )

@@ -61,6 +61,8 @@ class Result:
     Args:
         generation: the running one, after the round.
         digest: of the tree that was looked at; "" when none could be read.
+        commit, dirty: its provenance.
+        model: digest of what it means; "" when it does not compile.
         reasons: why it is held, or was rejected for something else than its text.
         restart_required: settings of that tree which only a restart brings into force.
     """
@@ -70,6 +72,8 @@ class Result:
     digest: str = ""
     revision: str = ""
     commit: str = ""
+    dirty: tuple[str, ...] | None = None
+    model: str = ""
     problems: tuple[Problem, ...] = ()
     reasons: tuple[str, ...] = ()
     changes: Changes | None = None
@@ -105,6 +109,7 @@ class Running:
 
     Args:
         since: Unix time, s, of the swap.
+        model: digest of what it means (`model_digest`).
         dirty: paths that differ from the commit; None where that is not known.
         stored: number of the stored generation that it was loaded from; 0 = from the tree.
     """
@@ -117,6 +122,7 @@ class Running:
     since: float
     trigger: Trigger
     stored: int = 0
+    model: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +149,7 @@ def fields_of(result: Result, trigger: Trigger) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value}
 
 
-def origin_of(tree: Tree, revision: str, now: float, trigger: Trigger, stored: int = 0) -> Running:
+def origin_of(tree: Tree, revision: str, now: float, trigger: Trigger, stored: int = 0, *, model: str = "") -> Running:
     """Where a config comes from that begins to run at `now`."""
     return Running(
         digest=tree.digest,
@@ -154,6 +160,7 @@ def origin_of(tree: Tree, revision: str, now: float, trigger: Trigger, stored: i
         since=now,
         trigger=trigger,
         stored=stored,
+        model=model,
     )
 
 
