@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
             except NotRunning as error:
                 if args.running:
                     raise DiffError(str(error)) from None
-                print(f"relayd diff: {error}; comparing the last commit with the work tree", file=sys.stderr)
+                print(f"relayd diff: {error}: comparing the last commit with the work tree instead", file=sys.stderr)
         old, new = sides(args.config, args.revisions or "HEAD")
     except (DiffError, GitError, ConfigError) as error:
         print(f"relayd diff: {error}", file=sys.stderr)
@@ -89,7 +89,7 @@ def _from_running(args: argparse.Namespace) -> int:
     try:
         told = ask(args, verb="diff")["diff"]
     except (NoDaemon, Refused) as error:
-        raise NotRunning(str(error)) from None
+        raise NotRunning(str(error).partition(" [")[0]) from None
     if not _same_directory(told["tree"], args.config):
         raise NotRunning(f"the daemon that answers follows another tree, {told['tree']}, not {args.config.absolute()}")
     found = told["candidate"]

@@ -17,6 +17,7 @@ from relayd import __version__
 from relayd.cli.daemon import NO_DAEMON, NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
 
 WELL, UNWELL = 0, 1
+LOOK = 10.0  # s to wait for an answer
 EVERY = 2.0  # s between looks of --watch
 PROBLEMS = 5  # shown of a broken tree; `relayd check` has all
 KEYS = 5  # shown of those that end soon
@@ -41,7 +42,7 @@ def show(args: argparse.Namespace) -> int:
     """One look."""
     clear = "\x1b[H\x1b[J" if args.watch and not args.json and sys.stdout.isatty() else ""
     try:
-        status = ask(args, verb="status")["status"]
+        status = ask(args, patience=LOOK, verb="status")["status"]
     except (NoDaemon, Refused) as error:
         sys.stdout.write(clear)
         sys.stdout.flush()
@@ -110,8 +111,8 @@ def _candidate(candidate: dict[str, Any] | None, now: datetime.datetime) -> Iter
     more = len(errors[PROBLEMS:]) + candidate["more_problems"]
     if more:
         yield f"  and {more} more (`relayd check` lists them)"
-    if candidate["result"] == "held" and candidate["digest"]:
-        yield f"  look at it: relayd diff; apply it: relayd reload --accept {candidate['digest'][:12]}"
+    if candidate["accept"]:
+        yield f"  `relayd diff` shows it, `relayd reload --accept {candidate['accept'][:12]}` applies it"
 
 
 def _watch(watch: dict[str, Any]) -> str:
@@ -144,7 +145,8 @@ def _node(node: dict[str, Any], behind: str | None, nodes: list[dict[str, Any]],
     said = ["this one"] if node["this"] else []
     said += [f"BEHIND since {_since(behind, now)}"] if behind is not None else []
     if node["result"] != "applied":
-        said.append(f"{node['result']} since {_since(node['result_since'], now)}")
+        same = behind == node["result_since"]
+        said.append(node["result"] + ("" if same else f" since {_since(node['result_since'], now)}"))
     said += ["draining"] if node["draining"] else []
     versions = {other["version"] for other in nodes}
     said += [f"relayd {node['version']}"] if len(versions) > 1 else []

@@ -25,6 +25,7 @@ import attrs
 import trio
 
 from relayd.daemon.lastgood import LastGood
+from relayd.daemon.places import MAX_PATH
 from relayd.daemon.reload import Reloader
 from relayd.daemon.status import (
     Sources,
@@ -42,8 +43,6 @@ VERBS = ("reload", "rollback", "resume", "diff", "generations", "status", "metri
 MAX_REQUEST = 64 << 10  # bytes of a line
 AT_ONCE = 16  # peers; a further one waits in the backlog
 IDLE = 60.0  # s for a peer to ask
-# A socket's path has 108 bytes with its NUL (unix(7)).
-MAX_PATH = 107
 
 
 class BadRequest(Exception):
@@ -124,7 +123,7 @@ def open_control(path: Path) -> socket.socket:
         _remove_stale(path)
         return _bound(path)
     except OSError as error:
-        raise OSError(error.errno, f"control socket {path}: {error.strerror or error}") from error
+        raise OSError(f"control socket {path}: {error.strerror or error}") from error
 
 
 def _bound(path: Path) -> socket.socket:
@@ -191,9 +190,11 @@ async def _serve_peer(control: Control, stream: trio.SocketStream, places: trio.
     async with stream, places:
         if not allowed(stream.socket):
             log.warning("control.refused", extra={"uid": peer_user(stream.socket)})
-            return
         try:
-            await _converse(control, stream)
+            if allowed(stream.socket):
+                await _converse(control, stream)
+            else:
+                await _say(stream, {"ok": False, "error": f"the daemon answers root and its own user, {os.geteuid()}"})
         except (trio.BrokenResourceError, trio.TooSlowError):
             pass  # the peer left, or has nothing to ask
         except Exception:

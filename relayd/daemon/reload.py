@@ -41,6 +41,7 @@ from relayd.daemon.ticket import (
     Trigger,
     fields_of,
     is_expected,
+    kept_back,
     origin_of,
 )
 
@@ -150,7 +151,8 @@ class Reloader:
             await self._round()
 
     async def _round(self) -> None:
-        tickets, self._pending = self._pending, []
+        tickets = sorted(self._pending, key=lambda ticket: ticket.trigger in BY_ITSELF)  # who asked names the round
+        self._pending = []
         self._bell, self._urgent = trio.Event(), trio.Event()
         by_signal = any(ticket.trigger == "sighup" for ticket in tickets)
         if by_signal:
@@ -241,10 +243,9 @@ class Reloader:
         if seen.snapshot is None:
             return self._result("rejected", seen)
         if self.hold:
-            reason = f"rolled back to generation {self.hold}; `relayd resume` follows the tree again"
-            return self._result("held", seen, reasons=(reason,))
+            return self._result("held", seen, reasons=(kept_back(self.hold),))
         if seen.held and not any(accepts(word, seen.tree.digest) for word in accepted):
-            return self._result("held", seen, reasons=seen.held)
+            return attrs.evolve(self._result("held", seen, reasons=seen.held), accept=seen.tree.digest)
         return self._result("applied" if seen.acts else "unchanged", seen)
 
     def _result(self, result: Outcome, seen: Seen | None = None, *, reasons: tuple[str, ...] = ()) -> Result:
@@ -367,7 +368,8 @@ class Reloader:
         if result.result == "applied":
             await trio.to_thread.run_sync(self.vault.hold, number)
             self.hold, self.fresh = number, None
-            self.candidate = Candidate(since=self.wall(), outcome=attrs.evolve(result, result="held", digest=""))
+            held = attrs.evolve(result, result="held", digest="", reasons=(kept_back(number),))
+            self.candidate = Candidate(since=self.wall(), outcome=held)
             log.warning("reload.rolled_back", extra={"generation": self.live.generation, "stored": number})
         self.rounds["rollback", result.result] += 1
         return result

@@ -33,7 +33,7 @@ from relayd.daemon.server import Server
 from relayd.daemon.statepump import Pump
 from relayd.daemon.status import Sources
 from relayd.daemon.study import Study
-from relayd.daemon.ticket import Candidate, Result
+from relayd.daemon.ticket import Candidate, Result, kept_back
 from relayd.daemon.watch import HASH, POLL, Listen, Watcher
 
 if TYPE_CHECKING:
@@ -258,12 +258,11 @@ def _first_candidate(start: Start, now: float) -> Candidate | None:
     """What lies on disk and does not run, from the first moment."""
     if not start.degraded and not start.hold:
         return None
-    held = f"rolled back to generation {start.hold}; `relayd resume` follows the tree again"
     outcome = Result(
         result="rejected" if start.degraded else "held",
         generation=1,
         digest=start.digest if start.degraded else "",
         problems=start.problems if start.degraded else (),
-        reasons=(start.degraded,) if start.degraded else (held,),
+        reasons=(start.degraded or kept_back(start.hold),),
     )
     return Candidate(since=now, outcome=outcome)

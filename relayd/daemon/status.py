@@ -195,6 +195,7 @@ def result_document(result: Result) -> dict[str, Any]:
         "changes_text": result.changes.as_text() if result.changes is not None and not result.changes.empty else "",
         "restart_required": list(result.restart_required),
         "dry_run": result.dry_run,
+        "accept": result.accept,
     }
 
 
@@ -305,6 +306,7 @@ def _candidate(candidate: Candidate | None, now: float) -> dict[str, Any] | None
         "since": _time(candidate.since),
         "out_of_sync_seconds": round(max(0.0, now - candidate.since), 1),
         "reasons": list(outcome.reasons),
+        "accept": outcome.accept,
         "problems": [as_dict(problem) for problem in outcome.problems[:PROBLEMS_SHOWN]],
         "more_problems": max(0, len(outcome.problems) - PROBLEMS_SHOWN),
     }

@@ -65,6 +65,7 @@ class Result:
         model: digest of what it means; "" when it does not compile.
         reasons: why it is held, or was rejected for something else than its text.
         restart_required: settings of that tree which only a restart brings into force.
+        accept: the digest that lets it pass, where the guard holds it; "" where accepting would not help.
     """
 
     result: Outcome
@@ -79,6 +80,7 @@ class Result:
     changes: Changes | None = None
     restart_required: tuple[str, ...] = ()
     dry_run: bool = False
+    accept: str = ""
 
 
 @attrs.define(eq=False)
@@ -131,6 +133,11 @@ class Candidate:
 
     since: float
     outcome: Result
+
+
+def kept_back(number: int) -> str:
+    """Why a tree is not taken while a rollback holds a stored generation."""
+    return f"rolled back to generation {number}; `relayd resume` follows the tree again"
 
 
 def fields_of(result: Result, trigger: Trigger) -> dict[str, object]:

@@ -44,7 +44,8 @@ async def test_reload_tells_what_it_did_and_exits_by_it(tmp_path: Path) -> None:
         code, out, _ = await run(world, "reload")
         assert code == 1
         assert out.startswith("accounts.d/a.toml:2:1: error[E-UNKNOWN-KEY]: ")
-        assert "rejected: generation 2" in out
+        assert "rejected: tree " in out
+        assert out.endswith("; generation 2 goes on running\n")
 
         tree.account(more="priority = 3")
         for number in (1, 2, 3):
