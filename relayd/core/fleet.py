@@ -19,7 +19,6 @@ import attrs
 DRIFT_AFTER = 60.0  # s; a ConfigMap reaches all nodes within 60 to 90 s, git-sync and hooks are quicker
 SPREAD = 2.0  # s over which nodes that notice a change by themselves spread their reloads
 MOST_PAST = 16  # configs that a node remembers having left
-_SLACK = 1.0  # s by which a heartbeat may be late in the store
 
 # A node of these results does not run what its tree says by intention or for want of better.
 ASTRAY = frozenset({"rolled-back", "degraded"})
@@ -118,7 +117,7 @@ def doubled(nodes: Iterable[Node]) -> tuple[str, ...]:
 
 
 def _followed(node: Node, other: Node) -> bool:
-    return node.name == other.name and node.life != other.life and node.seen <= other.started + _SLACK
+    return node.name == other.name and node.life != other.life and node.seen <= other.started
 
 
 def drift(nodes: Iterable[Node]) -> Drift | None:
