@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -62,7 +63,8 @@ def _recipients(snapshot: Snapshot) -> Iterator[Recipient]:
 
 def sealed_values(snapshot: Snapshot) -> list[str]:
     """Every sealed value of a config: of accounts, enabled or not, of alerts and of people who sign in."""
-    return [value for noun in (snapshot.relay, *snapshot.accounts.values()) for value in _sealed_in(noun)]
+    own = [account.credential.sealed for account in snapshot.accounts.values()]
+    return [*_sealed_in(snapshot.relay), *filter(None, own)]
 
 
 def _sealed_in(noun: Any) -> Iterator[str]:
@@ -78,6 +80,7 @@ def _sealed_in(noun: Any) -> Iterator[str]:
                     yield from _sealed_in(one)
 
 
+@lru_cache(maxsize=4096)  # values outlive configs; taking one apart costs 20 us
 def _kids(value: str) -> frozenset[str]:
     try:
         return parse_sealed(value).kids

@@ -33,6 +33,7 @@ from relayd.daemon.watch import Watcher
 
 PROBLEMS_SHOWN = 20
 KEYS_SHOWN = 50
+MANY_ALIVE = 16  # configs that calls still hold; more are streams that never end, or a leak
 SOON = 30 * 86_400.0  # s; a key that ends within it is named
 
 
@@ -89,7 +90,7 @@ def status_document(sources: Sources, now: float) -> dict[str, Any]:
     snapshot, reloader = sources.live.snapshot, sources.reloader
     accounts, nodes = account_rows(sources, now), sources.fleet.nodes()
     drift = drift_of(nodes)
-    wrong = ailments(reloader, accounts) + fleet_ailments(nodes, drift, now)
+    wrong = ailments(reloader, accounts) + _piled_up(sources.live) + fleet_ailments(nodes, drift, now)
     stock = sources.stock.of(snapshot)
     ending = ending_within(stock, SOON, now)
     return {
@@ -138,6 +139,11 @@ def ailments(reloader: Reloader, accounts: list[dict[str, Any]]) -> list[str]:
     if accounts and not any(row["serves"] for row in accounts):
         found.append("no account can serve now")
     return found
+
+
+def _piled_up(live: Live) -> list[str]:
+    alive = live.alive()
+    return [f"{alive} configs are in use: calls that began under old ones do not end"] if alive > MANY_ALIVE else []
 
 
 def fleet_ailments(nodes: Sequence[Node], drift: Drift | None, now: float) -> list[str]:

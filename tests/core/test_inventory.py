@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import attrs
 from builders import account, api_key, snapshot
 
 from relayd.config.binding import account_binding
@@ -77,6 +78,19 @@ def test_alerts_and_people_count_too() -> None:
     }
 
     assert len(sealed_values(snapshot(accounts=(with_credential("a", NEW),), relay=relay))) == 3
+
+
+def test_no_other_field_of_an_account_holds_a_sealed_value() -> None:
+    def sealed_fields(noun: type, path: str) -> list[str]:
+        found = []
+        for field in attrs.fields(attrs.resolve_types(noun)):
+            if field.metadata.get("form") == "sealed":
+                found.append(f"{path}{field.name}")
+            elif isinstance(field.type, type) and attrs.has(field.type):
+                found += sealed_fields(field.type, f"{path}{field.name}.")
+        return found
+
+    assert sealed_fields(Account, "") == ["credential.sealed"]
 
 
 def ends(*hash_ends: float | None, key: float | None = None, deny: Deny | None = None, **fields: Any) -> float | None:
