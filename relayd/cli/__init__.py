@@ -20,7 +20,7 @@ VERBS = {
     "run": ("run", "run the daemon in the foreground"),
     "check": ("check", "validate a config tree offline, without side effects"),
     "test": ("test", "try the scenarios of tests.d offline: who may call what, and who serves it"),
-    "diff": ("diff", "show what a change of the tree means, between commits or to the work tree"),
+    "diff": ("diff", "show what a change of the tree means: to what runs, or between commits"),
     "reload": ("reload", "let the running daemon take the tree as it is now"),
     "rollback": ("rollback", "let the running daemon go back to a stored config"),
     "resume": ("resume", "end a rollback: follow the tree again"),

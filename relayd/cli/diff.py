@@ -1,4 +1,9 @@
-"""`relayd diff`: what a change of the tree means. Between commits, or from a commit to the work tree."""
+"""`relayd diff`: what a change of the tree means: of the tree on disk to what runs, to a commit, or between commits.
+
+Rule: offline, but without a revision, where the daemon of this tree is asked. Only it knows what it runs: a setting
+that waits for a restart, or what deny.toml has refused meanwhile, is in no file. Where none answers, the last commit
+stands for it, and that is said.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 
-from relayd.cli.options import add_config, add_json
+from relayd.cli.daemon import NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
 from relayd.cli.reading import at_revision, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff, model_digest
@@ -34,22 +40,38 @@ class Side:
     snapshot: Snapshot
 
 
+class NotRunning(Exception):
+    """What runs cannot be had. The text says why."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "revisions",
         metavar="REV or A..B",
         nargs="?",
-        default="HEAD",
-        help="a commit, compared with the work tree (default: HEAD), or two, compared with each other",
+        default="",
+        help="a commit, compared with the work tree, or two, compared with each other;"
+        " default: what the daemon runs, compared with the tree on disk",
     )
-    add_config(parser)
-    add_json(parser)
+    parser.add_argument(
+        "--running", action="store_true", help="insist on what the daemon runs; without a daemon it is an error"
+    )
+    add_control(parser)
     parser.epilog = "exit status: 0 the two mean the same, 1 error, 2 they differ"
 
 
 def main(args: argparse.Namespace) -> int:
     try:
-        old, new = sides(args.config, args.revisions)
+        if args.revisions and args.running:
+            raise DiffError("--running takes no revision")
+        if not args.revisions:
+            try:
+                return _from_running(args)
+            except NotRunning as error:
+                if args.running:
+                    raise DiffError(str(error)) from None
+                print(f"relayd diff: {error}: comparing the last commit with the work tree instead", file=sys.stderr)
+        old, new = sides(args.config, args.revisions or "HEAD")
     except (DiffError, GitError, ConfigError) as error:
         print(f"relayd diff: {error}", file=sys.stderr)
         return ERROR
@@ -57,6 +79,62 @@ def main(args: argparse.Namespace) -> int:
     reasons = held(old.snapshot, new.snapshot, changes)
     sys.stdout.write(as_json(old, new, changes, reasons) if args.json else as_text(old, new, changes, reasons))
     return SAME if changes.empty else DIFFERS
+
+
+# --- from what runs
+
+
+def _from_running(args: argparse.Namespace) -> int:
+    """Raises: NotRunning; DiffError when the tree on disk cannot be compared."""
+    try:
+        told = ask(args, verb="diff")["diff"]
+    except (NoDaemon, Refused) as error:
+        raise NotRunning(str(error).partition(" [")[0]) from None
+    if not _same_directory(told["tree"], args.config):
+        raise NotRunning(f"the daemon that answers follows another tree, {told['tree']}, not {args.config.absolute()}")
+    found = told["candidate"]
+    if found["changes"] is None:
+        errors = [place_and_message(one) for one in found["problems"] if one["severity"] == "error"]
+        reasons = "\n".join(f"  {line}" for line in (*errors, *found["reasons"]))
+        raise DiffError(f"the tree on disk is {found['result']}, so it cannot be compared:\n{reasons}")
+    sys.stdout.write(running_as_json(told) if args.json else running_as_text(told))
+    return SAME if found["changes"]["empty"] else DIFFERS
+
+
+def _same_directory(theirs: str, ours: Path) -> bool:
+    """Whether the daemon's tree is ours, also by another name."""
+    try:
+        return ours.samefile(theirs)
+    except OSError:
+        return False
+
+
+def running_as_text(told: dict[str, Any]) -> str:
+    """For people."""
+    running, found = told["running"], told["candidate"]
+    head = f"running generation {running['generation']}, {tree_in_words(running)} -> disk, {tree_in_words(found)}"
+    if found["changes"]["empty"]:
+        same = "the same" if running["digest"] == found["digest"] else "the same meaning in other words"
+        return f"{head}: {same}\n"
+    tail = "".join(f"the daemon holds this: {reason}\n" for reason in found["reasons"])
+    return f"{head}\n{found['changes_text']}{tail}"
+
+
+def running_as_json(told: dict[str, Any]) -> str:
+    """For programs: the same fields as between commits, and more of each side."""
+    running, found = told["running"], told["candidate"]
+    sides = {
+        "old": {"name": "running", "generation": running["generation"], **_side(running)},
+        "new": {"name": "disk", **_side(found)},
+    }
+    return json.dumps({"version": 1, **sides, **found["changes"], "held": found["reasons"]}, indent=2) + "\n"
+
+
+def _side(one: dict[str, Any]) -> dict[str, Any]:
+    return {name: one[name] for name in ("revision", "model_digest", "digest", "commit", "dirty")}
+
+
+# --- from commits
 
 
 def sides(directory: Path, revisions: str) -> tuple[Side, Side]:

@@ -1,17 +1,26 @@
-"""relayd status: what the running daemon runs, and what ails it."""
+"""relayd status: what the running daemon runs, and what ails it.
+
+Rule: what is wrong comes first, then what runs, then the rest; one thing a line, ages beside times. Read on bad days.
+"""
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from relayd.cli.daemon import NO_DAEMON, NoDaemon, Refused, add_control, ask, place_and_message
+from relayd import __version__
+from relayd.cli.daemon import NO_DAEMON, NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
 
 WELL, UNWELL = 0, 1
+LOOK = 10.0  # s to wait for an answer
 EVERY = 2.0  # s between looks of --watch
+PROBLEMS = 5  # shown of a broken tree; `relayd check` has all
+KEYS = 5  # shown of those that end soon
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,54 +40,79 @@ def main(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """One look."""
+    clear = "\x1b[H\x1b[J" if args.watch and not args.json and sys.stdout.isatty() else ""
     try:
-        status = ask(args, verb="status")["status"]
-    except NoDaemon as error:
+        status = ask(args, patience=LOOK, verb="status")["status"]
+    except (NoDaemon, Refused) as error:
+        sys.stdout.write(clear)
+        sys.stdout.flush()
         print(f"relayd status: {error}", file=sys.stderr)
-        return NO_DAEMON
-    except Refused as error:
-        print(f"relayd status: {error}", file=sys.stderr)
-        return UNWELL
+        return NO_DAEMON if isinstance(error, NoDaemon) else UNWELL
     if args.json:
         print(json.dumps(status, indent=None if args.watch else 2))
     else:
-        clear = "\x1b[H\x1b[J" if args.watch and sys.stdout.isatty() else ""
-        sys.stdout.write(clear + in_words(status))
+        between = "\n" if args.watch and not clear else ""
+        sys.stdout.write(clear + _told(status) + between)
     return WELL if status["well"] else UNWELL
+
+
+def _told(status: dict[str, Any]) -> str:
+    """A daemon that was not restarted after an upgrade may know less than we show."""
+    try:
+        return in_words(status)
+    except KeyError as error:
+        text = f"the daemon (relayd {status['version']}) does not say {error}, which relayd {__version__} shows"
+        ailments = "".join(f"! {ailment}\n" for ailment in status["ailments"])
+        return f"{ailments}{text} [restart it; until then `relayd status --json`]\n"
 
 
 def in_words(status: dict[str, Any]) -> str:
     """A status document for people."""
-    lines = [
-        f"relayd {status['version']} on {status['node']}, realm {status['realm']}, up since {status['started']}",
-        _running(status["running"]),
-        *_candidate(status["candidate"]),
-        *[f"! {ailment}" for ailment in status["ailments"]],
-        _watch(status["watch"]) + f", {status['generations_live']} generations in use",
-        _keys(status["keys"]) + f"; {status['calls']} calls, {status['connections']['open']} connections",
-        "accounts:",
-        *[_account(row) for row in status["accounts"]],
-    ]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in _lines(status))
 
 
-def _running(running: dict[str, Any]) -> str:
-    dirty = "" if running["dirty"] is None else ", dirty" if running["dirty"] else ", clean"
-    stored = f", from stored generation {running['stored_generation']}" if running["stored_generation"] else ""
-    commit = f"commit {running['commit'][:12]}{dirty}"
-    return f"running: generation {running['generation']}, tree {running['digest'][:12]} ({commit}{stored})" + (
-        f" since {running['since']} by {running['trigger']}"
+def _lines(status: dict[str, Any]) -> Iterator[str]:
+    now = _moment(status["now"])
+    draining = "; it DRAINS: no new calls, and it ends when those in flight have" if status["draining"] else ""
+    yield f"relayd {status['version']} on {status['node']}, realm {status['realm']}, tree {status['tree']}{draining}"
+    yield "well" if status["well"] else "NOT WELL"
+    yield from (f"! {ailment}" for ailment in status["ailments"])
+    yield from _running(status["running"], now)
+    yield from _candidate(status["candidate"], now)
+    yield f"{_watch(status['watch'])}; {_count(status['generations_live'], 'generation')} in use"
+    yield f"up: since {_since(status['started'], now)}; {_count(status['calls'], 'call')} in flight, " + _count(
+        status["connections"]["open"], "connection"
     )
+    yield from _nodes(status, now)
+    yield _keys(status["keys"])
+    yield from _ending(status, now)
+    yield from _secrets(status["secrets"])
+    serving = sum(row["serves"] for row in status["accounts"])
+    yield f"accounts: {serving} of {len(status['accounts'])} can serve"
+    for row in sorted(status["accounts"], key=lambda row: row["serves"]):  # those that do not serve first
+        yield f"  {'+' if row['serves'] else '-'} {row['id']}: {row['reason']}"
 
 
-def _candidate(candidate: dict[str, Any] | None) -> list[str]:
+def _running(running: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
+    stored = f", from stored generation {running['stored_generation']}" if running["stored_generation"] else ""
+    yield f"running: generation {running['generation']}, {tree_in_words(running)}{stored}"
+    yield f"  since {_since(running['since'], now)}, by {running['trigger']}"
+
+
+def _candidate(candidate: dict[str, Any] | None, now: datetime.datetime) -> Iterator[str]:
     if candidate is None:
-        return ["candidate: none; the daemon runs what is on disk"]
-    tree = candidate["digest"][:12] or "the tree"
-    lines = [f"candidate: {tree} is {candidate['result']} since {candidate['since']}"]
-    lines += [f"  {reason}" for reason in candidate["reasons"]]
-    lines += [f"  {place_and_message(problem)}" for problem in candidate["problems"] if problem["severity"] == "error"]
-    return lines
+        yield "candidate: none; the daemon runs what is on disk"
+        return
+    tree = tree_in_words(candidate) if candidate["digest"] else "the tree"
+    yield f"candidate: {tree} is {candidate['result']}, since {_since(candidate['since'], now)}"
+    yield from (f"  {reason}" for reason in candidate["reasons"])
+    errors = [problem for problem in candidate["problems"] if problem["severity"] == "error"]
+    yield from (f"  {place_and_message(problem)}" for problem in errors[:PROBLEMS])
+    more = len(errors[PROBLEMS:]) + candidate["more_problems"]
+    if more:
+        yield f"  and {more} more (`relayd check` lists them)"
+    if candidate["accept"]:
+        yield f"  `relayd diff` shows it, `relayd reload --accept {candidate['accept'][:12]}` applies it"
 
 
 def _watch(watch: dict[str, Any]) -> str:
@@ -87,10 +121,88 @@ def _watch(watch: dict[str, Any]) -> str:
     return f"watch: {watch['backend']}{failure}{last}"
 
 
+def _nodes(status: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
+    """Nothing for a node that is alone, and knows it."""
+    nodes, drift = status["nodes"], status["drift"]
+    if status["nodes_problem"]:
+        yield f"nodes: the others are unknown ({status['nodes_problem']})"
+    if len(nodes) < 2:
+        return
+    behind = {one["life"]: one["since"] for one in drift["behind"]} if drift else {}
+    if drift is None:
+        yield f"nodes: {len(nodes)}, all run the same"
+    else:
+        word = "DRIFT" if drift["lasting"] else "a change is on its way"
+        yield f"nodes: {len(nodes)}, {word}: {_count(len(behind), 'node')} behind {drift['lead']}, since " + _since(
+            drift["since"], now
+        )
+    yield from (_node(node, behind.get(node["life"]), nodes, now) for node in nodes)
+
+
+def _node(node: dict[str, Any], behind: str | None, nodes: list[dict[str, Any]], now: datetime.datetime) -> str:
+    twice = sum(other["node"] == node["node"] for other in nodes) > 1
+    name = f"{node['node']}#{node['life']}" if twice else node["node"]
+    said = ["this one"] if node["this"] else []
+    said += [f"BEHIND since {_since(behind, now)}"] if behind is not None else []
+    if node["result"] != "applied":
+        same = behind == node["result_since"]
+        said.append(node["result"] + ("" if same else f" since {_since(node['result_since'], now)}"))
+    said += ["draining"] if node["draining"] else []
+    versions = {other["version"] for other in nodes}
+    said += [f"relayd {node['version']}"] if len(versions) > 1 else []
+    dirty = {None: "", False: ", clean", True: ", dirty"}[node["dirty"]]
+    commit = f" (commit {node['commit'][:12]}{dirty})" if node["commit"] not in ("", "unknown") else ""
+    return f"  {'-' if behind is not None else '+'} {name}: tree {node['digest'][:12]}{commit}" + "".join(
+        f"; {one}" for one in said
+    )
+
+
 def _keys(keys: dict[str, int]) -> str:
     rest = [f"{keys[state]} {state}" for state in ("disabled", "denied", "expired") if keys[state]]
     return f"keys: {keys['active']} active" + (f", {', '.join(rest)}" if rest else "")
 
 
-def _account(row: dict[str, Any]) -> str:
-    return f"  {'+' if row['serves'] else '-'} {row['id']}: {row['reason']}"
+def _ending(status: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
+    ending = status["keys_ending"]
+    for key in ending[:KEYS]:
+        yield f"  {key['id']} ends at {key['expires']} (in {_span((_moment(key['expires']) - now).total_seconds())})"
+    more = len(ending[KEYS:]) + status["more_keys_ending"]
+    if more:
+        yield f"  and {more} more end within 30 days (--json names them)"
+
+
+def _secrets(secrets: dict[str, Any]) -> Iterator[str]:
+    """Nothing where nothing is sealed."""
+    if not secrets["recipients"] and not secrets["identities"]:
+        return
+    loaded = ", ".join(one["name"] or one["kid"] for one in secrets["identities"]) or "none"
+    yield f"secrets: identities loaded here: {loaded}"
+    for one in secrets["recipients"]:
+        yield f"  {one['name'] or one['kid']} ({one['state']}) opens {_count(one['values'], 'value')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _moment(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)
+
+
+def _since(text: str, now: datetime.datetime) -> str:
+    """`2026-11-28T03:20:11Z (5 min)`."""
+    return f"{text} ({_span((now - _moment(text)).total_seconds())})"
+
+
+def _span(seconds: float) -> str:
+    """The two largest units that matter."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

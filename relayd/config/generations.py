@@ -59,6 +59,16 @@ class Generation:
 
 
 @attrs.frozen(kw_only=True)
+class Summary:
+    """One stored tree without its bytes. `size`: bytes of its files."""
+
+    number: int
+    meta: Meta
+    files: int
+    size: int
+
+
+@attrs.frozen(kw_only=True)
 class Skipped:
     """A stored tree that cannot be used, and why."""
 
@@ -100,6 +110,17 @@ def newest(directory: Path, *, realm: str = "") -> tuple[Generation | None, tupl
 def stored(directory: Path) -> list[Generation | Skipped]:
     """Every generation, the newest first."""
     return [load(directory, number) for number in reversed(_numbers(directory))]
+
+
+def summaries(directory: Path) -> list[Summary | Skipped]:
+    """What is stored, the newest first; one tree at a time is in memory."""
+    return [_summary(load(directory, number)) for number in reversed(_numbers(directory))]
+
+
+def _summary(one: Generation | Skipped) -> Summary | Skipped:
+    if isinstance(one, Skipped):
+        return one
+    return Summary(number=one.number, meta=one.meta, files=len(one.files), size=sum(map(len, one.files.values())))
 
 
 def load(directory: Path, number: int) -> Generation | Skipped:

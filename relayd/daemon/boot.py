@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from relayd.config.compile import Compiled, Memo, compile_tree
+from relayd.config.diff import model_digest
 from relayd.config.guard import with_deny
 from relayd.config.problem import Problem
 from relayd.config.snapshot import Deny, Snapshot
@@ -142,9 +143,11 @@ def _usable(vault: LastGood, number: int, realm: str, notes: list[str]) -> tuple
 
 def _from_tree(look: _Look, notes: Sequence[str], now: float) -> Start:
     assert look.tree is not None
+    snapshot = look.compiled.require()
+    model = model_digest(snapshot)
     return Start(
-        snapshot=look.compiled.require(),
-        running=origin_of(look.tree, look.compiled.revision, now, "boot"),
+        snapshot=snapshot,
+        running=origin_of(look.tree, look.compiled.revision, now, "boot", model=model),
         memo=look.memo,
         fresh=look.tree,
         digest=look.tree.digest,
@@ -158,9 +161,10 @@ def _from_tree(look: _Look, notes: Sequence[str], now: float) -> Start:
 def _from_store(
     look: _Look, number: int, tree: Tree, kept: Compiled, *, held: int, notes: Sequence[str], now: float
 ) -> Start:
+    snapshot = kept.require()
     return Start(
-        snapshot=with_deny(kept.require(), look.denied),
-        running=origin_of(tree, kept.revision, now, "boot", number),
+        snapshot=with_deny(snapshot, look.denied),
+        running=origin_of(tree, kept.revision, now, "boot", number, model=model_digest(snapshot)),
         memo=look.memo,
         degraded="" if held else look.why,
         digest=look.tree.digest if look.tree is not None else "",

@@ -4,8 +4,9 @@ Rule: for the daemon's own user and root alone: the file has mode 0600 and each 
 request is one line of JSON, the answer is another; a peer may ask several times. Everything is bounded.
 
 Request: {"verb": "reload", "accept": "", "expect": "", "dry_run": false}, {"verb": "rollback", "generation": 3,
-"allow_unrevoke": false}, {"verb": "resume"}, {"verb": "status"}, {"verb": "metrics"}.
-Answer: {"ok": true, "result" | "status" | "metrics": ...} or {"ok": false, "error": "..."}.
+"allow_unrevoke": false}, {"verb": "resume"}, {"verb": "diff"}, {"verb": "generations"}, {"verb": "status"},
+{"verb": "metrics"}.
+Answer: {"ok": true, "result" | "diff" | "generations" | "status" | "metrics": ...} or {"ok": false, "error": "..."}.
 """
 
 from __future__ import annotations
@@ -23,17 +24,25 @@ from typing import Any
 import attrs
 import trio
 
+from relayd.daemon.lastgood import LastGood
+from relayd.daemon.places import MAX_PATH
 from relayd.daemon.reload import Reloader
-from relayd.daemon.status import Sources, metrics_text, result_document, status_document
+from relayd.daemon.status import (
+    Sources,
+    diff_document,
+    generations_document,
+    metrics_text,
+    result_document,
+    status_document,
+)
 from relayd.daemon.ticket import Reload, Request, Resume, Rollback, Trigger
 
 log = logging.getLogger("relayd.control")
 
+VERBS = ("reload", "rollback", "resume", "diff", "generations", "status", "metrics")
 MAX_REQUEST = 64 << 10  # bytes of a line
 AT_ONCE = 16  # peers; a further one waits in the backlog
 IDLE = 60.0  # s for a peer to ask
-# A socket's path has 108 bytes with its NUL (unix(7)).
-MAX_PATH = 107
 
 
 class BadRequest(Exception):
@@ -46,6 +55,7 @@ class Control:
 
     reloader: Reloader
     sources: Sources
+    vault: LastGood
     wall: Callable[[], float]
 
     async def answer(self, line: bytes) -> dict[str, Any]:
@@ -58,12 +68,21 @@ class Control:
                 return await self._ask("rollback", _request(Rollback, asked))
             case "resume":
                 return await self._ask("resume", _request(Resume, asked))
+            case "diff":
+                # What is compared is what runs, with all that waits for a restart or was denied meanwhile, and the
+                # tree as the daemon itself reads it. Nobody else knows the one, and nobody else's reading counts.
+                result = await self.reloader.poke("command", Reload(dry_run=True)).wait()
+                return {"ok": True, "diff": diff_document(self.sources, result)}
+            case "generations":
+                stored = await trio.to_thread.run_sync(self.vault.listed)
+                return {"ok": True, "generations": generations_document(stored, self.reloader)}
             case "status":
+                await self.sources.fleet.look_now()
                 return {"ok": True, "status": status_document(self.sources, self.wall())}
             case "metrics":
                 return {"ok": True, "metrics": metrics_text(self.sources, self.wall())}
             case verb:
-                raise BadRequest(f"verb: {verb!r} is none of reload, rollback, resume, status, metrics")
+                raise BadRequest(f"verb: {verb!r} is none of {', '.join(VERBS)}")
 
     async def _ask(self, trigger: Trigger, request: Request) -> dict[str, Any]:
         result = await self.reloader.poke(trigger, request).wait()
@@ -104,7 +123,7 @@ def open_control(path: Path) -> socket.socket:
         _remove_stale(path)
         return _bound(path)
     except OSError as error:
-        raise OSError(error.errno, f"control socket {path}: {error.strerror or error}") from error
+        raise OSError(f"control socket {path}: {error.strerror or error}") from error
 
 
 def _bound(path: Path) -> socket.socket:
@@ -171,9 +190,11 @@ async def _serve_peer(control: Control, stream: trio.SocketStream, places: trio.
     async with stream, places:
         if not allowed(stream.socket):
             log.warning("control.refused", extra={"uid": peer_user(stream.socket)})
-            return
         try:
-            await _converse(control, stream)
+            if allowed(stream.socket):
+                await _converse(control, stream)
+            else:
+                await _say(stream, {"ok": False, "error": f"the daemon answers root and its own user, {os.geteuid()}"})
         except (trio.BrokenResourceError, trio.TooSlowError):
             pass  # the peer left, or has nothing to ask
         except Exception:

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from relayd.config import generations
-from relayd.config.generations import Generation, Meta, Skipped
+from relayd.config.generations import Generation, Meta, Skipped, Summary
 from relayd.config.provenance import Provenance
 from relayd.config.tree import Tree
 from relayd.daemon.reload import Reloader
@@ -48,6 +48,10 @@ class LastGood:
     def numbers(self) -> list[int]:
         """What is stored, the newest first, whole or not."""
         return [one.number for one in generations.stored(self.directory)]
+
+    def listed(self) -> list[Summary | Skipped]:
+        """What is stored, the newest first, with what is known of it."""
+        return generations.summaries(self.directory)
 
     def hold(self, number: int) -> None:
         """Note that `number` is to be served, also after a restart; 0 = the tree again."""

@@ -6,10 +6,14 @@ Source: Prometheus documentation, "Exposition formats", text format 0.0.4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 import attrs
+
+from relayd.core.fleet import Node, drift
+from relayd.core.inventory import Inventory
 
 Labels = tuple[tuple[str, str], ...]
 Samples = Mapping[Labels, float]
@@ -147,4 +151,25 @@ def config_metrics(facts: ConfigFacts) -> list[Family]:
         gauge(f"{p}_generations_live", "Configs that calls still hold, with the running one.", facts.generations_live),
         gauge(f"{p}_watch_backend", "How changes are noticed.", 1, backend=facts.backend),
         family(f"{p}_objects", "gauge", "Accounts and keys of the running config.", objects),
+    ]
+
+
+def inventory_metrics(stock: Inventory) -> list[Family]:
+    """What is sealed for whom, and when keys end."""
+    sealed: Samples = {(("kid", one.kid), ("recipient", one.name)): one.values for one in stock.recipients}
+    ends: Samples = {(("key", name),): end for name, end in stock.ends.items()}
+    return [
+        family("relayd_secret_sealed", "gauge", "Sealed values that a recipient can open; 0 = it can go.", sealed),
+        family("relayd_key_expires_timestamp_seconds", "gauge", "When a key ends, of those that do.", ends),
+    ]
+
+
+def fleet_metrics(nodes: Sequence[Node], now: float) -> list[Family]:
+    """Which trees the nodes run. Told by every node; left out where the others are unknown."""
+    count: Samples = Counter((("tree_digest", node.tree[:12]),) for node in nodes)
+    apart = drift(nodes)
+    seconds = apart.seconds(now) if apart is not None else 0.0
+    return [
+        family("relayd_nodes", "gauge", "Nodes that live, by the tree that they run.", count),
+        gauge("relayd_config_drift_seconds", "How long nodes have run different configs; 0 = they agree.", seconds),
     ]

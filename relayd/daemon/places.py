@@ -12,6 +12,7 @@ from pathlib import Path
 from relayd.daemon.books import state_directory
 
 SOCKET = "relayd.sock"
+MAX_PATH = 107  # bytes of a socket's path: 108 with its NUL (unix(7))
 SYSTEM = Path("/run/relayd") / SOCKET  # RuntimeDirectory=relayd of the unit
 
 

@@ -23,6 +23,7 @@ import trio
 from relayd.config.guard import LEAST_DIGITS, accepts, restored, with_deny
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.tree import Tree, Unstable
+from relayd.core.fleet import MOST_PAST, Past
 from relayd.core.live import Live
 from relayd.core.swap import added, keep_running
 from relayd.daemon.study import Seen, Study
@@ -40,6 +41,7 @@ from relayd.daemon.ticket import (
     Trigger,
     fields_of,
     is_expected,
+    kept_back,
     origin_of,
 )
 
@@ -92,6 +94,7 @@ class Reloader:
         monotonic: CLOCK_MONOTONIC, microseconds.
         wall: Unix time, s.
         interval: s between rounds that nobody waits for.
+        stagger: s that such a round waits besides, so that not all nodes reload at one instant.
     """
 
     live: Live
@@ -106,6 +109,7 @@ class Reloader:
     announce: Callable[[str], None] = lambda state: None
     monotonic: Callable[[], int] = lambda: 0
     interval: float = 1.0
+    stagger: Callable[[], float] = lambda: 0.0
     degraded: str = ""  # why a stored generation was taken at the start; "" once the tree is sound again
     hold: int = 0  # number of the generation that a rollback holds; 0 = none
     restart_required: tuple[str, ...] = ()
@@ -115,6 +119,8 @@ class Reloader:
     seconds: dict[str, float] = attrs.field(factory=dict)  # of the last round, by phase
     succeeded: float = 0.0  # Unix time of the last round that left disk and daemon in agreement
     committed: trio.Event = attrs.field(factory=trio.Event, repr=False)  # set, and replaced, by each swap
+    settled: trio.Event = attrs.field(factory=trio.Event, repr=False)  # the same, by each round, whatever came of it
+    past: tuple[Past, ...] = ()  # configs that ran before, the newest first
     _pending: list[Ticket] = attrs.field(factory=list, init=False, repr=False)
     _bell: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _urgent: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
@@ -143,13 +149,14 @@ class Reloader:
         """Do rounds for ever."""
         while True:
             await self._bell.wait()
-            with trio.CancelScope(deadline=self._next):
+            with trio.CancelScope(deadline=max(self._next, trio.current_time() + self.stagger())):
                 await self._urgent.wait()
             self._next = trio.current_time() + self.interval
             await self._round()
 
     async def _round(self) -> None:
-        tickets, self._pending = self._pending, []
+        tickets = sorted(self._pending, key=lambda ticket: ticket.trigger in BY_ITSELF)  # who asked names the round
+        self._pending = []
         self._bell, self._urgent = trio.Event(), trio.Event()
         by_signal = any(ticket.trigger == "sighup" for ticket in tickets)
         if by_signal:
@@ -162,6 +169,8 @@ class Reloader:
             self._answer(tickets, self._note(tickets, self._result("rejected", reasons=(reason,))))
         finally:
             self._tell_systemd(by_signal)
+            self.settled.set()
+            self.settled = trio.Event()
 
     async def _serve(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
@@ -187,7 +196,8 @@ class Reloader:
         seen = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
         if isinstance(seen, Unstable):
             result = self._result("busy", reasons=(seen.reason,))
-            self._answer(tickets, self._note(tickets, result))
+            only_asked = all(isinstance(ticket.request, Reload) and ticket.request.dry_run for ticket in tickets)
+            self._answer(tickets, result if only_asked else self._note(tickets, result))
             return
         if seen.compiled is None:  # the bytes are those of the last round, and nobody waits
             self._answer(tickets, self._same_again(seen))
@@ -238,10 +248,9 @@ class Reloader:
         if seen.snapshot is None:
             return self._result("rejected", seen)
         if self.hold:
-            reason = f"rolled back to generation {self.hold}; `relayd resume` follows the tree again"
-            return self._result("held", seen, reasons=(reason,))
+            return self._result("held", seen, reasons=(kept_back(self.hold),))
         if seen.held and not any(accepts(word, seen.tree.digest) for word in accepted):
-            return self._result("held", seen, reasons=seen.held)
+            return attrs.evolve(self._result("held", seen, reasons=seen.held), accept=seen.tree.digest)
         return self._result("applied" if seen.acts else "unchanged", seen)
 
     def _result(self, result: Outcome, seen: Seen | None = None, *, reasons: tuple[str, ...] = ()) -> Result:
@@ -253,6 +262,8 @@ class Reloader:
             digest=seen.tree.digest,
             revision=seen.compiled.revision if seen.compiled is not None else "",
             commit=seen.tree.provenance.commit,
+            dirty=seen.tree.provenance.dirty,
+            model=seen.model,
             problems=seen.compiled.problems if seen.compiled is not None else (),
             reasons=reasons,
             changes=seen.changes,
@@ -295,7 +306,7 @@ class Reloader:
             prepared.discard()
             raise
         self.live.swap(new)
-        self.running = origin
+        self._run_from(origin)
         self._after_swap(old, new)
         prepared.retire()
         self.committed.set()
@@ -314,14 +325,22 @@ class Reloader:
         if self.live.snapshot.revision != seen.compiled.revision:
             self.live.amend(attrs.evolve(self.live.snapshot, revision=seen.compiled.revision))
         if self.running.digest != seen.tree.digest or self.running.stored:
-            self.running = attrs.evolve(self._origin(seen, trigger), since=self.running.since)
+            self._run_from(attrs.evolve(self._origin(seen, trigger), since=self.running.since))
         else:
             about = seen.tree.provenance
             self.running = attrs.evolve(self.running, commit=about.commit, dirty=about.dirty)
 
+    def _run_from(self, origin: Running) -> None:
+        """What runs has another origin from now on. What it had before is remembered, for the other nodes."""
+        old = self.running
+        if (old.digest, old.model) != (origin.digest, origin.model):
+            left = Past(tree=old.digest, model=old.model, left=self.wall())
+            self.past = (left, *self.past)[:MOST_PAST]
+        self.running = origin
+
     def _origin(self, seen: Seen, trigger: Trigger) -> Running:
         assert seen.compiled is not None
-        return origin_of(seen.tree, seen.compiled.revision, self.wall(), trigger)
+        return origin_of(seen.tree, seen.compiled.revision, self.wall(), trigger, model=seen.model)
 
     def _deny_at_once(self, deny: Deny | None) -> None:
         """Refuse what deny.toml newly refuses, though the rest of its tree does not run. Never the other way round:
@@ -356,7 +375,8 @@ class Reloader:
         if result.result == "applied":
             await trio.to_thread.run_sync(self.vault.hold, number)
             self.hold, self.fresh = number, None
-            self.candidate = Candidate(since=self.wall(), outcome=attrs.evolve(result, result="held", digest=""))
+            held = attrs.evolve(result, result="held", digest="", reasons=(kept_back(number),))
+            self.candidate = Candidate(since=self.wall(), outcome=held)
             log.warning("reload.rolled_back", extra={"generation": self.live.generation, "stored": number})
         self.rounds["rollback", result.result] += 1
         return result

@@ -6,6 +6,8 @@ Rule: no decision here. A task that fails is started again: reload may be late, 
 from __future__ import annotations
 
 import logging
+import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,15 +24,17 @@ from relayd.core.pool import Pool
 from relayd.daemon.boot import NoStart, Start, choose_start
 from relayd.daemon.control import Control, serve_control
 from relayd.daemon.credentials import Credentials
+from relayd.daemon.fleet import BEAT, Fleet
 from relayd.daemon.lastgood import LastGood, keep_last_good
 from relayd.daemon.metrics import Family, Histogram
 from relayd.daemon.places import generation_store
 from relayd.daemon.prepare import Door, Preparation
 from relayd.daemon.reload import Reloader
 from relayd.daemon.server import Server
+from relayd.daemon.statepump import Pump
 from relayd.daemon.status import Sources
 from relayd.daemon.study import Study
-from relayd.daemon.ticket import Candidate, Result
+from relayd.daemon.ticket import Candidate, Result, kept_back
 from relayd.daemon.watch import HASH, POLL, Listen, Watcher
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ class Pace:
     proof: float = PROOF
     patience: float = PATIENCE
     quiet: float = QUIET
+    beat: float = BEAT
 
 
 @attrs.frozen(kw_only=True)
@@ -97,6 +102,7 @@ class Reloading:
     watcher: Watcher | None
     vault: LastGood
     sources: Sources
+    fleet: Fleet
     wall: Callable[[], float]
     control_socket: socket.socket | None
     control_path: Path
@@ -108,10 +114,11 @@ class Reloading:
             nursery.start_soon(self.reloader.run)
             nursery.start_soon(_again, "remind", self._remind)
             nursery.start_soon(_again, "store", self._keep)
+            nursery.start_soon(_again, "fleet", self.fleet.run)
             if self.watcher is not None:
                 nursery.start_soon(_again, "watch", self.watcher.run)
             if self.control_socket is not None:
-                control = Control(reloader=self.reloader, sources=self.sources, wall=self.wall)
+                control = Control(reloader=self.reloader, sources=self.sources, vault=self.vault, wall=self.wall)
                 await nursery.start(serve_control, control, self.control_socket, self.control_path)
             task_status.started()
 
@@ -152,6 +159,8 @@ def make_reloading(
     announce: Callable[[str], None],
     adopted: Callable[[Snapshot], None],
     node: str,
+    state: Pump,
+    rng: random.Random,
     draining: Callable[[], bool],
     more_metrics: Callable[[], list[Family | Histogram]],
     pace: Pace,
@@ -163,6 +172,7 @@ def make_reloading(
         doors: every listener.
         listen: file events; None = poll only. `watch`: whether to look for changes at all.
         adopted: what else follows a swap; sync.
+        state: where the nodes tell each other what they run.
     """
     wall = edition.wall
     study = Study(
@@ -214,6 +224,19 @@ def make_reloading(
         if watch
         else None
     )
+    started = wall()
+    fleet = Fleet(
+        store=state,
+        reloader=reloader,
+        name=node,
+        life=os.urandom(4).hex(),
+        started=started,
+        draining=draining,
+        wall=wall,
+        rng=rng,
+        beat=pace.beat,
+    )
+    reloader.stagger = fleet.stagger
     sources = Sources(
         live=live,
         reloader=reloader,
@@ -222,11 +245,14 @@ def make_reloading(
         in_flight=live.running,
         connections=lambda: server.statistics,
         node=node,
-        started=wall(),
+        started=started,
         clock=trio.current_time,
         tasks=lambda: trio.lowlevel.current_statistics().tasks_living,
         draining=draining,
         more_metrics=more_metrics,
+        fleet=fleet,
+        credentials=credentials,
+        tree=str(edition.tree.absolute()),
     )
     sock, path = control if control is not None else (None, Path())
     return Reloading(
@@ -234,6 +260,7 @@ def make_reloading(
         watcher=watcher,
         vault=vault,
         sources=sources,
+        fleet=fleet,
         wall=wall,
         control_socket=sock,
         control_path=path,
@@ -245,12 +272,11 @@ def _first_candidate(start: Start, now: float) -> Candidate | None:
     """What lies on disk and does not run, from the first moment."""
     if not start.degraded and not start.hold:
         return None
-    held = f"rolled back to generation {start.hold}; `relayd resume` follows the tree again"
     outcome = Result(
         result="rejected" if start.degraded else "held",
         generation=1,
         digest=start.digest if start.degraded else "",
         problems=start.problems if start.degraded else (),
-        reasons=(start.degraded,) if start.degraded else (held,),
+        reasons=(start.degraded or kept_back(start.hold),),
     )
     return Candidate(since=now, outcome=outcome)

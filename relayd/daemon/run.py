@@ -413,6 +413,8 @@ def build(
         announce=notify,
         adopted=adopted,
         node=node.node,
+        state=books.main,
+        rng=rng,
         draining=lambda: front.draining,
         more_metrics=lambda: [*tally.families(), *state_families(books.main)],
         pace=node.pace,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from relayd.config.compile import Compiled, Memo, compile_tree
-from relayd.config.diff import Changes, diff
+from relayd.config.diff import Changes, diff, model_digest
 from relayd.config.guard import held
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.tree import Tree, Unstable, deny_of
@@ -26,6 +26,7 @@ class Seen:
         deny: deny.toml alone; None when it cannot be understood.
         changes: against the running config; None when the tree does not compile.
         held: the guard's reasons.
+        model: digest of what it means; "" when it does not compile.
         seconds: what each phase took.
     """
 
@@ -34,6 +35,7 @@ class Seen:
     deny: Deny | None = None
     changes: Changes | None = None
     held: tuple[str, ...] = ()
+    model: str = ""
     seconds: Mapping[str, float] = attrs.field(factory=dict)
 
     @property
@@ -98,8 +100,17 @@ class Study:
             return Seen(tree=tree, compiled=compiled, deny=known_deny, seconds=seconds)
         changes = diff(running, compiled.snapshot)
         reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
+        model = model_digest(compiled.snapshot)
         seconds["diff"] = self.clock() - compiled_at
-        return Seen(tree=tree, compiled=compiled, deny=known_deny, changes=changes, held=reasons, seconds=seconds)
+        return Seen(
+            tree=tree,
+            compiled=compiled,
+            deny=known_deny,
+            changes=changes,
+            held=reasons,
+            model=model,
+            seconds=seconds,
+        )
 
     def _of_realm(self, running: Snapshot) -> Snapshot:
         """The running config, for the guard: as if an accepted realm were in force already."""

@@ -61,9 +61,12 @@ class Result:
     Args:
         generation: the running one, after the round.
         digest: of the tree that was looked at; "" when none could be read.
+        commit, dirty: its provenance.
+        model: digest of what it means; "" when it does not compile.
         reasons: why it is held, or was rejected for something else than its text.
         restart_required: settings of that tree which only a restart brings into force.
         unexpected: it was rejected because it is not the tree that was expected.
+        accept: the digest that lets it pass, where the guard holds it; "" where accepting would not help.
     """
 
     result: Outcome
@@ -71,12 +74,15 @@ class Result:
     digest: str = ""
     revision: str = ""
     commit: str = ""
+    dirty: tuple[str, ...] | None = None
+    model: str = ""
     problems: tuple[Problem, ...] = ()
     reasons: tuple[str, ...] = ()
     changes: Changes | None = None
     restart_required: tuple[str, ...] = ()
     dry_run: bool = False
     unexpected: bool = False
+    accept: str = ""
 
 
 @attrs.define(eq=False)
@@ -107,6 +113,7 @@ class Running:
 
     Args:
         since: Unix time, s, of the swap.
+        model: digest of what it means (`model_digest`).
         dirty: paths that differ from the commit; None where that is not known.
         stored: number of the stored generation that it was loaded from; 0 = from the tree.
     """
@@ -119,6 +126,7 @@ class Running:
     since: float
     trigger: Trigger
     stored: int = 0
+    model: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -127,6 +135,11 @@ class Candidate:
 
     since: float
     outcome: Result
+
+
+def kept_back(number: int) -> str:
+    """Why a tree is not taken while a rollback holds a stored generation."""
+    return f"rolled back to generation {number}; `relayd resume` follows the tree again"
 
 
 def fields_of(result: Result, trigger: Trigger) -> dict[str, object]:
@@ -145,7 +158,7 @@ def fields_of(result: Result, trigger: Trigger) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value}
 
 
-def origin_of(tree: Tree, revision: str, now: float, trigger: Trigger, stored: int = 0) -> Running:
+def origin_of(tree: Tree, revision: str, now: float, trigger: Trigger, stored: int = 0, *, model: str = "") -> Running:
     """Where a config comes from that begins to run at `now`."""
     return Running(
         digest=tree.digest,
@@ -156,6 +169,7 @@ def origin_of(tree: Tree, revision: str, now: float, trigger: Trigger, stored: i
         since=now,
         trigger=trigger,
         stored=stored,
+        model=model,
     )
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from relayd.daemon.metrics import ConfigFacts, config_metrics, exposition, family
+from relayd.core.fleet import Node
+from relayd.core.inventory import Inventory, Recipient
+from relayd.daemon.metrics import (
+    ConfigFacts,
+    config_metrics,
+    exposition,
+    family,
+    fleet_metrics,
+    inventory_metrics,
+)
 
 NAMES = [
     "last_reload_successful",
@@ -92,3 +101,30 @@ def test_samples_are_in_the_order_of_their_labels() -> None:
     one = family("x", "counter", "h", {(("a", "2"),): 1, (("a", "1"),): 2})
 
     assert exposition([one]).splitlines()[2:] == ['x{a="1"} 2', 'x{a="2"} 1']
+
+
+def test_nodes_are_counted_by_tree_and_their_drift_is_a_time() -> None:
+    common = {"model": "m", "since": 500.0, "seen": 1000.0}
+    nodes = [Node(name=f"n{number}", life=str(number), tree=f"{number // 2:064x}", **common) for number in range(3)]
+    told = exposition(fleet_metrics(nodes, 1000.0)).splitlines()
+
+    assert 'relayd_nodes{tree_digest="000000000000"} 3' in told  # the first twelve digits
+    assert "relayd_config_drift_seconds 0" in told
+    apart = [*nodes, Node(name="n3", life="3", tree="f" * 64, model="other", since=900.0, seen=1000.0)]
+    told = exposition(fleet_metrics(apart, 1000.0)).splitlines()
+    assert 'relayd_nodes{tree_digest="ffffffffffff"} 1' in told
+    assert "relayd_config_drift_seconds 100" in told
+    assert all(SAMPLE.fullmatch(line) for line in told if not line.startswith("#"))
+
+
+def test_sealed_values_are_counted_by_recipient_and_keys_that_end_have_a_time() -> None:
+    recipients = (
+        Recipient(kid="a_-9ZZZZ", name="prod", state="retiring", values=0),
+        Recipient(kid="b0000000", name="", state="unknown", values=2),
+    )
+    told = exposition(inventory_metrics(Inventory(recipients=recipients, ends={"dev": 1.5e9}))).splitlines()
+
+    assert 'relayd_secret_sealed{kid="a_-9ZZZZ",recipient="prod"} 0' in told
+    assert 'relayd_secret_sealed{kid="b0000000",recipient=""} 2' in told
+    assert 'relayd_key_expires_timestamp_seconds{key="dev"} 1500000000' in told
+    assert all(SAMPLE.fullmatch(line) for line in told if not line.startswith("#"))

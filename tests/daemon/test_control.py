@@ -53,8 +53,8 @@ async def test_several_requests_on_a_connection_are_answered_in_order(tmp_path: 
     [
         (b"hello", "the request is no JSON"),
         (b"[]", "the request is no JSON object"),
-        (b"{}", "verb: None is none of reload, rollback, resume, status, metrics"),
-        (b'{"verb":"stop"}', "verb: 'stop' is none of reload, rollback, resume, status, metrics"),
+        (b"{}", "verb: None is none of reload, rollback, resume, diff, generations, status, metrics"),
+        (b'{"verb":"stop"}', "verb: 'stop' is none of reload, rollback, resume, diff, generations, status, metrics"),
         (b'{"verb":"reload","force":true}', "force: unknown field"),
         (b'{"verb":"reload","accept":1}', "accept: expected str"),
         (b'{"verb":"reload","dry_run":1}', "dry_run: expected bool"),

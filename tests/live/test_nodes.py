@@ -1,0 +1,123 @@
+"""Two daemons on one state store: each knows what the other runs, and says who is behind."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from daemon import Daemon, running, write_tree
+from redis_server import RedisServer
+from redis_server import running as redis_running
+
+from relayd.cli import main
+
+GOOD = "[limits]\nconcurrency = 7\n"
+BROKEN = "[limits]\nconcurency = 7\n"
+
+
+@attrs.define
+class Node:
+    """A daemon, asked as an operator asks."""
+
+    name: str
+    daemon: Daemon
+    control: Path
+
+    def write(self, relay: str) -> None:
+        """Another relay.toml, as an editor saves it."""
+        place = self.daemon.tree / "relay.toml"
+        fresh = place.with_name(".relay.toml.new")
+        fresh.write_text(f'schema = 1\nrealm = "test"\n{relay}\n[admin]\nlisten = ""\n')
+        fresh.replace(place)
+
+    def run(self, *words: str) -> int:
+        return main([*words, "--config", str(self.daemon.tree), "--control", str(self.control)])
+
+    def asked(self, verb: str) -> Any:
+        """One answer of the control socket."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(30)
+            sock.connect(str(self.control))
+            sock.sendall(json.dumps({"verb": verb}).encode() + b"\n")
+            answer = json.loads(sock.makefile("rb").readline())
+        assert answer["ok"], answer
+        return answer[verb]
+
+    def sees(self) -> dict[str, str]:
+        """What the nodes run, by name."""
+        return {one["node"]: one["digest"] for one in self.asked("status")["nodes"]}
+
+    def behind(self) -> list[str]:
+        drift = self.asked("status")["drift"]
+        return [one["node"] for one in drift["behind"]] if drift is not None else []
+
+    def until(self, condition: Any, what: str) -> None:
+        self.daemon.wait_until(condition, what)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, RedisServer | None]]:
+    """URL, and the server that can be taken away."""
+    if request.param == "sqlite":
+        yield f"sqlite:{tmp_path}/shared/relayd.db", None
+    else:
+        with redis_running() as server:
+            yield server.url, server
+
+
+def test_a_broken_tree_on_one_node_is_drift_until_it_is_mended(
+    store: tuple[str, RedisServer | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, server = store
+    nodes = [(name, tmp_path / name, tmp_path / f"{name}.sock") for name in ("a", "b")]
+    options = [("--state", url, "--node", name, "--control", str(control), "--no-watch") for name, _, control in nodes]
+    trees = [write_tree(root) for _, root, _ in nodes]
+    with running(trees[0], *options[0]) as first, running(trees[1], *options[1]) as second:
+        a, b = Node("a", first, nodes[0][2]), Node("b", second, nodes[1][2])
+        a.until(lambda: set(a.sees()) == {"a", "b"} == set(b.sees()), "each to know the other")
+        assert len(set(a.sees().values())) == 1
+        assert a.run("status") == 0
+        assert "nodes: 2, all run the same\n" in capsys.readouterr().out
+
+        a.write(GOOD)
+        b.write(BROKEN)
+        assert (a.run("reload"), b.run("reload")) == (0, 1)
+        b.until(lambda: a.behind() == b.behind() == ["b"], "both to say that b is behind")
+        status = a.asked("status")
+        here, there = status["nodes"]
+        assert (here["this"], here["result"], there["this"], there["result"]) == (True, "applied", False, "rejected")
+        assert status["drift"]["lead"] == "a"
+        assert status["drift"]["behind"][0]["since"] == here["since"]
+        assert here["digest"] != there["digest"]
+        metrics = a.asked("metrics")
+        for node in (here, there):
+            assert f'relayd_nodes{{tree_digest="{node["digest"][:12]}"}} 1\n' in metrics
+        assert float(metrics.partition("\nrelayd_config_drift_seconds ")[2].split()[0]) > 0
+        capsys.readouterr()
+        a.run("status")
+        out = capsys.readouterr().out
+        assert "nodes: 2, a change is on its way: 1 node behind a, since " in out
+        assert f"  - b: tree {there['digest'][:12]}; BEHIND since " in out
+
+        b.write(GOOD)
+        assert b.run("reload") == 0
+        a.until(lambda: not a.behind() and not b.behind(), "the drift to end")
+        assert len(set(a.sees().values())) == 1
+        assert "\nrelayd_config_drift_seconds 0\n" in a.asked("metrics")
+
+        second.stop()
+        assert set(a.sees()) == {"a"}
+
+        if server is not None:
+            server.stop()
+            a.until(lambda: a.asked("status")["nodes_problem"] != "", "the others to be unknown")
+            a.write("")
+            assert a.run("reload") == 0
+            capsys.readouterr()
+            a.run("status")
+            assert "nodes: the others are unknown (" in capsys.readouterr().out
