@@ -7,9 +7,20 @@ from __future__ import annotations
 
 import attrs
 
-from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.ledger import Record, orphan_of
-from relayd.core.limits import NOTHING, Term, counting_terms, estimate, has_cost_limit, key_terms, terms, unpriced
+from relayd.core.limits import (
+    NOTHING,
+    Slots,
+    Term,
+    counting_terms,
+    estimate,
+    has_cost_limit,
+    key_terms,
+    pace_term,
+    terms,
+    unpriced,
+)
 from relayd.core.prices import price_of
 from relayd.core.route import Plan
 
@@ -40,6 +51,17 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int) -> Quota:
         terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone),
         orphan=orphan_of(key.id, plan.model, reserve, now_ms, zone),
     )
+
+
+def account_terms(account: Account) -> tuple[Term, ...]:
+    """The operator's own ceilings on an account, which hold over all processes: `max_concurrency` and `pace`."""
+    found: list[Term] = []
+    scope, most, pace = f"account/{account.id}", account.max_concurrency, account.pace.requests_per_minute
+    if most:
+        found.append(Slots(counter=f"{scope}/slots", name=f"{most} calls in flight for {scope}", limit=most))
+    if pace:
+        found.append(pace_term(scope, pace))
+    return tuple(found)
 
 
 def shown_terms(key: ApiKey, snapshot: Snapshot, now_ms: int) -> tuple[Term, ...]:
