@@ -38,8 +38,12 @@ class Quota:
     orphan: Record
 
 
-def quota(plan: Plan, snapshot: Snapshot, now_ms: int) -> Quota:
-    """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
+def quota(plan: Plan, snapshot: Snapshot, now_ms: int, booked_as: str | None = None) -> Quota:
+    """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price.
+
+    Args:
+        booked_as: the model's name in the books, if not its own.
+    """
     call, key, relay = plan.call, plan.key, snapshot.relay
     # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
     makes = call.endpoint in ("batches", "files")
@@ -49,7 +53,7 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int) -> Quota:
     zone = relay.state.timezone
     return Quota(
         terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone),
-        orphan=orphan_of(key.id, plan.model, reserve, now_ms, zone),
+        orphan=orphan_of(key.id, plan.model if booked_as is None else booked_as, reserve, now_ms, zone),
     )
 
 

@@ -44,11 +44,17 @@ class Admitted:
         return limit_headers(self.terms, self.standings, self.now_ms)
 
 
-async def admit(counts: Counts, call_id: str, plan: Plan, snapshot: Snapshot, wall: Callable[[], float]) -> Admitted:
-    """Pass every limit of a message call. Raises: Refusal 429, 529, 503, 403."""
+async def admit(
+    counts: Counts, call_id: str, plan: Plan, snapshot: Snapshot, wall: Callable[[], float], booked_as: str
+) -> Admitted:
+    """Pass every limit of a message call. Raises: Refusal 429, 529, 503, 403.
+
+    Args:
+        booked_as: the model's name in the books.
+    """
     now_ms = round(wall() * 1000)
     for _ in range(3):  # a call at midnight may find that the store's day is another one
-        asked = quota(plan, snapshot, now_ms)
+        asked = quota(plan, snapshot, now_ms, booked_as)
         answer = await counts.admit(Admit(call=call_id, terms=asked.terms, orphan=asked.orphan))
         match answer:
             case Granted():

@@ -23,8 +23,9 @@ from relayd.core.clients import permit
 from relayd.core.explain import Hold, unavailable
 from relayd.core.failover import Answered, NoCredential, Outcome, Retry, Unreachable, judge, last_word, may_retry
 from relayd.core.ledger import Record, record_of
-from relayd.core.limits import rfc3339
+from relayd.core.limits import day_of, rfc3339
 from relayd.core.live import Live
+from relayd.core.names import Names
 from relayd.core.outbound import answer_headers, prepare
 from relayd.core.pool import Change, Lease, Pool, Unavailable, refusal_of
 from relayd.core.prices import cost
@@ -133,6 +134,7 @@ class Relay:
     bad_keys: BadKeys = attrs.field(factory=BadKeys)
     budget: RetryBudget = attrs.field(factory=RetryBudget)
     pins: Pins = attrs.field(factory=Pins)
+    names: Names = attrs.field(factory=Names)
     books: Books | None = None
     bind: Callable[[bytes, ApiKey, Snapshot], Awaitable[Mapping[str, str]]] | None = None
     keeper: OAuthKeeper | None = None
@@ -257,7 +259,8 @@ class Relay:
             await admit_count(books.counting, draft.call_id, plan.key)
             await self._deliver(trial)
             return
-        trial.admitted = await admit(books.counting, draft.call_id, plan, snapshot, self.wall)
+        name = self.names.of(plan.model, snapshot)
+        trial.admitted = await admit(books.counting, draft.call_id, plan, snapshot, self.wall, name)
         self._open[draft.call_id] = trial
         try:
             await self._deliver(trial)
@@ -277,12 +280,16 @@ class Relay:
         draft, snapshot = trial.draft, self.live.snapshot
         if trial.meter is not None:
             draft.usage = trial.meter.usage_so_far()
-        draft.cost = cost(draft.usage, draft.sent_model or draft.model, snapshot.prices)
-        record = record_of(draft.seal(trio.current_time()), snapshot.relay.state.timezone)
+        model = draft.sent_model or trial.plan.model
+        draft.cost = cost(draft.usage, model, snapshot.prices)
+        day = day_of(round(draft.started * 1000), snapshot.relay.state.timezone)
+        heard = draft.usage.total > 0
+        name = self.names.confirmed(model, snapshot, day) if heard else self.names.of(model, snapshot)
+        record = record_of(draft.seal(trio.current_time()), day, name)
         if not trial.tried:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts and trial.admitted is not None:
-            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0)
+            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0, model=name)
         return record
 
     def open_calls(self) -> dict[str, Record | None]:
