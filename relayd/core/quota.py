@@ -11,6 +11,7 @@ from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.ledger import Record, orphan_of
 from relayd.core.limits import (
     NOTHING,
+    Estimate,
     Slots,
     Term,
     counting_terms,
@@ -21,6 +22,7 @@ from relayd.core.limits import (
     terms,
     unpriced,
 )
+from relayd.core.names import Names
 from relayd.core.prices import price_of
 from relayd.core.route import Plan
 
@@ -38,23 +40,27 @@ class Quota:
     orphan: Record
 
 
-def quota(plan: Plan, snapshot: Snapshot, now_ms: int, booked_as: str | None = None) -> Quota:
-    """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price.
-
-    Args:
-        booked_as: the model's name in the books, if not its own.
-    """
+def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names) -> Quota:
+    """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
     call, key, relay = plan.call, plan.key, snapshot.relay
     # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
     makes = call.endpoint in ("batches", "files")
-    reserve = NOTHING if makes else estimate(len(call.body), call.max_tokens, price_of(plan.model, snapshot.prices))
-    if reserve.cost is None and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
-        raise unpriced(key, plan.model)
+    reserve = NOTHING
+    if not makes:
+        sent = names.sent_as(plan.model, plan.groups, snapshot)
+        prices = [price_of(name, snapshot.prices) for name in sent]
+        reserve = max((estimate(len(call.body), call.max_tokens, one) for one in prices), key=_dearness)
+        if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
+            raise unpriced(key, plan.model, sent[prices.index(None)])
     zone = relay.state.timezone
     return Quota(
         terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone),
-        orphan=orphan_of(key.id, plan.model if booked_as is None else booked_as, reserve, now_ms, zone),
+        orphan=orphan_of(key.id, names.of(plan.model, snapshot), reserve, now_ms, zone),
     )
+
+
+def _dearness(one: Estimate) -> int:
+    return -1 if one.cost is None else one.cost
 
 
 def account_terms(account: Account) -> tuple[Term, ...]:

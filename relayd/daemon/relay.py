@@ -259,8 +259,7 @@ class Relay:
             await admit_count(books.counting, draft.call_id, plan.key)
             await self._deliver(trial)
             return
-        name = self.names.of(plan.model, snapshot)
-        trial.admitted = await admit(books.counting, draft.call_id, plan, snapshot, self.wall, name)
+        trial.admitted = await admit(books.counting, draft.call_id, plan, snapshot, self.wall, self.names)
         self._open[draft.call_id] = trial
         try:
             await self._deliver(trial)

@@ -51,7 +51,7 @@ def test_the_table_is_for_people(tree: Tree) -> None:
     lines = tree.run("report", "--day", "2026-11-22").out.splitlines()
 
     assert lines[0] == "2026-11-22"
-    assert lines[1].split() == "KEY REQUESTS ERRORS TOKENS INPUT OUTPUT CACHE READ COST USD".split()
+    assert " ".join(lines[1].split()) == "KEY REQUESTS ERRORS TOKENS INPUT OUTPUT CACHE READ COST USD"
     assert lines[2].split() == ["dev", "1", "0", "120", "100", "20", "0", "1.5000"]
     assert "total: 125 tokens, $1.7500, 2 keys, 50.00% of 2 requests failed" in lines
     assert lines[-1].split()[0] == "claude-haiku-4-5"

@@ -132,7 +132,7 @@ def test_only_a_cost_limit_minds_an_unknown_price() -> None:
     assert has_cost_limit(Limits(total_cost=MicroUsd(1)))
     assert has_cost_limit(Limits(windows=(Window(window="day", cost=MicroUsd(1)),)))
     assert not has_cost_limit(Limits(daily_tokens=1))
-    refusal = unpriced(key(), "claude-new")
+    refusal = unpriced(key(), "claude-new", "claude-new")
     assert (refusal.status, refusal.should_retry) == (403, False)
     assert "'claude-new'" in refusal.message
 
@@ -261,14 +261,20 @@ def test_retry_after_is_whole_seconds_rounded_up(wait: int, seconds: int) -> Non
 def test_a_wait_of_more_than_a_minute_is_not_worth_retrying() -> None:
     (term,) = of(daily_cost=5_000_000)
     refusal = denial(term, 86_400_000, NOW)
-    assert refusal.message == "Rate limit exceeded: daily cost $5.00. Try again at 2026-11-23T09:34:56Z."
+    assert (
+        refusal.message
+        == "Rate limit exceeded: daily cost $5.00 (this call may need $0.00005). Try again at 2026-11-23T09:34:56Z."
+    )
     assert (refusal.retry_after, refusal.should_retry) == (86_400, False)
 
 
 def test_a_limit_for_life_says_that_it_does_not_reset() -> None:
     (term,) = of(total_cost=5_000_000)
     refusal = denial(term, FOREVER - NOW, NOW)
-    assert refusal.message == "Rate limit exceeded: total cost $5.00. It does not reset by itself."
+    assert (
+        refusal.message
+        == "Rate limit exceeded: total cost $5.00 (this call may need $0.00005). It does not reset by itself."
+    )
     assert (refusal.status, refusal.retry_after, refusal.should_retry) == (429, None, False)
 
 

@@ -71,3 +71,18 @@ def test_a_reload_changes_what_is_listed() -> None:
 
 def test_globs_are_no_names() -> None:
     assert {"house-*", "glob-?"}.isdisjoint(listed_models(TREE))
+
+
+def test_a_model_may_be_sent_under_other_names_by_accounts_of_the_keys_groups() -> None:
+    accounts = (
+        account("a", groups=("x",), model_map={"m": "one"}),
+        account("b", groups=("x", "y"), model_map={"m": "two"}),
+        account("c", groups=("y",)),
+        account("d", groups=("y",), models=("other-*",)),
+        account("e", groups=("x",), model_map={"m": "off"}, enabled=False),
+    )
+    tree = snapshot(accounts=accounts)
+    assert Names().sent_as("m", ("x",), tree) == ("one", "two")
+    assert Names().sent_as("m", ("y",), tree) == ("m", "two")
+    assert Names().sent_as("m", ("z",), tree) == ("m",)
+    assert Names().sent_as("n", ("x", "y"), tree) == ("n",)

@@ -299,3 +299,19 @@ async def test_a_policy_may_deny_it_to_keys_with_a_cost_limit(path: str, tmp_pat
         assert [row.requests for row in rows(world)] == [1]
     async with booked(tree(Limits(daily_tokens=5_000), relay=relay), tmp_path) as world:
         assert (await world.house.ask(asking("claude-next"), path)).status == 200
+
+
+async def test_what_an_account_makes_of_a_model_decides_what_is_reserved_and_denied(tmp_path: Path) -> None:
+    relay = {"policy": Policy(unknown_model_cost="deny")}
+    limits = Limits(daily_cost=MicroUsd(1000))
+    names = {"cheap": "claude-opus-5", "claude-haiku-4-5": "unknown"}
+    async with booked(tree(limits, relay=relay, model_map=names), tmp_path) as world:
+        denied = await world.house.ask(asking())
+        assert error(denied)[2].startswith("Model 'claude-haiku-4-5', which is sent as 'unknown', has no price")
+
+        assert (await world.house.ask(asking("cheap"))).status == 200  # it has a price: the one of what is sent
+        refused = await world.house.ask(asking("cheap", max_tokens=30))
+        assert "daily cost $0.001 (this call may need $0.001)" in error(refused)[2]
+        (row,) = rows(world)
+        assert (row.model, row.unpriced) == ("claude-opus-5", 0)
+        assert row.cost > 200
