@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import attrs
 
 from relayd.cli.editing import Stop
 from relayd.config.snapshot import Snapshot
-from relayd.state.contract import Answer, Op, Store, StoreMisfit, StoreUnavailable
+from relayd.core.ledger import Record
+from relayd.state.contract import Answer, Op, Report, Reported, Store, StoreMisfit, StoreUnavailable
 from relayd.state.opening import open_store
+from relayd.state.report import days_between
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +39,19 @@ class Books:
             return self.store.apply([op])[0]
         except (StoreUnavailable, StoreMisfit) as error:
             raise Stop(f"{error} (is the store up?)") from None
+
+    def rows(self, first: str, last: str) -> list[Record]:
+        """The lines of some days, both included. Day by day, for a Redis does nothing else while it reads.
+
+        Raises: Stop.
+        """
+        found: list[Record] = []
+        for day in days_between(first, last):
+            answer = self.ask(Report(first=day, last=day))
+            if not isinstance(answer, Reported):
+                raise Stop(f"{self.store.name}: {answer}")
+            found += answer.rows
+        return found
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
@@ -103,3 +119,14 @@ def pending_note(books: Books) -> str:
     if not books.pending:
         return ""
     return f"{books.pending} settlements wait in the journal and are not in these figures (the store was away)"
+
+
+def number(count: int) -> str:
+    """A count for people: 1,234,567."""
+    return f"{count:,}"
+
+
+def money(usd: str) -> str:
+    """An exact cost for people: to a hundredth of a cent, so that a column of them lines up."""
+    amount = Decimal(usd)
+    return "<0.0001" if 0 < amount < Decimal("0.0001") else f"{amount:,.4f}"

@@ -15,7 +15,6 @@ from relayd.cli.editing import Stop
 from relayd.config.snapshot import Snapshot
 from relayd.core.ledger import Record
 from relayd.core.limits import day_of
-from relayd.state.contract import Report, Reported
 from relayd.state.report import totals_of
 
 
@@ -50,11 +49,8 @@ def _booked(args: argparse.Namespace, snapshot: Snapshot, today: str) -> Sequenc
     except Stop as error:
         raise NoBooks(str(error)) from None
     try:
-        answer = books.ask(Report(first=f"{today[:8]}01", last=today))
+        return books.rows(f"{today[:8]}01", today)
     except Stop as error:
         raise NoBooks(str(error)) from None
     finally:
         books.store.close()
-    if not isinstance(answer, Reported):
-        raise NoBooks(f"{books.store.name}: no report")
-    return answer.rows

@@ -14,7 +14,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,28 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns padded to their longest entry; nothing but the head when there are no rows."""
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, figures: Collection[str] = ()) -> None:
+    """Columns padded to their longest entry; nothing but the head when there are no rows.
+
+    Args:
+        figures: heads of the columns that hold numbers, which stand at the right.
+    """
     lines = [list(head), *([_visible(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
+    right = [name in figures for name in head]
     for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        padded = [
+            " " * (width - _width(cell)) + cell if at_right else cell + " " * (width - _width(cell))
+            for cell, width, at_right in zip(line, widths, right, strict=True)
+        ]
+        print("  ".join(padded).rstrip())
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def moment(when: datetime.datetime | None) -> str:

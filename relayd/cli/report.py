@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relayd.cli.books import add_state, now_ms, open_books, pending_note
+from relayd.cli.books import add_state, money, now_ms, number, open_books, pending_note
 from relayd.cli.editing import Stop, compiled, guarded, print_json, print_table, say
 from relayd.cli.options import add_config, add_json
 from relayd.core.limits import day_of
-from relayd.state.contract import Report, Reported
 from relayd.state.report import (
     DIMENSIONS,
+    FIGURES,
     LONGEST,
     DayError,
     day_of_word,
@@ -26,7 +26,8 @@ from relayd.state.report import (
 
 USAGE = 2
 # Columns of the table beside the dimensions; --csv and --json have every figure.
-SHOWN = ("requests", "errors", "tokens", "input", "output", "cache_read", "cost")
+COUNTED = ("requests", "errors", "tokens", "input", "output", "cache_read")
+HEADS = (*(name.upper().replace("_", " ") for name in COUNTED), "COST USD")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,14 +63,12 @@ def report(args: argparse.Namespace) -> int:
     try:
         today = day_of(now_ms(), snapshot.relay.state.timezone)
         first, last = _kept(*span(args.day or "", args.first or "", args.last or "", today))
-        answer = books.ask(Report(first=first, last=last))
+        rows = books.rows(first, last)
     except DayError as error:
         raise Stop(str(error)) from None
     finally:
         books.store.close()
-    if not isinstance(answer, Reported):
-        raise Stop(f"{books.store.name}: {answer}")
-    document = report_document(answer.rows, first, last, args.by)
+    document = report_document(rows, first, last, args.by)
     if note := pending_note(books):
         say(f"note: {note}")
     if args.json:
@@ -106,11 +105,11 @@ def _dimensions(text: str) -> tuple[str, ...]:
 
 
 def _print_csv(document: Mapping[str, Any]) -> None:
-    rows: Sequence[Mapping[str, Any]] = document["rows"]
-    columns = list(rows[0]) if rows else [*document["by"], *SHOWN]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    """RFC 4180: lines end with CR LF."""
+    columns = [*document["by"], *FIGURES]
+    writer = csv.writer(sys.stdout)
     writer.writerow(columns)
-    writer.writerows([row[name] for name in columns] for row in rows)
+    writer.writerows([row[name] for name in columns] for row in document["rows"])
 
 
 def _print_tables(document: Mapping[str, Any]) -> None:
@@ -119,19 +118,21 @@ def _print_tables(document: Mapping[str, Any]) -> None:
     if not document["rows"]:
         print("nothing was booked")
         return
-    print_table(_head(document["by"]), [_cells(row, document["by"]) for row in document["rows"]])
-    rate = f"{document['error_rate']:.2%} of {document['requests']} requests failed"
-    print(f"\ntotal: {document['tokens']} tokens, ${document['cost']}, {document['unique_keys']} keys, {rate}")
+    _print_rows(document["by"], document["rows"])
+    rate = f"{document['error_rate']:.2%} of {number(document['requests'])} requests failed"
+    keys = f"{number(document['unique_keys'])} key{'s' * (document['unique_keys'] != 1)}"
+    print(f"\ntotal: {number(document['tokens'])} tokens, ${money(document['cost'])}, {keys}, {rate}")
     if document["unpriced"]:
-        print(f"{document['unpriced']} calls had a model without a price; their cost is not in here (prices.toml)")
+        models = ", ".join(document["unpriced_models"][:5])
+        calls = f"{number(document['unpriced'])} call{'s' * (document['unpriced'] != 1)}"
+        print(f"{calls} had a model without a price ({models}): what they cost is not in here (see prices.toml)")
     if "model" not in document["by"]:
         print("\ntop models")
-        print_table(_head(["model"]), [_cells(row, ["model"]) for row in document["top_models"]])
+        _print_rows(["model"], document["top_models"])
 
 
-def _head(by: Sequence[str]) -> list[str]:
-    return [name.upper().replace("_", " ") for name in (*by, *SHOWN)]
-
-
-def _cells(row: Mapping[str, Any], by: Sequence[str]) -> list[str]:
-    return [str(row[name]) for name in (*by, *SHOWN)]
+def _print_rows(by: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    cells = [
+        [*(row[name] for name in by), *(number(row[name]) for name in COUNTED), money(row["cost"])] for row in rows
+    ]
+    print_table([*(name.upper() for name in by), *HEADS], cells, figures=HEADS)

@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from relayd.cli.books import Books, add_state, now_ms, open_books, pending_note
+from relayd.cli.books import Books, add_state, money, now_ms, number, open_books, pending_note
 from relayd.cli.editing import Stop, compiled, guarded, print_json, print_table, say
 from relayd.cli.options import add_config, add_json
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.ledger import Record
 from relayd.core.limits import day_of, usage_document
 from relayd.core.quota import shown_terms
-from relayd.state.contract import Peek, Peeked, Ping, Pong, Report, Reported
+from relayd.state.contract import Peek, Peeked, Ping, Pong
 from relayd.state.report import totals_of
 
 
@@ -37,7 +37,7 @@ def usage(args: argparse.Namespace) -> int:
     try:
         now = _now(books)
         day = day_of(now, snapshot.relay.state.timezone)
-        rows = _booked(books, day)
+        rows = books.rows(day, day)
         documents = [_document(books, snapshot, key, now, day, rows) for key in keys]
     finally:
         books.store.close()
@@ -67,13 +67,6 @@ def _now(books: Books) -> int:
     return answer.now if isinstance(answer, Pong) else now_ms()
 
 
-def _booked(books: Books, day: str) -> Sequence[Record]:
-    answer = books.ask(Report(first=day, last=day))
-    if not isinstance(answer, Reported):
-        raise Stop(f"{books.store.name}: {answer}")
-    return answer.rows
-
-
 def _document(
     books: Books, snapshot: Snapshot, key: ApiKey, now: int, day: str, rows: Sequence[Record]
 ) -> dict[str, Any]:
@@ -86,17 +79,23 @@ def _document(
 
 
 def _print_tables(documents: Sequence[dict[str, Any]], day: str) -> None:
-    figures = ("requests", "errors", "tokens", "cost")
+    counts = ("requests", "errors", "tokens")
+    figures = (*(name.upper() for name in counts), "COST USD")
     print(f"today, {day}")
-    print_table(
-        ("KEY", "OWNER", *(name.upper() for name in figures)),
-        [(one["key"], one["owner"], *(str(one["today"][name]) for name in figures)) for one in documents],
-    )
+    today = [
+        (one["key"], one["owner"], *(number(one["today"][name]) for name in counts), money(one["today"]["cost"]))
+        for one in documents
+    ]
+    print_table(("KEY", "OWNER", *figures), today, figures=figures)
     rows = [
-        (one["key"], row["limit_name"], str(row["used"]), str(row["remaining"]), row["resets_at"] or "")
+        (one["key"], row["limit_name"], _amount(row, "used"), _amount(row, "remaining"), row["resets_at"] or "")
         for one in documents
         for row in one["limits"]
     ]
     if rows:
         print()
-        print_table(("KEY", "LIMIT", "USED", "LEFT", "RESETS"), rows)
+        print_table(("KEY", "LIMIT", "USED", "LEFT", "RESETS"), rows, figures=("USED", "LEFT"))
+
+
+def _amount(row: dict[str, Any], name: str) -> str:
+    return f"${money(row[name])}" if row["unit"] == "cost" else number(row[name])

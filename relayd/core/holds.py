@@ -12,10 +12,12 @@ import attrs
 
 from relayd.core.breaker import Gate
 from relayd.core.explain import Hold
+from relayd.core.limits import Slots, Term
 from relayd.core.roster import Candidate, Roster
 from relayd.core.standing import Health
 
 SOON = 1.0  # s; when to ask again where no time is known (an account that is full or on trial)
+LOOK = 0.25  # s; how long the store's word holds that an account is full: calls elsewhere end unseen
 
 
 @attrs.frozen
@@ -58,7 +60,21 @@ def hold_of(one: Candidate, model: str, now: float, past_soft: bool = False) -> 
         return Hold(one.id, "rate", now + SOON, f"{in_flight} of {one.limit} calls in flight")
     if one.pace and (until := one.standing.paced_until(now)):
         return Hold(one.id, "rate", until, f"{one.pace} calls started in a minute, next at", "", True)
-    return None
+    elsewhere = one.standing.elsewhere
+    return elsewhere if elsewhere is not None and elsewhere.until > now else None
+
+
+def hold_elsewhere(account: str, term: Term, retry_ms: int, now: float) -> Hold:
+    """What the calls of all processes together leave no room for on an account.
+
+    Args:
+        term: of `account_terms`, which the store denied.
+        retry_ms: as the store answered; of a slot it is when a dead holder's lease would end, which says little.
+    """
+    if isinstance(term, Slots):
+        return Hold(account, "rate", now + LOOK, f"{term.limit} calls in flight on all nodes")
+    text = f"{term.limit} calls started in a minute on all nodes, next at"
+    return Hold(account, "rate", now + retry_ms / 1000, text, "", True)
 
 
 def _health_hold(one: Candidate, model: str, now: float, past_soft: bool) -> Hold | None:

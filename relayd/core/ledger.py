@@ -11,9 +11,6 @@ import attrs
 from relayd.core.limits import Estimate, day_of
 from relayd.core.receipt import Receipt
 
-# Names come from clients where a model is unknown; a line must not grow with them.
-LONGEST_NAME = 128
-
 
 @attrs.frozen(kw_only=True)
 class Record:
@@ -43,16 +40,21 @@ class Record:
 COUNTS = tuple(field.name for field in attrs.fields(Record))[4:]
 
 
-def record_of(receipt: Receipt, tz: str) -> Record:
-    """The line of a call that has ended. An answer of 400 and above, and one that was cut, is an error."""
+def record_of(receipt: Receipt, day: str, model: str) -> Record:
+    """The line of a call that has ended. An answer of 400 and above, and one that was cut, is an error.
+
+    Args:
+        day: `day_of` its beginning.
+        model: its name in the books (names.py).
+    """
     usage = receipt.usage
     return Record(
-        day=day_of(round(receipt.started * 1000), tz),
+        day=day,
         key=receipt.key,
         account=receipt.account,
-        model=(receipt.sent_model or receipt.model)[:LONGEST_NAME],
+        model=model,
         errors=int(receipt.status >= 400 or receipt.outcome in ("cut", "failed")),
-        unpriced=int(receipt.cost is None and usage.total > 0),
+        unpriced=int(receipt.unpriced),
         input=usage.input,
         cache_write_5m=usage.cache_write_5m,
         cache_write_1h=usage.cache_write_1h,
@@ -64,12 +66,16 @@ def record_of(receipt: Receipt, tz: str) -> Record:
 
 
 def orphan_of(key: str, model: str, reserved: Estimate, now_ms: int, tz: str) -> Record:
-    """What is booked for a call that nobody settles, say after a power cut: its prompt, by estimate."""
+    """What is booked for a call that nobody settles, say after a power cut: its prompt, by estimate.
+
+    Args:
+        model: its name in the books.
+    """
     return Record(
         day=day_of(now_ms, tz),
         key=key,
         account="",
-        model=model[:LONGEST_NAME],
+        model=model,
         errors=1,
         unpriced=int(reserved.cost is None),
         input=reserved.input,

@@ -220,11 +220,12 @@ def has_cost_limit(limits: Limits) -> bool:
     return any(one.unit == "cost" for one in _templates(limits))
 
 
-def unpriced(key: ApiKey, model: str) -> Refusal:
-    """The answer to a model without a price where `policy.unknown_model_cost` is "deny"."""
+def unpriced(key: ApiKey, model: str, sent: str) -> Refusal:
+    """The answer to a model without a price where `policy.unknown_model_cost` is "deny". `sent`: its name upstream."""
+    what = f"Model {model[:100]!r}" + (f", which is sent as {sent!r}," if sent != model else "")
     return Refusal(
         status=403,
-        message=f"Model {model!r} has no price, and API key {key.id!r} has a cost limit that needs one.",
+        message=f"{what} has no price, and API key {key.id!r} has a cost limit that needs one.",
         should_retry=False,
         code="unknown_model_cost",
     )
@@ -362,10 +363,13 @@ def denial(term: Term, retry_ms: int, now_ms: int) -> Refusal:
 
 
 def _window_denial(term: Rolling | Calendar, retry_ms: int, now_ms: int) -> Refusal:
+    name = term.name
+    if term.unit != "requests":  # there may be something left, only not so much: a smaller max_tokens helps
+        name += f" (this call may need {dollars(term.cost) if term.unit == 'cost' else term.cost})"
     if now_ms + retry_ms >= FOREVER:
         return Refusal(
             status=429,
-            message=f"Rate limit exceeded: {term.name}. It does not reset by itself.",
+            message=f"Rate limit exceeded: {name}. It does not reset by itself.",
             should_retry=False,
             code=term.unit,
         )
@@ -373,7 +377,7 @@ def _window_denial(term: Rolling | Calendar, retry_ms: int, now_ms: int) -> Refu
     hint = f"Try again in {wait} s." if wait <= LONGEST_WAIT else f"Try again at {rfc3339(now_ms + retry_ms)}."
     return Refusal(
         status=429,
-        message=f"Rate limit exceeded: {term.name}. {hint}",
+        message=f"Rate limit exceeded: {name}. {hint}",
         retry_after=wait,
         should_retry=False if wait > LONGEST_WAIT else None,
         code=term.unit,

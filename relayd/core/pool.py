@@ -18,7 +18,7 @@ import attrs
 
 from relayd.config.snapshot import Account, Routing, Snapshot
 from relayd.core.breaker import Gate
-from relayd.core.explain import Reason, Unavailable, refusal_of, unavailable
+from relayd.core.explain import Hold, Reason, Unavailable, refusal_of, unavailable
 from relayd.core.failover import Deliver, Kind, Retry, Verdict
 from relayd.core.headroom import read_gauges
 from relayd.core.holds import Ask, free, hold_of, holds_of, well
@@ -238,6 +238,12 @@ class Pool:
 
     # --- config, and what others know
 
+    def hold(self, hold: Hold) -> None:
+        """The state store says that an account has no room, whatever this process knows."""
+        standing = self._standings.get(hold.account)
+        if standing is not None:
+            standing.elsewhere = hold
+
     def adopt_if_new(self, snapshot: Snapshot, now: float) -> None:
         """Go by a snapshot, unless it is the one that this pool goes by already."""
         if snapshot is not self._snapshot:
@@ -269,6 +275,7 @@ class Pool:
             standing.identity, standing.origin = identity, origin
             self._changed.add(account.id)
         standing.pace = account.pace.requests_per_minute
+        standing.elsewhere = None  # its ceilings may have been raised
 
     def _candidate(self, account: Account) -> Candidate:
         standing = self._standings[account.id]

@@ -7,9 +7,22 @@ from __future__ import annotations
 
 import attrs
 
-from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.ledger import Record, orphan_of
-from relayd.core.limits import NOTHING, Term, counting_terms, estimate, has_cost_limit, key_terms, terms, unpriced
+from relayd.core.limits import (
+    NOTHING,
+    Estimate,
+    Slots,
+    Term,
+    counting_terms,
+    estimate,
+    has_cost_limit,
+    key_terms,
+    pace_term,
+    terms,
+    unpriced,
+)
+from relayd.core.names import Names
 from relayd.core.prices import price_of
 from relayd.core.route import Plan
 
@@ -27,19 +40,38 @@ class Quota:
     orphan: Record
 
 
-def quota(plan: Plan, snapshot: Snapshot, now_ms: int) -> Quota:
+def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names) -> Quota:
     """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
     call, key, relay = plan.call, plan.key, snapshot.relay
     # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
     makes = call.endpoint in ("batches", "files")
-    reserve = NOTHING if makes else estimate(len(call.body), call.max_tokens, price_of(plan.model, snapshot.prices))
-    if reserve.cost is None and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
-        raise unpriced(key, plan.model)
+    reserve = NOTHING
+    if not makes:
+        sent = names.sent_as(plan.model, plan.groups, snapshot)
+        prices = [price_of(name, snapshot.prices) for name in sent]
+        reserve = max((estimate(len(call.body), call.max_tokens, one) for one in prices), key=_dearness)
+        if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
+            raise unpriced(key, plan.model, sent[prices.index(None)])
     zone = relay.state.timezone
     return Quota(
         terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone),
-        orphan=orphan_of(key.id, plan.model, reserve, now_ms, zone),
+        orphan=orphan_of(key.id, names.of(plan.model, snapshot), reserve, now_ms, zone),
     )
+
+
+def _dearness(one: Estimate) -> int:
+    return -1 if one.cost is None else one.cost
+
+
+def account_terms(account: Account) -> tuple[Term, ...]:
+    """The operator's own ceilings on an account, which hold over all processes: `max_concurrency` and `pace`."""
+    found: list[Term] = []
+    scope, most, pace = f"account/{account.id}", account.max_concurrency, account.pace.requests_per_minute
+    if most:
+        found.append(Slots(counter=f"{scope}/slots", name=f"{most} calls in flight for {scope}", limit=most))
+    if pace:
+        found.append(pace_term(scope, pace))
+    return tuple(found)
 
 
 def shown_terms(key: ApiKey, snapshot: Snapshot, now_ms: int) -> tuple[Term, ...]:

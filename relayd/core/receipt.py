@@ -58,6 +58,11 @@ class Receipt:
     seconds: float = 0.0
     revision: str = ""
 
+    @property
+    def unpriced(self) -> bool:
+        """Whether something was used that has no price: it is counted, and its cost is in no figure."""
+        return self.cost is None and (self.usage.total > 0 or self.usage.web_searches > 0)
+
 
 @attrs.define(kw_only=True, eq=False)
 class Draft:

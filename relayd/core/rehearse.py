@@ -23,6 +23,7 @@ from relayd.core.breaker import Gate
 from relayd.core.clients import permit
 from relayd.core.explain import Hold, refusal_of, unavailable
 from relayd.core.limits import FOREVER, Calendar, Slots, Term, denial, window_length
+from relayd.core.names import Names
 from relayd.core.quota import quota
 from relayd.core.roster import Candidate, Roster, build_roster
 from relayd.core.route import Plan, resolve
@@ -149,7 +150,7 @@ def _call(scenario: Scenario) -> Call:
 def _pass_limits(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> tuple[Term, ...]:
     """Every limit of the call. Raises: Refusal for the one that has no room the longest."""
     now_ms = round(now * 1000)
-    terms = quota(plan, snapshot, now_ms).terms
+    terms = quota(plan, snapshot, now_ms, Names()).terms
     used = dict(_used(scenario.used, plan.key))
     full = [term for term in terms if used.get(term.counter, 0) + _charge(term) > term.limit]
     if full:

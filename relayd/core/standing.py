@@ -14,6 +14,7 @@ import attrs
 
 from relayd.config.snapshot import Account
 from relayd.core.breaker import Gate
+from relayd.core.explain import Hold
 from relayd.core.headroom import Gauge, pull
 
 MINUTE = 60.0
@@ -64,6 +65,7 @@ class Standing:
         origin: the gate that all accounts with the same way to the same origin share.
         pace: calls that may start in any minute; 0 = no limit.
         starts: when the calls of the last minute started; kept only where there is a pace.
+        elsewhere: what the calls of all processes together leave no room for, as the state store said.
         used: when the last attempt on it began, Unix time, s; 0.0 = never here.
         calm: no gate and no window of this account can hold a call up (its origin's, its limit and its pace may).
         pull: what its windows make of its weight.
@@ -77,6 +79,7 @@ class Standing:
     pace: int = 0
     in_flight: int = 0
     starts: deque[float] = attrs.field(factory=deque)
+    elsewhere: Hold | None = None
     used: float = 0.0
     whole: Health = attrs.field(factory=Health)
     models: dict[str, Health] = attrs.field(factory=dict)

@@ -19,6 +19,7 @@ import msgspec
 from relayd.config.snapshot import Admin, AdminToken
 from relayd.core.admin import Role, authorise, may_scrape
 from relayd.core.auth import client_address
+from relayd.core.ledger import Record
 from relayd.core.limits import day_of
 from relayd.core.throttle import BadKeys
 from relayd.daemon.books import Books
@@ -28,7 +29,7 @@ from relayd.daemon.outage import RETRY
 from relayd.daemon.status import Sources, metrics_text, result_document, status_document
 from relayd.daemon.ticket import Outcome, Reload, Result
 from relayd.state.contract import Report, Reported, StoreUnavailable
-from relayd.state.report import DayError, report_document, span, split_dimensions
+from relayd.state.report import DayError, days_between, report_document, span, split_dimensions
 from relayd.wire.anthropic import JSON
 from relayd.wire.call import Reply
 from relayd.wire.refusal import Refusal
@@ -141,12 +142,17 @@ class AdminFront:
         except DayError as error:
             raise Refusal(status=400, message=str(error), code="query") from None
         try:
-            answer = await self.books.main.ask(Report(first=first, last=last))
+            rows = [row for day in days_between(first, last) for row in await self._booked(day)]
         except StoreUnavailable as error:
             raise Refusal(status=503, message=f"the state store is away: {error}", retry_after=RETRY) from None
+        return report_document(rows, first, last, by)
+
+    async def _booked(self, day: str) -> tuple[Record, ...]:
+        """The lines of one day; asked one by one, for a Redis does nothing else while it reads."""
+        answer = await self.books.main.ask(Report(first=day, last=day))
         if not isinstance(answer, Reported):
-            raise Refusal(status=500, message="the state store could not report")
-        return report_document(answer.rows, first, last, by)
+            raise StoreUnavailable(str(answer))
+        return answer.rows
 
     # How it is said
 

@@ -13,6 +13,7 @@ import attrs
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.ledger import Record
 from relayd.core.limits import Standing, Term, counting_terms, denial, limit_headers
+from relayd.core.names import Names
 from relayd.core.quota import quota
 from relayd.core.route import Plan
 from relayd.state.contract import Admit, Closed, Denied, Granted, Lease, Stale
@@ -44,11 +45,13 @@ class Admitted:
         return limit_headers(self.terms, self.standings, self.now_ms)
 
 
-async def admit(counts: Counts, call_id: str, plan: Plan, snapshot: Snapshot, wall: Callable[[], float]) -> Admitted:
+async def admit(
+    counts: Counts, call_id: str, plan: Plan, snapshot: Snapshot, wall: Callable[[], float], names: Names
+) -> Admitted:
     """Pass every limit of a message call. Raises: Refusal 429, 529, 503, 403."""
     now_ms = round(wall() * 1000)
     for _ in range(3):  # a call at midnight may find that the store's day is another one
-        asked = quota(plan, snapshot, now_ms)
+        asked = quota(plan, snapshot, now_ms, names)
         answer = await counts.admit(Admit(call=call_id, terms=asked.terms, orphan=asked.orphan))
         match answer:
             case Granted():

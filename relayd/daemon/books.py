@@ -1,7 +1,8 @@
 """Books: the state store in the life of the daemon: pumps, heartbeats, what nodes tell each other.
 
-Rule: nothing here is asked on the hot path but `counting` (one round trip a call) and `remembered` (one look-up for the
-first call of a conversation). Everything else runs in the background, and may fail without a call noticing.
+Rule: nothing here is asked on the hot path but `counting` (one round trip a call), `seats` (one more where the account
+has a ceiling) and `remembered` (one look-up for the first call of a conversation). Everything else runs in the
+background, and may fail without a call noticing.
 
 Theory: a store holds what must survive this process. Calls in flight tell it that they live (`RENEW`), so that what a
 killed process left open is settled by whoever looks next (`REAP`). Health of accounts is published when it turns, and
@@ -23,6 +24,7 @@ from relayd.core.ledger import Record
 from relayd.core.pool import Pool
 from relayd.daemon.journal import Journal
 from relayd.daemon.outage import Counting
+from relayd.daemon.seats import Seats
 from relayd.daemon.statepump import Pump
 from relayd.state.contract import Gather, Gathered, GetPin, Pin, Pinned, Publish, Store, StoreUnavailable
 from relayd.state.opening import open_store
@@ -51,7 +53,11 @@ class Books:
     pool: Pool
     wall: Callable[[], float]
     open_calls: Callable[[], Mapping[str, Record | None]] = dict
+    seats: Seats = attrs.field(init=False)
     _heard: int = 0  # version of the last health note
+
+    def __attrs_post_init__(self) -> None:
+        self.seats = Seats(self.counting, self.pool, self.wall)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Started once the store was tried. Raises: StoreMisfit."""
@@ -65,7 +71,7 @@ class Books:
             nursery.start_soon(_every, SHARE, self._share_health)
 
     async def _renew(self) -> None:
-        self.counting.renew(self.open_calls(), ())
+        self.counting.renew(self.open_calls(), self.seats.held())
 
     async def _reap(self) -> None:
         self.counting.reap()

@@ -168,7 +168,9 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
         entry["cache_write"] = usage.cache_write_5m + usage.cache_write_1h
         entry["cache_read"] = usage.cache_read
     if receipt.cost is not None:
-        entry["cost_usd"] = f"{receipt.cost / 1_000_000:.6f}"
+        entry["cost_usd"] = f"{receipt.cost // 1_000_000}.{receipt.cost % 1_000_000:06d}"
+    if receipt.unpriced:
+        entry["unpriced"] = True
     if len(receipt.attempts) > 1:
         entry["attempts"] = [f"{a.account}: {a.status} {a.reason}" for a in receipt.attempts]
     entry["bytes_in"], entry["bytes_out"] = receipt.bytes_in, receipt.bytes_out

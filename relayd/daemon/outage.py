@@ -17,7 +17,7 @@ from typing import Literal
 import attrs
 
 from relayd.core.ledger import Record
-from relayd.core.limits import LEASE_MS
+from relayd.core.limits import LEASE_MS, Slots
 from relayd.daemon.statepump import Pump
 from relayd.state.contract import (
     Admit,
@@ -83,7 +83,8 @@ class Counting:
             self._refuse_or_go_on()
             try:
                 answer = _admission(await self.side.ask(op))
-                self._side_leases.add(op.holder)
+                if any(isinstance(term, Slots) for term in op.terms):  # only those are given back
+                    self._side_leases.add(op.holder)
             except StoreUnavailable:
                 answer = Granted(now=0)
         assert not isinstance(answer, Closed)

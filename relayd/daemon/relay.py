@@ -23,11 +23,13 @@ from relayd.core.clients import permit
 from relayd.core.explain import Hold, unavailable
 from relayd.core.failover import Answered, NoCredential, Outcome, Retry, Unreachable, judge, last_word, may_retry
 from relayd.core.ledger import Record, record_of
-from relayd.core.limits import rfc3339
+from relayd.core.limits import day_of, rfc3339
 from relayd.core.live import Live
+from relayd.core.names import Names
 from relayd.core.outbound import answer_headers, prepare
 from relayd.core.pool import Change, Lease, Pool, Unavailable, refusal_of
 from relayd.core.prices import cost
+from relayd.core.quota import account_terms
 from relayd.core.receipt import Attempt, Draft, Receipt
 from relayd.core.route import Plan, resolve
 from relayd.core.throttle import BadKeys
@@ -89,6 +91,7 @@ class Trial:
     admitted: Admitted | None = None
     meter: Meter | None = None  # of a stream that is on its way
     tried: list[str] = attrs.field(factory=list)
+    seat: str = ""  # the attempt's name where it holds a slot of its account
     only: str = ""
     barred: Mapping[str, str] = attrs.field(factory=dict)
     creates: bool = False
@@ -131,6 +134,7 @@ class Relay:
     bad_keys: BadKeys = attrs.field(factory=BadKeys)
     budget: RetryBudget = attrs.field(factory=RetryBudget)
     pins: Pins = attrs.field(factory=Pins)
+    names: Names = attrs.field(factory=Names)
     books: Books | None = None
     bind: Callable[[bytes, ApiKey, Snapshot], Awaitable[Mapping[str, str]]] | None = None
     keeper: OAuthKeeper | None = None
@@ -255,7 +259,7 @@ class Relay:
             await admit_count(books.counting, draft.call_id, plan.key)
             await self._deliver(trial)
             return
-        trial.admitted = await admit(books.counting, draft.call_id, plan, snapshot, self.wall)
+        trial.admitted = await admit(books.counting, draft.call_id, plan, snapshot, self.wall, self.names)
         self._open[draft.call_id] = trial
         try:
             await self._deliver(trial)
@@ -275,12 +279,16 @@ class Relay:
         draft, snapshot = trial.draft, self.live.snapshot
         if trial.meter is not None:
             draft.usage = trial.meter.usage_so_far()
-        draft.cost = cost(draft.usage, draft.sent_model or draft.model, snapshot.prices)
-        record = record_of(draft.seal(trio.current_time()), snapshot.relay.state.timezone)
+        model = draft.sent_model or trial.plan.model
+        draft.cost = cost(draft.usage, model, snapshot.prices)
+        day = day_of(round(draft.started * 1000), snapshot.relay.state.timezone)
+        heard = draft.usage.total > 0
+        name = self.names.confirmed(model, snapshot, day) if heard else self.names.of(model, snapshot)
+        record = record_of(draft.seal(trio.current_time()), day, name)
         if not trial.tried:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts and trial.admitted is not None:
-            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0)
+            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0, model=name)
         return record
 
     def open_calls(self) -> dict[str, Record | None]:
@@ -307,7 +315,11 @@ class Relay:
         while True:
             snapshot = self.live.snapshot  # permissions are asked of the newest config at each attempt
             account = await self._find_account(trial, snapshot)
-            verdict = await self._attempt(trial, account, snapshot)
+            try:
+                verdict = await self._attempt(trial, account, snapshot)
+            finally:
+                if self.books is not None:
+                    self.books.seats.give_back(trial.seat)
             if verdict is None:
                 return
             if verdict.backoff:
@@ -326,18 +338,30 @@ class Relay:
         if trial.tried:
             trial.plan = self._plan_anew(trial, snapshot)
         patience = self.wall() + SHORT_WAIT
-        while isinstance(found := self._choose(trial, snapshot), Unavailable):
-            now = self.wall()
-            if found.kind != "rate" or found.until > patience:
-                raise refusal_of(found, now=now)
-            await trio.sleep(min(max(0.0, found.until - now), _LOOK) + self.rng.random() * _SPREAD)
+        while True:
+            found = self._choose(trial, snapshot)
+            if not isinstance(found, Unavailable):
+                account = snapshot.accounts.get(found)
+                if account is None:  # the only one that could serve has left the config a moment ago
+                    raise Refusal(status=404, message=f"account {found} is no longer configured", should_retry=False)
+                if await self._seated(trial, account):
+                    trial.tried.append(found)
+                    return account
+            else:
+                now = self.wall()
+                if found.kind != "rate" or found.until > patience:
+                    raise refusal_of(found, now=now)
+                await trio.sleep(min(max(0.0, found.until - now), _LOOK) + self.rng.random() * _SPREAD)
             snapshot = self.live.snapshot
             trial.plan = self._plan_anew(trial, snapshot)
-        account = snapshot.accounts.get(found)
-        if account is None:  # the only one that could serve has left the config a moment ago
-            raise Refusal(status=404, message=f"account {found} is no longer configured", should_retry=False)
-        trial.tried.append(found)
-        return account
+
+    async def _seated(self, trial: Trial, account: Account) -> bool:
+        """Whether all processes together leave room for this attempt. Raises: Refusal 503."""
+        ceilings = () if trial.only or self.books is None else account_terms(account)
+        if not ceilings or self.books is None:
+            return True
+        trial.seat = f"{trial.draft.call_id}.{len(trial.tried)}"
+        return await self.books.seats.take(trial.seat, account.id, ceilings)
 
     def _choose(self, trial: Trial, snapshot: Snapshot) -> str | Unavailable:
         """The one account that can serve, or the pool's choice."""

@@ -246,9 +246,29 @@ def run(node: NodeSettings) -> int:
     del start, settings  # the first config goes when the second one runs
     tune_memory()
     bell.hear_stops()
-    trio.run(daemon.main, opened, strict_exception_groups=True)
+    code = serve(daemon, opened)
     bell.ignore_stops()
+    return code
+
+
+def serve(daemon: Daemon, opened: Openings) -> int:
+    """Serve to the end. A state store that turns out to be of no use, say a newer relayd's, is the config's fault."""
+    try:
+        trio.run(daemon.main, opened, strict_exception_groups=True)
+    except BaseExceptionGroup as group:
+        misfit, others = group.split(StoreMisfit)
+        if misfit is None or others is not None:
+            raise
+        say(f"relayd: {first_of(misfit)}")
+        return EX_CONFIG
     return 0
+
+
+def first_of(error: BaseException) -> BaseException:
+    """An exception that is no group: the first in a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def tell(start: Start | NoStart) -> bool:

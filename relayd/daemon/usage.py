@@ -47,8 +47,8 @@ async def _document(key: ApiKey, snapshot: Snapshot, books: Books, now_ms: int) 
         terms = shown_terms(key, snapshot, peeked.now)
         peeked = await _peek(books, terms)
     day = day_of(peeked.now, zone)
-    booked = await books.main.ask(Report(first=day, last=day))
-    rows = [row for row in booked.rows if row.key == key.id] if isinstance(booked, Reported) else []
+    booked = await books.main.ask(Report(first=day, last=day, key=key.id))
+    rows = booked.rows if isinstance(booked, Reported) else ()
     document = usage_document(key, terms, peeked.standings, peeked.now)
     return msgspec.json.encode({**document, "today": {"day": day, **totals_of(rows)}})
 

@@ -393,7 +393,7 @@ function ops.reap(limit)
     call('ZREM', prefix .. 'open', id)
     if found and found[1] == 'O' then
       local record = found[4]
-      if found[5] and amount(found[5], 'tokens') >= amount(record, 'tokens') then record = found[5] end
+      if found[5] and amount(found[5], 'tokens') > 0 then record = found[5] end
       adjust(found[3], record, id)
       book(record, 1)
       save(prefix .. 'c:' .. id, {'R', now + REAPED, found[3], record, false}, REAPED)
@@ -430,11 +430,14 @@ function ops.peek(terms)
   return {'peeked', now, standings}
 end
 
-function ops.report(days)
+function ops.report(days, key)
   local rows = {}
   for _, day in ipairs(days) do
     local flat = call('HGETALL', prefix .. 'u:' .. day)
-    for i = 1, #flat, 2 do rows[#rows + 1] = {day, unpack_one(flat[i]), unpack_one(flat[i + 1])} end
+    for i = 1, #flat, 2 do
+      local names = unpack_one(flat[i])
+      if key == '' or names[1] == key then rows[#rows + 1] = {day, names, unpack_one(flat[i + 1])} end
+    end
   end
   return {'reported', rows}
 end

@@ -184,7 +184,8 @@ class Nodes:
 
 @attrs.frozen(kw_only=True)
 class Reap:
-    """Settle at most `limit` open calls whose time ran out, at the larger of their last checkpoint and the orphan."""
+    """Settle at most `limit` open calls whose time ran out, at their last checkpoint if it knows of any tokens, else as
+    orphans."""
 
     limit: int = 100
 
@@ -198,10 +199,15 @@ class Peek:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """The books from `first` to `last`, days YYYY-MM-DD, both included; at most 400 days."""
+    """The books from `first` to `last`, days YYYY-MM-DD, both included; at most 400 days.
+
+    Args:
+        key: of this key alone; "" for all.
+    """
 
     first: str
     last: str
+    key: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -405,8 +411,7 @@ def never(now: int) -> int:
     return FOREVER - now
 
 
-def larger(checkpoint: Record | None, orphan: Record) -> Record:
-    """What a reaper books: the checkpoint, unless the reservation's estimate of the prompt is larger."""
-    if checkpoint is None or checkpoint.tokens < orphan.tokens:
-        return orphan
-    return checkpoint
+def left_behind(checkpoint: Record | None, orphan: Record) -> Record:
+    """What a reaper books. Once anything was heard the prompt is known exactly, and the estimate, which takes all of it
+    for written to the dearest cache, says nothing more."""
+    return orphan if checkpoint is None or checkpoint.tokens == 0 else checkpoint

@@ -259,7 +259,7 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
         case c.Peek():
             return ("peek", [_term(term) for term in op.terms])
         case c.Report():
-            return ("report", days_between(op.first, op.last))
+            return ("report", days_between(op.first, op.last), op.key)
         case c.Ping():
             return ("ping",)
         case _:

@@ -6,8 +6,6 @@ import datetime
 from collections.abc import Iterable
 from typing import Any
 
-import attrs
-
 from relayd.core.ledger import COUNTS, Record
 from relayd.core.limits import dollars
 from relayd.state.contract import USAGE_MS
@@ -15,6 +13,14 @@ from relayd.state.contract import USAGE_MS
 LONGEST = USAGE_MS // 86_400_000  # days
 
 DIMENSIONS = ("day", "key", "account", "model")
+# What each row of a report shows, in this order.
+FIGURES = (
+    "requests",
+    "errors",
+    "tokens",
+    "cost",
+    *(name for name in COUNTS if name not in ("requests", "errors", "cost")),
+)
 
 
 WORDS = {"today": 0, "yesterday": 1}  # days ago
@@ -88,6 +94,7 @@ def report_document(rows: Iterable[Record], first: str, last: str, by: tuple[str
         "last": last,
         **_figures(total),
         "unique_keys": len({row.key for row in rows}),
+        "unpriced_models": sorted(row.model for row in models if row.unpriced),
         "error_rate": round(total.errors / total.requests, 4) if total.requests else 0.0,
         "top_models": [{"model": row.model, **_figures(row)} for row in models[:10]],
         "by": list(by),
@@ -105,11 +112,4 @@ def _total(rows: Iterable[Record]) -> Record:
 
 
 def _figures(row: Record) -> dict[str, Any]:
-    counts = attrs.asdict(row, filter=attrs.filters.exclude(*DIMENSIONS, "requests", "errors", "cost"))
-    return {
-        "requests": row.requests,
-        "errors": row.errors,
-        "tokens": row.tokens,
-        "cost": dollars(row.cost)[1:],
-        **counts,
-    }
+    return {name: dollars(row.cost)[1:] if name == "cost" else getattr(row, name) for name in FIGURES}

@@ -1,6 +1,7 @@
 """The embedded back end: SQLite, one file, exact for several processes on one host.
 
-Rule: a batch is one IMMEDIATE transaction, so whoever checks also charges before anyone else can look.
+Rule: a batch that changes anything is one IMMEDIATE transaction, so whoever checks also charges before anyone else can
+look.
 
 Theory: every counter is a few rows that SQLite can add up without Python: a rolling window is a range of bucket rows
 that live until the last event in them has left the window. Whether a row counts is always decided by the time inside
@@ -148,7 +149,7 @@ class SqliteStore:
         """
         try:
             sql = self._connect().execute
-            sql("BEGIN IMMEDIATE")
+            sql(_beginning(batch))
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 return None
@@ -162,17 +163,18 @@ class SqliteStore:
 
     def _transaction(self, batch: Sequence[c.Op]) -> list[c.Answer]:
         sql = self._connect().execute
-        sql("BEGIN IMMEDIATE")
+        sql(_beginning(batch))
         return self._carry_out(sql, batch)
 
     def _carry_out(self, sql: Sql, batch: Sequence[c.Op]) -> list[c.Answer]:
         """The rest of a transaction that has begun."""
         try:
-            self._read_clock(sql)
+            self._read_clock(sql, keep=not _reads(batch))
             answers = [self._one(sql, op) for op in batch]
-            self._batches += 1
-            if self._batches % self.sweep_every == 0:
-                self._sweep(sql)
+            if not _reads(batch):
+                self._batches += 1
+                if self._batches % self.sweep_every == 0:
+                    self._sweep(sql)
             sql("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -182,12 +184,13 @@ class SqliteStore:
             self._checkpointer.count_batch()
         return answers
 
-    def _read_clock(self, sql: Sql) -> None:
+    def _read_clock(self, sql: Sql, *, keep: bool) -> None:
         """Now, which does not go back unless the clock was set back by more than BACKWARD_MS."""
         now = self.clock()
-        seen = sql("SELECT seen FROM clock").fetchone()[0]
+        kept = sql("SELECT seen FROM clock").fetchone()[0]
+        seen = max(kept, self._now)  # our own reading transactions keep nothing
         self._now = seen if now < seen <= now + c.BACKWARD_MS else now
-        if self._now != seen:
+        if keep and self._now != kept:
             sql("UPDATE clock SET seen = ?", (self._now,))
 
     def _one(self, sql: Sql, op: c.Op) -> c.Answer:
@@ -217,10 +220,9 @@ class SqliteStore:
             case c.Peek():
                 return c.Peeked(now=self._now, standings=tuple(self._standing(sql, term) for term in op.terms))
             case c.Report():
-                query = (
-                    f"SELECT {', '.join(NAMES)} FROM books WHERE day BETWEEN ? AND ? ORDER BY day, key, account, model"
-                )
-                rows = sql(query, (op.first, op.last)).fetchall()
+                query = f"SELECT {', '.join(NAMES)} FROM books WHERE day BETWEEN ? AND ?"
+                query += f"{' AND key = ?' if op.key else ''} ORDER BY day, key, account, model"
+                rows = sql(query, (op.first, op.last, op.key) if op.key else (op.first, op.last)).fetchall()
                 return c.Reported(rows=tuple(from_row(row) for row in rows if any(row[4:])))
             case c.Ping():
                 return c.Pong(now=self._now)
@@ -453,7 +455,7 @@ class SqliteStore:
         reaped = []
         for call, kept, orphan, checkpoint in due:
             last = from_row(_decode_row(checkpoint)) if checkpoint else None
-            record = c.larger(last, from_row(_decode_row(orphan)))
+            record = c.left_behind(last, from_row(_decode_row(orphan)))
             after = self._adjust(sql, _decode_memories(kept), record, call)
             sql(_BOOK, to_row(record))
             sql("DELETE FROM open WHERE id = ?", (call,))
@@ -561,6 +563,17 @@ class SqliteStore:
             if self.path != MEMORY:
                 self._checkpointer = Checkpointer(self.path)
         return self._connection
+
+
+def _reads(batch: Sequence[c.Op]) -> bool:
+    """Whether a batch writes nothing."""
+    return all(isinstance(op, c.Peek | c.Report | c.Ping | c.Gather | c.Nodes) for op in batch)
+
+
+def _beginning(batch: Sequence[c.Op]) -> str:
+    """A batch that writes takes the lock at once, for it checks before it writes. One that only reads has a view of its
+    own: it waits for nobody and nobody waits for it, however long it takes (SQLite docs, "Isolation")."""
+    return "BEGIN" if _reads(batch) else "BEGIN IMMEDIATE"
 
 
 def _is_outage(error: Exception) -> bool:

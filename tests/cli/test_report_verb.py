@@ -51,16 +51,48 @@ def test_the_table_is_for_people(tree: Tree) -> None:
     lines = tree.run("report", "--day", "2026-11-22").out.splitlines()
 
     assert lines[0] == "2026-11-22"
-    assert lines[1].split() == ["KEY", "REQUESTS", "ERRORS", "TOKENS", "INPUT", "OUTPUT", "CACHE", "READ", "COST"]
-    assert lines[2].split() == ["dev", "1", "0", "120", "100", "20", "0", "1.50"]
-    assert "total: 125 tokens, $1.75, 2 keys, 50.00% of 2 requests failed" in lines
+    assert " ".join(lines[1].split()) == "KEY REQUESTS ERRORS TOKENS INPUT OUTPUT CACHE READ COST USD"
+    assert lines[2].split() == ["dev", "1", "0", "120", "100", "20", "0", "1.5000"]
+    assert "total: 125 tokens, $1.7500, 2 keys, 50.00% of 2 requests failed" in lines
     assert lines[-1].split()[0] == "claude-haiku-4-5"
 
 
 def test_a_model_without_a_price_is_mentioned(tree: Tree) -> None:
     book(tree, model="mystery", unpriced=1, input=3)
 
-    assert "1 calls had a model without a price" in tree.run("report", "--day", "2026-11-22").out
+    ran = tree.run("report", "--day", "2026-11-22")
+    assert "1 call had a model without a price (mystery): what they cost is not in here" in ran.out
+    assert tree.run("report", "--day", "2026-11-22", "--json").json["unpriced_models"] == ["mystery"]
+
+
+def test_figures_stand_under_one_another_and_large_ones_can_be_read(tree: Tree) -> None:
+    book(tree, key="many", input=1_234_567_890, cost=98_765_432_100)
+    book(tree, key="few", input=1, cost=12)
+    lines = tree.run("report", "--day", "2026-11-22").out.splitlines()[1:6]
+
+    assert lines[1].split() == ["many", "1", "0", "1,234,567,890", "1,234,567,890", "0", "0", "98,765.4321"]
+    assert lines[4].endswith("  <0.0001")
+    assert len({len(line) for line in lines}) == 1  # right-aligned to the last column
+
+
+def test_names_beyond_ascii_keep_the_columns_straight_and_control_characters_stay_out(tree: Tree) -> None:
+    book(tree, day="2026-12-01", model="模型")
+    book(tree, day="2026-12-01", model="a\x1b[2J")
+    out = tree.run("report", "--day", "2026-12-01", "--by", "model").out
+
+    assert [line for line in out.splitlines() if line.startswith("模型  ")]
+    assert "a?[2J  " in out
+
+
+def test_csv_is_quoted_as_rfc_4180_says_and_has_its_columns_also_without_rows(tree: Tree) -> None:
+    strange = 'a,"b";é'
+    book(tree, day="2026-12-01", model=strange)
+    out = tree.run("report", "--day", "2026-12-01", "--by", "model,key", "--csv").out
+    empty = tree.run("report", "--day", "2025-01-01", "--by", "model,key", "--csv").out
+
+    assert 'dev,"a,""b"";é",1,' in out
+    assert [row["model"] for row in csv.DictReader(io.StringIO(out))] == [strange]
+    assert empty == out.splitlines()[0] + "\r\n"
 
 
 def test_csv_has_a_row_for_each_group_and_every_figure(tree: Tree) -> None:

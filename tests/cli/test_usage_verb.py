@@ -55,7 +55,7 @@ def test_without_a_name_all_keys_are_shown(tree: Tree) -> None:
     ran = tree.run("usage")
     lines = [line.split() for line in ran.out.splitlines()]
 
-    assert ["other", "-", "0", "0", "0", "0.00"] in lines
+    assert ["other", "-", "0", "0", "0", "0.0000"] in lines
     assert ["KEY", "LIMIT", "USED", "LEFT", "RESETS"] in lines
     assert any(line[:7] == ["dev", "100", "requests", "per", "5h", "3", "97"] for line in lines)
     assert [document["key"] for document in tree.run("usage", "--json").json["keys"]] == ["dev", "other"]

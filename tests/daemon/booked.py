@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,10 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+    def ms(self) -> int:
+        """Unix ms."""
+        return round(self.now * 1000)
 
 
 @attrs.define(eq=False)
@@ -71,6 +76,7 @@ class Booked:
     store: FickleStore
     pump: Pump
     clock: Clock
+    books: Books
     _clients: dict[tuple[str, str], anthropic.AsyncAnthropic] = attrs.field(factory=dict)
 
     @property
@@ -101,20 +107,27 @@ class Booked:
 
 
 @asynccontextmanager
-async def booked(snapshot: Snapshot, tmp_path: Path) -> AsyncIterator[Booked]:
-    """A relay with books for the length of the block. The store answers on the spot."""
-    clock = Clock()
-    store = FickleStore(SqliteStore(":memory:", clock=lambda: round(clock.now * 1000)))
+async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = None) -> AsyncIterator[Booked]:
+    """A relay with books for the length of the block. The store answers on the spot.
+
+    Args:
+        beside: another process's, with whose store and clock this one counts.
+    """
+    clock = beside.clock if beside else Clock()
+    store = FickleStore(beside.store.inner if beside else SqliteStore(":memory:", clock=clock.ms))
     main = Pump(store, Journal(tmp_path / "journal"), threaded=False)
-    side = Pump(SqliteStore(":memory:", clock=lambda: round(clock.now * 1000)), threaded=False)
+    side = Pump(SqliteStore(":memory:", clock=clock.ms), threaded=False)
     async with relaying(snapshot, upstreams=Upstreams(lambda: NO_TLS, clock)) as house, trio.open_nursery() as nursery:
         policy = lambda: house.live.snapshot.relay.state.on_outage  # noqa: E731
         books = Books(
             main=main, side=side, counting=Counting(main, side, policy), pool=house.pool, wall=house.relay.wall
         )
         house.relay.books = books
+        books.open_calls = house.relay.open_calls
+        if beside is not None:
+            house.relay.new_id = (f"req_beside{number:06d}" for number in itertools.count()).__next__
         await nursery.start(books.run)
-        world = Booked(house, store, main, clock)
+        world = Booked(house, store, main, clock, books)
         try:
             yield world
         finally:

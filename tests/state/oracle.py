@@ -235,7 +235,7 @@ class Oracle:
             life = self.calls[call]
             assert life.orphan
             record = life.orphan
-            if life.checkpoint and life.checkpoint.tokens >= record.tokens:
+            if life.checkpoint and life.checkpoint.tokens:
                 record = life.checkpoint
             self.finish(call, life, record)
             self.calls[call] = Life("reaped", self.now + 7 * 86_400_000, booked=record)
@@ -259,7 +259,7 @@ class Oracle:
         sums: dict[tuple[str, str, str, str], list[int]] = {}
         for sign, records in ((1, self.booked), (-1, self.unbooked)):
             for one in records:
-                if op.first <= one.day <= op.last:
+                if op.first <= one.day <= op.last and op.key in ("", one.key):
                     total = sums.setdefault((one.day, one.key, one.account, one.model), [0] * len(COUNTS))
                     for position, name in enumerate(COUNTS):
                         total[position] += sign * getattr(one, name)

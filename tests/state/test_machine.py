@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
     def a_reaped_call_is_settled_after_all(
         self, data: st.DataObject, orphan: Record, other: Record | None, record: Record, late: int
     ) -> None:
-        checkpoint = other or attrs.evolve(orphan, errors=1 - orphan.errors)  # as many tokens
+        checkpoint = other or attrs.evolve(orphan, errors=1, input=0, cache_write_1h=0, output=0)  # nothing was heard
         call, terms = self.new_call(), self.some_terms(data)
         self.do(c.Admit(call=call, terms=terms, orphan=orphan, ttl=1000))
         self.do(c.Renew(calls=((call, checkpoint),), ttl=2))
@@ -297,7 +297,8 @@ class Machine(RuleBasedStateMachine):
             today,
             Calendar(counter="total", name="", unit="cost", limit=1, cost=0, start=0, end=FOREVER),
         )
-        self.do(c.Peek(terms=terms), c.Report(first="2096-10-01", last="2096-10-02"), c.Nodes())
+        day = {"first": "2096-10-01", "last": "2096-10-02"}
+        self.do(c.Peek(terms=terms), c.Report(**day), c.Report(**day, key="ops"), c.Nodes())
 
 
 TestMachine = Machine.TestCase

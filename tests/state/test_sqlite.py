@@ -29,6 +29,7 @@ from relayd.state.contract import (
     Settle,
     StoreMisfit,
     StoreUnavailable,
+    Unpin,
 )
 from relayd.state.sqlite import SqliteStore
 from relayd.state.sqlite_file import LOOK_EVERY, WAL_BYTES, Checkpointer
@@ -179,6 +180,23 @@ def test_a_lock_held_by_somebody_else_is_an_outage_and_passes(tmp_path: Path) ->
     store.close()
 
 
+def test_reading_waits_for_no_writer_and_holds_none_up(tmp_path: Path) -> None:
+    store, reader = store_at(tmp_path, busy=0), store_at(tmp_path, busy=0)
+    store.apply([admit("c1", rolling()), Settle(call="c1", record=record())])
+    other = sqlite3.connect(tmp_path / "relayd.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert (booked(reader), used(reader, rolling())) == (1, 1)
+    other.execute("ROLLBACK")
+    assert reader._connection is not None
+    reader._connection.execute("BEGIN")
+    reader._connection.execute("SELECT * FROM books").fetchall()  # a long report
+    assert isinstance(store.apply([admit("c2", rolling())])[0], Granted)
+    reader._connection.execute("COMMIT")
+    other.close()
+    reader.close()
+    store.close()
+
+
 def test_a_file_that_is_no_database_is_an_outage_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "relayd.db").write_bytes(b"this is no database, but long enough to be one" * 100)
     store = store_at(tmp_path)
@@ -222,7 +240,7 @@ def test_dead_rows_are_swept_a_few_at_a_time_until_none_is_left(tmp_path: Path) 
     store.apply([Pin(name="kept", value="x")])
     moment += USAGE_MS + 40 * DAY + SETTLED_MS
     for _ in range(10):
-        store.apply([Ping()])
+        store.apply([Unpin(name="anything")])
     assert store._connection is not None
     left = {
         table: store._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
@@ -245,7 +263,7 @@ def test_the_log_is_moved_into_the_database_without_the_writer(tmp_path: Path) -
         time.sleep(0.01)
     # The next commits look again, and once all is moved they begin the log anew at its start.
     for _ in range(LOOK_EVERY * 2):
-        store.apply([Ping()])
+        store.apply([Unpin(name="anything")])
         time.sleep(0.001)
     store.apply([Pin(name=f"q{n}", value="x" * 4000) for n in range(100)])
     assert wal.stat().st_size <= written + WAL_BYTES
