@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from relayd.cli.options import add_config
-from relayd.cli.reading import UNSTABLE, at_revision, read_steadily
+from relayd.cli.reading import UNSTABLE, at_revision, folder_of, read_steadily
 from relayd.config.codes import CODES
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff
@@ -55,6 +55,7 @@ class Checked:
     Args:
         problems: of the tree, without those that --select and --ignore leave out.
         here: problems of this machine (--env); None when it was not asked.
+        folder: of the tree in its repository, "config/" or "".
     """
 
     tree: Tree
@@ -62,6 +63,7 @@ class Checked:
     problems: tuple[Problem, ...]
     plan: Plan | None = None
     here: tuple[Problem, ...] | None = None
+    folder: str = ""
 
     @property
     def every(self) -> tuple[Problem, ...]:
@@ -126,7 +128,14 @@ def check(directory: Path, tree: Tree, args: argparse.Namespace) -> Checked:
     if args.env and compiled.snapshot is not None:
         found = environment_problems(tree.files, compiled.snapshot, directory, args.identity, os.environ)
         here = in_order(found)
-    return Checked(tree=tree, compiled=compiled, problems=in_order(problems), plan=plan, here=here)
+    return Checked(
+        tree=tree,
+        compiled=compiled,
+        problems=in_order(problems),
+        plan=plan,
+        here=here,
+        folder=folder_of(directory),
+    )
 
 
 def against(directory: Path, compiled: Compiled, base: str) -> Plan:
@@ -197,9 +206,9 @@ def report(checked: Checked, form: str) -> str:
         case "json":
             return json.dumps(_as_json(checked), indent=2) + "\n"
         case "sarif":
-            return as_sarif(checked.every)
+            return as_sarif(checked.every, checked.folder)
         case "github":
-            return as_github(checked.every) + _notice(checked.plan) + summary(checked) + "\n"
+            return as_github(checked.every, checked.folder) + _notice(checked.plan) + summary(checked) + "\n"
     return as_text(checked.problems) + _here(checked.here) + _plan(checked.plan) + summary(checked) + "\n"
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from relayd.config.gitcommand import commit_of, files_at
+from relayd.config.gitstate import place_in_repository
 from relayd.config.tree import Git, Tree, Unstable, read_coherent
 
 UNSTABLE = 4  # exit status of verbs that look at a tree which does not hold still
@@ -28,3 +29,8 @@ def at_revision(directory: Path, revision: str) -> tuple[str, dict[str, bytes]]:
     """The commit that a revision names, and the files of the tree as they are in it. Raises: GitError."""
     commit = commit_of(directory, revision)
     return commit, files_at(directory, commit)
+
+
+def folder_of(directory: Path) -> str:
+    """Where a tree lies in its repository, "config/" or "": what counts paths from the repository's root needs it."""
+    return place_in_repository(os.path.realpath(directory))

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from relayd.cli.options import add_config
-from relayd.cli.reading import UNSTABLE, read_steadily
+from relayd.cli.reading import UNSTABLE, folder_of, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.problem import Problem, is_error
 from relayd.config.report import as_dict, as_github, as_sarif, as_text, totals
@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    tree = read_steadily(args.directory or args.config)
+    directory = args.directory or args.config
+    tree = read_steadily(directory)
     if isinstance(tree, Unstable):
         print(f"relayd test: the tree does not hold still: {tree.reason}", file=sys.stderr)
         return UNSTABLE
@@ -53,12 +54,12 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     if compiled.snapshot is None or not compiled.sound:
         errors = tuple(filter(is_error, compiled.problems))
-        sys.stdout.write(_report(errors, (), args.format, verbose=False))
+        sys.stdout.write(_report(errors, (), args.format, folder_of(directory), verbose=False))
         print("relayd test: the tree has errors, so nothing was tried", file=sys.stderr)
         return FAILED
     results = play(compiled, compiled.snapshot)
     problems = tuple(result.problem for result in results if result.problem)
-    sys.stdout.write(_report(problems, results, args.format, verbose=args.verbose))
+    sys.stdout.write(_report(problems, results, args.format, folder_of(directory), verbose=args.verbose))
     return FAILED if problems else PASSED
 
 
@@ -79,14 +80,16 @@ def play(compiled: Compiled, snapshot: Snapshot) -> tuple[Result, ...]:
     return tuple(results)
 
 
-def _report(problems: tuple[Problem, ...], results: tuple[Result, ...], form: str, *, verbose: bool) -> str:
+def _report(
+    problems: tuple[Problem, ...], results: tuple[Result, ...], form: str, folder: str, *, verbose: bool
+) -> str:
     match form:
         case "json":
             return json.dumps(_as_json(problems, results), indent=2) + "\n"
         case "sarif":
-            return as_sarif(problems)
+            return as_sarif(problems, folder)
         case "github":
-            return as_github(problems) + _summary(problems, results)
+            return as_github(problems, folder) + _summary(problems, results)
     passed = "".join(_passed(result) for result in results if verbose and result.problem is None)
     return passed + as_text(problems) + _summary(problems, results)
 

@@ -57,17 +57,29 @@ def find_git(root: str) -> str:
 
     In a linked worktree and in a submodule, .git is a file that names it.
     """
+    return _find(root)[1]
+
+
+def place_in_repository(root: str) -> str:
+    """Where a directory lies in its work tree, as "config/"; "" at the top of one, and outside."""
+    top = _find(root)[0]
+    place = os.path.relpath(root, top) if top else "."
+    return "" if place == "." else f"{place}/"
+
+
+def _find(root: str) -> tuple[str, str]:
+    """The work tree that `root` lies in and its git directory."""
     folder = root
     while True:
         place = os.path.join(folder, ".git")
         if os.path.isdir(place):
-            return place
+            return folder, place
         text = _text(place)
         if text.startswith("gitdir:"):
-            return os.path.normpath(os.path.join(folder, text[7:].strip()))
+            return folder, os.path.normpath(os.path.join(folder, text[7:].strip()))
         above = os.path.dirname(folder)
         if above == folder:
-            return ""
+            return "", ""
         folder = above
 
 

@@ -55,17 +55,27 @@ class Problem:
     @property
     def severity(self) -> Severity:
         """As the first letter of the code says."""
-        return _SEVERITIES[self.code[0]]
+        return severity_of(self.code)
 
     @property
     def place(self) -> str:
         """`file:line:column`, as editors and terminals recognise it."""
-        name = self.file or "tree"
+        name = printable(self.file) or "tree"
         return f"{name}:{self.line}:{self.column}" if self.line else name
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
         return f"{self.place}: {self.severity}[{self.code}]: {self.message}{hint}"
+
+
+def severity_of(code: str) -> Severity:
+    """As the first letter of the code says."""
+    return _SEVERITIES[code[0]]
+
+
+def printable(name: str) -> str:
+    """A file's name on one line, whatever is in it: a name with a line break must not look like another report."""
+    return name if name.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
 
 
 def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -5,7 +5,9 @@ Rule: pure text out, sorted and free of times, so that the same tree always give
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,8 +15,9 @@ from urllib.parse import quote
 
 from relayd import __version__
 from relayd.config.codes import CODES
-from relayd.config.problem import Problem
+from relayd.config.problem import Problem, printable, severity_of
 
+RELAY = "relay.toml"  # stands for the tree as a whole, where a file must be named
 _WIDTH = 160  # columns of an excerpt; a longer line is shown around the place
 
 
@@ -42,7 +45,9 @@ def _frame(problem: Problem) -> str:
 
 
 def _related(problem: Problem) -> str:
-    return "".join(f"   {other.file}:{other.line}:{other.column}: {other.message}\n" for other in problem.related)
+    return "".join(
+        f"   {printable(other.file)}:{other.line}:{other.column}: {other.message}\n" for other in problem.related
+    )
 
 
 def totals(problems: Iterable[Problem]) -> str:
@@ -70,22 +75,25 @@ def as_dict(problem: Problem) -> dict[str, Any]:
     }
 
 
-def as_github(problems: Iterable[Problem]) -> str:
-    """Workflow commands, which GitHub shows beside the lines of a pull request.
+def as_github(problems: Iterable[Problem], folder: str = "") -> str:
+    """Workflow commands, which GitHub shows beside the lines of a pull request. `folder`: see `as_sarif`.
 
     Source: GitHub Actions documentation, "Workflow commands".
     """
-    return "".join(_command(problem) for problem in problems)
+    return "".join(_command(problem, folder) for problem in problems)
 
 
-def _command(problem: Problem) -> str:
+def _command(problem: Problem, folder: str) -> str:
     verb = {"error": "error", "warning": "warning", "note": "notice"}[problem.severity]
-    place = f"file={_property(problem.file or '.')}"
+    place = f"file={_property(folder + (problem.file or RELAY))}"
     if problem.line:
         end = max(problem.column, problem.end_column - 1)  # GitHub's end is inclusive
         place += f",line={problem.line},col={problem.column},endColumn={end}"
-    text = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
-    return f"::{verb} {place},title={problem.code}::{_escaped(text)}\n"
+    return f"::{verb} {place},title={problem.code}::{_escaped(_text(problem))}\n"
+
+
+def _text(problem: Problem) -> str:
+    return f"{problem.message} ({problem.hint})" if problem.hint else problem.message
 
 
 def _escaped(text: str) -> str:
@@ -96,43 +104,72 @@ def _property(text: str) -> str:
     return _escaped(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def as_sarif(problems: Sequence[Problem]) -> str:
-    """SARIF 2.1.0, for code-scanning tools. Source: OASIS SARIF 2.1.0, sections 3.27 (result) and 3.30 (region)."""
+# --- SARIF -----------------------------------------------------------------------------------------------------------
+
+
+def as_sarif(problems: Sequence[Problem], folder: str = "") -> str:
+    """SARIF 2.1.0, for code-scanning tools.
+
+    Every result has a file and a whole region, every rule its texts, because GitHub refuses files where any is missing.
+
+    Args:
+        folder: of the tree in its repository, "config/" or "": code scanning counts paths from the repository's root.
+    Source: OASIS SARIF 2.1.0, sections 3.27 (result) and 3.30 (region); GitHub, "SARIF support for code scanning".
+    """
     rules = sorted({problem.code for problem in problems})
-    driver = {
-        "name": "relayd",
-        "version": __version__,
-        "rules": [{"id": code, "fullDescription": {"text": CODES[code]}} for code in rules],
-    }
+    seen: Counter[str] = Counter()
     run = {
-        "tool": {"driver": driver},
+        "tool": {"driver": {"name": "relayd", "version": __version__, "rules": [_rule(code) for code in rules]}},
         "columnKind": "unicodeCodePoints",
-        "results": [_result(problem, rules.index(problem.code)) for problem in problems],
+        "results": [_result(problem, rules.index(problem.code), folder, seen) for problem in problems],
     }
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
     return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False) + "\n"
 
 
-def _result(problem: Problem, rule: int) -> dict[str, Any]:
-    text = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
+def _rule(code: str) -> dict[str, Any]:
+    text = CODES[code]
+    return {
+        "id": code,
+        "shortDescription": {"text": text.partition(". ")[0].rstrip(".") + "."},
+        "fullDescription": {"text": text},
+        "help": {"text": text},
+        "defaultConfiguration": {"level": severity_of(code)},
+    }
+
+
+def _result(problem: Problem, rule: int, folder: str, seen: Counter[str]) -> dict[str, Any]:
+    file = problem.file or RELAY  # what is said of the tree as a whole has no file
     result: dict[str, Any] = {
         "ruleId": problem.code,
         "ruleIndex": rule,
         "level": problem.severity,
-        "message": {"text": text},
-        "locations": [_location(problem.file or ".", problem.line, problem.column, problem.end_column)],
+        "message": {"text": _text(problem)},
+        "locations": [_location(folder + file, problem.line, problem.column, problem.end_column)],
+        "partialFingerprints": {"primaryLocationLineHash": _fingerprint(problem, seen)},
     }
     if problem.related:
         result["relatedLocations"] = [
-            {**_location(other.file, other.line, other.column), "message": {"text": other.message}}
-            for other in problem.related
+            {
+                "id": number,
+                **_location(folder + other.file, other.line, other.column),
+                "message": {"text": other.message},
+            }
+            for number, other in enumerate(problem.related, 1)
         ]
     return result
 
 
+def _fingerprint(problem: Problem, seen: Counter[str]) -> str:
+    """The same for the same finding in the next version of a file, wherever it has moved to; unique in one report."""
+    told = f"{problem.code}\0{problem.file}\0{problem.message}".encode("utf-8", "surrogateescape")
+    digest = hashlib.sha256(told).hexdigest()[:16]
+    seen[digest] += 1
+    return f"{digest}:{seen[digest]}"
+
+
 def _location(file: str, line: int, column: int, end_column: int = 0) -> dict[str, Any]:
-    physical: dict[str, Any] = {"artifactLocation": {"uri": quote(file)}}
-    if line:
-        region = {"startLine": line, "startColumn": column}
-        physical["region"] = {**region, "endColumn": end_column} if end_column > column else region
-    return {"physicalLocation": physical}
+    """A place; the beginning of a file that cannot be read."""
+    line, column = line or 1, column or 1
+    region = {"startLine": line, "startColumn": column, "endLine": line, "endColumn": max(end_column, column + 1)}
+    return {"physicalLocation": {"artifactLocation": {"uri": quote(os.fsencode(file))}, "region": region}}

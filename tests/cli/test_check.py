@@ -91,6 +91,26 @@ def test_sarif_and_github_are_formats_too(tree: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.startswith("::error file=relay.toml,line=1,")
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_reports_for_github_count_paths_from_the_root_of_the_repository(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], linked: bool
+) -> None:
+    config = tmp_path / "deploy" / "config"
+    config.mkdir(parents=True)
+    (config / "relay.toml").write_text("schema = 1\n")
+    if linked:  # a linked work tree has a file in that place
+        (tmp_path / ".git").write_text("gitdir: /nowhere\n")
+    else:
+        (tmp_path / ".git").mkdir()
+
+    main(["check", str(config), "--format", "github"])
+    assert capsys.readouterr().out.startswith("::error file=deploy/config/relay.toml,line=1,")
+    main(["check", str(config), "--format", "sarif"])
+    assert '"uri": "deploy/config/relay.toml"' in capsys.readouterr().out
+    main(["test", str(config), "--format", "github"])
+    assert capsys.readouterr().out.startswith("::error file=deploy/config/relay.toml,line=1,")
+
+
 @pytest.mark.parametrize("code", ["E-UNKNOWN-KEY", "w-empty-group"])
 def test_a_code_is_explained(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--explain", code]) == 0

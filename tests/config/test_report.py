@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import jsonschema
 import pytest
 
+from relayd.config.codes import CODES
 from relayd.config.problem import ConfigError, Problem, Related, in_order
 from relayd.config.report import as_dict, as_github, as_sarif, as_text, totals
 
@@ -71,26 +74,168 @@ def test_a_note_is_a_notice_for_github() -> None:
     assert as_github([problem(code="N-NO-EFFECT")]).startswith("::notice ")
 
 
-def test_sarif_has_a_rule_for_each_code_and_a_region_for_each_place() -> None:
-    problems = [
-        problem(),
-        problem(code="W-NO-KEYS", line=0),
-        problem(related=(Related(file="b", line=1, column=1, message="m"),)),
-    ]
-    run = json.loads(as_sarif(problems))["runs"][0]
+TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
+NATURAL = {"type": "integer", "minimum": 1}
+LOCATION = {
+    "type": "object",
+    "required": ["physicalLocation"],
+    "properties": {
+        "physicalLocation": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["artifactLocation", "region"],
+            "properties": {
+                "artifactLocation": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["uri"],
+                    "properties": {"uri": {"type": "string", "pattern": "^[A-Za-z0-9_.~%-][A-Za-z0-9_.~%/-]*$"}},
+                },
+                "region": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["startLine", "startColumn", "endLine", "endColumn"],
+                    "properties": dict.fromkeys(("startLine", "startColumn", "endLine", "endColumn"), NATURAL),
+                },
+            },
+        },
+        "id": {"type": "integer", "minimum": 0},
+        "message": TEXT,
+    },
+    "additionalProperties": False,
+}
+LEVEL = {"enum": ["error", "warning", "note"]}
+RULE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["id", "shortDescription", "fullDescription", "help", "defaultConfiguration"],
+    "properties": {
+        "id": {"type": "string"},
+        "shortDescription": TEXT,
+        "fullDescription": TEXT,
+        "help": TEXT,
+        "defaultConfiguration": {"type": "object", "required": ["level"], "properties": {"level": LEVEL}},
+    },
+}
+RESULT = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["ruleId", "ruleIndex", "level", "message", "locations", "partialFingerprints"],
+    "properties": {
+        "ruleId": {"type": "string"},
+        "ruleIndex": {"type": "integer", "minimum": 0},
+        "level": LEVEL,
+        "message": TEXT,
+        "locations": {"type": "array", "minItems": 1, "maxItems": 1, "items": LOCATION},
+        "relatedLocations": {"type": "array", "uniqueItems": True, "items": LOCATION},
+        "partialFingerprints": {"type": "object", "additionalProperties": {"type": "string", "minLength": 1}},
+    },
+}
+# What SARIF 2.1.0 allows and GitHub's code scanning demands of the parts that relayd writes.
+SARIF = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["$schema", "version", "runs"],
+    "properties": {
+        "$schema": {"type": "string"},
+        "version": {"const": "2.1.0"},
+        "runs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["tool", "columnKind", "results"],
+                "properties": {
+                    "tool": {
+                        "type": "object",
+                        "required": ["driver"],
+                        "properties": {
+                            "driver": {
+                                "type": "object",
+                                "required": ["name", "version", "rules"],
+                                "properties": {"rules": {"type": "array", "uniqueItems": True, "items": RULE}},
+                            }
+                        },
+                    },
+                    "columnKind": {"const": "unicodeCodePoints"},
+                    "results": {"type": "array", "items": RESULT},
+                },
+            },
+        },
+    },
+}
+
+
+def sarif(problems: list[Problem], folder: str = "") -> dict[str, Any]:
+    """The run of a SARIF report that code scanning would accept."""
+    log = json.loads(as_sarif(problems, folder))
+    jsonschema.validate(log, SARIF)
+    run: dict[str, Any] = log["runs"][0]
+    ids = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert all(ids[result["ruleIndex"]] == result["ruleId"] for result in run["results"])
+    return run
+
+
+def place_of(result: dict[str, Any]) -> dict[str, Any]:
+    place: dict[str, Any] = result["locations"][0]["physicalLocation"]
+    return place
+
+
+def test_sarif_has_a_rule_for_each_code_and_a_whole_region_for_each_place() -> None:
+    related = (Related(file="b", line=1, column=1, message="m"),)
+    run = sarif([problem(), problem(code="W-NO-KEYS", line=0, column=0, end_column=0), problem(related=related)])
 
     assert [rule["id"] for rule in run["tool"]["driver"]["rules"]] == ["E-TYPE", "W-NO-KEYS"]
     assert [result["level"] for result in run["results"]] == ["error", "warning", "error"]
-    assert run["results"][0]["locations"][0]["physicalLocation"]["region"] == {
-        "startLine": 4,
-        "startColumn": 10,
-        "endColumn": 13,
-    }
-    assert "region" not in run["results"][1]["locations"][0]["physicalLocation"]
+    assert [place_of(result)["region"] for result in run["results"][:2]] == [
+        {"startLine": 4, "startColumn": 10, "endLine": 4, "endColumn": 13},
+        {"startLine": 1, "startColumn": 1, "endLine": 1, "endColumn": 2},
+    ]
     assert run["results"][2]["relatedLocations"][0]["message"]["text"] == "m"
-    assert all(
-        run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] for result in run["results"]
-    )
+
+
+def test_sarif_can_be_written_for_every_code_and_none() -> None:
+    run = sarif([problem(code=code) for code in CODES])
+
+    assert len(run["tool"]["driver"]["rules"]) == len(CODES)
+    assert all(len(rule["shortDescription"]["text"]) < 300 for rule in run["tool"]["driver"]["rules"])
+    assert sarif([])["results"] == []
+
+
+def test_what_is_said_of_the_tree_as_a_whole_points_at_relay_toml() -> None:
+    whole = problem(code="W-HELD", file="", line=0, column=0, end_column=0, excerpt="")
+
+    assert place_of(sarif([whole])["results"][0])["artifactLocation"] == {"uri": "relay.toml"}
+    assert as_github([whole]).startswith("::warning file=relay.toml,title=W-HELD::")
+
+
+def test_paths_for_code_scanning_begin_at_the_root_of_the_repository() -> None:
+    run = sarif([problem(related=(Related(file="keys.d/b.toml", line=1, column=1, message="m"),))], "my config/")
+    (result,) = run["results"]
+
+    assert place_of(result)["artifactLocation"]["uri"] == "my%20config/accounts.d/a.toml"
+    other = result["relatedLocations"][0]["physicalLocation"]["artifactLocation"]
+    assert other["uri"] == "my%20config/keys.d/b.toml"
+    assert as_github([problem()], "my config/").startswith("::error file=my config/accounts.d/a.toml,line=4,")
+
+
+def test_the_fingerprint_of_a_finding_survives_its_moving_to_another_line() -> None:
+    def prints(*problems: Problem) -> list[str]:
+        return [result["partialFingerprints"]["primaryLocationLineHash"] for result in sarif([*problems])["results"]]
+
+    assert prints(problem(line=9)) == prints(problem()) != prints(problem(file="accounts.d/b.toml"))
+    assert len(set(prints(problem(), problem(line=9), problem(message="x")))) == 3, "unique in one report"
+
+
+def test_a_file_with_any_name_at_all_has_a_place_in_every_form() -> None:
+    odd = problem(file="accounts.d/\udcff\nforged.toml", related=(Related(file="a\nb", line=1, column=1, message="m"),))
+
+    assert place_of(sarif([odd])["results"][0])["artifactLocation"]["uri"] == "accounts.d/%FF%0Aforged.toml"
+    assert as_text([odd]).startswith("accounts.d/\\udcff\\nforged.toml:4:10: error")
+    assert "   a\\nb:1:1: m\n" in as_text([odd])
+    assert as_github([odd]).count("\n") == 1
+    assert as_dict(odd)["file"] == odd.file
 
 
 def test_json_has_every_field_of_a_problem_but_the_excerpt() -> None:
