@@ -177,6 +177,7 @@ def make_reloading(
         read=edition.read,
         sign=edition.sign,
         clock=time.monotonic,
+        remark=credentials.remark,
         memo=start.memo,
         examined=start.examined,
         denied=start.denied,
