@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from relayd.config.binding import account_binding
+from relayd.config.diff import Change, Changes
 from relayd.config.recipients import SealError
 from relayd.config.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
@@ -74,6 +75,33 @@ class Credentials:
         files = {account.credential.file for account in accounts}
         self._opened = {place: one for place, one in list(self._opened.items()) if place[0] in sealed}
         self._read = {path: one for path, one in list(self._read.items()) if path in files}
+
+    def remark(self, changes: Changes, old: Snapshot, new: Snapshot) -> Changes:
+        """The changes, where a sealed value changed with word of whether the secret in it did: as far as this node can
+        open both. Nothing is kept of what was opened for it."""
+        return attrs.evolve(changes, changes=tuple(self._remarked(one, old, new) for one in changes.changes))
+
+    def _remarked(self, change: Change, old: Snapshot, new: Snapshot) -> Change:
+        if change.kind != "account" or change.action != "change":
+            return change
+        fields = []
+        for field in change.fields:
+            if field.path == "credential.sealed" and field.old and field.new:
+                word = self._same(old.accounts[change.id], old, new.accounts[change.id], new)
+                field = attrs.evolve(field, note=f"{field.note}, {word}" if word else field.note)
+            fields.append(field)
+        return attrs.evolve(change, fields=tuple(fields))
+
+    def _same(self, before: Account, old: Snapshot, after: Account, new: Snapshot) -> str:
+        """Whether two sealed values hold the same secret; "" when that cannot be told here."""
+        try:
+            one, other = (
+                self._open(account, snapshot, account.base_url or snapshot.relay.upstream.base_url)
+                for account, snapshot in ((before, old), (after, new))
+            )
+        except (SealError, ValueError):
+            return ""
+        return f"plaintext {'unchanged' if one.reveal() == other.reveal() else 'changed'}"
 
     def _of(self, account: Account, snapshot: Snapshot) -> Opened:
         if account.kind == "simulator":

@@ -129,12 +129,13 @@ class Reloader:
 
     # --- ringing
 
-    def poke(self, trigger: Trigger, request: Request | None = None) -> Ticket:
-        """Ask for a round. Sync; the ticket may be waited for or dropped."""
+    def poke(self, trigger: Trigger, request: Request | None = None, *, hurry: bool = False) -> Ticket:
+        """Ask for a round. Sync; the ticket may be waited for or dropped. `hurry`: it is not to be brought together
+        with others, or put off."""
         ticket = Ticket(trigger, request or Reload())
         self._pending.append(ticket)
         self._bell.set()
-        if trigger not in BY_ITSELF:
+        if hurry or trigger not in BY_ITSELF:
             self._urgent.set()
         return ticket
 

@@ -179,6 +179,7 @@ def make_reloading(
         read=edition.read,
         sign=edition.sign,
         clock=time.monotonic,
+        remark=credentials.remark,
         memo=start.memo,
         examined=start.examined,
         denied=start.denied,

@@ -62,6 +62,7 @@ class Study:
         read: a coherent reading of the tree; with True of every byte, whatever the files' times say.
         sign: its stat signature: equal while nothing was touched.
         clock: s, for durations.
+        remark: what this node can say besides of changes, given the running config and the new one.
         examined: the signature just before the last look; None when there is reason to look again.
         denied: deny.toml as the last look found it.
         realm: one that was accepted, and takes effect with a restart; the guard does not ask for it again.
@@ -70,6 +71,7 @@ class Study:
     read: Callable[[bool], Tree | Unstable]
     sign: Callable[[], object]
     clock: Callable[[], float]
+    remark: Callable[[Changes, Snapshot, Snapshot], Changes] = lambda changes, old, new: changes
     memo: Memo = attrs.field(factory=Memo)
     examined: object = None
     denied: Deny = attrs.field(factory=Deny)
@@ -98,7 +100,7 @@ class Study:
         known_deny = deny if isinstance(deny, Deny) else None
         if compiled.snapshot is None:
             return Seen(tree=tree, compiled=compiled, deny=known_deny, seconds=seconds)
-        changes = diff(running, compiled.snapshot)
+        changes = self.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
         reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
         model = model_digest(compiled.snapshot)
         seconds["diff"] = self.clock() - compiled_at

@@ -16,6 +16,7 @@ import importlib
 import logging
 import math
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ HASH = 60.0  # s between readings of all bytes
 POLL_SHARE = 1 / 20
 BREATH = 0.1  # s after an event before the look: the rest of a save is on its way
 LINKS = 40  # Linux follows as many (path_resolution(7))
+DENY_SIZE = 1 << 20  # bytes; a file of a tree is no larger
 MAX_PLACES = 4096  # directories watched; fs.inotify.max_user_watches is 8192 on small machines
 
 
@@ -62,6 +64,7 @@ class Watcher:
     _heard: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _moved: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _places: frozenset[Place] = frozenset()
+    _deny: bytes | None = None  # deny.toml, as the last look saw it
 
     async def run(self) -> None:
         """Poll and listen."""
@@ -88,17 +91,20 @@ class Watcher:
             pause = max(self.poll, rest)
 
     async def _look(self, event: bool) -> None:
-        signature, places = await trio.to_thread.run_sync(self._survey, abandon_on_cancel=True)
+        signature, places, deny = await trio.to_thread.run_sync(self._survey, abandon_on_cancel=True)
+        hurry = self._deny is not None and deny != self._deny  # somebody wants a key refused at once
+        self._deny = deny
         self.last_look = trio.current_time()
         if places != self._places:
             self._places = places
             self._moved.set()
         study = self.reloader.study
         if study.examined is None or signature != study.examined:
-            self.reloader.poke("event" if event else "poll")
+            self.reloader.poke("event" if event else "poll", hurry=hurry)
 
-    def _survey(self) -> tuple[object, frozenset[Place]]:
-        return self.reloader.study.sign(), frozenset(places_of(self.tree)) if self.listen is not None else frozenset()
+    def _survey(self) -> tuple[object, frozenset[Place], bytes]:
+        places = frozenset(places_of(self.tree)) if self.listen is not None else frozenset()
+        return self.reloader.study.sign(), places, _bytes_of(self.tree / "deny.toml")
 
     async def _ring_for_bytes(self) -> None:
         while True:
@@ -205,6 +211,20 @@ def inotify() -> Listen | None:
                 tell()
 
     return listen
+
+
+def _bytes_of(path: Path) -> bytes:
+    """A small regular file as it lies there; b"" for anything else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, DENY_SIZE) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 # --- what to watch

@@ -12,6 +12,9 @@ import trio
 from reload_world import FAST, Tree, World, living, make_tree
 
 from relayd.cli import main
+from relayd.config.binding import account_binding
+from relayd.config.seal import new_identity, seal
+from relayd.config.secret import Secret
 
 
 def run(tree: Tree, *words: str) -> tuple[int, str, str]:
@@ -116,6 +119,25 @@ async def test_a_tree_with_errors_or_in_motion_cannot_be_compared_and_the_daemon
         assert "the tree on disk is busy" in err
         assert world.status()["well"] is True
         assert world.status()["candidate"] is None
+
+
+async def test_a_value_that_was_only_sealed_anew_holds_the_same_secret(tmp_path: Path) -> None:
+    identity, origin = new_identity(), "https://api.anthropic.com"
+    tree = make_tree(tmp_path / "tree")
+
+    def write() -> None:
+        value = seal(Secret("sk-ant-canary"), account_binding("test", "b", origin), [identity.public])
+        tree.write("accounts.d/b.toml", f'kind = "api-key"\n[credential]\nsealed = "{value}"\n')
+
+    write()
+    async with living(tree, watch=False) as world:
+        world.reloading.sources.credentials.identities = (identity,)
+        write()
+        _, out, _ = await ask(world)
+
+        assert "credential.sealed  sealed value changed" in out
+        assert ", plaintext unchanged  [hot: " in out
+        assert "canary" not in out
 
 
 def test_without_a_daemon_the_last_commit_stands_for_what_runs_and_that_is_said(tmp_path: Path) -> None:

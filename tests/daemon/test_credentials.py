@@ -10,6 +10,7 @@ import builders
 import pytest
 
 from relayd.config.binding import account_binding
+from relayd.config.diff import diff
 from relayd.config.seal import Identity, new_identity, seal
 from relayd.config.secret import Secret
 from relayd.config.snapshot import Account, Credential, Snapshot, Url
@@ -175,3 +176,26 @@ def test_secrets_that_no_account_has_any_longer_are_forgotten(tmp_path: Path) ->
     credentials.keep_only(tree(builders.account()))
     assert credentials.of(by_seal, tree(by_seal)) is not first[1]
     assert CANARY not in repr(credentials)
+
+
+def remarked(before: Account, after: Account, *identities: Identity) -> str:
+    """The text of a change, with what this node can say of it."""
+    old, new = tree(before), tree(after)
+    text = Credentials(identities).remark(diff(old, new), old, new).as_text()
+    assert "canary" not in text
+    return text
+
+
+def test_a_resealed_secret_is_said_to_be_the_same_and_a_rotated_one_is_not() -> None:
+    assert "sealed value changed (recipients: the same), plaintext unchanged" in remarked(sealed(), sealed(), ME)
+    assert "sealed value changed (recipients: the same), plaintext changed" in remarked(
+        sealed(), sealed("canary-2"), ME
+    )
+
+
+def test_what_cannot_be_opened_on_both_sides_is_not_judged() -> None:
+    assert "plaintext" not in remarked(sealed(), sealed())
+    assert "plaintext" not in remarked(sealed(), sealed(to=OTHER), ME)
+    moved = attrs.evolve(sealed(), base_url=Url("https://elsewhere.example"))
+    assert "plaintext" not in remarked(sealed(), moved, ME)
+    assert "plaintext unchanged" in remarked(sealed(), sealed(to=OTHER), ME, OTHER)

@@ -227,6 +227,18 @@ async def test_among_others_the_change_is_taken_when_the_wait_is_over(tmp_path: 
         assert len(rng.drawn) >= 2
 
 
+async def test_a_key_that_is_denied_does_not_wait(tmp_path: Path) -> None:
+    tree, rng = make_tree(tmp_path / "tree", keys=2), Rng(1000.0)
+    async with living(tree, pace=OFTEN, prepared=with_rng(rng)) as world:
+        await says(world, "other", tree=world.reloading.fleet.said().tree)
+        await world.until(lambda: len(names(world)) == 2)
+        await world.idle()
+        for number in (0, 1):  # the second time the file is there already
+            tree.deny(number)
+            await world.until(lambda number=number: f"k{number}" in world.daemon.live.snapshot.deny.keys)
+            assert (await world.call(number)).status == 401
+
+
 async def test_a_lone_node_does_not_wait(tmp_path: Path) -> None:
     tree, rng = make_tree(tmp_path / "tree"), Rng(1000.0)
     async with living(tree, pace=OFTEN, prepared=with_rng(rng)) as world:
