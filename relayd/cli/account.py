@@ -33,6 +33,7 @@ from relayd.cli.editing import (
     say,
     sound_but_for_seals,
     tree_files,
+    words,
     write,
 )
 from relayd.config.binding import account_binding
@@ -78,8 +79,8 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--email", metavar="ADDRESS", help="for people")
     parser.add_argument("--base-url", metavar="URL", help="the API's address, when it is not [upstream].base_url")
     parser.add_argument("--proxy", metavar="URL", help="http://, https:// or socks5:// on the way upstream")
-    parser.add_argument("--groups", metavar="A,B", type=_list, help="which keys may use it (default: default)")
-    parser.add_argument("--models", metavar="A,B", type=_list, help="model globs it may serve (default: all)")
+    parser.add_argument("--groups", metavar="A,B", type=words, help="which keys may use it (default: default)")
+    parser.add_argument("--models", metavar="A,B", type=words, help="model globs it may serve (default: all)")
     parser.add_argument("--priority", metavar="N", type=int, help="lower first (default 50)")
     parser.add_argument("--weight", metavar="N", type=int, help="share within a priority (default 1)")
     parser.add_argument("--max-concurrency", metavar="N", type=int, help="calls at once")
@@ -256,7 +257,7 @@ def _put_sealed(args: argparse.Namespace, secret: Secret) -> int:
 
 def _checked_secret(kind: str, account: str) -> Secret:
     secret = read_secret(f"{kind} credential of account {account}")
-    if problem := why_unusable(secret):
+    if problem := why_unusable(secret, kind):
         raise Stop(f"{problem}; nothing was written")
     if warning := shape_warning(kind, secret):
         say(f"warning: {warning}")
@@ -285,7 +286,10 @@ def _asked_kind() -> str:
     if not sys.stdin.isatty():
         raise Stop(f"--kind is needed ({', '.join(KINDS)})")
     say(f"kind of account ({', '.join(KINDS)}) [api-key]: ")
-    kind = sys.stdin.readline().strip() or "api-key"
+    answer = sys.stdin.readline()
+    if not answer:
+        raise Stop("nothing was entered; nothing was written")
+    kind = answer.strip() or "api-key"
     if kind not in KINDS:
         raise Stop(f"{kind!r} is no kind of account ({', '.join(KINDS)})")
     return kind
@@ -341,7 +345,3 @@ def _identity(text: str) -> str:
     if name != text:
         raise argparse.ArgumentTypeError(f"{text!r} is no id (a-z, 0-9, - and _; for example {name})")
     return name
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
