@@ -9,7 +9,7 @@ import argparse
 import secrets
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -25,6 +25,7 @@ from relayd.cli.editing import (
     find_object,
     guarded,
     identities,
+    now,
     object_id,
     print_json,
     print_table,
@@ -183,9 +184,12 @@ def test(args: argparse.Namespace) -> int:
     from relayd.daemon.trial import run_trial
 
     account = snapshot.accounts[args.id]
-    credential = Credentials(identities(args)).of(account, snapshot)
-    if isinstance(credential, str):
-        raise Stop(f"{args.id}: credential: {credential}")
+    opened = Credentials(identities(args)).opened(account, snapshot)
+    if isinstance(opened, str):
+        raise Stop(f"{args.id}: credential: {opened}")
+    credential = opened.presented
+    for note in _notes(account, opened.whole):
+        say(f"note: {note}")
     trial = run_trial(account, credential, snapshot.relay, args.model or _trial_model(account))
     if args.json:
         print_json({"id": args.id, **attrs.asdict(trial)})
@@ -195,9 +199,24 @@ def test(args: argparse.Namespace) -> int:
     return 0 if trial.ok else FAILED
 
 
+def _notes(account: Account, whole: Secret) -> Iterator[str]:
+    """What is worth knowing before the answer comes."""
+    from relayd.core.oauth import parse_tokens, utc
+
+    if not account.enabled:
+        yield "the account is disabled; it is tried all the same"
+    tokens = parse_tokens(whole) if account.kind == "oauth" else None
+    if tokens is not None and tokens.expired(now().timestamp()):
+        cure = "a daemon refreshes it, which a test does not" if tokens.refresh else "sign in again: account login"
+        yield f"the sealed access token expired at {utc(tokens.expires_at or 0.0)} ({cure})"
+
+
 def log_in(args: argparse.Namespace) -> int:
     """The browser flow; the tokens are sealed into the account's file, which is made if it is not there."""
-    oauth = compiled(args).relay.oauth
+    snapshot = compiled(args)
+    oauth, there = snapshot.relay.oauth, snapshot.accounts.get(args.id)
+    if there is not None and there.kind != "oauth":
+        raise Stop(f"account {args.id} is of kind {there.kind}, and sign-in gives tokens of kind oauth (another NAME?)")
     if not oauth.client_id:
         raise Stop("relay.toml: [oauth].client_id is empty (sign-in needs an OAuth registration of your own)")
     _require_recipient(tree_files(args))
