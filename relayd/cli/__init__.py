@@ -8,12 +8,14 @@ question when stdin is no terminal.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from relayd import __version__
+from relayd.cli.examples import FIRST, show_examples
 
 # verb: (module, what it does). Order is the order of the help text.
 VERBS = {
@@ -46,7 +48,8 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="relayd",
         description="A self-hosted, declarative relay for the Claude API.",
-        epilog="`relayd VERB --help` tells more. Start with `relayd init DIR`.",
+        epilog=FIRST,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"relayd {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
@@ -54,6 +57,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == verb:
             importlib.import_module(f"relayd.cli.{module}").add_arguments(sub)
+            show_examples(name, sub)
     return parser
 
 
@@ -61,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code; usage errors exit with 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in words if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"did you mean `relayd {close[0]}`?" if close else "`relayd` alone lists them"
+        print(f"relayd: there is no verb {verb!r} ({hint})", file=sys.stderr)
+        return 2
     parser = build_parser(verb)
     if not words:
         parser.print_help()

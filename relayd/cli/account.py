@@ -9,7 +9,7 @@ import argparse
 import secrets
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -25,6 +25,7 @@ from relayd.cli.editing import (
     find_object,
     guarded,
     identities,
+    now,
     object_id,
     print_json,
     print_table,
@@ -33,6 +34,7 @@ from relayd.cli.editing import (
     say,
     sound_but_for_seals,
     tree_files,
+    words,
     write,
 )
 from relayd.config.binding import account_binding
@@ -78,8 +80,8 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--email", metavar="ADDRESS", help="for people")
     parser.add_argument("--base-url", metavar="URL", help="the API's address, when it is not [upstream].base_url")
     parser.add_argument("--proxy", metavar="URL", help="http://, https:// or socks5:// on the way upstream")
-    parser.add_argument("--groups", metavar="A,B", type=_list, help="which keys may use it (default: default)")
-    parser.add_argument("--models", metavar="A,B", type=_list, help="model globs it may serve (default: all)")
+    parser.add_argument("--groups", metavar="A,B", type=words, help="which keys may use it (default: default)")
+    parser.add_argument("--models", metavar="A,B", type=words, help="model globs it may serve (default: all)")
     parser.add_argument("--priority", metavar="N", type=int, help="lower first (default 50)")
     parser.add_argument("--weight", metavar="N", type=int, help="share within a priority (default 1)")
     parser.add_argument("--max-concurrency", metavar="N", type=int, help="calls at once")
@@ -182,9 +184,12 @@ def test(args: argparse.Namespace) -> int:
     from relayd.daemon.trial import run_trial
 
     account = snapshot.accounts[args.id]
-    credential = Credentials(identities(args)).of(account, snapshot)
-    if isinstance(credential, str):
-        raise Stop(f"{args.id}: credential: {credential}")
+    opened = Credentials(identities(args)).opened(account, snapshot)
+    if isinstance(opened, str):
+        raise Stop(f"{args.id}: credential: {opened}")
+    credential = opened.presented
+    for note in _notes(account, opened.whole):
+        say(f"note: {note}")
     trial = run_trial(account, credential, snapshot.relay, args.model or _trial_model(account))
     if args.json:
         print_json({"id": args.id, **attrs.asdict(trial)})
@@ -194,9 +199,24 @@ def test(args: argparse.Namespace) -> int:
     return 0 if trial.ok else FAILED
 
 
+def _notes(account: Account, whole: Secret) -> Iterator[str]:
+    """What is worth knowing before the answer comes."""
+    from relayd.core.oauth import parse_tokens, utc
+
+    if not account.enabled:
+        yield "the account is disabled; it is tried all the same"
+    tokens = parse_tokens(whole) if account.kind == "oauth" else None
+    if tokens is not None and tokens.expired(now().timestamp()):
+        cure = "a daemon refreshes it, which a test does not" if tokens.refresh else "sign in again: account login"
+        yield f"the sealed access token expired at {utc(tokens.expires_at or 0.0)} ({cure})"
+
+
 def log_in(args: argparse.Namespace) -> int:
     """The browser flow; the tokens are sealed into the account's file, which is made if it is not there."""
-    oauth = compiled(args).relay.oauth
+    snapshot = compiled(args)
+    oauth, there = snapshot.relay.oauth, snapshot.accounts.get(args.id)
+    if there is not None and there.kind != "oauth":
+        raise Stop(f"account {args.id} is of kind {there.kind}, and sign-in gives tokens of kind oauth (another NAME?)")
     if not oauth.client_id:
         raise Stop("relay.toml: [oauth].client_id is empty (sign-in needs an OAuth registration of your own)")
     _require_recipient(tree_files(args))
@@ -256,7 +276,7 @@ def _put_sealed(args: argparse.Namespace, secret: Secret) -> int:
 
 def _checked_secret(kind: str, account: str) -> Secret:
     secret = read_secret(f"{kind} credential of account {account}")
-    if problem := why_unusable(secret):
+    if problem := why_unusable(secret, kind):
         raise Stop(f"{problem}; nothing was written")
     if warning := shape_warning(kind, secret):
         say(f"warning: {warning}")
@@ -285,7 +305,10 @@ def _asked_kind() -> str:
     if not sys.stdin.isatty():
         raise Stop(f"--kind is needed ({', '.join(KINDS)})")
     say(f"kind of account ({', '.join(KINDS)}) [api-key]: ")
-    kind = sys.stdin.readline().strip() or "api-key"
+    answer = sys.stdin.readline()
+    if not answer:
+        raise Stop("nothing was entered; nothing was written")
+    kind = answer.strip() or "api-key"
     if kind not in KINDS:
         raise Stop(f"{kind!r} is no kind of account ({', '.join(KINDS)})")
     return kind
@@ -341,7 +364,3 @@ def _identity(text: str) -> str:
     if name != text:
         raise argparse.ArgumentTypeError(f"{text!r} is no id (a-z, 0-9, - and _; for example {name})")
     return name
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

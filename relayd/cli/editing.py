@@ -86,6 +86,7 @@ def now() -> datetime.datetime:
 
 def compiled(args: argparse.Namespace) -> Snapshot:
     """The tree, compiled. Raises: Stop with the errors."""
+    require_tree(args.config)
     found = load_tree(args.config)
     if found.snapshot is None:
         errors = [str(problem) for problem in found.problems if is_error(problem)]
@@ -94,8 +95,15 @@ def compiled(args: argparse.Namespace) -> Snapshot:
 
 
 def tree_files(args: argparse.Namespace) -> Files:
-    """The tree as it is, also when it does not compile."""
+    """The tree as it is, also when it does not compile. Raises: Stop where there is none."""
+    require_tree(args.config)
     return read_tree(args.config).files
+
+
+def require_tree(root: Path) -> None:
+    """Raises: Stop when the directory is no config tree, so that nobody takes "nothing wrong" for an answer."""
+    if not os.path.lexists(root / "relay.toml"):
+        raise Stop(f"{root}: no relay.toml there, so it is no config tree (--config DIR; relayd init DIR makes one)")
 
 
 def sound_but_for_seals(files: Files) -> list[str]:
@@ -111,7 +119,14 @@ def write(args: argparse.Namespace, plan: Plan, **options: Any) -> tuple[str, ..
         say(f"{'wrote' if (args.config / path).exists() else 'removed'} {args.config / path}")
     if not changed:
         say("nothing to change")
+    for problem in load_tree(args.config).problems if changed else ():
+        if problem.severity == "warning" and problem.file in changed and problem.code not in _SAID_BEFORE:
+            say(str(problem))
     return changed
+
+
+# About a kind of account; who adds one is told before the secret is asked for.
+_SAID_BEFORE = ("W-SESSION-KEY", "W-OAUTH-PERSONAL")
 
 
 def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> Plan:
@@ -165,11 +180,27 @@ def add_identity(parser: argparse.ArgumentParser) -> None:
 
 
 def read_secret(what: str) -> Secret:
-    """A secret from stdin, without one line break at its end; on a terminal it is asked for and not shown."""
+    """A secret from stdin, without one line break at its end; on a terminal it is asked for and not shown.
+
+    Raises: Stop.
+    """
     if sys.stdin.isatty():
-        return Secret(getpass.getpass(f"{what} (not shown): ", stream=sys.stderr))
-    text = sys.stdin.read()
-    return Secret(text.removesuffix("\n").removesuffix("\r"))
+        try:
+            return Secret(getpass.getpass(f"{what} (not shown): ", stream=sys.stderr))
+        except EOFError:
+            raise Stop("nothing was entered; nothing was written") from None
+    return Secret(_all_of_stdin().removesuffix("\n").removesuffix("\r"))
+
+
+def _all_of_stdin() -> str:
+    """Raises: Stop for what is no UTF-8; the error of the decoder would quote it."""
+    raw = getattr(sys.stdin, "buffer", None)
+    if raw is None:  # a text stream in its place
+        return sys.stdin.read()
+    try:
+        return str(raw.read().decode())
+    except UnicodeDecodeError:
+        raise Stop("stdin is not UTF-8 text; nothing was written") from None
 
 
 def read_new_secret(what: str) -> Secret:
@@ -189,7 +220,14 @@ def confirmed(question: str, args: argparse.Namespace) -> bool:
 
 
 def expiry(text: str, start: datetime.datetime) -> datetime.datetime:
-    """A duration from `start` ("90d"), or a date or a time with an offset. Raises: Stop."""
+    """A duration from `start` ("90d"), or a date or a time with an offset, in the future. Raises: Stop."""
+    found = _expiry(text, start)
+    if found <= start:
+        raise Stop(f"--expires {text}: {moment(found)} is in the past")
+    return found
+
+
+def _expiry(text: str, start: datetime.datetime) -> datetime.datetime:
     try:
         return start + datetime.timedelta(seconds=seconds(text))
     except Bad:
@@ -199,6 +237,14 @@ def expiry(text: str, start: datetime.datetime) -> datetime.datetime:
     except ValueError:
         raise Stop(f"{text!r} is no duration (90d), date (2027-11-22) or time (2027-11-22T00:00:00Z)") from None
     return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+
+
+def words(text: str) -> list[str]:
+    """ "a, b": a list on the command line. An empty one would mean "all" or "none", which nobody says by accident."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("expected names, separated by commas (left out, the option has its default)")
+    return found
 
 
 def print_json(value: Any) -> None:

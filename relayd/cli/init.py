@@ -115,6 +115,7 @@ GITIGNORE = """\
 /var/
 *.identity
 *.key
+.*.tmp
 *~
 *.swp
 """

@@ -31,6 +31,7 @@ from relayd.cli.editing import (
     read_secret,
     refuse_taken,
     say,
+    words,
     write,
 )
 from relayd.cli.limit import HELP, BadLimit, describe, read_limits
@@ -82,7 +83,7 @@ def add_new_arguments(parser: argparse.ArgumentParser, *, name_option: bool = Fa
     parser.add_argument("--id", metavar="ID", help="the file's stem, when it is not to be made from the name")
     parser.add_argument("--owner", metavar="NAME", help="who answers for it")
     for option, text in LISTS:
-        parser.add_argument(f"--{option}", metavar="A,B", type=_list, help=text)
+        parser.add_argument(f"--{option}", metavar="A,B", type=words, help=text)
     parser.add_argument("--max-tokens", metavar="N", type=int, help="cap on a call's max_tokens")
     parser.add_argument("--expires", metavar="WHEN", help="90d, 2027-11-22 or 2027-11-22T00:00:00Z")
     parser.add_argument("--limit", metavar="LIMIT", action="append", default=[], help=HELP)
@@ -111,8 +112,8 @@ def new(args: argparse.Namespace) -> int:
         return {path: key_file(minted, fields, limits).encode()}
 
     write(args, plan)
-    for words in describe(limits):
-        say(f"limit: {words}")
+    for limit in describe(limits):
+        say(f"limit: {limit}")
     return _hand_over(args, identity, path, minted)
 
 
@@ -275,10 +276,6 @@ def _named(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="the key's id: the stem of its file")
 
 
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _fields(args: argparse.Namespace, start: datetime.datetime) -> dict[str, Value]:
     fields: dict[str, Value] = {"name": args.name}
     if args.owner:
@@ -321,8 +318,8 @@ def _row(key: ApiKey) -> tuple[str, ...]:
     limits = limits_json(key.limits)
     state = "on" if key.enabled else "off"
     hints = " ".join(entry.hint or entry.sha256[:8] for entry in key.hashes)
-    words = "; ".join(describe(limits))
-    return (key.id, key.name, key.owner, state, moment(key.expires), hints, words)
+    told = "; ".join(describe(limits))
+    return (key.id, key.name, key.owner, state, moment(key.expires), hints, told)
 
 
 def _words(value: Any) -> str:

@@ -37,7 +37,7 @@ from relayd.config.edit import add_recipient, remove_recipient, set_recipient_st
 from relayd.config.identity import usual_identity, write_identity
 from relayd.config.recipients import Finding, SealError, active_keys, by_kid, check_recipients, parse_public
 from relayd.config.seal import Identity, inspect, new_identity, open_sealed, parse_sealed, seal
-from relayd.config.slots import Slot, account_place, realm_of, recipients_of, sealed_slots
+from relayd.config.slots import Slot, account_place, parsed, realm_of, recipients_of, sealed_slots
 from relayd.config.snapshot import Recipient
 from relayd.config.splice import set_value
 from relayd.config.values import NAME
@@ -117,7 +117,7 @@ def seal_one(args: argparse.Namespace) -> int:
     if not keys:
         raise Stop("relay.toml lists no active recipient (relayd secret recipients add NAME PUBLIC)")
     secret = read_secret(what)
-    if problem := why_unusable(secret):
+    if problem := why_unusable(secret, _kind(args, files)):
         raise Stop(problem)
     value = seal(secret, binding, keys)
     say(f"sealed for {binding}; recipients: {', '.join(one.name for one in listed if one.state == 'active')}")
@@ -246,6 +246,11 @@ def _binding(args: argparse.Namespace, files: Files) -> tuple[Binding, str]:
     if args.alert:
         return alert_binding(realm_of(files), args.alert), f"URL of alert {args.alert}"
     return totp_binding(realm_of(files), args.admin), f"TOTP seed of admin {args.admin}"
+
+
+def _kind(args: argparse.Namespace, files: Files) -> str:
+    """The kind of the account that a secret is for; "" for what is no account's."""
+    return str(parsed(files[account_place(files, args.account)[0]]).get("kind", "")) if args.account else ""
 
 
 def _chosen(args: argparse.Namespace, files: Files) -> list[Slot]:

@@ -48,7 +48,7 @@ def shape_warning(kind: str, secret: Secret) -> str:
     """Why the secret does not look like a credential of the kind; "" when it does. Only a hint: shapes change."""
     text = secret.reveal()
     if kind == "oauth" and text.startswith("{"):
-        return _token_json_warning(text)
+        return ""
     expected = PREFIXES.get(kind, ())
     for other, prefixes in PREFIXES.items():
         if other != kind and text.startswith(prefixes):
@@ -58,24 +58,28 @@ def shape_warning(kind: str, secret: Secret) -> str:
     return ""
 
 
-def why_unusable(secret: Secret) -> str:
-    """Why no request could carry the secret; "" when one could."""
+def why_unusable(secret: Secret, kind: str = "") -> str:
+    """Why no request could carry the secret; "" when one could. `kind`: of the account; "" = not looked at."""
     text = secret.reveal()
     if not text:
         return "the secret is empty"
-    if "\n" in text.strip() and not text.startswith("{"):
+    if text.startswith("{"):
+        return _why_not_tokens(text) if kind == "oauth" else f"a credential of kind {kind} is no JSON" if kind else ""
+    if text != text.strip() or text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):
+        return "the secret begins or ends with white space or a byte order mark (was too much copied?)"
+    if "\n" in text:
         return "the secret has more than one line"
-    if not text.isascii() or (not text.startswith("{") and (not text.isprintable() or " " in text)):
+    if not text.isascii() or not text.isprintable() or " " in text:
         return "the secret has characters that a header cannot carry"
     return ""
 
 
-def _token_json_warning(text: str) -> str:
+def _why_not_tokens(text: str) -> str:
     try:
         tokens = json.loads(text)
     except ValueError:
         return "this starts like JSON and is none"
-    if not isinstance(tokens, dict) or not isinstance(tokens.get("access_token"), str):
+    if not isinstance(tokens, dict) or not isinstance(tokens.get("access_token"), str) or not tokens["access_token"]:
         return "the JSON of an OAuth credential needs access_token (and refresh_token, expires_at to be refreshed)"
     return ""
 

@@ -26,9 +26,10 @@ def set_enabled(text: str, enabled: bool) -> str:
 def set_sealed(text: str, sealed: str) -> str:
     """Give an account a sealed credential; one in a file is taken out, because an account has one credential."""
     credential = tomllib.loads(text).get("credential", {})
+    text = set_value(text, ("credential", "sealed"), sealed)  # first, so that the table is never empty
     if isinstance(credential, dict) and "file" in credential:
         text = remove_value(text, ("credential", "file"))
-    return set_value(text, ("credential", "sealed"), sealed)
+    return text
 
 
 def key_file(key: str, fields: Mapping[str, Value], limits: Mapping[str, Value]) -> str:

@@ -98,7 +98,7 @@ def _opens(
 
 
 def _fits(document: Document, slot: Slot, kind: str, secret: Secret) -> Iterator[Problem]:
-    if wrong := why_unusable(secret):
+    if wrong := why_unusable(secret, kind):
         yield document.problem("E-CREDENTIAL-UNUSABLE", slot.path, f"{dotted(slot.path)}: {wrong}")
     elif odd := shape_warning(kind, secret):
         yield document.problem("W-CREDENTIAL-SHAPE", slot.path, f"{dotted(slot.path)}: {odd}")

@@ -125,8 +125,10 @@ def write_identity(path: Path, tree: Path, identity: Identity) -> None:
             file.write(f"# public: {identity.public.text}\n{identity.secret.reveal()}\n")
             file.flush()
             os.fsync(fd)
-    except BaseException:
+    except BaseException as error:
         path.unlink(missing_ok=True)  # half an identity opens nothing, and would be in the way of a whole one
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 

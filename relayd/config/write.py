@@ -129,15 +129,18 @@ def _stage(root: Path, path: str, before: bytes | None, new: bytes | None) -> _S
 def _write_beside(target: Path, content: bytes) -> Path:
     """A synced dotfile with the target's permissions; whoever reads the tree ignores dotfiles."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with open(fd, "wb") as file:
             _copy_access(target, fd)
             file.write(content)
             file.flush()
             os.fsync(fd)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(target)  # what a person knows it by
         raise
     return temporary
 

@@ -98,11 +98,25 @@ class Lines(logging.Handler):
             "time": _stamp(record.created),
             "level": record.levelname.lower(),
             "event": scrub(record.getMessage()),
-            **{name: scrub(value) if isinstance(value, str) else value for name, value in _fields(record).items()},
+            **{name: _clean(value) for name, value in _fields(record).items()},
         }
         if record.exc_info:
             entry["traceback"] = scrub(logging.Formatter().formatException(record.exc_info))
         return render(entry, self.form)
+
+
+def _clean(value: Any) -> Any:
+    """`scrub`, also within lists and tables."""
+    match value:
+        case str():
+            return scrub(value)
+        case list() | tuple():
+            return [_clean(item) for item in value]
+        case dict():
+            return {name: _clean(item) for name, item in value.items()}
+        case None | bool() | int() | float():
+            return value
+    return scrub(str(value))  # as the encoder would write it: a path, an exception, a noun
 
 
 def render(entry: dict[str, Any], form: str) -> bytes:

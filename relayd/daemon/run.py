@@ -8,10 +8,12 @@ comes), the serving nursery is cancelled, and each stream that still runs ends w
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import random
+import resource
 import secrets
 import signal
 import socket
@@ -226,6 +228,7 @@ def run(node: NodeSettings) -> int:
     """The `run` verb. Returns the exit code: 0 after a proper stop, 78 for a config that cannot be served."""
     bell = EarlyBell()
     bell.install()
+    keep_no_core()
     edition = Edition(tree=node.tree, wall=time.time, patience=node.pace.patience, quiet=node.pace.quiet)
     start = find_start(edition, node.state_url, strict=node.strict_boot)
     if tell(start):
@@ -342,7 +345,11 @@ def build(
 
     def identities() -> Sequence[Identity]:
         paths = identity_paths(node.identity, os.environ, realm)
-        return load_identities(paths, node.tree, os.environ)
+        found = load_identities(paths, node.tree, os.environ)
+        if found:
+            kids = [one.public.kid for one in found]
+            log.info("identity.loaded", extra={"files": [str(path) for path in paths], "kids": kids})
+        return found
 
     snapshot, realm = start.snapshot, start.snapshot.relay.realm
     credentials = Credentials(identities())
@@ -482,6 +489,12 @@ def notify(state: str) -> None:
             sock.sendto(state.encode(), address)
     except OSError as error:
         log.warning("systemd.notify_failed", extra={"error": str(error)})
+
+
+def keep_no_core() -> None:
+    """Opened credentials are in this process's memory; a crash must not leave them in a file."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def tune_memory() -> None:

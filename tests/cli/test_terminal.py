@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from cli_tree import Tree, make_sealing_tree, make_tree
 
 PATIENCE = 60.0  # s
+END, INTERRUPT = "\x04", "\x03"  # Ctrl-D, Ctrl-C
 
 
 def at_terminal(tree: Tree, *words: str, answers: tuple[tuple[str, str], ...]) -> tuple[int, str, str]:
@@ -30,11 +33,16 @@ def at_terminal(tree: Tree, *words: str, answers: tuple[tuple[str, str], ...]) -
     said = b""
     for question, answer in answers:
         said += _until(child.stderr.fileno(), question.encode())
-        os.write(master, answer.encode() + b"\n")
+        if answer == INTERRUPT:
+            child.send_signal(signal.SIGINT)  # as the terminal would, if it were the child's controlling one
+        else:
+            os.write(master, answer.encode() + (b"" if answer == END else b"\n"))
     said += child.stderr.read()
     code = child.wait(PATIENCE)
     child.stderr.close()
-    echoed = os.read(master, 65536) if select.select([master], [], [], 0)[0] else b""
+    echoed = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed, and nothing is left
+        echoed = os.read(master, 65536) if select.select([master], [], [], 0)[0] else b""
     os.close(master)
     return code, said.decode(), echoed.decode()
 
@@ -66,4 +74,26 @@ def test_kind_and_secret_are_asked_for_and_the_secret_is_not_echoed(tmp_path: Pa
     code, said, echoed = at_terminal(tree, "account", "add", "main", answers=answers)
     assert code == 0, said
     assert "canary" not in said + echoed + tree.content
+    assert tree.compiles()
+
+
+def test_an_end_of_input_or_an_interrupt_at_a_question_writes_nothing(tmp_path: Path) -> None:
+    tree = make_sealing_tree(tmp_path).tree
+    add = ("account", "add", "main")
+    for words, question, key, expected in (
+        ((*add, "--kind", "api-key"), "(not shown): ", END, 1),
+        (add, "[api-key]: ", END, 1),
+        ((*add, "--kind", "api-key"), "(not shown): ", INTERRUPT, 130),
+    ):
+        code, said, _ = at_terminal(tree, *words, answers=((question, key),))
+        assert (code, "Traceback" in said) == (expected, False), said
+        assert not (tree.root / "accounts.d" / "main.toml").exists()
+
+
+def test_a_new_password_is_asked_for_twice(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path)
+    for second, code in (("another password", 1), ("a good password", 0)):
+        answers = (("(not shown): ", "a good password"), ("once more (not shown): ", second))
+        found, said, echoed = at_terminal(tree, "secret", "password", "root", "--add", answers=answers)
+        assert (found, "good password" in said + echoed) == (code, False), said
     assert tree.compiles()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import subprocess
@@ -13,10 +12,8 @@ from typing import Any
 
 import attrs
 import pytest
-from cryptography.hazmat.primitives import hashes, hmac
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+import second_sealer as second
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -487,52 +484,35 @@ def test_every_code_of_the_format_is_in_the_document() -> None:
         assert code in text
 
 
-def second_implementation(value: str, private: str, encoded_binding: bytes) -> str:
-    """Opening as the document says, from primitives below HPKE: RFC 9180 base mode written out for suite 1."""
-
-    def unb64(text: str) -> bytes:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-    def extract(salt: bytes, label: bytes, ikm: bytes, suite: bytes) -> bytes:
-        mac = hmac.HMAC(salt or bytes(32), hashes.SHA256())
-        mac.update(b"HPKE-v1" + suite + label + ikm)
-        return mac.finalize()
-
-    def expand(prk: bytes, label: bytes, info: bytes, size: int, suite: bytes) -> bytes:
-        mac = hmac.HMAC(prk, hashes.SHA256())
-        mac.update(size.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info + b"\x01")
-        return mac.finalize()[:size]
-
-    head, body, _ = value.rsplit(".", 2)
-    own = X25519PrivateKey.from_private_bytes(unb64(private.split(".")[1]))
-    public = own.public_key().public_bytes_raw()
-    kid = base64.urlsafe_b64encode(hashlib.sha256(b"relayd/kid\0" + public).digest()[:6]).decode()
-    wrap = unb64(dict(part.split("~") for part in head.split(".")[2:])[kid])
-    enc, message = wrap[:32], wrap[32:]
-    kem = b"KEM\x00\x20"
-    secret = own.exchange(X25519PublicKey.from_public_bytes(enc))
-    shared = expand(extract(b"", b"eae_prk", secret, kem), b"shared_secret", enc + public, 32, kem)
-    suite = b"HPKE\x00\x20\x00\x01\x00\x03"
-    info = b"relayd/v1 wrap\0" + hashlib.sha256(encoded_binding).digest()
-    schedule = b"\0" + extract(b"", b"psk_id_hash", b"", suite) + extract(b"", b"info_hash", info, suite)
-    prk = extract(shared, b"secret", b"", suite)
-    key, nonce = expand(prk, b"key", schedule, 32, suite), expand(prk, b"base_nonce", schedule, 12, suite)
-    file_key = ChaCha20Poly1305(key).decrypt(nonce, message, b"")
-    body_key = HKDF(hashes.SHA256(), 32, salt=None, info=b"relayd/v1 body").derive(file_key)
-    padded = ChaCha20Poly1305(body_key).decrypt(bytes(12), unb64(body), head.encode() + b"\0" + encoded_binding)
-    return padded[2 : 2 + int.from_bytes(padded[:2], "big")].decode()
+def second_keys(*owners: str) -> list[second.Key]:
+    return [second.Key(VECTORS["identities"][owner]["private"]) for owner in owners]
 
 
-def test_a_second_implementation_after_the_document_opens_the_same_values() -> None:
-    opened = 0
-    for vector in VECTORS["open"]:
-        for owner in vector["recipients"]:
-            private = VECTORS["identities"][owner]["private"]
-            if private.startswith("rlkey1") and vector["sealed"].startswith("rlsec1"):
-                text = second_implementation(vector["sealed"], private, vector["encoded_binding"].encode())
-                assert text == vector["secret"]
-                opened += 1
-    assert opened == 5
+@pytest.mark.parametrize("vector", VECTORS["open"], ids=lambda vector: vector["title"])
+def test_a_second_implementation_after_the_document_opens_the_same_values(vector: dict[str, Any]) -> None:
+    assert second.encoded(*vector["binding"]) == vector["encoded_binding"].encode()
+    for key in second_keys(*vector["recipients"]):
+        assert second.unseal(vector["sealed"], second.encoded(*vector["binding"]), [key]) == vector["secret"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["refuse"], ids=lambda vector: vector["title"])
+def test_a_second_implementation_refuses_the_same_values_with_the_same_codes(vector: dict[str, Any]) -> None:
+    with pytest.raises(second.Refused) as caught:
+        second.unseal(vector["sealed"], MAIN.encode(), second_keys("one"))
+    assert caught.value.args == (vector["code"],)
+
+
+@pytest.mark.parametrize("owners", [("one",), ("two", "one"), ("three",), ("one", "three", "two")], ids="-".join)
+@pytest.mark.parametrize("text", ["", "x", "a secret " * 20, "h\N{LATIN SMALL LETTER E WITH ACUTE}llo \N{SNOWMAN}"])
+def test_each_implementation_opens_what_the_other_sealed(owners: tuple[str, ...], text: str) -> None:
+    identities = [parse_identity(VECTORS["identities"][owner]["private"]) for owner in owners]
+    theirs = second.seal(text, MAIN.encode(), [one.public.text for one in identities])
+    ours = seal(Secret(text), MAIN, [one.public for one in identities])
+    assert len(theirs) == len(ours)
+    assert inspect(theirs, MAIN, [Recipient(name=one.public.kid, public=one.public.text) for one in identities]) == []
+    for one, key in zip(identities, second_keys(*owners), strict=True):
+        assert open_sealed(theirs, MAIN, [one]).reveal() == text
+        assert second.unseal(ours, MAIN.encode(), [key]) == text
 
 
 def test_inspecting_does_not_load_cryptography() -> None:

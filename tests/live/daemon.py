@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -135,11 +136,12 @@ def start(
     output = output or tree.parent / "daemon.log"
     daemon = Daemon(_process(tree, options, environment, output), output, tree)
     try:
-        listening = daemon.wait_for("daemon.listening")[-1]
+        daemon.wait_until(lambda: "daemon.listening" in daemon.text().rpartition("\n")[0], "daemon.listening")
     except BaseException:
         daemon.kill()
         raise
-    daemon.url = next((one for one in listening["listen"] if one.startswith("http")), "")
+    line = next(line for line in daemon.text().splitlines() if "daemon.listening" in line)  # JSON, or text for people
+    daemon.url = (re.findall(r"http://[^\s\"'\],]+", line) or [""])[0]
     return daemon
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,8 +28,9 @@ import daemon as daemons
 import pytest
 import redis_server
 from builders import KEY
+from cli_tree import Tree
 
-from relayd.config.binding import account_binding
+from relayd.config.binding import account_binding, alert_binding, totp_binding
 from relayd.config.identity import write_identity
 from relayd.config.keys import key_hash, mint
 from relayd.config.seal import new_identity, seal
@@ -182,6 +184,9 @@ class Canary:
         self.known["api key"] = KEY
         self.known["wrong api key"] = mint(os.urandom)
 
+        hybrid = new_identity(os.urandom, 2)  # opens nothing, and lies in the same file
+        self.known["post-quantum identity"] = hybrid.secret.reveal()
+
         def sealed(account: str, secret: str) -> str:
             return seal(Secret(secret), account_binding("test", account, self.url), [identity.public])
 
@@ -204,8 +209,15 @@ class Canary:
             "oauth": ("oauth", sealed("oauth", json.dumps(expired)), ""),
             "spent": ("oauth", sealed("spent", json.dumps(dead)), ""),
             "session": ("session-key", sealed("session", self.secret("session key", "sk-ant-sid01-expired-")), ""),
+            "foreign": ("api-key", sealed("foreign", self.secret("foreign credential", "no-known-prefix-")), ""),
             "proxied": ("api-key", sealed("proxied", self.secret("proxied credential", "sk-ant-api03-")), proxy),
         }
+        webhook = Secret(f"https://hooks.example.com/services/{self.secret('webhook', 'a-webhook-path-of-')}")
+        alert = seal(webhook, alert_binding("test", "ops"), [identity.public])
+        totp = seal(
+            Secret(self.secret("totp seed", "JBSWY3DPEHPK3PXP")), totp_binding("test", "root"), [identity.public]
+        )
+        hashed = "scrypt$ln=15,r=8,p=3$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaA"
         accounts = {
             name: f'kind = "{kind}"\nbase_url = "{self.url}"\nproxy = "{way}"\ngroups = ["{name}"]\n'
             f'[credential]\nsealed = "{value}"\n'
@@ -220,13 +232,18 @@ class Canary:
             keys[f"k-{name}"] = daemons.key_text(key, f'groups = ["{name}"]')
         self.tree = daemons.write_tree(
             self.root,
-            relay=f'[state]\nurl = "{state}"\n[log]\nlevel = "debug"\n[oauth]\nclient_id = "ours"\n'
+            relay=f'[state]\nurl = "{state}"\n[log]\nlevel = "debug"\nformat = "json"\n[oauth]\nclient_id = "ours"\n'
             f'token_url = "{self.url}/token"\n[secrets]\n'
-            f'recipients = [{{ name = "prod", public = "{identity.public.text}" }}]\n',
+            f'recipients = [{{ name = "prod", public = "{identity.public.text}" }}]\n'
+            f'[alerts.ops]\nurl = "{alert}"\n[admin]\nlisten = ""\n'
+            f'[[admin.users]]\nname = "root"\npassword_hash = "{hashed}"\ntotp = "{totp}"\n',
             accounts=accounts,
             keys=keys,
         )
         write_identity(self.root / "identity", self.tree, identity)
+        (self.root / "identity").chmod(0o600)
+        with (self.root / "identity").open("a") as file:
+            file.write(f"{hybrid.secret.reveal()}\n")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -235,11 +252,13 @@ class Canary:
             "RELAYD_STATE_PASSWORD": self.secret("state password", "a-state-password-"),
         }
 
-    def call(self, port: int, key: str, body: str = BODY, path: str = "/v1/messages", **headers: str) -> int:
+    def call(
+        self, port: int, key: str, body: str = BODY, path: str = "/v1/messages", method: str = "POST", **headers: str
+    ) -> int:
         """A client's call; the answer is kept to be searched."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
-            connection.request("POST", path, body, {"x-api-key": key, **headers})
+            connection.request(method, path, body, {"x-api-key": key, **headers})
             answer = connection.getresponse()
             text = f"{answer.status} {answer.headers}".encode() + answer.read()
         except http.client.HTTPException as error:
@@ -251,12 +270,22 @@ class Canary:
 
     def run(self, *words: str, stdin: str = "") -> str:
         """A command; what it says is kept to be searched."""
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in self.environment.items():
+                patched.setenv(name, value)
+            return self._said(words, Tree(self.tree).run(*words, stdin=stdin).all)
+
+    def start(self, *words: str) -> str:
+        """A command that wants a process of its own."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
         done = subprocess.run(
             [sys.executable, "-m", "relayd", *words, "--config", str(self.tree)],
-            input=stdin, capture_output=True, text=True, timeout=60, check=False, env=inherited | self.environment,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+            env=inherited | self.environment,
         )  # fmt: skip
-        text = done.stdout + done.stderr
+        return self._said(words, done.stdout + done.stderr)
+
+    def _said(self, words: tuple[str, ...], text: str) -> str:
         assert "Traceback" not in text, text
         self.seen[f"{' '.join(words)} {len(self.seen)}"] = text.encode()
         return text
@@ -265,7 +294,7 @@ class Canary:
         """Keep the content of all files below these places."""
         for place in places:
             for path in [place] if place.is_file() else sorted(place.rglob("*")):
-                if path.is_file():
+                if path.is_file() and "generations" not in path.parts:  # copies of the tree, whatever is in that
                     self.seen[str(path)] = path.read_bytes()
 
     def assert_silent(self) -> None:
@@ -298,20 +327,80 @@ def use(canary: Canary, running: daemons.Daemon) -> None:
 def commands(canary: Canary) -> None:
     """What an operator asks."""
     for words in (
-        ("check", "--format", "json"),
-        ("check", "--env"),
+        *(("check", "--env", "--format", form) for form in ("text", "json", "github", "sarif")),
+        ("test", "--verbose"),
+        ("diff",),
+        ("diff", "--json"),
+        ("explain", "--key", "all", "--model", "claude-x"),
+        ("explain", "--key", "all", "--model", "claude-x", "--json"),
+        ("report", "--by", "key,account,model"),
+        ("report", "--json"),
+        ("usage",),
+        ("status",),
         ("status", "--json"),
+        ("reload", "--dry-run", "--json"),
+        ("rollback", "--json"),
+        ("resume",),
+        ("manifest",),
         ("key", "list"),
         ("key", "show", "all", "--json"),
         ("account", "list", "--json"),
         ("account", "test", "dead"),
         ("account", "test", "proxied", "--json"),
+        *(("account", "test", name) for name in ("foreign", "oauth", "spent", "session", "filed")),
         ("secret", "inspect"),
+        ("secret", "inspect", "--open", "--json"),
+        ("secret", "recipients", "--json"),
+        ("secret", "reseal", "--all"),
     ):
         canary.run(*words)
     assert "all" in canary.run("key", "which", stdin=canary.known["api key"])
     canary.run("key", "which", stdin=canary.known["wrong api key"])
+    canary.run("secret", "password", "root", "--add", stdin=canary.secret("admin password", "a-long-password-of-"))
+    canary.run("secret", "seal", "--alert", "ops", stdin=canary.known["webhook"])
     canary.run("account", "seal", "dead", stdin=canary.secret("resealed credential", "sk-ant-api03-"))
+
+
+def raw(canary: Canary, port: int) -> None:
+    """What no HTTP client would send, and every path that answers a GET."""
+    key = canary.known["api key"]
+    for text in (
+        f"GET /{key} HTTP/1.1\r\n\r\n",
+        f"POST /v1/messages HTTP/9\r\nx-api-key: {key}\r\n\r\n",
+        f"{key}\r\n\r\n",
+        f"POST / HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\ncontent-length: zz\r\n\r\n",
+    ):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+            sock.sendall(text.encode())
+            sock.shutdown(socket.SHUT_WR)
+            canary.seen[f"raw answer {len(canary.seen)}"] = b"".join(iter(lambda: sock.recv(65536), b""))
+    for path in ("/", "/health", "/readyz", "/usage", "/metrics", "/v1/models", "/openai/v1/models", "/api/status"):
+        canary.call(port, key, path=path, method="GET", body="")
+
+
+def process(canary: Canary, running: daemons.Daemon) -> None:
+    """What others on the machine see of the process. (Its environment they do not, and the password is there.)"""
+    proc = Path(f"/proc/{running.process.pid}")
+    canary.seen["command line"] = (proc / "cmdline").read_bytes()
+    environment = [part for part in (proc / "environ").read_bytes().split(b"\0") if b"STATE_PASSWORD" not in part]
+    canary.seen["environment"] = b"\0".join(environment)
+    for task in (proc / "task").iterdir():
+        canary.seen[f"thread {task.name}"] = (task / "comm").read_bytes()
+
+
+# Put on the daemon's path as sitecustomize: the way upstream breaks with all that a careless message could quote.
+FAULT = """
+import relayd.daemon.upstream as upstream
+
+real = upstream.Upstreams.open
+
+async def broken(self, account, outbound, *more, **named):
+    if b"fault-please" in outbound.body:
+        raise RuntimeError(f"{account!r} {outbound!r} {more!r} {named!r} {self!r} {vars(self)!r}")
+    return await real(self, account, outbound, *more, **named)
+
+upstream.Upstreams.open = broken
+"""
 
 
 def blunders(canary: Canary) -> None:
@@ -345,10 +434,21 @@ def test_no_secret_is_written_or_answered_with_sqlite(tmp_path: Path) -> None:
             blunders(canary)
             running.signal(signal.SIGUSR1)
             canary.files(canary.tree / "var")  # as it is while the daemon lives, WAL included
+            process(canary, running)
             running.kill()
         canary.files(tmp_path / "daemon.log", canary.tree / "var")
-        with daemons.running(canary.tree, "--node", "n1", environment=canary.environment) as again:
+        # Again, with a log for people, and with faults inside.
+        relay = canary.tree / "relay.toml"
+        relay.write_text(relay.read_text().replace('format = "json"', 'format = "text"'))
+        (tmp_path / "sitecustomize.py").write_text(FAULT)
+        environment = canary.environment | {"PYTHONPATH": str(tmp_path)}
+        with daemons.running(canary.tree, "--node", "n1", environment=environment) as again:
             use(canary, again)
+            raw(canary, again.port)
+            for name, key in list(canary.known.items()):
+                if name.startswith("api key of"):
+                    assert canary.call(again.port, key, BODY.replace("hi", "fault-please")) in (500, 529, 502), name
+            assert again.text().count("RuntimeError") > 5, "the faults were logged"
             canary.run("status", "--json")
         canary.known |= served.tokens
         canary.files(tmp_path / "daemon.log", canary.tree / "var")
@@ -396,8 +496,8 @@ def test_a_daemon_that_cannot_start_names_no_secret(tmp_path: Path) -> None:
         before + f'\n[log]\nfile = "/nonexistent/{key_hash(KEY)}"',
     ):
         relay.write_text(text)
-        canary.run("run", "--listen", "127.0.0.1:0")
+        canary.start("run", "--listen", "127.0.0.1:0")
     (tmp_path / "identity").chmod(0o644)
     relay.write_text(before)
-    assert "0644" in canary.run("run", "--listen", "127.0.0.1:0")
+    assert "0644" in canary.start("run", "--listen", "127.0.0.1:0")
     canary.assert_silent()

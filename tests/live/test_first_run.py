@@ -80,6 +80,7 @@ def test_what_init_prints_works_as_pasted(tmp_path: Path) -> None:
     output = tmp_path / "daemon.log"
     daemon = person.start(run, output)
     try:
+        identity = person.home / ".config" / "relayd" / "my-relay.identity"
         answer = json.loads(person.until(f"{curl} --silent", '"message"'))
         assert answer["content"][0]["text"]
 
@@ -95,6 +96,10 @@ def test_what_init_prints_works_as_pasted(tmp_path: Path) -> None:
 
         assert CREDENTIAL not in "".join(path.read_text() for path in relay.parent.rglob("*.toml"))
         assert daemon.poll() is None, output.read_text()
+        assert "identity.loaded" in output.read_text()
+        assert str(identity) in output.read_text()
+        limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 ", limits), limits  # no opened credential in a core file
     finally:
         daemon.send_signal(signal.SIGTERM)
         code = daemon.wait(PATIENCE)
