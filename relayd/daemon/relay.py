@@ -281,14 +281,16 @@ class Relay:
             draft.usage = trial.meter.usage_so_far()
         model = draft.sent_model or trial.plan.model
         draft.cost = cost(draft.usage, model, snapshot.prices)
-        day = day_of(round(draft.started * 1000), snapshot.relay.state.timezone)
+        # The store's clock says which day it is, as it does for limits; there is none where it could not be asked.
+        began = (trial.admitted.now_ms if trial.admitted is not None else 0) or round(draft.started * 1000)
+        day = day_of(began, snapshot.relay.state.timezone)
         heard = draft.usage.total > 0
         name = self.names.confirmed(model, snapshot, day) if heard else self.names.of(model, snapshot)
         record = record_of(draft.seal(trio.current_time()), day, name)
         if not trial.tried:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts and trial.admitted is not None:
-            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0, model=name)
+            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0, model=name, day=day)
         return record
 
     def open_calls(self) -> dict[str, Record | None]:

@@ -12,7 +12,7 @@ from booked import Booked, booked
 from builders import account, api_key, snapshot
 from fakes import ASK, NOON, Told
 
-from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Server, Snapshot, Window
+from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Server, Simulator, Snapshot, Window
 from relayd.core.ledger import Record
 from relayd.core.names import MOST, OTHER
 from relayd.state.contract import Report, Reported
@@ -138,6 +138,7 @@ async def test_the_stores_clock_decides_which_day_it_is(tmp_path: Path) -> None:
 
         assert told["anthropic-ratelimit-requests-reset"] == "2027-02-05T00:00:00Z"
         assert (await world.house.ask(ASK)).status == 429
+        assert [(row.day, row.requests) for row in rows(world)] == [("2027-02-04", 2)]
 
 
 async def test_a_keys_own_headers_agree_with_its_usage(tmp_path: Path) -> None:
@@ -261,6 +262,34 @@ async def test_what_a_long_stream_has_used_goes_with_the_heartbeat_and_stands_if
         assert row.output > 5
         assert (row.account, row.model, row.output) == ("a", "claude-haiku-4-5", checkpoint.output)
         await client.leave("close")
+
+
+async def test_a_call_that_is_tried_twice_is_one_request(tmp_path: Path) -> None:
+    first, second = account("a", priority=1, simulator=Simulator(status=529)), account("b", priority=2)
+    async with booked(
+        snapshot(accounts=(first, second), keys=(api_key(limits=Limits(daily_requests=9)),)), tmp_path
+    ) as world:
+        assert (await world.house.ask(asking())).status == 200
+        assert [(row.account, row.requests, row.errors) for row in rows(world)] == [("b", 1, 0)]
+        assert (await limits_of(world))["daily requests 9"]["used"] == 1
+
+
+@pytest.mark.parametrize("fault", ["cut_after", "error_after"])
+@pytest.mark.parametrize("path", ["/v1/messages", CHAT])
+async def test_a_stream_that_breaks_is_an_error_and_what_had_passed_is_booked(
+    fault: str, path: str, tmp_path: Path
+) -> None:
+    simulator = Simulator(**{fault: 20})
+    async with booked(tree(Limits(daily_tokens=100_000), simulator=simulator), tmp_path) as world:
+        client = await world.house.connect()
+        await client.post(asking(stream=True, max_tokens=200), path)
+        await client.answer()
+        await world.house.receipt()
+        (row,) = rows(world)
+
+        assert (row.requests, row.errors) == (1, 1)
+        assert row.output > 5
+        assert (await limits_of(world))["daily tokens 100000"]["used"] == row.tokens
 
 
 @pytest.mark.parametrize("status", ["404", "200"])
