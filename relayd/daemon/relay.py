@@ -10,6 +10,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -293,9 +294,9 @@ class Relay:
             return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0, model=name, day=day)
         return record
 
-    def open_calls(self) -> dict[str, Record | None]:
-        """The calls in flight, each with what it has consumed up to now, for the heartbeat."""
-        return {call_id: self._record(trial) for call_id, trial in self._open.items()}
+    def open_calls(self) -> dict[str, Callable[[], Record]]:
+        """The calls in flight, each with a way to find out what it has consumed up to then, for the heartbeat."""
+        return {call_id: partial(self._record, trial) for call_id, trial in self._open.items()}
 
     def _affinity(self, exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:
         """The name of the call's conversation. Where there is but one account, nobody asks for it."""

@@ -251,16 +251,16 @@ async def test_what_a_long_stream_has_used_goes_with_the_heartbeat_and_stands_if
         await client.until(b"content_block_delta")
         for _ in range(20):
             assert await client.more()
-        (checkpoint,) = world.house.relay.open_calls().values()
-        assert checkpoint is not None
+        (consumed,) = world.house.relay.open_calls().values()
+        checkpoint = consumed()
         await world.books._renew()
         world.clock.now += 61  # nobody renews it any more
 
         world.books.counting.reap()
 
         (row,) = rows(world)
-        assert row.output > 5
-        assert (row.account, row.model, row.output) == ("a", "claude-haiku-4-5", checkpoint.output)
+        assert row.output >= checkpoint.output > 5
+        assert (row.account, row.model) == ("a", "claude-haiku-4-5")
         await client.leave("close")
 
 
