@@ -37,11 +37,13 @@ LARGEST_PROMPT = 1_000_000
 
 # English prose has about 4 bytes a token, source code about 3.5 (API docs, glossary: "approximately 3.5 English
 # characters"); the JSON around the text costs bytes but few tokens, and images cost far fewer tokens than base64 bytes.
-# So 2 tokens for 7 bytes is an upper bound for what clients of this API send, dense scripts apart, and no tokenizer is
-# run on the way of a call. Settlement puts the real number in its place.
+# So 2 tokens for 7 bytes is an upper bound for what clients of this API send in ASCII. Beyond it a character has 2 to 4
+# bytes, and a token is seldom less than a character: 1 token for 2 bytes. No tokenizer is run on the way of a call;
+# settlement puts the real number in its place.
 TOKENS, BYTES = 2, 7
+_DENSE = bytes(range(128, 256))
 
-# Output reserved for a call that sets no max_tokens (the OpenAI dialects allow that): the default of the translation.
+# Output reserved for a call that sets no max_tokens. The API refuses it, so nothing will come of that.
 DEFAULT_OUTPUT = 4096
 
 # Claude Code gives up at once when retry-after exceeds 60 s; the Anthropic SDK for Python sleeps through any.
@@ -113,15 +115,20 @@ class Estimate:
 NOTHING = Estimate(input=0, output=0, cost=0, input_cost=0)
 
 
-def estimate(body_length: int, max_tokens: int | None, price: Price | None) -> Estimate:
+def prompt_bound(body: bytes) -> int:
+    """An upper bound, as far as one can be had for 0.1 us a KB, on the prompt tokens of a request body."""
+    plain = len(body) if body.isascii() else len(body.translate(None, _DENSE))
+    return min(-(-plain * TOKENS // BYTES) - (plain - len(body)) // 2, LARGEST_PROMPT)
+
+
+def estimate(prompt: int, max_tokens: int | None, price: Price | None) -> Estimate:
     """What a message call is going to consume at most.
 
     Args:
-        body_length: bytes of the request body.
-        max_tokens: the cap on output that the client set.
+        prompt: tokens, as `prompt_bound`.
+        max_tokens: the cap on output that is sent.
         price: of the model; None when it has none.
     """
-    prompt = min(-(-body_length * TOKENS // BYTES), LARGEST_PROMPT)
     output = DEFAULT_OUTPUT if max_tokens is None else max(max_tokens, 0)
     if price is None:
         return Estimate(input=prompt, output=output, cost=None, input_cost=None)

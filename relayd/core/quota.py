@@ -19,6 +19,7 @@ from relayd.core.limits import (
     has_cost_limit,
     key_terms,
     pace_term,
+    prompt_bound,
     terms,
     unpriced,
 )
@@ -49,7 +50,8 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names) -> Quota:
     if not makes:
         sent = names.sent_as(plan.model, plan.groups, snapshot)
         prices = [price_of(name, snapshot.prices) for name in sent]
-        reserve = max((estimate(len(call.body), call.max_tokens, one) for one in prices), key=_dearness)
+        prompt, room = prompt_bound(call.body), call.max_tokens if call.room is None else call.room
+        reserve = max((estimate(prompt, room, one) for one in prices), key=_dearness)
         if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
             raise unpriced(key, plan.model, sent[prices.index(None)])
     zone = relay.state.timezone

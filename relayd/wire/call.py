@@ -29,6 +29,7 @@ class Call:
         model: as the client named it, before aliases; "" where the endpoint has none.
         stream: whether the client asked for server-sent events.
         max_tokens: the client's cap on output tokens; None when it gave none.
+        room: `max_tokens` as it is sent, where the dialect chose it; None when it is the client's.
         user_id: `metadata.user_id`, where the body gives one.
         conversation: what ties this call to earlier ones of the same key (a session id or a hash); "" unknown.
         body: the bytes for the upstream, as Claude API JSON (translated where the dialect is not native).
@@ -42,6 +43,7 @@ class Call:
     model: str = ""
     stream: bool = False
     max_tokens: int | None = None
+    room: int | None = None
     user_id: str = ""
     conversation: str = ""
     body: bytes = attrs.field(default=b"", repr=False)

@@ -148,6 +148,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
         model=model,
         stream=draft.stream,
         max_tokens=asked if asked is None else draft.max_tokens,
+        room=body["max_tokens"],
         user_id=draft.user_id,
         conversation=conversation_of(
             fields.get("prompt_cache_key"),

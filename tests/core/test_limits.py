@@ -26,6 +26,7 @@ from relayd.core.limits import (
     key_terms,
     limit_headers,
     pace_term,
+    prompt_bound,
     rfc3339,
     terms,
     unpriced,
@@ -140,14 +141,18 @@ def test_only_a_cost_limit_minds_an_unknown_price() -> None:
 # -- estimates -----------------------------------------------------------------------------------------------------
 
 
-def test_an_estimate_is_two_tokens_for_seven_bytes_rounded_up_plus_max_tokens() -> None:
-    found = estimate(8, 1000, price())
+def test_a_prompt_is_at_most_two_tokens_for_seven_bytes_and_one_for_two_beyond_ascii_rounded_up() -> None:
+    assert [prompt_bound(b"x" * length) for length in (0, 1, 7, 8)] == [0, 1, 2, 3]
+    assert prompt_bound("你好".encode()) == 3
+    assert prompt_bound("xxxxxxx你".encode()) == 2 + 2
+    assert prompt_bound(b"x" * (32 << 20)) == 1_000_000
+    assert prompt_bound("你".encode() * (10 << 20)) == 1_000_000
+
+
+def test_an_estimate_is_the_prompt_plus_max_tokens() -> None:
+    found = estimate(3, 1000, price())
     assert (found.input, found.output, found.tokens) == (3, 1000, 1003)
     assert (found.input_cost, found.cost) == (24, 24 + 20_000)  # all of the prompt at the one-hour write price
-
-
-def test_an_estimate_never_exceeds_the_largest_prompt_there_is() -> None:
-    assert estimate(32 << 20, 1, None).input == 1_000_000
 
 
 def test_without_max_tokens_a_default_is_reserved() -> None:
@@ -163,8 +168,8 @@ def test_a_long_prompt_is_reserved_at_its_own_price() -> None:
         cache_write_1h=MicroUsd(16_000_000),
         cache_read=MicroUsd(1),
     )
-    assert estimate(35, 1, price(long_context=long)).cost == 10 * 8 + 20
-    assert estimate(36, 1, price(long_context=long)).cost == 11 * 16 + 90
+    assert estimate(10, 1, price(long_context=long)).cost == 10 * 8 + 20
+    assert estimate(11, 1, price(long_context=long)).cost == 11 * 16 + 90
 
 
 def test_a_model_without_a_price_has_no_estimated_cost() -> None:

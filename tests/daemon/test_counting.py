@@ -16,6 +16,7 @@ from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Serv
 from relayd.core.ledger import Record
 from relayd.core.names import MOST, OTHER
 from relayd.state.contract import Report, Reported
+from relayd.wire.openai_request import PLAIN_TOKENS
 
 CHAT = "/openai/v1/chat/completions"
 HOUR = 3600.0
@@ -177,6 +178,23 @@ async def test_the_relay_as_a_whole_answers_529_over_its_concurrency(path: str, 
         await client.leave("close")
         await world.house.receipt(2)
         assert (await world.house.ask(asking(), path)).status == 200
+
+
+@pytest.mark.parametrize(("cap", "room"), [(0, PLAIN_TOKENS), (500, 500)])
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+async def test_of_a_client_that_names_no_maximum_is_reserved_what_is_sent_for_it(
+    path: str, cap: int, room: int, tmp_path: Path
+) -> None:
+    body = json.dumps({"model": "claude-haiku-4-5", "input" if path != CHAT else "messages": "Hello"}).encode()
+    if path == CHAT:
+        body = asking(max_tokens=None)
+    async with booked(tree(Limits(daily_tokens=100_000), key={"max_tokens": cap}), tmp_path) as world:
+        told = await world.house.ask(body, path)
+        prompt = 100_000 - room - int(told["x-ratelimit-remaining-tokens"])
+
+        assert told.status == 200
+        assert 0 < prompt < 100
+        assert (await limits_of(world))["daily tokens 100000"]["used"] < room
 
 
 async def test_the_relay_as_a_whole_has_a_rate_in_which_token_counts_are_not(tmp_path: Path) -> None:
