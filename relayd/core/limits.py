@@ -121,13 +121,21 @@ def prompt_bound(body: bytes) -> int:
     return min(-(-plain * TOKENS // BYTES) - (plain - len(body)) // 2, LARGEST_PROMPT)
 
 
-def estimate(prompt: int, max_tokens: int | None, price: Price | None) -> Estimate:
+def dearest_percent(body: bytes, price: Price) -> int:
+    """The share of its token prices that a call may cost: kept in the US, which a workspace may ask for unseen, and in
+    fast mode, which the body asks for."""
+    fast = price.fast_percent if price.fast_percent > 100 and b'"speed"' in body else 100
+    return max(price.us_percent, 100) * fast // 100
+
+
+def estimate(prompt: int, max_tokens: int | None, price: Price | None, percent: int = 100) -> Estimate:
     """What a message call is going to consume at most.
 
     Args:
         prompt: tokens, as `prompt_bound`.
         max_tokens: the cap on output that is sent.
         price: of the model; None when it has none.
+        percent: of the token prices, as `dearest_percent`.
     """
     output = DEFAULT_OUTPUT if max_tokens is None else max(max_tokens, 0)
     if price is None:
@@ -139,8 +147,8 @@ def estimate(prompt: int, max_tokens: int | None, price: Price | None) -> Estima
     if long.above and prompt > long.above:
         each = max(each, long.input, long.cache_write_5m, long.cache_write_1h)
         answer = max(answer, long.output)
-    input_cost = -(-prompt * each // 1_000_000)
-    output_cost = -(-output * answer // 1_000_000)
+    input_cost = -(-prompt * each * percent // 100_000_000)
+    output_cost = -(-output * answer * percent // 100_000_000)
     return Estimate(input=prompt, output=output, cost=input_cost + output_cost, input_cost=input_cost)
 
 

@@ -19,6 +19,7 @@ from relayd.core.limits import (
     Term,
     counting_terms,
     day_of,
+    dearest_percent,
     denial,
     dollars,
     estimate,
@@ -170,6 +171,21 @@ def test_a_long_prompt_is_reserved_at_its_own_price() -> None:
     )
     assert estimate(10, 1, price(long_context=long)).cost == 10 * 8 + 20
     assert estimate(11, 1, price(long_context=long)).cost == 11 * 16 + 90
+
+
+@pytest.mark.parametrize(
+    ("body", "shares", "percent"),
+    [
+        (b"{}", {}, 100),
+        (b"{}", {"us_percent": 110, "fast_percent": 200}, 110),
+        (b'{"speed":"fast"}', {"us_percent": 110, "fast_percent": 200}, 220),
+        (b'{"speed":"fast"}', {}, 100),
+    ],
+)
+def test_what_makes_a_call_dearer_is_reserved(body: bytes, shares: dict[str, int], percent: int) -> None:
+    one = price(**shares)
+    assert dearest_percent(body, one) == percent
+    assert estimate(1000, 1000, one, percent).cost == (8000 + 20_000) * percent // 100
 
 
 def test_a_model_without_a_price_has_no_estimated_cost() -> None:
