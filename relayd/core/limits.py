@@ -38,10 +38,9 @@ LARGEST_PROMPT = 1_000_000
 # English prose has about 4 bytes a token, source code about 3.5 (API docs, glossary: "approximately 3.5 English
 # characters"); the JSON around the text costs bytes but few tokens, and images cost far fewer tokens than base64 bytes.
 # So 2 tokens for 7 bytes is an upper bound for what clients of this API send in ASCII. Beyond it a character has 2 to 4
-# bytes, and a token is seldom less than a character: 1 token for 2 bytes. No tokenizer is run on the way of a call;
-# settlement puts the real number in its place.
-TOKENS, BYTES = 2, 7
-_DENSE = bytes(range(128, 256))
+# bytes and may be more than a token: 1 more for 3 bytes beyond a character's first makes 1.5 for a Chinese one. No
+# tokenizer is run on the way of a call; settlement puts the real number in its place.
+TOKENS, BYTES, WIDE = 2, 7, 3
 
 # Output reserved for a call that sets no max_tokens. The API refuses it, so nothing will come of that.
 DEFAULT_OUTPUT = 4096
@@ -115,17 +114,20 @@ class Estimate:
 NOTHING = Estimate(input=0, output=0, cost=0, input_cost=0)
 
 
-def prompt_bound(body: bytes) -> int:
-    """An upper bound, as far as one can be had for 0.1 us a KB, on the prompt tokens of a request body."""
-    plain = len(body) if body.isascii() else len(body.translate(None, _DENSE))
-    return min(-(-plain * TOKENS // BYTES) - (plain - len(body)) // 2, LARGEST_PROMPT)
+def prompt_bound(length: int, wide: int) -> int:
+    """An upper bound on the prompt tokens of a request body.
+
+    Args:
+        length: bytes.
+        wide: how many of them are not the first of a character.
+    """
+    return min(-(-length * TOKENS // BYTES) - (-wide // WIDE), LARGEST_PROMPT)
 
 
-def dearest_percent(body: bytes, price: Price) -> int:
+def dearest_percent(price: Price, *, fast: bool) -> int:
     """The share of its token prices that a call may cost: kept in the US, which a workspace may ask for unseen, and in
-    fast mode, which the body asks for."""
-    fast = price.fast_percent if price.fast_percent > 100 and b'"speed"' in body else 100
-    return max(price.us_percent, 100) * fast // 100
+    fast mode, where the call asks for it."""
+    return max(price.us_percent, 100) * (max(price.fast_percent, 100) if fast else 100) // 100
 
 
 def estimate(prompt: int, max_tokens: int | None, price: Price | None, percent: int = 100) -> Estimate:

@@ -64,8 +64,8 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names) -> Quota:
 
 def _reserve(call: Call, price: Price | None) -> Estimate:
     room = call.max_tokens if call.room is None else call.room
-    percent = 100 if price is None else dearest_percent(call.body, price)
-    return estimate(prompt_bound(call.body), room, price, percent)
+    percent = 100 if price is None else dearest_percent(price, fast=call.fast)
+    return estimate(prompt_bound(len(call.body), call.wide), room, price, percent)
 
 
 def _dearness(one: Estimate) -> int:

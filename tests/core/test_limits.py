@@ -35,6 +35,7 @@ from relayd.core.limits import (
     window_of,
 )
 from relayd.core.receipt import Receipt
+from relayd.wire.peek import wide_bytes
 from relayd.wire.usage import Usage
 
 NOW = 1_795_340_096_000  # 2026-11-22T09:34:56Z, a Sunday
@@ -142,12 +143,15 @@ def test_only_a_cost_limit_minds_an_unknown_price() -> None:
 # -- estimates -----------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_is_at_most_two_tokens_for_seven_bytes_and_one_for_two_beyond_ascii_rounded_up() -> None:
-    assert [prompt_bound(b"x" * length) for length in (0, 1, 7, 8)] == [0, 1, 2, 3]
-    assert prompt_bound("你好".encode()) == 3
-    assert prompt_bound("xxxxxxx你".encode()) == 2 + 2
-    assert prompt_bound(b"x" * (32 << 20)) == 1_000_000
-    assert prompt_bound("你".encode() * (10 << 20)) == 1_000_000
+def test_a_prompt_is_at_most_two_tokens_for_seven_bytes_rounded_up() -> None:
+    assert [prompt_bound(length, 0) for length in (0, 1, 7, 8)] == [0, 1, 2, 3]
+    assert prompt_bound(32 << 20, 0) == prompt_bound(30 << 20, 20 << 20) == 1_000_000
+
+
+@pytest.mark.parametrize(("text", "least"), [("é" * 70, 60), ("你" * 70, 105), ("😀" * 70, 140), ("x" * 70, 20)])
+def test_text_beyond_ascii_holds_more_tokens_a_byte(text: str, least: int) -> None:
+    body = text.encode()
+    assert least <= prompt_bound(len(body), wide_bytes(body)) <= 1.1 * least + 2
 
 
 def test_an_estimate_is_the_prompt_plus_max_tokens() -> None:
@@ -174,17 +178,17 @@ def test_a_long_prompt_is_reserved_at_its_own_price() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "shares", "percent"),
+    ("fast", "shares", "percent"),
     [
-        (b"{}", {}, 100),
-        (b"{}", {"us_percent": 110, "fast_percent": 200}, 110),
-        (b'{"speed":"fast"}', {"us_percent": 110, "fast_percent": 200}, 220),
-        (b'{"speed":"fast"}', {}, 100),
+        (False, {}, 100),
+        (False, {"us_percent": 110, "fast_percent": 200}, 110),
+        (True, {"us_percent": 110, "fast_percent": 200}, 220),
+        (True, {}, 100),
     ],
 )
-def test_what_makes_a_call_dearer_is_reserved(body: bytes, shares: dict[str, int], percent: int) -> None:
+def test_what_makes_a_call_dearer_is_reserved(fast: bool, shares: dict[str, int], percent: int) -> None:
     one = price(**shares)
-    assert dearest_percent(body, one) == percent
+    assert dearest_percent(one, fast=fast) == percent
     assert estimate(1000, 1000, one, percent).cost == (8000 + 20_000) * percent // 100
 
 
