@@ -30,7 +30,7 @@ Unit = Literal["requests", "tokens", "cost"]
 # 2^53 - 1: the largest integer that Lua, JSON readers and SQLite agree on. As a time (ms) it means "never".
 FOREVER = (1 << 53) - 1
 
-LEASE_MS = 60_000  # a call's slots stay its own this long without a renewal; renew every quarter of it
+LEASE_MS = 60_000  # a call's slots stay its own this long without a renewal
 
 # A Claude model's prompt holds at most 1,000,000 tokens (API docs, models overview); a larger estimate is never true.
 LARGEST_PROMPT = 1_000_000

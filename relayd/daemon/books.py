@@ -30,7 +30,7 @@ from relayd.state.contract import Gather, Gathered, GetPin, Pin, Pinned, Publish
 from relayd.state.opening import open_store
 from relayd.state.sqlite import SqliteStore
 
-RENEW = 15.0  # s between heartbeats of calls; a quarter of a lease's life
+RENEW = 5.0  # s between heartbeats of calls: what a killed process had streamed since is not in the books
 TOGETHER = 50  # calls in one heartbeat: about 2 ms
 PAUSE = 0.02  # s between them; ten thousand streams take 4 s
 REAP = 30.0  # s between looks for what dead processes left
