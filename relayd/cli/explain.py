@@ -1,8 +1,8 @@
 """relayd explain: which account would serve a call, and why each other would not.
 
-Rule: the same decisions as for a real call, in the same order: the key, its client rule, endpoint and model; then the
-pool, with the accounts' health as the state store has it. What only a running daemon knows (calls in flight, the pace
-of the last minute) is not in it; `relayd status` shows that.
+Rule: the same decisions as for a real call, in the same order: the key, its client rule, endpoint and model; its
+limits; then the pool, with the accounts' health, `max_concurrency` and `pace` as the state store has them. Nothing is
+taken.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from typing import Any
 
 import msgspec
 
-from relayd.cli.books import add_state, now_ms, open_books
+from relayd.cli.books import Books, add_state, money, now_ms, number, open_books
 from relayd.cli.editing import Stop, compiled, guarded, print_json, say
 from relayd.cli.options import add_config, add_json
 from relayd.config.scenario import Scenario
-from relayd.config.snapshot import ObjectId, Snapshot
+from relayd.config.snapshot import ApiKey, ObjectId, Snapshot
+from relayd.core.holds import hold_elsewhere
+from relayd.core.limits import Standing, Term, counting_terms, usage_document
 from relayd.core.pool import Pool
+from relayd.core.quota import account_terms, shown_terms
 from relayd.core.rehearse import rehearse
-from relayd.state.contract import Gather, Gathered
+from relayd.state.contract import Gather, Gathered, Peek, Peeked
 
 ENDPOINTS = ("messages", "count_tokens", "openai", "batches", "files")
 SERVED, NOT_SERVED = 0, 1
@@ -54,18 +57,21 @@ def explain(args: argparse.Namespace) -> int:
     outcome = rehearse(_scenario(args, now), snapshot)
     pool = Pool()
     pool.adopt(snapshot, now)
-    unknown = _load_health(args, snapshot, pool, now)
     key = snapshot.keys[args.key]
+    unknown, standings = _look_up(args, snapshot, key, pool, now)
+    full = [row["limit_name"] for row in standings if _is_full(row)] if outcome.refusal is None else []
     model = snapshot.relay.models.get(args.model, args.model)
     reasons = pool.explain(snapshot, key.groups, model, now=now)
     answer: dict[str, Any] = {
-        "served": outcome.refusal is None and any(reason.ok for reason in reasons),
+        "served": outcome.refusal is None and not full and any(reason.ok for reason in reasons),
         "key": key.id,
         "model": args.model,
         "sent_model": model,
         "refusal": None if outcome.refusal is None else _refusal(outcome.refusal.status, outcome.refusal.message),
         "accounts": [{"id": one.account, "serves": one.ok, "reason": one.text} for one in reasons],
         "limits": list(outcome.limits),
+        "usage": standings,
+        "full": full,
         "health": unknown or "as of the state store",
     }
     if args.json:
@@ -90,24 +96,63 @@ def _scenario(args: argparse.Namespace, now: float) -> Scenario:
     )
 
 
-def _load_health(args: argparse.Namespace, snapshot: Snapshot, pool: Pool, now: float) -> str:
-    """Take over what the daemons have noted of their accounts. Returns: why that could not be had; "" when it could."""
+def _look_up(
+    args: argparse.Namespace, snapshot: Snapshot, key: ApiKey, pool: Pool, now: float
+) -> tuple[str, list[dict[str, Any]]]:
+    """Tell the pool what the store knows of the accounts.
+
+    Returns: why the store could not be asked, "" when it could; the key's limits as they stand.
+    """
     try:
         books = open_books(args, snapshot)
     except Stop as error:
-        return f"the accounts' health is not known: {error}"
+        return f"the accounts' health is not known: {error}", []
     try:
-        answer = books.ask(Gather(topic="health"))
+        _load_health(books, pool, now)
+        _load_ceilings(books, snapshot, pool, now)
+        return "", _standings(args, books, snapshot, key)
     except Stop as error:
-        return f"the accounts' health is not known: {error}"
+        return f"the accounts' health is not known: {error}", []
     finally:
         books.store.close()
+
+
+def _load_health(books: Books, pool: Pool, now: float) -> None:
+    """Take over what the daemons have noted of their accounts."""
+    answer = books.ask(Gather(topic="health"))
     for note in answer.notes if isinstance(answer, Gathered) else ():
         try:
             pool.load_health(note.name, msgspec.json.decode(note.body, type=dict), now)
         except msgspec.DecodeError:
             continue
-    return ""
+
+
+def _load_ceilings(books: Books, snapshot: Snapshot, pool: Pool, now: float) -> None:
+    """Hold the accounts whose calls on all nodes together leave no room."""
+    for account in snapshot.accounts.values():
+        for term, standing in zip(*_peek(books, account_terms(account))[:2], strict=True):
+            if standing.used >= term.limit:
+                pool.hold(hold_elsewhere(account.id, term, None, now))
+
+
+def _standings(args: argparse.Namespace, books: Books, snapshot: Snapshot, key: ApiKey) -> list[dict[str, Any]]:
+    """The key's limits on such a call, as they stand."""
+    counting = counting_terms(key, 0)
+    of_calls = tuple(term for term in shown_terms(key, snapshot, now_ms()) if term not in counting)
+    terms, standings, now = _peek(books, counting if args.endpoint == "count_tokens" else of_calls)
+    rows: list[dict[str, Any]] = usage_document(key, terms, standings, now)["limits"]
+    return rows
+
+
+def _peek(books: Books, terms: tuple[Term, ...]) -> tuple[tuple[Term, ...], tuple[Standing, ...], int]:
+    answer = books.ask(Peek(terms=terms))
+    if not isinstance(answer, Peeked):
+        raise Stop(f"{books.store.name}: {answer}")
+    return terms, answer.standings, answer.now
+
+
+def _is_full(row: dict[str, Any]) -> bool:
+    return float(row["remaining"]) <= 0
 
 
 def _refusal(status: int, message: str) -> dict[str, Any]:
@@ -125,5 +170,13 @@ def _print(answer: dict[str, Any], now: float) -> None:
         print(f"  {'+' if row['serves'] else '-'} {row['id']}: {row['reason']}")
     if not answer["accounts"]:
         print("  no account is in this key's groups")
-    if answer["limits"] and not answer["refusal"]:
+    if answer["refusal"] or not answer["limits"]:
+        return
+    if not answer["usage"]:
         print(f"limits it has to pass: {'; '.join(answer['limits'])}")
+        return
+    print("limits it has to pass:")
+    for row in answer["usage"]:
+        left = f"${money(row['remaining'])}" if row["unit"] == "cost" else number(row["remaining"])
+        until = f", resets {row['resets_at']}" if row["resets_at"] else ""
+        print(f"  {'-' if _is_full(row) else '+'} {row['limit_name']}: {left} left{until}")

@@ -335,7 +335,7 @@ class Policy:
 class Pace:
     """[pace]: our own ceiling, below the provider's."""
 
-    requests_per_minute: int = key(0, doc="Calls started in any minute; 0 = no limit.", low=0)
+    requests_per_minute: int = key(0, doc="Calls started in any minute, over all nodes; 0 = no limit.", low=0)
 
 
 @attrs.frozen(kw_only=True)
@@ -384,7 +384,7 @@ class Account:
     priority: int = key(50, doc="Lower first.", low=0, high=1000)
     weight: int = key(1, doc="Share within a priority.", low=1, high=1000)
     models: tuple[Glob, ...] = key((), doc="Models it may serve; [] = all.")
-    max_concurrency: int = key(0, doc="Calls at once; 0 = no limit.", low=0)
+    max_concurrency: int = key(0, doc="Calls at once, over all nodes; 0 = no limit.", low=0)
     pace: Pace = key(Pace(), doc="Our own ceiling below the provider's.")
     base_url: Url | None = key(None, doc="Origin and path prefix; default [upstream].base_url.", reload=DRAIN)
     proxy: Proxy = key(Proxy(""), doc="http://, https:// or socks5:// on the way upstream.", reload=DRAIN, secret=True)

@@ -64,17 +64,20 @@ def hold_of(one: Candidate, model: str, now: float, past_soft: bool = False) -> 
     return elsewhere if elsewhere is not None and elsewhere.until > now else None
 
 
-def hold_elsewhere(account: str, term: Term, retry_ms: int, now: float) -> Hold:
+def hold_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -> Hold:
     """What the calls of all processes together leave no room for on an account.
 
     Args:
-        term: of `account_terms`, which the store denied.
-        retry_ms: as the store answered; of a slot it is when a dead holder's lease would end, which says little.
+        term: of `account_terms`, which is full.
+        retry_ms: as the store answered a lease, or None where none was asked for; of a slot it is when a dead holder's
+            lease would end, which says little.
     """
     if isinstance(term, Slots):
         return Hold(account, "rate", now + LOOK, f"{term.limit} calls in flight on all nodes")
-    text = f"{term.limit} calls started in a minute on all nodes, next at"
-    return Hold(account, "rate", now + retry_ms / 1000, text, "", True)
+    text = f"{term.limit} calls started in a minute on all nodes"
+    if retry_ms is None:
+        return Hold(account, "rate", now + SOON, text)
+    return Hold(account, "rate", now + retry_ms / 1000, f"{text}, next at", "", True)
 
 
 def _health_hold(one: Candidate, model: str, now: float, past_soft: bool) -> Hold | None:

@@ -30,18 +30,19 @@ Unit = Literal["requests", "tokens", "cost"]
 # 2^53 - 1: the largest integer that Lua, JSON readers and SQLite agree on. As a time (ms) it means "never".
 FOREVER = (1 << 53) - 1
 
-LEASE_MS = 60_000  # a call's slots stay its own this long without a renewal; renew every quarter of it
+LEASE_MS = 60_000  # a call's slots stay its own this long without a renewal
 
 # A Claude model's prompt holds at most 1,000,000 tokens (API docs, models overview); a larger estimate is never true.
 LARGEST_PROMPT = 1_000_000
 
 # English prose has about 4 bytes a token, source code about 3.5 (API docs, glossary: "approximately 3.5 English
 # characters"); the JSON around the text costs bytes but few tokens, and images cost far fewer tokens than base64 bytes.
-# So 2 tokens for 7 bytes is an upper bound for what clients of this API send, dense scripts apart, and no tokenizer is
-# run on the way of a call. Settlement puts the real number in its place.
-TOKENS, BYTES = 2, 7
+# So 2 tokens for 7 bytes is an upper bound for what clients of this API send in ASCII. Beyond it a character has 2 to 4
+# bytes and may be more than a token: 1 more for 3 bytes beyond a character's first makes 1.5 for a Chinese one. No
+# tokenizer is run on the way of a call; settlement puts the real number in its place.
+TOKENS, BYTES, WIDE = 2, 7, 3
 
-# Output reserved for a call that sets no max_tokens (the OpenAI dialects allow that): the default of the translation.
+# Output reserved for a call that sets no max_tokens. The API refuses it, so nothing will come of that.
 DEFAULT_OUTPUT = 4096
 
 # Claude Code gives up at once when retry-after exceeds 60 s; the Anthropic SDK for Python sleeps through any.
@@ -113,15 +114,31 @@ class Estimate:
 NOTHING = Estimate(input=0, output=0, cost=0, input_cost=0)
 
 
-def estimate(body_length: int, max_tokens: int | None, price: Price | None) -> Estimate:
+def prompt_bound(length: int, wide: int) -> int:
+    """An upper bound on the prompt tokens of a request body.
+
+    Args:
+        length: bytes.
+        wide: how many of them are not the first of a character.
+    """
+    return min(-(-length * TOKENS // BYTES) - (-wide // WIDE), LARGEST_PROMPT)
+
+
+def dearest_percent(price: Price, *, fast: bool) -> int:
+    """The share of its token prices that a call may cost: kept in the US, which a workspace may ask for unseen, and in
+    fast mode, where the call asks for it."""
+    return max(price.us_percent, 100) * (max(price.fast_percent, 100) if fast else 100) // 100
+
+
+def estimate(prompt: int, max_tokens: int | None, price: Price | None, percent: int = 100) -> Estimate:
     """What a message call is going to consume at most.
 
     Args:
-        body_length: bytes of the request body.
-        max_tokens: the cap on output that the client set.
+        prompt: tokens, as `prompt_bound`.
+        max_tokens: the cap on output that is sent.
         price: of the model; None when it has none.
+        percent: of the token prices, as `dearest_percent`.
     """
-    prompt = min(-(-body_length * TOKENS // BYTES), LARGEST_PROMPT)
     output = DEFAULT_OUTPUT if max_tokens is None else max(max_tokens, 0)
     if price is None:
         return Estimate(input=prompt, output=output, cost=None, input_cost=None)
@@ -132,8 +149,8 @@ def estimate(body_length: int, max_tokens: int | None, price: Price | None) -> E
     if long.above and prompt > long.above:
         each = max(each, long.input, long.cache_write_5m, long.cache_write_1h)
         answer = max(answer, long.output)
-    input_cost = -(-prompt * each // 1_000_000)
-    output_cost = -(-output * answer // 1_000_000)
+    input_cost = -(-prompt * each * percent // 100_000_000)
+    output_cost = -(-output * answer * percent // 100_000_000)
     return Estimate(input=prompt, output=output, cost=input_cost + output_cost, input_cost=input_cost)
 
 

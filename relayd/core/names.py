@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 import attrs
 
 from relayd.config.snapshot import Snapshot
-from relayd.core.prices import shipped
+from relayd.core.prices import dated, shipped
 from relayd.core.roster import serves
 
 OTHER = "other"
@@ -34,7 +34,7 @@ def listed_models(snapshot: Snapshot) -> frozenset[str]:
     mapped = [name for account in accounts for pair in account.model_map.items() for name in pair]
     globs = [glob for account in accounts for glob in account.models] + [glob for key in keys for glob in key.models]
     named = [glob for glob in globs if "*" not in glob and "?" not in glob]
-    return frozenset([*shipped(), *snapshot.prices, *snapshot.relay.models.values(), *mapped, *named])
+    return frozenset([*shipped(), *dated(), *snapshot.prices, *snapshot.relay.models.values(), *mapped, *named])
 
 
 _Sendings = Mapping[str, tuple[tuple[tuple[str, ...], str], ...]]  # by model asked for: groups, model sent

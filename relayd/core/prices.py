@@ -26,9 +26,19 @@ _MONEY = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read", "
 
 @cache
 def shipped() -> Mapping[str, Price]:
-    """The price table that comes with relayd (prices.toml beside this file), read when first asked for."""
-    document = tomllib.loads(Path(__file__).with_name("prices.toml").read_text(encoding="utf-8"))
-    return {model: _price(table) for model, table in document["models"].items()}
+    """The price table that comes with relayd, by model, read when first asked for."""
+    return {model: _price(table) for model, table in _document()["models"].items()}
+
+
+@cache
+def dated() -> frozenset[str]:
+    """Dated ids of shipped models that the API lists. They have the price of their base id."""
+    return frozenset(_document()["dated"])
+
+
+@cache
+def _document() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("prices.toml").read_text(encoding="utf-8"))
 
 
 def _price(table: dict[str, Any]) -> Price:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import attrs
 
-from relayd.config.snapshot import Account, ApiKey, Snapshot
+from relayd.config.snapshot import Account, ApiKey, Price, Snapshot
 from relayd.core.ledger import Record, orphan_of
 from relayd.core.limits import (
     NOTHING,
@@ -15,16 +15,19 @@ from relayd.core.limits import (
     Slots,
     Term,
     counting_terms,
+    dearest_percent,
     estimate,
     has_cost_limit,
     key_terms,
     pace_term,
+    prompt_bound,
     terms,
     unpriced,
 )
 from relayd.core.names import Names
 from relayd.core.prices import price_of
 from relayd.core.route import Plan
+from relayd.wire.call import Call
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +52,7 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names) -> Quota:
     if not makes:
         sent = names.sent_as(plan.model, plan.groups, snapshot)
         prices = [price_of(name, snapshot.prices) for name in sent]
-        reserve = max((estimate(len(call.body), call.max_tokens, one) for one in prices), key=_dearness)
+        reserve = max((_reserve(call, price) for price in prices), key=_dearness)
         if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
             raise unpriced(key, plan.model, sent[prices.index(None)])
     zone = relay.state.timezone
@@ -57,6 +60,12 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names) -> Quota:
         terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone),
         orphan=orphan_of(key.id, names.of(plan.model, snapshot), reserve, now_ms, zone),
     )
+
+
+def _reserve(call: Call, price: Price | None) -> Estimate:
+    room = call.max_tokens if call.room is None else call.room
+    percent = 100 if price is None else dearest_percent(price, fast=call.fast)
+    return estimate(prompt_bound(len(call.body), call.wide), room, price, percent)
 
 
 def _dearness(one: Estimate) -> int:

@@ -144,13 +144,16 @@ def _call(scenario: Scenario) -> Call:
     )
 
 
+_names = Names()  # works the tree's names out once for many scenarios; none is ever confirmed here
+
+
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
 def _pass_limits(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> tuple[Term, ...]:
     """Every limit of the call. Raises: Refusal for the one that has no room the longest."""
     now_ms = round(now * 1000)
-    terms = quota(plan, snapshot, now_ms, Names()).terms
+    terms = quota(plan, snapshot, now_ms, _names).terms
     used = dict(_used(scenario.used, plan.key))
     full = [term for term in terms if used.get(term.counter, 0) + _charge(term) > term.limit]
     if full:

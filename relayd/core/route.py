@@ -64,12 +64,13 @@ def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
 
 def _fitted(call: Call, key: ApiKey) -> Call:
     """A translated call, with what only relayd could have put in it brought in line with the key."""
-    body = call.body
+    body, room = call.body, call.room
     if key.max_tokens and call.max_tokens is None:  # the client gave none, and got a default
         body = lower_max_tokens(body, key.max_tokens)
+        room = None if room is None else min(room, key.max_tokens)
     if key.cache_prompts:
         body = with_cache_mark(body)
-    return call if body is call.body else attrs.evolve(call, body=body)
+    return call if body is call.body else attrs.evolve(call, body=body, room=room)
 
 
 def allow_endpoint(call: Call, key: ApiKey) -> None:

@@ -128,14 +128,20 @@ class Counting:
 
     def reap(self) -> None:
         """Settle what dead processes left behind, in both stores. Sync; call it now and then on any node."""
-        self.main.submit_nowait(Reap())
+        self.main.submit_nowait(Reap(), self._reaped)
         self.side.submit_nowait(Reap(), self._book_reaped)
+
+    def _reaped(self, answer: Answer) -> None:
+        if _more_to_reap(answer):
+            self.main.submit_nowait(Reap(), self._reaped)
 
     def _book_reaped(self, answer: Answer) -> None:
         if isinstance(answer, Reaped):
             for call, record in answer.calls:
                 if call not in self._side_calls:
                     self.main.submit_nowait(Settle(call=call + _SIDE, record=record))
+        if _more_to_reap(answer):
+            self.side.submit_nowait(Reap(), self._book_reaped)
 
     def _refuse_or_go_on(self) -> None:
         if self.policy() == "deny":
@@ -145,6 +151,11 @@ class Counting:
                 retry_after=RETRY,
                 code="state_unavailable",
             )
+
+
+def _more_to_reap(answer: Answer) -> bool:
+    """Whether there were more than are reaped at once, as after the end of a process with many streams."""
+    return isinstance(answer, Reaped) and len(answer.calls) >= Reap().limit
 
 
 def _admission(answer: Answer) -> Granted | Denied | Stale | Closed:

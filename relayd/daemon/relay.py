@@ -10,6 +10,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -281,19 +282,21 @@ class Relay:
             draft.usage = trial.meter.usage_so_far()
         model = draft.sent_model or trial.plan.model
         draft.cost = cost(draft.usage, model, snapshot.prices)
-        day = day_of(round(draft.started * 1000), snapshot.relay.state.timezone)
+        # The store's clock says which day it is, as it does for limits; there is none where it could not be asked.
+        began = (trial.admitted.now_ms if trial.admitted is not None else 0) or round(draft.started * 1000)
+        day = day_of(began, snapshot.relay.state.timezone)
         heard = draft.usage.total > 0
         name = self.names.confirmed(model, snapshot, day) if heard else self.names.of(model, snapshot)
         record = record_of(draft.seal(trio.current_time()), day, name)
         if not trial.tried:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts and trial.admitted is not None:
-            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0, model=name)
+            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0, model=name, day=day)
         return record
 
-    def open_calls(self) -> dict[str, Record | None]:
-        """The calls in flight, each with what it has consumed up to now, for the heartbeat."""
-        return {call_id: self._record(trial) for call_id, trial in self._open.items()}
+    def open_calls(self) -> dict[str, Callable[[], Record]]:
+        """The calls in flight, each with a way to find out what it has consumed up to then, for the heartbeat."""
+        return {call_id: partial(self._record, trial) for call_id, trial in self._open.items()}
 
     def _affinity(self, exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:
         """The name of the call's conversation. Where there is but one account, nobody asks for it."""

@@ -13,6 +13,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 from relayd.core.ledger import COUNTS
@@ -20,8 +21,10 @@ from relayd.state.contract import StoreMisfit
 
 MEMORY = ":memory:"
 WAL_BYTES = 4 << 20  # a checkpoint is worth its fsync from here on (SQLite's own default is 1000 pages, about the same)
-WAL_LARGEST = 64 << 20  # from here on writers are made to wait, so that the file shrinks for certain
+WAL_LARGEST = 16 << 20  # from here on writers are made to wait, so that the file shrinks for certain
 LOOK_EVERY = 64  # batches between two looks at the size of the WAL
+TRIES = 100  # at emptying it, each a passive checkpoint of what has come meanwhile
+SPACING = 2.0  # s between checkpoints: under steady load the WAL never empties, and each one waits for the disk twice
 
 _TABLES = f"""
 CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), seen INTEGER NOT NULL);
@@ -116,7 +119,9 @@ def _version(connection: sqlite3.Connection) -> int:
 class Checkpointer:
     """Moves the WAL into the database when it has grown, on a thread of its own.
 
-    A passive checkpoint waits for nobody and nobody waits for it, but for the disk.
+    A passive checkpoint waits for nobody and nobody waits for it, but for the disk. It empties the WAL only where there
+    is a pause in the writing; without one the WAL grows to WAL_LARGEST and is then emptied while writers wait, which
+    takes milliseconds because a passive one has just moved nearly all of it.
     """
 
     def __init__(self, path: str) -> None:
@@ -124,7 +129,8 @@ class Checkpointer:
         self._wal = f"{path}-wal"
         self._batches = 0
         self._wake = threading.Event()
-        self._stop = False
+        self._stop = threading.Event()
+        self._last = -SPACING
         self._thread = threading.Thread(target=self._work, name="relayd-checkpoint", daemon=True)
         self._thread.start()
 
@@ -136,12 +142,12 @@ class Checkpointer:
 
     def stop(self) -> None:
         """End the thread, after the checkpoint that may be under way."""
-        self._stop = True
+        self._stop.set()
         self._wake.set()
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._stop:
+        while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()
             with contextlib.suppress(sqlite3.Error, OSError):
@@ -149,10 +155,18 @@ class Checkpointer:
 
     def _look(self) -> None:
         size = os.stat(self._wal).st_size
-        if size < WAL_BYTES or self._stop:
+        now = time.monotonic()
+        spaced = now - self._last >= SPACING or size > WAL_LARGEST
+        if size < WAL_BYTES or not spaced or self._stop.is_set():
             return
-        connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
-        try:
-            connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if size > WAL_LARGEST else 'PASSIVE'})")
-        finally:
-            connection.close()
+        self._last = now
+        with contextlib.closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            tries = TRIES if size > WAL_LARGEST else 0
+            while (
+                tries
+                and not self._stop.is_set()
+                and connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            ):
+                tries -= 1  # somebody was writing or reading; SQLite's own waiting sleeps too long to find a gap
+                time.sleep(0.001)

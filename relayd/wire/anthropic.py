@@ -75,6 +75,8 @@ class Native:
             model=seen.model,
             stream=seen.stream and self.endpoint == "messages",
             max_tokens=seen.max_tokens,
+            fast=seen.fast,
+            wide=seen.wide,
             user_id=seen.user_id,
             body=body,
         )

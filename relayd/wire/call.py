@@ -29,6 +29,9 @@ class Call:
         model: as the client named it, before aliases; "" where the endpoint has none.
         stream: whether the client asked for server-sent events.
         max_tokens: the client's cap on output tokens; None when it gave none.
+        room: `max_tokens` as it is sent, where the dialect chose it; None when it is the client's.
+        fast: the body asks for a `speed`, which may have its price.
+        wide: bytes that the body has more than characters (peek.wide_bytes); they hold more tokens.
         user_id: `metadata.user_id`, where the body gives one.
         conversation: what ties this call to earlier ones of the same key (a session id or a hash); "" unknown.
         body: the bytes for the upstream, as Claude API JSON (translated where the dialect is not native).
@@ -42,6 +45,9 @@ class Call:
     model: str = ""
     stream: bool = False
     max_tokens: int | None = None
+    room: int | None = None
+    fast: bool = False
+    wide: int = 0
     user_id: str = ""
     conversation: str = ""
     body: bytes = attrs.field(default=b"", repr=False)

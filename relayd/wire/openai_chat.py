@@ -51,6 +51,7 @@ from relayd.wire.openai_request import (
 )
 from relayd.wire.openai_shapes import Hints, refuse
 from relayd.wire.openai_turns import arguments, conversation_of, made_id, tool_id, tool_result
+from relayd.wire.peek import wide_bytes
 from relayd.wire.refusal import Refusal
 
 # Without a counterpart, and what OpenAI does when they are absent.
@@ -131,6 +132,8 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool)
         model=model,
         stream=draft.stream,
         max_tokens=asked if asked is None else draft.max_tokens,
+        room=body["max_tokens"],
+        wide=wide_bytes(encoded),
         user_id=draft.user_id,
         conversation=conversation_of(
             fields.get("prompt_cache_key"),

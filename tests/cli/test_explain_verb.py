@@ -14,8 +14,11 @@ from cli_tree import Tree
 from relayd.config.snapshot import Cooldown
 from relayd.config.tree import load_tree
 from relayd.core.failover import Answered, judge
+from relayd.core.ledger import Record
+from relayd.core.limits import NOTHING, key_terms
 from relayd.core.pool import Pool
-from relayd.state.contract import Publish
+from relayd.core.quota import account_terms
+from relayd.state.contract import Admit, Lease, Publish
 
 CODE = "claude-cli/2.1.330 (external, cli)"
 
@@ -65,6 +68,38 @@ def test_an_account_that_cannot_serve_says_why(tree: Tree) -> None:
     assert lines[1].startswith("  - sample: cooling down until ")
     assert lines[1].endswith("Invalid session key or expired (401)")
     assert lines[2] == "  - spare: does not serve claude-opus-5-5"
+
+
+def test_a_limit_that_is_used_up_says_so(tree: Tree) -> None:
+    snapshot = load_tree(tree.root).snapshot
+    assert snapshot is not None
+    now = round(time.time() * 1000)
+    terms = key_terms(snapshot.keys["dev"], NOTHING, now, "UTC")
+    record = Record(day="2026-11-22", key="dev", account="sample", model="m")
+    tell(tree, *(Admit(call=f"req_{n}", terms=terms, orphan=record) for n in range(99)))
+    almost = tree.run("explain", "--key", "dev", "--model", "claude-haiku-4-5")
+    tell(tree, Admit(call="req_last", terms=terms, orphan=record))
+    over = tree.run("explain", "--key", "dev", "--model", "claude-haiku-4-5", "--json")
+
+    assert almost.code == 0
+    assert "  + 100 requests per 5h: 1 left, resets " in almost.out
+    assert (over.code, over.json["served"], over.json["full"]) == (1, False, ["100 requests per 5h"])
+    assert accounts(over.json) == {"sample": True, "spare": True}
+
+
+def test_an_account_that_all_nodes_together_have_filled_says_so(tree: Tree) -> None:
+    tree.write("accounts.d/spare.toml", tree.read("accounts.d/spare.toml") + "max_concurrency = 1\n")
+    tree.write("accounts.d/sample.toml", tree.read("accounts.d/sample.toml") + "pace = { requests_per_minute = 1 }\n")
+    snapshot = load_tree(tree.root).snapshot
+    assert snapshot is not None
+    for one in snapshot.accounts.values():
+        tell(tree, Lease(holder="elsewhere", terms=account_terms(one)))
+
+    ran = tree.run("explain", "--key", "dev", "--model", "claude-haiku-4-5")
+
+    assert ran.code == 1
+    assert "  - sample: 1 calls started in a minute on all nodes" in ran.out
+    assert "  - spare: 1 calls in flight on all nodes" in ran.out
 
 
 def test_another_account_steps_in(tree: Tree) -> None:

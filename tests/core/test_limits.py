@@ -19,6 +19,7 @@ from relayd.core.limits import (
     Term,
     counting_terms,
     day_of,
+    dearest_percent,
     denial,
     dollars,
     estimate,
@@ -26,6 +27,7 @@ from relayd.core.limits import (
     key_terms,
     limit_headers,
     pace_term,
+    prompt_bound,
     rfc3339,
     terms,
     unpriced,
@@ -33,6 +35,7 @@ from relayd.core.limits import (
     window_of,
 )
 from relayd.core.receipt import Receipt
+from relayd.wire.peek import wide_bytes
 from relayd.wire.usage import Usage
 
 NOW = 1_795_340_096_000  # 2026-11-22T09:34:56Z, a Sunday
@@ -140,14 +143,21 @@ def test_only_a_cost_limit_minds_an_unknown_price() -> None:
 # -- estimates -----------------------------------------------------------------------------------------------------
 
 
-def test_an_estimate_is_two_tokens_for_seven_bytes_rounded_up_plus_max_tokens() -> None:
-    found = estimate(8, 1000, price())
+def test_a_prompt_is_at_most_two_tokens_for_seven_bytes_rounded_up() -> None:
+    assert [prompt_bound(length, 0) for length in (0, 1, 7, 8)] == [0, 1, 2, 3]
+    assert prompt_bound(32 << 20, 0) == prompt_bound(30 << 20, 20 << 20) == 1_000_000
+
+
+@pytest.mark.parametrize(("text", "least"), [("é" * 70, 60), ("你" * 70, 105), ("😀" * 70, 140), ("x" * 70, 20)])
+def test_text_beyond_ascii_holds_more_tokens_a_byte(text: str, least: int) -> None:
+    body = text.encode()
+    assert least <= prompt_bound(len(body), wide_bytes(body)) <= 1.1 * least + 2
+
+
+def test_an_estimate_is_the_prompt_plus_max_tokens() -> None:
+    found = estimate(3, 1000, price())
     assert (found.input, found.output, found.tokens) == (3, 1000, 1003)
     assert (found.input_cost, found.cost) == (24, 24 + 20_000)  # all of the prompt at the one-hour write price
-
-
-def test_an_estimate_never_exceeds_the_largest_prompt_there_is() -> None:
-    assert estimate(32 << 20, 1, None).input == 1_000_000
 
 
 def test_without_max_tokens_a_default_is_reserved() -> None:
@@ -163,8 +173,23 @@ def test_a_long_prompt_is_reserved_at_its_own_price() -> None:
         cache_write_1h=MicroUsd(16_000_000),
         cache_read=MicroUsd(1),
     )
-    assert estimate(35, 1, price(long_context=long)).cost == 10 * 8 + 20
-    assert estimate(36, 1, price(long_context=long)).cost == 11 * 16 + 90
+    assert estimate(10, 1, price(long_context=long)).cost == 10 * 8 + 20
+    assert estimate(11, 1, price(long_context=long)).cost == 11 * 16 + 90
+
+
+@pytest.mark.parametrize(
+    ("fast", "shares", "percent"),
+    [
+        (False, {}, 100),
+        (False, {"us_percent": 110, "fast_percent": 200}, 110),
+        (True, {"us_percent": 110, "fast_percent": 200}, 220),
+        (True, {}, 100),
+    ],
+)
+def test_what_makes_a_call_dearer_is_reserved(fast: bool, shares: dict[str, int], percent: int) -> None:
+    one = price(**shares)
+    assert dearest_percent(one, fast=fast) == percent
+    assert estimate(1000, 1000, one, percent).cost == (8000 + 20_000) * percent // 100
 
 
 def test_a_model_without_a_price_has_no_estimated_cost() -> None:

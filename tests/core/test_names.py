@@ -19,7 +19,17 @@ def invented(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "model", ["claude-haiku-4-5", "house-exact", "asked", "sent", "claude-next", "behind-the-alias", ""]
+    "model",
+    [
+        "claude-haiku-4-5",
+        "claude-haiku-4-5-20251001",
+        "house-exact",
+        "asked",
+        "sent",
+        "claude-next",
+        "behind-the-alias",
+        "",
+    ],
 )
 def test_a_model_with_a_price_or_named_in_the_tree_has_a_line_of_its_own(model: str) -> None:
     assert Names().of(model, TREE) == model

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.config.snapshot import LongContext, MicroUsd, Price
-from relayd.core.prices import cost, cost_at, price_of, shipped
+from relayd.config.values import money
+from relayd.core.prices import cost, cost_at, dated, price_of, shipped
 from relayd.wire.usage import Usage
 
 USD = 1_000_000
@@ -62,6 +63,53 @@ def test_the_operators_prices_go_before_the_shipped_ones_also_for_dated_ids() ->
     assert price_of("claude-opus-5-5-20261001", ours) == price(input=MicroUsd(7))
     assert price_of("house-model", ours) == price()
     assert price_of("claude-opus-5", ours) == shipped()["claude-opus-5"]
+
+
+# Input, output, cache writes of 5 minutes and 1 hour, cache reads, in USD per million tokens; ids without "claude-".
+PUBLISHED = {
+    "15 75 18.75 30 1.5": "3-opus-20240229 3-opus-latest 4-opus-20250514 opus-4-1 opus-4-1-20250805 opus-4-20250514",
+    "10 50 12.5 20 1": "fable-5 mythos-5 mythos-preview",
+    "10 50 12.5 20 0.25": "fable-5-1 mythos-5-1",
+    "5 25 6.25 10 0.5": "opus-4-5 opus-4-5-20251101 opus-4-6 opus-4-6-20260205 opus-4-6-thinking opus-4-7"
+    " opus-4-7-20260416 opus-4-8 opus-5",
+    "4 20 5 8 0.2": "opus-5-5",
+    "3 15 3.75 6 0.3": "3-5-sonnet-20240620 3-5-sonnet-20241022 3-5-sonnet-latest 3-7-sonnet-20250219"
+    " 3-7-sonnet-latest 4-sonnet-20250514 sonnet-4-20250514 sonnet-4-5 sonnet-4-5-20250929 sonnet-4-6",
+    "2 10 2.5 4 0.2": "sonnet-5",
+    "2 10 2.5 4 0.1": "sonnet-5-5",
+    "1 5 1.25 2 0.1": "3-5-haiku-latest haiku-4-5 haiku-4-5-20251001",
+    "0.8 4 1 1.6 0.08": "3-5-haiku-20241022",
+    "0.25 1.25 0.3 0.5 0.03": "3-haiku-20240307",
+    "0.1 0.5 0.125 0.2 0.01": "haiku-5-5",
+}
+US = (
+    "fable-5 fable-5-1 haiku-5-5 mythos-5 mythos-5-1 mythos-preview opus-4-6 opus-4-6-thinking opus-4-7 opus-4-8 opus-5"
+    " opus-5-5 sonnet-4-6 sonnet-5 sonnet-5-5"
+)
+
+
+def test_every_model_has_the_price_that_is_published() -> None:
+    models = {f"claude-{name}": usd.split() for usd, names in PUBLISHED.items() for name in names.split()}
+    assert len(models) == 39
+    assert models.keys() == shipped().keys() | dated()
+    for model, usd in models.items():
+        one = price_of(model, {})
+        assert one is not None
+        kinds = (one.input, one.output, one.cache_write_5m, one.cache_write_1h, one.cache_read)
+        assert kinds == tuple(money(amount) for amount in usd), model
+
+
+def test_what_is_dearer_than_its_table_is_so_by_the_published_share() -> None:
+    dearer = {model: one.us_percent for model, one in shipped().items() if one.us_percent != 100}
+    assert dearer == {f"claude-{name}": 110 for name in US.split()}
+    fast = {model: one.fast_percent for model, one in shipped().items() if one.fast_percent != 100}
+    names = ("claude-opus-4-8", "claude-opus-5", "claude-opus-5-5")
+    assert fast == {**dict.fromkeys(names, 200), "claude-opus-4-6-thinking": 600}
+    assert {one.web_search for one in shipped().values()} == {10 * USD}
+    assert {one.batch_percent for one in shipped().values()} == {50}
+    assert {model: one.long_context.above for model, one in shipped().items() if one.long_context.above} == {
+        "claude-haiku-5-5": 100_000
+    }
 
 
 def test_every_shipped_price_is_sound() -> None:

@@ -45,6 +45,7 @@ class FickleStore:
     inner: SqliteStore
     away: bool = False
     away_for: tuple[type[Op], ...] = ()  # fails batches that hold one of these
+    asked: list[Op] = attrs.field(factory=list)
 
     @property
     def name(self) -> str:
@@ -57,6 +58,7 @@ class FickleStore:
     def apply(self, batch: Any) -> list[Answer]:
         if self.away or any(isinstance(op, self.away_for) for op in batch):
             raise StoreUnavailable("fickle: away")
+        self.asked += batch
         return self.inner.apply(batch)
 
     def check(self) -> list[str]:

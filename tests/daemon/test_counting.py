@@ -12,10 +12,11 @@ from booked import Booked, booked
 from builders import account, api_key, snapshot
 from fakes import ASK, NOON, Told
 
-from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Server, Snapshot, Window
+from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Server, Simulator, Snapshot, Window
 from relayd.core.ledger import Record
 from relayd.core.names import MOST, OTHER
 from relayd.state.contract import Report, Reported
+from relayd.wire.openai_request import PLAIN_TOKENS
 
 CHAT = "/openai/v1/chat/completions"
 HOUR = 3600.0
@@ -138,6 +139,7 @@ async def test_the_stores_clock_decides_which_day_it_is(tmp_path: Path) -> None:
 
         assert told["anthropic-ratelimit-requests-reset"] == "2027-02-05T00:00:00Z"
         assert (await world.house.ask(ASK)).status == 429
+        assert [(row.day, row.requests) for row in rows(world)] == [("2027-02-04", 2)]
 
 
 async def test_a_keys_own_headers_agree_with_its_usage(tmp_path: Path) -> None:
@@ -176,6 +178,23 @@ async def test_the_relay_as_a_whole_answers_529_over_its_concurrency(path: str, 
         await client.leave("close")
         await world.house.receipt(2)
         assert (await world.house.ask(asking(), path)).status == 200
+
+
+@pytest.mark.parametrize(("cap", "room"), [(0, PLAIN_TOKENS), (500, 500)])
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+async def test_of_a_client_that_names_no_maximum_is_reserved_what_is_sent_for_it(
+    path: str, cap: int, room: int, tmp_path: Path
+) -> None:
+    body = json.dumps({"model": "claude-haiku-4-5", "input" if path != CHAT else "messages": "Hello"}).encode()
+    if path == CHAT:
+        body = asking(max_tokens=None)
+    async with booked(tree(Limits(daily_tokens=100_000), key={"max_tokens": cap}), tmp_path) as world:
+        told = await world.house.ask(body, path)
+        prompt = 100_000 - room - int(told["x-ratelimit-remaining-tokens"])
+
+        assert told.status == 200
+        assert 0 < prompt < 100
+        assert (await limits_of(world))["daily tokens 100000"]["used"] < room
 
 
 async def test_the_relay_as_a_whole_has_a_rate_in_which_token_counts_are_not(tmp_path: Path) -> None:
@@ -250,17 +269,45 @@ async def test_what_a_long_stream_has_used_goes_with_the_heartbeat_and_stands_if
         await client.until(b"content_block_delta")
         for _ in range(20):
             assert await client.more()
-        (checkpoint,) = world.house.relay.open_calls().values()
-        assert checkpoint is not None
+        (consumed,) = world.house.relay.open_calls().values()
+        checkpoint = consumed()
         await world.books._renew()
         world.clock.now += 61  # nobody renews it any more
 
         world.books.counting.reap()
 
         (row,) = rows(world)
-        assert row.output > 5
-        assert (row.account, row.model, row.output) == ("a", "claude-haiku-4-5", checkpoint.output)
+        assert row.output >= checkpoint.output > 5
+        assert (row.account, row.model) == ("a", "claude-haiku-4-5")
         await client.leave("close")
+
+
+async def test_a_call_that_is_tried_twice_is_one_request(tmp_path: Path) -> None:
+    first, second = account("a", priority=1, simulator=Simulator(status=529)), account("b", priority=2)
+    async with booked(
+        snapshot(accounts=(first, second), keys=(api_key(limits=Limits(daily_requests=9)),)), tmp_path
+    ) as world:
+        assert (await world.house.ask(asking())).status == 200
+        assert [(row.account, row.requests, row.errors) for row in rows(world)] == [("b", 1, 0)]
+        assert (await limits_of(world))["daily requests 9"]["used"] == 1
+
+
+@pytest.mark.parametrize("fault", ["cut_after", "error_after"])
+@pytest.mark.parametrize("path", ["/v1/messages", CHAT])
+async def test_a_stream_that_breaks_is_an_error_and_what_had_passed_is_booked(
+    fault: str, path: str, tmp_path: Path
+) -> None:
+    simulator = Simulator(**{fault: 20})
+    async with booked(tree(Limits(daily_tokens=100_000), simulator=simulator), tmp_path) as world:
+        client = await world.house.connect()
+        await client.post(asking(stream=True, max_tokens=200), path)
+        await client.answer()
+        await world.house.receipt()
+        (row,) = rows(world)
+
+        assert (row.requests, row.errors) == (1, 1)
+        assert row.output > 5
+        assert (await limits_of(world))["daily tokens 100000"]["used"] == row.tokens
 
 
 @pytest.mark.parametrize("status", ["404", "200"])

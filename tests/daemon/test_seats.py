@@ -7,14 +7,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import trio
 from booked import Booked, booked
 from builders import account, api_key, snapshot
 from fakes import ASK, Client, Told
 
 from relayd.config.snapshot import Account, Pace, Snapshot, State
+from relayd.core.ledger import Record
 from relayd.core.quota import account_terms
-from relayd.state.contract import Lease, Peek, Peeked
+from relayd.daemon.books import TOGETHER
+from relayd.state.contract import Admit, Lease, Peek, Peeked, Reap, Reaped, Renew, Report, Reported
+
+NOTHING_HEARD = Record(day="2027-01-15", key="dev", account="", model="claude-haiku-4-5")
 
 
 def tree(*accounts: Account, **relay: Any) -> Snapshot:
@@ -111,3 +116,27 @@ async def test_a_long_call_keeps_its_slot_by_the_heartbeat(tmp_path: Path) -> No
             await world.books._renew()
         assert slots(world, only) == 1
         await client.leave("close")
+
+
+async def test_the_heartbeat_of_many_calls_goes_a_few_at_a_time_and_leaves_none_out(tmp_path: Path) -> None:
+    one = account("a", max_concurrency=500)
+    ids = [f"req_{number:03d}" for number in range(173)]
+    async with booked(tree(one), tmp_path) as world:
+        for name in ids:
+            world.ask(Admit(call=name, terms=(), orphan=NOTHING_HEARD))
+            assert await world.books.seats.take(f"{name}.0", "a", account_terms(one))
+        consumed = attrs.evolve(NOTHING_HEARD, account="a", output=7)
+        world.books.open_calls = lambda: dict.fromkeys(ids, lambda: consumed)
+
+        world.clock.now += 45
+        await world.books._renew()
+        world.clock.now += 45
+
+        assert world.ask(Reap()) == Reaped(calls=())
+        assert slots(world, one) == len(ids)
+        largest = max(len(op.calls) + len(op.leases) for op in world.store.asked if isinstance(op, Renew))
+        assert largest <= 2 * TOGETHER
+        world.clock.now += 60  # as if the process had died: another one settles them all in one go
+        world.books.counting.reap()
+        report = world.ask(Report(first="2027-01-15", last="2027-01-15"))
+        assert report == Reported(rows=(attrs.evolve(consumed, requests=len(ids), output=7 * len(ids)),))

@@ -32,7 +32,7 @@ from relayd.state.contract import (
     Unpin,
 )
 from relayd.state.sqlite import SqliteStore
-from relayd.state.sqlite_file import LOOK_EVERY, WAL_BYTES, Checkpointer
+from relayd.state.sqlite_file import LOOK_EVERY, WAL_BYTES, WAL_LARGEST, Checkpointer
 
 NOW = 1_800_000_000_000
 DAY = 86_400_000
@@ -269,6 +269,17 @@ def test_the_log_is_moved_into_the_database_without_the_writer(tmp_path: Path) -
     assert wal.stat().st_size <= written + WAL_BYTES
     store.close()
     assert not wal.exists()
+
+
+def test_the_log_shrinks_also_while_somebody_writes_without_a_pause(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    wal, largest, n = Path(f"{store.path}-wal"), 0, 0
+    deadline = time.monotonic() + 60
+    while largest < WAL_LARGEST or wal.stat().st_size >= WAL_LARGEST:
+        assert time.monotonic() < deadline
+        store.apply([Pin(name=f"p{(n + m) % 500}", value=str(n) * 800) for m in range(16)])
+        largest, n = max(largest, wal.stat().st_size), n + 1
+    store.close()
 
 
 def test_the_checkpointer_ends_when_told(tmp_path: Path) -> None:
