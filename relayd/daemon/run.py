@@ -65,6 +65,7 @@ class NodeSettings:
         listen: instead of [server].listen, when it is not empty.
         state_url: instead of [state].url, when it is not empty.
         identity: identity file(s); None looks at the environment.
+        own: a directory for what is this node's own, where the state is no file; "" = `var` in the tree.
         control: path of the control socket; "" = where places.control_socket says.
         watch: whether to look for changes of the tree; without it only signals and commands reload.
         strict_boot: start with the tree or not at all.
@@ -75,6 +76,7 @@ class NodeSettings:
     state_url: str = ""
     identity: str | None = None
     node: str = ""
+    own: str = ""
     control: str = ""
     watch: bool = True
     strict_boot: bool = False
@@ -202,7 +204,7 @@ def run(node: NodeSettings) -> int:
     bell = EarlyBell()
     bell.install()
     edition = Edition(tree=node.tree, wall=time.time, patience=node.pace.patience, quiet=node.pace.quiet)
-    start = find_start(edition, node.state_url, strict=node.strict_boot)
+    start = find_start(edition, node.state_url, strict=node.strict_boot, own=node.own)
     if tell(start):
         return EX_CONFIG
     assert isinstance(start, Start)
@@ -289,6 +291,7 @@ def build(
         password=state_password(snapshot),
         realm=snapshot.relay.realm,
         base=node.tree,
+        own=node.own,
         policy=lambda: live.snapshot.relay.state.on_outage,
         pool=pool,
         wall=time.time,
@@ -335,7 +338,7 @@ def build(
         pool=pool,
         listening=listening,
         pinned=bool(node.listen),
-        vault=LastGood(generation_store(state_url, node.tree)),
+        vault=LastGood(generation_store(state_url, node.tree, node.own)),
         control=control,
         listen=inotify(),
         watch=node.watch,
