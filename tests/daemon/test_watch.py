@@ -297,6 +297,16 @@ def test_a_loop_of_links_and_a_missing_tree_end(tmp_path: Path) -> None:
     assert {path for path, _, _ in places_of(tmp_path / "missing")} == {str(tmp_path)}
 
 
+def test_a_link_that_leads_to_itself_does_not_hide_the_directories_beside_it(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    (tree.root / "keys.d" / "team").mkdir()
+    before = {path for path, _, _ in places_of(tree.root)}
+    for folder in (tree.root, tree.root / "keys.d"):
+        (folder / "loop.d").symlink_to("loop.d")
+
+    assert {path for path, _, _ in places_of(tree.root)} == before
+
+
 def test_gits_directory_is_watched_also_of_a_linked_work_tree(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     (tmp_path / "gitdir").mkdir()
