@@ -47,6 +47,7 @@ from relayd.daemon.server import Server, open_listener
 from relayd.daemon.tls import shared_context
 from relayd.daemon.upstream import Upstreams
 from relayd.daemon.watch import inotify
+from relayd.daemon.watchdog import tell_watchdog
 from relayd.state.contract import StoreMisfit
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class Daemon:
             await lasting.start(self.books.run)
             lasting.start_soon(self.upstreams.keep_tidy)
             lasting.start_soon(Probes(self.front.relay).run)
+            lasting.start_soon(tell_watchdog, os.environ, notify)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)
                 await nursery.start(self.keeper.run)  # a rotation under way holds up the end until it is stored

@@ -29,6 +29,7 @@ from relayd.config.binding import account_binding
 from relayd.config.seal import new_identity, seal
 from relayd.config.secret import Secret
 from relayd.daemon.run import EX_CONFIG
+from relayd.daemon.watchdog import interval
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 ANALYZE = shutil.which("systemd-analyze")
@@ -263,6 +264,44 @@ def test_a_tree_that_cannot_be_served_is_not_tried_again(tmp_path: Path, host: H
 
     assert SERVICE.settings["Restart"] == ["always"]
     assert SERVICE.settings["RestartPreventExitStatus"] == [str(done.returncode)] == [str(EX_CONFIG)]
+
+
+# --- watchdog
+
+
+@pytest.mark.parametrize(
+    ("environ", "pause"),
+    [
+        ({}, 0.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "7"}, 30.0),
+        ({"WATCHDOG_USEC": "60000000"}, 30.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "8"}, 0.0),
+        ({"WATCHDOG_USEC": "soon"}, 0.0),
+        ({"WATCHDOG_USEC": "0"}, 0.0),
+    ],
+)
+def test_the_watchdog_is_told_twice_as_often_as_it_wants_and_only_if_it_wants(
+    environ: dict[str, str], pause: float
+) -> None:
+    assert interval(environ, 7) == pause
+
+
+def test_the_loop_tells_that_it_runs_as_long_as_it_does(tmp_path: Path, host: Host) -> None:
+    assert SERVICE.settings["WatchdogSec"] == ["60"]
+    with service(SERVICE, write_tree(tmp_path), host, WATCHDOG_USEC="100000") as daemon:
+        for _ in range(3):
+            host.hear("WATCHDOG=1")
+        daemon.signal(signal.SIGSTOP)
+        wait_until_silent(host)
+        daemon.signal(signal.SIGCONT)
+        host.hear("WATCHDOG=1")
+
+
+def wait_until_silent(host: Host) -> None:
+    """Wait until nothing is told for a moment; what was on the way comes first."""
+    deadline = time.monotonic() + PATIENCE
+    while not host.silent():
+        assert time.monotonic() < deadline
 
 
 # --- reload
