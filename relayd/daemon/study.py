@@ -60,7 +60,7 @@ class Study:
         read: a coherent reading of the tree; with True of every byte, whatever the files' times say.
         sign: its stat signature: equal while nothing was touched.
         clock: s, for durations.
-        examined: the signature of what the last look saw; None when there is reason to look again.
+        examined: the signature just before the last look; None when there is reason to look again.
         denied: deny.toml as the last look found it.
         realm: one that was accepted, and takes effect with a restart; the guard does not ask for it again.
     """
