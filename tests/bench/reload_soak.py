@@ -7,7 +7,8 @@ A `relayd run` of its own serves calls and streams of its simulator, while its t
 (an account and a key come and go, weights and limits change) and `reload` is asked for through the control socket.
 Printed: calls and streams that failed or were cut, time per reload, how long the event loop was held (by a probe that
 asks /livez every 5 ms), and memory, descriptors, threads, tasks and live generations on the way. `--still S` is the
-comparison: as long without a reload, under the same calls.
+comparison: as long without a reload, under the same calls. Calls fill SQLite's page cache, 8 MiB a connection: over the
+first 150,000 memory grows by about 60 bytes a call, with reloads or without (--calls 0 --streams 0 shows them alone).
 """
 
 from __future__ import annotations
