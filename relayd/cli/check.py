@@ -7,6 +7,7 @@ tree's, and nothing is written. --base asks git for another commit; --env asks t
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -87,7 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "warnings and notes with these codes (or beginnings of codes), separated by commas"
     parser.add_argument("--select", metavar="CODES", action="append", default=[], help=f"show only {what}")
     parser.add_argument("--ignore", metavar="CODES", action="append", default=[], help=f"leave out {what}")
-    parser.add_argument("--explain", metavar="CODE", help="say what a problem's code means, and do nothing else")
+    parser.add_argument(
+        "--explain",
+        metavar="CODE",
+        help="say what a problem's code means (or all with that beginning), and do nothing else",
+    )
     parser.epilog = "exit status: 0 sound, 1 errors, 2 usage, 3 warnings with --deny-warnings, 4 unstable tree"
 
 
@@ -119,7 +124,7 @@ def check(directory: Path, tree: Tree, args: argparse.Namespace) -> Checked:
     """Everything that was asked for. Raises: GitError."""
     compiled = compile_tree(tree.files, reading=tree.problems)
     problems = list(compiled.problems)
-    plan = against(directory, compiled, args.base) if args.base else None
+    plan = against(directory, compiled, args.base) if args.base is not None else None
     if plan and plan.held:
         message = f"the daemon would hold this change: {'; '.join(plan.held)}"
         hint = f"if it is meant: relayd reload --accept {tree.digest[:12]}"
@@ -140,7 +145,11 @@ def check(directory: Path, tree: Tree, args: argparse.Namespace) -> Checked:
 
 def against(directory: Path, compiled: Compiled, base: str) -> Plan:
     """What a tree changes since a commit. Raises: GitError."""
+    if base and not base.strip("0"):  # what CI names as the commit before the first one of a branch
+        return Plan(base=base, changes=None, why="there was no commit before")
     commit, files = at_revision(directory, base)
+    if not files:
+        return Plan(base=commit, changes=None, why="there was no tree in that commit")
     before = compile_tree(files).snapshot
     if before is None or compiled.snapshot is None:
         which = f"the tree at {commit[:12]}" if before is None else "the tree"
@@ -150,12 +159,16 @@ def against(directory: Path, compiled: Compiled, base: str) -> Plan:
 
 
 def explain(code: str) -> int:
-    """Print the paragraph of a code."""
-    text = CODES.get(code.upper())
-    if text is None:
-        print(f"relayd check: no such code: {code} (known: {', '.join(CODES)})", file=sys.stderr)
+    """Print the paragraph of a code, or of each code with that beginning."""
+    found = [known for known in CODES if known == code.upper()] or [
+        known for known in CODES if known.startswith(code.upper())
+    ]
+    if not found:
+        close = difflib.get_close_matches(code.upper(), CODES, 3, 0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`--explain E`, W or N shows all that begin so"
+        print(f"relayd check: no such code: {code} ({hint})", file=sys.stderr)
         return USAGE
-    print(f"{code.upper()}\n\n{textwrap.fill(text, 100)}")
+    print("\n\n".join(f"{known}\n\n{textwrap.fill(CODES[known], 100)}" for known in found))
     return OK
 
 

@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: the tree is not read yet, nothing is lost
+    from relayd.daemon.places import own_directory
     from relayd.daemon.run import NodeSettings, run
 
     return run(
@@ -69,6 +70,7 @@ def main(args: argparse.Namespace) -> int:
             state_url=args.state,
             identity=args.identity,
             node=args.node,
+            own=own_directory(os.environ),
             control=args.control,
             watch=not args.no_watch and os.environ.get("RELAYD_WATCH", "on") != "off",
             strict_boot=args.strict_boot,

@@ -288,7 +288,10 @@ CODES: dict[str, str] = {
     ),
     "W-KEY-OLD": "The key is older than [policy] max_key_age allows. Rotate it.",
     # scenarios
-    "E-SCENARIO": "A scenario of tests.d does not come out as it expects. `relayd test` says what came instead.",
+    "E-SCENARIO": (
+        "A scenario of tests.d does not come out as it expects: `relayd test` says what came instead. Or it describes "
+        "no call: the model is missing, the address is none, or it expects of a refusal what only an answer has."
+    ),
     # changes
     "W-HELD": (
         "The daemon would hold this change until a person accepts it, because it would take much away at once (see "

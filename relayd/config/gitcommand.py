@@ -51,20 +51,37 @@ def run_git(root: str | Path, *words: str, stdin: bytes = b"", timeout: float = 
     except OSError as error:
         raise GitError(f"git cannot be run: {error.strerror}") from None
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise GitError(re.sub(r"^(?:fatal|error): ", "", said[0]) if said else f"git {words[0]} failed")
+        raise GitError(_complaint(done.stderr.decode("utf-8", "replace")) or f"git {words[0]} failed")
     return done.stdout
+
+
+def _complaint(said: str) -> str:
+    """What git ended with, among what it warns of besides."""
+    lines = said.strip().splitlines()
+    complaint = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[0] if lines else "")
+    return re.sub(r"^(?:fatal|error): ", "", complaint)
 
 
 def commit_of(root: str | Path, revision: str) -> str:
     """The full name of a commit. Raises: GitError."""
+    if not revision:
+        raise GitError("expected a revision, found nothing")
     words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     try:
         return run_git(root, *words).decode().strip()
     except GitError as error:
         if "failed" in str(error):
-            raise GitError(f"{revision}: no such revision") from None
+            raise GitError(f"{revision}: no such revision{_if_shallow(root)}") from None
         raise
+
+
+def _if_shallow(root: str | Path) -> str:
+    """A hint where the clone has only the newest commits."""
+    try:
+        shallow = run_git(root, "rev-parse", "--is-shallow-repository") == b"true\n"
+    except GitError:
+        return ""
+    return " here (a shallow clone: `git fetch --unshallow`; actions/checkout has fetch-depth: 0)" if shallow else ""
 
 
 def blobs_of(root: str | Path, commit: str, *, timeout: float = TIMEOUT) -> dict[str, str]:

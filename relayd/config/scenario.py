@@ -10,6 +10,7 @@ hold up a revocation.
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -99,12 +100,26 @@ def scenario_findings(noun: Scenarios) -> Iterator[Finding]:
             message = f"{dotted((*path, 'name'))}: {quote(one.name)} is there already"
             yield Finding(path=(*path, "name"), code="E-DUP-NAME", message=message)
         seen.add(one.name)
+        if not one.model and one.endpoint in ("messages", "count_tokens", "openai"):
+            message = f"{dotted(path)}: a call of {quote(one.endpoint)} names a model, and `model` is missing"
+            yield Finding(path=path, code="E-SCENARIO", message=message, at="key")
+        if one.address and not _is_address(one.address):
+            message = f"{dotted((*path, 'address'))}: expected the address of a client, not {quote(one.address)}"
+            yield Finding(path=(*path, "address"), code="E-SCENARIO", message=message)
         of_refusal = {"status": one.status, "text": one.text}
         of_service = {"accounts": one.accounts, "first": one.first, "sent_model": one.sent_model}
         for name, value in (of_refusal if one.expect == "allow" else of_service).items():
             if value:
                 message = f"{dotted((*path, name))}: it says nothing where expect is {quote(one.expect)}"
                 yield Finding(path=(*path, name), code="E-SCENARIO", message=message)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def scenario_problems(files: Sequence[Parsed]) -> Iterator[Problem]:

@@ -57,12 +57,14 @@ class Tree:
         files: content by POSIX path in the tree.
         problems: of reading: unreadable files, a stale lock. `compile_tree` takes them as `reading`.
         digest: 64 hex digits over the files that are config; the first twelve are the snapshot's revision.
+        signature: what `signature` gave at that moment; None for a tree that was not read from a directory.
     """
 
     files: dict[str, bytes] = attrs.field(repr=False)
     problems: tuple[Problem, ...] = ()
     digest: str
     provenance: Provenance = UNKNOWN
+    signature: object = attrs.field(default=None, repr=False, eq=False)
 
 
 @attrs.frozen
@@ -110,10 +112,12 @@ def signature(directory: Path) -> object:
     """What a look without reading shows: equal (==) as long as no file was touched and git has not moved."""
     looked = scan(directory)
     place = find_git(looked.root)
-    state = git_state(place) if place else None
+    return _signature(looked, git_state(place) if place else None)
+
+
+def _signature(looked: Scan, state: GitState | None) -> object:
     # Not the index: `git status` refreshes it. Not the directory's own time: other things lie there too.
-    git = (state.ref, state.commit, state.lock, state.marker) if state else None
-    return looked, git
+    return looked, (state.ref, state.commit, state.lock, state.marker) if state else None
 
 
 def read_coherent(
@@ -248,6 +252,7 @@ class _Attempts:
             problems=in_order(problems),
             digest=tree_digest(reading.files, problems),
             provenance=provenance,
+            signature=_signature(looked, state) if self.git == "all" else None,
         )
 
 

@@ -78,7 +78,8 @@ def failures(scenario: Scenario, outcome: Outcome) -> list[str]:
         return [f"expected to be served, but: {refusal}"]
     if scenario.expect == "refuse" and refusal is None:
         by = f" by {', '.join(outcome.accounts)}" if outcome.accounts else ""
-        return [f"expected a refusal, but it is served{by}"]
+        room = f" (it has room in: {', '.join(outcome.limits)})" if outcome.limits else ""
+        return [f"expected a refusal, but it is served{by}{room}"]
     found = []
     if refusal is not None:
         if scenario.status and scenario.status != refusal.status:

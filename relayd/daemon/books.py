@@ -140,13 +140,14 @@ def open_books(
     policy: Callable[[], Literal["allow", "deny"]],
     pool: Pool,
     wall: Callable[[], float],
+    own: str = "",
 ) -> Books:
     """The books of a process; nothing is connected yet.
 
     Args:
         url: as `[state].url`.
-        base: the directory from which its path counts; the journal and the side store lie in `var` below it, or beside
-            the database.
+        base, own: the directory from which its path counts, and the node's own: see `state_directory`, for the
+            journal and the side store.
         policy: `[state].on_outage`, asked at each outage.
     Raises: StoreMisfit on a URL that means nothing.
     """
@@ -155,16 +156,20 @@ def open_books(
         return round(wall() * 1000)
 
     store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
-    local = state_directory(url, base)
+    local = state_directory(url, base, own)
     quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
     main = Pump(store, Journal(local / "journal"), quick=quick)
     side = Pump(SqliteStore(str(local / "side.db"), clock=clock))
     return Books(main=main, side=side, counting=Counting(main, side, policy), pool=pool, wall=wall)
 
 
-def state_directory(url: str, base: Path) -> Path:
-    """Where this node keeps what is its own: beside the SQLite database, else `var` in the tree's directory."""
+def state_directory(url: str, base: Path, own: str = "") -> Path:
+    """Where this node keeps what is its own: beside the SQLite database, else in `own`, else `var` in the tree.
+
+    Args:
+        own: the directory that systemd made for the service ($STATE_DIRECTORY), which may not write to the tree.
+    """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite" and rest and rest != ":memory:":
         return (base / rest.removeprefix("//")).parent
-    return base / "var"
+    return Path(own) if own else base / "var"

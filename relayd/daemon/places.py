@@ -24,7 +24,7 @@ def control_socket(given: str, state_url: str, tree: Path, environ: Mapping[str,
     if given:
         return Path(given)
     runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return (Path(runtime) if runtime else state_directory(state_url, tree)) / SOCKET
+    return (Path(runtime) if runtime else state_directory(state_url, tree, own_directory(environ))) / SOCKET
 
 
 def control_sockets(given: str, tree: Path, environ: Mapping[str, str]) -> list[Path]:
@@ -39,9 +39,14 @@ def control_sockets(given: str, tree: Path, environ: Mapping[str, str]) -> list[
     return [first] if given else list(dict.fromkeys([first, tree / "var" / SOCKET, SYSTEM]))
 
 
-def generation_store(state_url: str, tree: Path) -> Path:
+def own_directory(environ: Mapping[str, str]) -> str:
+    """The directory that systemd made for the service, "" for none. Source: systemd.exec(5), StateDirectory=."""
+    return environ.get("STATE_DIRECTORY", "").partition(":")[0]
+
+
+def generation_store(state_url: str, tree: Path, own: str = "") -> Path:
     """The directory of stored generations: beside the state."""
-    return state_directory(state_url, tree) / "generations"
+    return state_directory(state_url, tree, own) / "generations"
 
 
 def text_setting(relay_toml: bytes, *path: str) -> str:

@@ -85,11 +85,11 @@ class Edition:
         return signature(self.tree)
 
 
-def find_start(edition: Edition, state_url: str, *, strict: bool) -> Start | NoStart:
-    """The config to start with. `state_url`: the node's own, "" for the tree's."""
+def find_start(edition: Edition, state_url: str, *, strict: bool, own: str = "") -> Start | NoStart:
+    """The config to start with. `state_url`: the node's own, "" for the tree's; `own`: see `state_directory`."""
 
     def store(url: str) -> LastGood:
-        return LastGood(generation_store(state_url or url or "sqlite:var/relayd.db", edition.tree))
+        return LastGood(generation_store(state_url or url or "sqlite:var/relayd.db", edition.tree, own))
 
     return choose_start(edition.read, edition.sign, store, edition.wall(), strict=strict)
 

@@ -53,6 +53,7 @@ from relayd.daemon.tls import shared_context
 from relayd.daemon.upstream import Upstreams
 from relayd.daemon.vitals import state_families
 from relayd.daemon.watch import inotify
+from relayd.daemon.watchdog import tell_watchdog
 from relayd.state.contract import StoreMisfit
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class NodeSettings:
         admin_listen: instead of [admin].listen; "" = no admin listener, None = as the tree says.
         state_url: instead of [state].url, when it is not empty.
         identity: identity file(s); None looks at the environment.
+        own: a directory for what is this node's own, where the state is no file; "" = `var` in the tree.
         control: path of the control socket; "" = where places.control_socket says.
         watch: whether to look for changes of the tree; without it only signals and commands reload.
         strict_boot: start with the tree or not at all.
@@ -83,6 +85,7 @@ class NodeSettings:
     state_url: str = ""
     identity: str | None = None
     node: str = ""
+    own: str = ""
     control: str = ""
     watch: bool = True
     strict_boot: bool = False
@@ -161,6 +164,7 @@ class Daemon:
             await lasting.start(self.books.run)
             lasting.start_soon(self.upstreams.keep_tidy)
             lasting.start_soon(Probes(self.front.relay).run)
+            lasting.start_soon(tell_watchdog, os.environ, notify)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)
                 await nursery.start(self.keeper.run)  # a rotation under way holds up the end until it is stored
@@ -230,7 +234,7 @@ def run(node: NodeSettings) -> int:
     bell.install()
     keep_no_core()
     edition = Edition(tree=node.tree, wall=time.time, patience=node.pace.patience, quiet=node.pace.quiet)
-    start = find_start(edition, node.state_url, strict=node.strict_boot)
+    start = find_start(edition, node.state_url, strict=node.strict_boot, own=node.own)
     if tell(start):
         return EX_CONFIG
     assert isinstance(start, Start)
@@ -364,6 +368,7 @@ def build(
         password=state_password(snapshot),
         realm=snapshot.relay.realm,
         base=node.tree,
+        own=node.own,
         policy=lambda: live.snapshot.relay.state.on_outage,
         pool=pool,
         wall=time.time,
@@ -433,7 +438,7 @@ def build(
                 given_up=opened.given_up,
             ),
         ),
-        vault=LastGood(generation_store(state_url, node.tree)),
+        vault=LastGood(generation_store(state_url, node.tree, node.own)),
         control=opened.control,
         listen=inotify(),
         watch=node.watch,

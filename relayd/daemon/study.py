@@ -80,12 +80,11 @@ class Study:
     def look(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Seen | Unstable:
         """Read the tree and compile it, unless its digest is `known`."""
         began = self.clock()
-        examined = self.sign()
         tree = self.read(thorough)
         if isinstance(tree, Unstable):
             self.examined = None
             return tree
-        self.examined = examined
+        self.examined = tree.signature
         if tree.digest == known:
             return Seen(tree=tree)
         return self.compile(tree, running, began)

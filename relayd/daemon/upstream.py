@@ -89,8 +89,11 @@ class Upstreams:
                 transport.sweep(trio.current_time())
 
     def keep_only(self, snapshot: Snapshot) -> None:
-        """Forget simulators whose account has left the config."""
+        """Forget what no account connects through any more. Calls in flight keep their connections to the end."""
         self._simulators = {name: one for name, one in self._simulators.items() if name in snapshot.accounts}
+        wanted = {account.proxy for account in snapshot.accounts.values()}
+        for proxy in self._by_proxy.keys() - wanted:
+            self._by_proxy.pop(proxy).close()
 
     def close(self) -> None:
         """Close every idle connection; those in use close with their calls."""

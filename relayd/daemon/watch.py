@@ -296,9 +296,17 @@ def _git_directories(real: str) -> Iterable[str]:
 
 def _subdirectories(folder: str) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        with os.scandir(folder) as found:
+            return sorted(entry.name for entry in found if _is_directory(entry))
     except OSError:
         return []
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a loop of links: it must not hide what lies beside it
 
 
 def _below(folder: str, depth: int = 0) -> Iterator[str]:

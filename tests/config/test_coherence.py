@@ -511,6 +511,14 @@ def test_the_signature_stays_while_nothing_is_touched(repo: Path) -> None:
     assert signature(repo) == before
 
 
+def test_a_reading_carries_the_signature_of_what_was_read(repo: Path) -> None:
+    tree = tree_of(read(repo))
+    assert tree.signature == signature(repo)
+
+    (repo / "relay.toml").write_text(RELAY + "# changed\n")
+    assert tree.signature != signature(repo)
+
+
 def test_editor_droppings_do_not_change_the_signature(repo: Path) -> None:
     before = signature(repo)
     for name in (".k.toml.swp", "4913", "k.toml~", ".#k.toml", "#k.toml#"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from bench.kill_store import torture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,3 +154,7 @@ def test_however_writing_was_torn_a_whole_generation_is_found_or_none(tmp_path: 
         whole = {"relay.toml": b"last"} if torn == raw and name.startswith("generation") else None
         expected = whole or (known[max(known)] if known else None)
         assert (found.files if found else None) == expected
+
+
+def test_killed_at_any_moment_of_storing_the_newest_generation_is_whole(tmp_path: Path) -> None:
+    assert torture(tmp_path, kills=6) > 6

@@ -136,7 +136,10 @@ def test_where_the_socket_and_the_store_are() -> None:
     assert control_socket("", "sqlite:x.db", tree, {"RUNTIME_DIRECTORY": "/run/r:/run/s"}) == Path("/run/r/relayd.sock")
     assert control_socket("", "sqlite:/var/lib/r/x.db", tree, {}) == Path("/var/lib/r/relayd.sock")
     assert control_socket("", "redis://h", tree, {}) == Path("/srv/tree/var/relayd.sock")
-    assert generation_store("sqlite:/var/lib/r/x.db", tree) == Path("/var/lib/r/generations")
+    assert control_socket("", "redis://h", tree, {"STATE_DIRECTORY": "/var/lib/s:/x"}) == Path("/var/lib/s/relayd.sock")
+    assert generation_store("sqlite:/var/lib/r/x.db", tree, "/var/lib/s") == Path("/var/lib/r/generations")
+    assert generation_store("redis://h", tree, "/var/lib/s") == Path("/var/lib/s/generations")
+    assert generation_store("redis://h", tree) == Path("/srv/tree/var/generations")
     assert control_sockets("/a/b", tree, {}) == [Path("/a/b")]
 
 

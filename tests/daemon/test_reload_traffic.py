@@ -16,6 +16,7 @@ from fakes import Cut, Reception, Told, answering, failing, message
 from reload_world import FAST, World, key_of, living, make_tree, texts_of
 from scripted import serving
 
+from relayd.config.keys import key_hash
 from relayd.config.snapshot import Server as ServerSettings
 from relayd.config.snapshot import Simulator
 from relayd.daemon.listen import open_listener
@@ -71,30 +72,35 @@ async def gather(tasks: list[Callable[[], Awaitable[Told]]]) -> list[Told]:
 # --- streams
 
 
-async def test_streams_over_ten_reloads_are_whole_and_their_connections_upstream_stay(
+async def test_fifty_streams_over_twenty_reloads_are_whole_and_their_connections_upstream_stay(
     tmp_path: Path, secret: Path
 ) -> None:
     tree = make_tree(tmp_path / "tree")
-    async with origin(words=60, between=0.02) as claude:
+    async with origin(words=100, between=0.02) as claude:
         tree.write("accounts.d/a.toml", api_key_account(secret, claude.account))
-        async with living(tree, watch=False) as world:
-            clients = [await world.stream() for _ in range(20)]
-            for number in range(1, 11):
+        async with living(tree, watch=False, pace=attrs.evolve(FAST, quiet=0.0)) as world:
+            clients = [await world.stream() for _ in range(50)]
+            for number in range(1, 21):
                 tree.write(
                     "accounts.d/a.toml",
                     api_key_account(secret, claude.account, f"weight = {number}\npriority = {number}"),
                 )
-                tree.relay(f"[limits]\nconcurrency = {100 + number}\n[routing]\nreserve = 0.{number:02d}")
+                tree.relay(
+                    f"[limits]\nconcurrency = {100 + number}\n[routing]\nreserve = 0.{number:02d}\n"
+                    f"[clients.rule{number}]\nuser_agent = '^x{number}'"
+                )
                 assert (await world.reload()).result == "applied"
             told = await gather([client.rest for client in clients])
 
-            assert world.generation == 11
+            assert world.generation == 21
             assert len({"".join(texts_of(one.body)) for one in told}) == 1
             assert all(b"message_stop" in one.body for one in told)
-            assert {len(texts_of(one.body)) for one in told} == {60}
-            assert claude.server.statistics.accepted == 20
+            assert {len(texts_of(one.body)) for one in told} == {100}
+            assert claude.server.statistics.accepted == 50
             assert (await world.call()).status == 200
-            assert claude.server.statistics.accepted == 20  # a pooled connection, eleven generations later
+            assert claude.server.statistics.accepted == 50  # a pooled connection, twenty-one generations later
+            assert (await world.reload()).result == "unchanged"
+            assert world.metric("last_reload_successful") == 1
 
 
 async def test_a_removed_account_finishes_its_stream_and_new_calls_go_elsewhere(tmp_path: Path, secret: Path) -> None:
@@ -114,6 +120,30 @@ async def test_a_removed_account_finishes_its_stream_and_new_calls_go_elsewhere(
             assert (old.server.statistics.accepted, new.server.statistics.accepted) == (1, 1)
             assert len(texts_of(stream.body)) == 40
             assert b"message_stop" in stream.body
+            later = trio.current_time() + 5.0  # idle connections live for less
+            for transport in world.daemon.upstreams._by_proxy.values():
+                transport.sweep(later)
+            await world.until(lambda: not old.server.statistics.open, "the end of the last connection there")
+
+
+async def test_an_account_whose_proxy_changes_leaves_nothing_of_the_old_one_but_calls_in_flight(
+    tmp_path: Path, secret: Path
+) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with origin(words=40, between=0.01) as claude:
+        tree.write("accounts.d/a.toml", api_key_account(secret, claude.account))
+        async with living(tree, watch=False) as world:
+            client = await world.stream()
+            for number in (1, 2):
+                proxy = f'proxy = "http://127.0.0.1:{number}"\n'  # nobody is there
+                tree.write("accounts.d/a.toml", api_key_account(secret, claude.account, proxy))
+                assert (await world.reload()).result == "applied"
+                assert (await world.call()).status == 502
+            stream = await client.rest()
+
+            assert b"message_stop" in stream.body
+            assert list(world.daemon.upstreams._by_proxy) == ["http://127.0.0.1:2"]
+            await world.until(lambda: not claude.server.statistics.open, "the end of the stream's connection")
 
 
 async def test_a_live_stream_of_a_revoked_key_finishes_by_default_and_the_next_call_is_refused(tmp_path: Path) -> None:
@@ -225,9 +255,9 @@ async def test_what_was_consumed_outlives_reloads_a_moved_file_and_a_new_hash(tm
     tree.key(0, "[limits]\ndaily_requests = 4\n")
     async with living(tree, watch=False) as world:
         assert [(await world.call()).status for _ in range(2)] == [200, 200]
-        for number in range(1, 6):
+        for number in range(1, 31):
             tree.account(more=f"priority = {number}")
-            await world.reload()
+            assert (await world.reload()).result == "applied"
         (tree.root / "keys.d/team").mkdir()
         (tree.root / "keys.d/k0.toml").rename(tree.root / "keys.d/team/k0.toml")
         assert (await world.reload()).result == "unchanged"
@@ -237,6 +267,17 @@ async def test_what_was_consumed_outlives_reloads_a_moved_file_and_a_new_hash(tm
         tree.write("keys.d/team/k0.toml", text.replace("daily_requests = 4", "daily_requests = 5"))
         assert (await world.reload()).result == "applied"
         assert [(await world.call()).status for _ in range(2)] == [200, 429]
+
+        tree.write("keys.d/team/k0.toml", text.replace("daily_requests = 4", "daily_requests = 3"))
+        assert (await world.reload()).result == "applied"
+        assert (await world.call()).status == 429
+        old = key_hash(key_of(0))
+        both = (
+            f'hashes = [{{ sha256 = "{old}", expires = 2099-01-01T00:00:00Z }}, {{ sha256 = "{key_hash(key_of(7))}" }}]'
+        )
+        tree.write("keys.d/team/k0.toml", f"{both}\n[limits]\ndaily_requests = 6\n")
+        assert (await world.reload()).result == "applied"
+        assert [(await world.call(number)).status for number in (7, 0)] == [200, 429], "one counter for both keys"
 
 
 # --- many reloads

@@ -1,0 +1,360 @@
+"""The units in deploy/systemd: good for systemd, and what they start does as they say. Played here as systemd does it:
+the unit's command and environment, the directories it makes, a credential, a notification socket, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import httpx2
+import pytest
+from builders import KEY
+from daemon import PATIENCE, SIMULATOR, Daemon, key_text, running, write_tree
+from redis_server import running as redis_running
+
+from relayd.config.binding import account_binding
+from relayd.config.seal import new_identity, seal
+from relayd.config.secret import Secret
+from relayd.daemon.run import EX_CONFIG
+from relayd.daemon.watchdog import interval
+
+UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+ANALYZE = shutil.which("systemd-analyze")
+NOTIFY_RELOAD = 253  # the first systemd that has Type=notify-reload
+RELAYD = "/opt/relayd/bin/relayd"
+ASK = {"model": "claude-sonnet-4-5", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
+
+needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is part of systemd")
+
+
+# --- what systemd thinks of them
+
+
+def analyze(*words: str) -> subprocess.CompletedProcess[str]:
+    assert ANALYZE is not None
+    return subprocess.run([ANALYZE, *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+def installed(place: Path, *, drop_in: bool) -> Path:
+    """The unit on a machine that has relayd, in the words of this machine's systemd."""
+    place.mkdir()
+    version = int(analyze("--version").stdout.split()[1])
+    for path in ("relayd.service", *(["relayd.service.d/exec-reload.conf"] if drop_in else [])):
+        text = (UNITS / path).read_text().replace(RELAYD, sys.executable)
+        fit = text if version >= NOTIFY_RELOAD else text.replace("Type=notify-reload", "Type=notify")
+        (place / path).parent.mkdir(exist_ok=True)
+        (place / path).write_text(fit)
+    return place / "relayd.service"
+
+
+@needs_systemd
+@pytest.mark.parametrize("drop_in", [False, True])
+def test_systemd_finds_nothing_to_complain_of(tmp_path: Path, drop_in: bool) -> None:
+    done = analyze("verify", str(installed(tmp_path / "units", drop_in=drop_in)))
+
+    assert [line for line in done.stderr.splitlines() if "relayd" in line] == []
+    assert done.returncode == 0
+
+
+@needs_systemd
+def test_the_service_is_exposed_as_little_as_a_service_on_the_network_can_be(tmp_path: Path) -> None:
+    unit = installed(tmp_path / "units", drop_in=False)
+    done = analyze("security", "--offline=true", "--threshold=15", str(unit))
+    found = re.search(r"exposure level for relayd\.service: ([\d.]+)", done.stdout)
+
+    assert found is not None, done.stderr
+    assert float(found[1]) <= 1.5
+    assert done.returncode == 0
+
+
+# --- what they start
+
+
+@attrs.frozen
+class Unit:
+    """A unit with its drop-ins, as far as starting it goes."""
+
+    settings: dict[str, list[str]]
+
+    def command(self, setting: str) -> list[str]:
+        """The words of an Exec line; the program is this checkout's."""
+        words = shlex.split(self.settings[setting][-1])
+        assert words.pop(0) == RELAYD
+        return [sys.executable, "-m", "relayd", *words]
+
+    def environment(self, tree: Path, state: Path) -> dict[str, str]:
+        """Its Environment= lines, with the places of this test."""
+        pairs = dict(line.split("=", 1) for line in self.settings["Environment"])
+        moved = {"/etc/relayd/tree": str(tree), "/var/lib/relayd": str(state)}
+        for old, new in moved.items():
+            pairs = {name: value.replace(old, new) for name, value in pairs.items()}
+        return pairs
+
+
+def read_unit(*names: str) -> Unit:
+    settings: dict[str, list[str]] = {}
+    for name in names:
+        for line in (UNITS / name).read_text().splitlines():
+            key, equals, value = line.partition("=")
+            if equals and not line.startswith(("#", "[")):
+                settings.setdefault(key, []).append(value)
+    return Unit(settings)
+
+
+SERVICE = read_unit("relayd.service")
+WITH_VERDICT = read_unit("relayd.service", "relayd.service.d/exec-reload.conf")
+
+
+@attrs.define(eq=False)
+class Host:
+    """The directories that systemd makes, and the socket at which it listens."""
+
+    root: Path
+    sock: socket.socket
+    heard: list[str] = attrs.field(factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        named = {
+            "STATE_DIRECTORY": self.root / "state",
+            "RUNTIME_DIRECTORY": self.root / "run",
+            "CREDENTIALS_DIRECTORY": self.root / "credentials",
+            "NOTIFY_SOCKET": self.root / "notify",
+        }
+        return {name: str(place) for name, place in named.items()}
+
+    def hear(self, word: str, patience: float = PATIENCE) -> list[str]:
+        """What is told up to the message that has this line's beginning. Raises: TimeoutError."""
+        told: list[str] = []
+        self.sock.settimeout(patience)
+        while True:
+            told.append(self.sock.recv(65536).decode())
+            if any(line.startswith(word) for line in told[-1].split("\n")):
+                self.heard += told
+                return told
+
+    def silent(self) -> bool:
+        """Whether nothing is told for a moment."""
+        self.sock.settimeout(0.3)
+        try:
+            self.heard.append(self.sock.recv(65536).decode())
+        except TimeoutError:
+            return True
+        return False
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    root = tmp_path / "host"
+    for name in ("state", "run", "credentials"):
+        (root / name).mkdir(parents=True, mode=0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(root / "notify"))
+        yield Host(root, sock)
+
+
+@contextlib.contextmanager
+def service(unit: Unit, tree: Path, host: Host, **more: str) -> Iterator[Daemon]:
+    """The unit's ExecStart, in its environment."""
+    assert unit.command("ExecStart")[3:] == ["run"]
+    environment = {**unit.environment(tree, host.root / "state"), **host.environment, **more}
+    with running(tree, environment=environment) as daemon:
+        yield daemon
+
+
+def call(daemon: Daemon) -> int:
+    answer = httpx2.post(
+        f"{daemon.url}/v1/messages", json=ASK, headers={"x-api-key": KEY}, trust_env=False, timeout=PATIENCE
+    )
+    return answer.status_code
+
+
+def files_of(tree: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(tree)): path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file()}
+
+
+class Upstream(http.server.BaseHTTPRequestHandler):
+    """Notes with which key it is called."""
+
+    keys: list[str]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.keys.append(self.headers["x-api-key"])
+        body = b'{"type":"message","usage":{"input_tokens":1,"output_tokens":1}}'
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden one
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def upstream() -> Iterator[tuple[str, list[str]]]:
+    kind = type("Serving", (Upstream,), {"keys": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", kind.keys
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_the_service_opens_sealed_secrets_with_systemds_credential_and_never_writes_to_its_tree(
+    tmp_path: Path, host: Host
+) -> None:
+    identity = new_identity()
+    name, _, source = SERVICE.settings["LoadCredential"][0].partition(":")
+    credential = host.root / "credentials" / name
+    credential.write_text(f"# prod\n{identity.secret.reveal()}\n")
+    credential.chmod(0o440)  # systemd 254 and later: the group's bits are the mask of an ACL
+    with upstream() as (url, keys):
+        sealed = seal(Secret("sk-ant-test-of-the-credential"), account_binding("test", "a", url), [identity.public])
+        recipients = f'[secrets]\nrecipients = [{{ name = "prod", public = "{identity.public.text}" }}]\n'
+        account = f'kind = "api-key"\nbase_url = "{url}"\n[credential]\nsealed = "{sealed}"\n'
+        tree = write_tree(tmp_path, relay=recipients, accounts={"a": account})
+        before = files_of(tree)
+        with service(SERVICE, tree, host) as daemon:
+            assert call(daemon) == 200
+            daemon.wait_until(lambda: (host.root / "run" / "relayd.sock").is_socket(), "its control socket")
+
+    assert source == "/etc/relayd/identity"
+    assert keys == ["sk-ant-test-of-the-credential"]
+    assert (host.root / "state" / "relayd.db").exists()
+    assert files_of(tree) == before
+
+
+def test_with_redis_what_is_the_nodes_own_lies_in_the_state_directory(tmp_path: Path, host: Host) -> None:
+    with redis_running() as redis:
+        tree = write_tree(tmp_path, relay=f'[state]\nurl = "{redis.url}"\n')
+        before = files_of(tree)
+        with service(SERVICE, tree, host, RELAYD_STATE_URL="") as daemon:
+            assert call(daemon) == 200
+
+    assert (host.root / "state" / "side.db").exists()
+    assert not (host.root / "state" / "relayd.db").exists()
+    assert files_of(tree) == before
+
+
+def test_a_tree_that_cannot_be_served_is_not_tried_again(tmp_path: Path, host: Host) -> None:
+    tree = write_tree(tmp_path, relay="wrong = 1\n")
+    environment = {**os.environ, **SERVICE.environment(tree, host.root / "state"), **host.environment}
+    done = subprocess.run(
+        SERVICE.command("ExecStart"), env=environment, capture_output=True, timeout=PATIENCE, check=False
+    )
+
+    assert SERVICE.settings["Restart"] == ["always"]
+    assert SERVICE.settings["RestartPreventExitStatus"] == [str(done.returncode)] == [str(EX_CONFIG)]
+
+
+# --- watchdog
+
+
+@pytest.mark.parametrize(
+    ("environ", "pause"),
+    [
+        ({}, 0.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "7"}, 30.0),
+        ({"WATCHDOG_USEC": "60000000"}, 30.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "8"}, 0.0),
+        ({"WATCHDOG_USEC": "soon"}, 0.0),
+        ({"WATCHDOG_USEC": "0"}, 0.0),
+    ],
+)
+def test_the_watchdog_is_told_twice_as_often_as_it_wants_and_only_if_it_wants(
+    environ: dict[str, str], pause: float
+) -> None:
+    assert interval(environ, 7) == pause
+
+
+def test_the_loop_tells_that_it_runs_as_long_as_it_does(tmp_path: Path, host: Host) -> None:
+    assert SERVICE.settings["WatchdogSec"] == ["60"]
+    with service(SERVICE, write_tree(tmp_path), host, WATCHDOG_USEC="100000") as daemon:
+        for _ in range(3):
+            host.hear("WATCHDOG=1")
+        daemon.signal(signal.SIGSTOP)
+        wait_until_silent(host)
+        daemon.signal(signal.SIGCONT)
+        host.hear("WATCHDOG=1")
+
+
+def wait_until_silent(host: Host) -> None:
+    """Wait until nothing is told for a moment; what was on the way comes first."""
+    deadline = time.monotonic() + PATIENCE
+    while not host.silent():
+        assert time.monotonic() < deadline
+
+
+# --- reload
+
+
+def test_a_reload_by_systemd_is_one_reloading_and_one_ready_whatever_comes_of_it(tmp_path: Path, host: Host) -> None:
+    tree = write_tree(tmp_path)
+    account = tree / "accounts.d" / "sim.toml"
+    with service(SERVICE, tree, host, RELAYD_WATCH="off") as daemon:
+        assert host.hear("READY=1")[-1].startswith("READY=1\nSTATUS=generation 1 ")
+        for round_ in (1, 2):
+            for text, words in (
+                (f"priority = {round_}\n", f"STATUS=generation {round_ + 1} "),
+                ("wieght = 1\n", "REJECTED accounts.d/sim.toml:2:1: error[E-UNKNOWN-KEY]"),
+                (f"priority = {round_}\n", "ok"),
+            ):
+                account.write_text(SIMULATOR + text)
+                asked = time.monotonic_ns() // 1000
+                daemon.signal(signal.SIGHUP)  # what Type=notify-reload does
+                begin, end = host.hear("READY=1")
+
+                assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", begin)
+                assert asked <= int(begin.rpartition("=")[2]) <= time.monotonic_ns() // 1000
+                assert end.startswith("READY=1\nSTATUS=")
+                assert words in end
+                assert call(daemon) == 200
+        assert host.silent()
+
+
+def test_the_exit_status_of_systemctl_reload_tells_with_the_drop_in(tmp_path: Path, host: Host) -> None:
+    keys = {name: key_text(f"another-{name}") for name in ("k1", "k2")}
+    tree = write_tree(tmp_path, keys={"k0": key_text(), **keys})
+    account = tree / "accounts.d" / "sim.toml"
+    with service(WITH_VERDICT, tree, host, RELAYD_WATCH="off") as daemon:
+        host.hear("READY=1")
+
+        def reload() -> int:
+            environment = {**os.environ, **WITH_VERDICT.environment(tree, host.root / "state"), **host.environment}
+            done = subprocess.run(
+                WITH_VERDICT.command("ExecReload"), env=environment, capture_output=True, timeout=PATIENCE, check=False
+            )
+            return done.returncode
+
+        for round_ in (1, 2):
+            account.write_text(f"{SIMULATOR}priority = {round_}\n")
+            assert reload() == 0
+            account.write_text(f"{SIMULATOR}wieght = 1\n")
+            assert reload() == 1
+            assert call(daemon) == 200
+        account.write_text(f"{SIMULATOR}priority = 2\n")
+        for name in ("k1", "k2"):
+            (tree / "keys.d" / f"{name}.toml").unlink()
+        assert reload() == 3
+        assert call(daemon) == 200
+    assert WITH_VERDICT.settings["Type"][-1] == "notify"
+    assert not any("RELOADING" in told for told in host.heard)
