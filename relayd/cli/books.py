@@ -18,6 +18,8 @@ from relayd.config.snapshot import Snapshot
 from relayd.state.contract import Answer, Op, Store, StoreMisfit, StoreUnavailable
 from relayd.state.opening import open_store
 
+PATIENCE = 5.0  # s
+
 
 @attrs.frozen(kw_only=True)
 class Books:
@@ -59,7 +61,14 @@ def open_books(args: argparse.Namespace, snapshot: Snapshot) -> Books:
     base: Path = args.config
     _refuse_missing(url, base)
     try:
-        store = open_store(url, realm=snapshot.relay.realm, clock=now_ms, password=_password(url, snapshot), base=base)
+        store = open_store(
+            url,
+            realm=snapshot.relay.realm,
+            clock=now_ms,
+            password=_password(url, snapshot),
+            base=base,
+            patience=PATIENCE,
+        )
         store.check()
     except (StoreUnavailable, StoreMisfit, ValueError) as error:
         raise Stop(str(error)) from None

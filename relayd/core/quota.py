@@ -9,7 +9,17 @@ import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.ledger import Record, orphan_of
-from relayd.core.limits import NOTHING, Term, counting_terms, estimate, has_cost_limit, key_terms, terms, unpriced
+from relayd.core.limits import (
+    LEASE_MS,
+    NOTHING,
+    Term,
+    counting_terms,
+    estimate,
+    has_cost_limit,
+    key_terms,
+    terms,
+    unpriced,
+)
 from relayd.core.prices import price_of
 from relayd.core.route import Plan
 
@@ -27,7 +37,7 @@ class Quota:
     orphan: Record
 
 
-def quota(plan: Plan, snapshot: Snapshot, now_ms: int) -> Quota:
+def quota(plan: Plan, snapshot: Snapshot, now_ms: int, lease_ms: int = LEASE_MS) -> Quota:
     """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
     call, key, relay = plan.call, plan.key, snapshot.relay
     # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
@@ -37,7 +47,7 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int) -> Quota:
         raise unpriced(key, plan.model)
     zone = relay.state.timezone
     return Quota(
-        terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone),
+        terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone, lease_ms),
         orphan=orphan_of(key.id, plan.model, reserve, now_ms, zone),
     )
 

@@ -48,6 +48,7 @@ from relayd.daemon.stream import (
     pass_through,
 )
 from relayd.daemon.upstream import Inbound, Upstreams
+from relayd.state.contract import Admit
 from relayd.wire.answer import read_fault
 from relayd.wire.anthropic import EVENT_STREAM
 from relayd.wire.call import Call, Dialect, Reply, Translator
@@ -280,12 +281,20 @@ class Relay:
         if not trial.tried:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts and trial.admitted is not None:
-            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0)
+            return attrs.evolve(trial.admitted.op.orphan, account=trial.tried[-1], errors=0)
         return record
 
     def open_calls(self) -> dict[str, Record | None]:
-        """The calls in flight, each with what it has consumed up to now, for the heartbeat."""
-        return {call_id: self._record(trial) for call_id, trial in self._open.items()}
+        """The calls in flight, each with what it has consumed up to now, for the heartbeat.
+
+        Whoever books that will do so because this process has died, and their clients with an error.
+        """
+        return {call_id: attrs.evolve(self._record(trial), errors=1) for call_id, trial in self._open.items()}
+
+    def admission_of(self, call_id: str) -> Admit | None:
+        """How a call in flight was admitted, for a store that has lost it."""
+        trial = self._open.get(call_id)
+        return trial.admitted.op if trial is not None and trial.admitted is not None else None
 
     def _affinity(self, exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:
         """The name of the call's conversation. Where there is but one account, nobody asks for it."""

@@ -184,9 +184,14 @@ class Nodes:
 
 @attrs.frozen(kw_only=True)
 class Reap:
-    """Settle at most `limit` open calls whose time ran out, at the larger of their last checkpoint and the orphan."""
+    """Settle at most `limit` open calls whose time ran out, at their last checkpoint, else at the orphan.
+
+    Args:
+        look: only tell them, the same way; whoever asks settles them one by one.
+    """
 
     limit: int = 100
+    look: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -323,7 +328,7 @@ class NodeList:
 
 @attrs.frozen(kw_only=True)
 class Reaped:
-    """To Reap: the calls settled, each with what was booked. As many as `limit`: ask again."""
+    """To Reap: the calls, each with what is booked of it. As many as `limit`: ask again."""
 
     calls: tuple[tuple[str, Record], ...]
 
@@ -376,6 +381,11 @@ class Store(Protocol):
         """Seconds after which whoever waits for an answer should give up."""
         ...
 
+    @property
+    def life(self) -> str:
+        """Names what holds the data; another name than before means that some of it may be lost. "" cannot tell."""
+        ...
+
     def apply(self, batch: Sequence[Op]) -> list[Answer]:
         """Carry out a batch in order, at one instant. One answer per operation.
 
@@ -405,8 +415,8 @@ def never(now: int) -> int:
     return FOREVER - now
 
 
-def larger(checkpoint: Record | None, orphan: Record) -> Record:
-    """What a reaper books: the checkpoint, unless the reservation's estimate of the prompt is larger."""
-    if checkpoint is None or checkpoint.tokens < orphan.tokens:
+def best_known(checkpoint: Record | None, orphan: Record) -> Record:
+    """What a reaper books: the last checkpoint, or the estimate of the prompt where the upstream had told nothing."""
+    if checkpoint is None or checkpoint.tokens == 0:
         return orphan
     return checkpoint

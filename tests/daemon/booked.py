@@ -40,6 +40,7 @@ class FickleStore:
     inner: SqliteStore
     away: bool = False
     away_for: tuple[type[Op], ...] = ()  # fails batches that hold one of these
+    life: str = ""
 
     @property
     def name(self) -> str:

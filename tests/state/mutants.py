@@ -48,7 +48,8 @@ MUTANTS = [
     ("apply.lua", "call('ZREM', prefix .. 'open', id)\n  elseif", "elseif"),
     ("apply.lua", "settle(id, record, terms, at) return settle(id, record, terms, at)", "settle(id, record, terms, at) return settle(id, record, terms, now)"),
     ("apply.lua", "'-inf', now, 'LIMIT'", "'-inf', now - 1, 'LIMIT'"),
-    ("apply.lua", "amount(found[5], 'tokens') >= amount(record, 'tokens')", "amount(found[5], 'tokens') > amount(record, 'tokens')"),
+    ("apply.lua", "amount(found[5], 'tokens') > 0", "amount(found[5], 'tokens') >= amount(record, 'tokens')"),
+    ("apply.lua", "amount(found[5], 'tokens') > 0", "true"),
     ("apply.lua", "if found and found[1] == 'O' and found[2] > now then", "if found and found[1] == 'O' then"),
     ("apply.lua", "if expires and tonumber(expires) > now then\n      hold", "if expires then\n      hold"),
     ("apply.lua", "math.min(at, now)", "at"),
@@ -82,7 +83,8 @@ MUTANTS = [
     ("sqlite.py", "SELECT terms FROM open WHERE id = ? AND expires > ?", "SELECT terms FROM open WHERE id = ? AND expires >= ?"),
     ("sqlite.py", "min(at, self._now)", "at"),
     ("sqlite.py", "AND holder = ? AND expires > ?\"", "AND holder = ? AND expires >= ?\""),
-    ("contract.py", "checkpoint.tokens < orphan.tokens", "checkpoint.tokens <= orphan.tokens"),
+    ("contract.py", "checkpoint.tokens == 0", "checkpoint.tokens < orphan.tokens"),
+    ("contract.py", "checkpoint is None or checkpoint.tokens == 0", "checkpoint is None"),
 ]  # fmt: skip
 
 
