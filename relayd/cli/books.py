@@ -21,6 +21,8 @@ from relayd.state.contract import Answer, Op, Report, Reported, Store, StoreMisf
 from relayd.state.opening import open_store
 from relayd.state.report import days_between
 
+PATIENCE = 5.0  # s
+
 
 @attrs.frozen(kw_only=True)
 class Books:
@@ -75,7 +77,14 @@ def open_books(args: argparse.Namespace, snapshot: Snapshot) -> Books:
     base: Path = args.config
     _refuse_missing(url, base)
     try:
-        store = open_store(url, realm=snapshot.relay.realm, clock=now_ms, password=_password(url, snapshot), base=base)
+        store = open_store(
+            url,
+            realm=snapshot.relay.realm,
+            clock=now_ms,
+            password=_password(url, snapshot),
+            base=base,
+            patience=PATIENCE,
+        )
         store.check()
     except (StoreUnavailable, StoreMisfit, ValueError) as error:
         raise Stop(str(error)) from None

@@ -180,6 +180,13 @@ class State:
     on_outage: Literal["allow", "deny"] = key(
         "allow", doc='"allow" keeps serving, enforces locally and replays; "deny" answers 503.'
     )
+    lease: Seconds = key(
+        Seconds(60.0),
+        doc="So long after its last heartbeat the slots of a node that died are free and its open calls are booked.",
+        reload=RESTART,
+        low=2,
+        high=3600,
+    )
     timezone: str = key("UTC", doc="Where days, weeks and months begin (an IANA name).", form="timezone")
 
 

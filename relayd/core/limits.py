@@ -165,24 +165,33 @@ class _Template:
     limit: int
 
 
-def terms(key: ApiKey, server: Server, endpoint: Endpoint, reserve: Estimate, now_ms: int, tz: str) -> tuple[Term, ...]:
+def terms(
+    key: ApiKey,
+    server: Server,
+    endpoint: Endpoint,
+    reserve: Estimate,
+    now_ms: int,
+    tz: str,
+    lease_ms: int = LEASE_MS,
+) -> tuple[Term, ...]:
     """Every limit that a call has to pass, the relay's own first.
 
     Args:
         endpoint: "count_tokens" has a bound of its own and none of the others, for clients fire dozens at once.
         now_ms: Unix ms; with `tz` it says which day, week and month it is.
+        lease_ms: how long slots are held without a renewal.
     """
     if endpoint == "count_tokens":
         return counting_terms(key, 1)
-    return relay_terms(server) + key_terms(key, reserve, now_ms, tz)
+    return relay_terms(server, lease_ms) + key_terms(key, reserve, now_ms, tz, lease_ms)
 
 
-def relay_terms(server: Server) -> tuple[Term, ...]:
+def relay_terms(server: Server, lease_ms: int = LEASE_MS) -> tuple[Term, ...]:
     """The limits of the whole relay: `[server] max_concurrent_requests` and `rate`."""
     found: list[Term] = []
     if server.max_concurrent_requests:
         name = f"{server.max_concurrent_requests} concurrent requests for the whole relay"
-        found.append(Slots(counter="relay/slots", name=name, limit=server.max_concurrent_requests))
+        found.append(Slots(counter="relay/slots", name=name, limit=server.max_concurrent_requests, ttl=lease_ms))
     if server.rate.requests:
         found.append(_rolling_requests("relay/requests", server.rate, " for the whole relay"))
     return tuple(found)
@@ -198,7 +207,7 @@ def counting_terms(key: ApiKey, cost: int) -> tuple[Term, ...]:
     return (Rolling(counter=counter, name=name, unit="requests", limit=limit, cost=cost, window=60_000),)
 
 
-def key_terms(key: ApiKey, reserve: Estimate, now_ms: int, tz: str) -> tuple[Term, ...]:
+def key_terms(key: ApiKey, reserve: Estimate, now_ms: int, tz: str, lease_ms: int = LEASE_MS) -> tuple[Term, ...]:
     """The limits of a key on message calls.
 
     A call whose estimate is larger than a whole window is charged just the whole window: it gets in when nothing else
@@ -207,7 +216,8 @@ def key_terms(key: ApiKey, reserve: Estimate, now_ms: int, tz: str) -> tuple[Ter
     found: list[Term] = []
     if key.limits.concurrency:
         name = f"{key.limits.concurrency} concurrent requests"
-        found.append(Slots(counter=f"key/{key.id}/slots", name=name, limit=key.limits.concurrency))
+        counter = f"key/{key.id}/slots"
+        found.append(Slots(counter=counter, name=name, limit=key.limits.concurrency, ttl=lease_ms))
     wanted = {"requests": 1, "tokens": reserve.tokens, "cost": reserve.cost or 0}
     for one in _templates(key.limits):
         counter = f"key/{key.id}/{one.unit}/{one.label}"

@@ -10,6 +10,7 @@ import attrs
 from relayd.config.snapshot import Account, ApiKey, Price, Snapshot
 from relayd.core.ledger import Record, orphan_of
 from relayd.core.limits import (
+    LEASE_MS,
     NOTHING,
     Estimate,
     Slots,
@@ -43,7 +44,7 @@ class Quota:
     orphan: Record
 
 
-def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names) -> Quota:
+def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names, lease_ms: int = LEASE_MS) -> Quota:
     """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
     call, key, relay = plan.call, plan.key, snapshot.relay
     # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
@@ -57,7 +58,7 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names) -> Quota:
             raise unpriced(key, plan.model, sent[prices.index(None)])
     zone = relay.state.timezone
     return Quota(
-        terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone),
+        terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone, lease_ms),
         orphan=orphan_of(key.id, names.of(plan.model, snapshot), reserve, now_ms, zone),
     )
 

@@ -12,7 +12,7 @@ import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.ledger import Record
-from relayd.core.limits import Standing, Term, counting_terms, denial, limit_headers
+from relayd.core.limits import Standing, counting_terms, denial, limit_headers
 from relayd.core.names import Names
 from relayd.core.quota import quota
 from relayd.core.route import Plan
@@ -22,7 +22,13 @@ from relayd.wire.refusal import Refusal
 
 
 class Counts(Protocol):
-    """The state as a call sees it (daemon/outage.py)."""
+    """The state as a call sees it (daemon/outage.py).
+
+    Args:
+        lease_ms: how long a call and its slots are held without a heartbeat.
+    """
+
+    lease_ms: int
 
     async def admit(self, op: Admit) -> Granted | Denied | Stale | Closed: ...
 
@@ -35,14 +41,13 @@ class Counts(Protocol):
 class Admitted:
     """The right to go on, and how the key's limits stood then."""
 
-    terms: tuple[Term, ...]
+    op: Admit  # its orphan is what the call is booked with if nothing better is known
     standings: tuple[Standing, ...]
     now_ms: int
-    orphan: Record  # what the call is booked with if nothing better is known
 
     def headers(self) -> HeaderPairs:
         """The key's own `anthropic-ratelimit-*`."""
-        return limit_headers(self.terms, self.standings, self.now_ms)
+        return limit_headers(self.op.terms, self.standings, self.now_ms)
 
 
 async def admit(
@@ -51,11 +56,12 @@ async def admit(
     """Pass every limit of a message call. Raises: Refusal 429, 529, 503, 403."""
     now_ms = round(wall() * 1000)
     for _ in range(3):  # a call at midnight may find that the store's day is another one
-        asked = quota(plan, snapshot, now_ms, names)
-        answer = await counts.admit(Admit(call=call_id, terms=asked.terms, orphan=asked.orphan))
+        asked = quota(plan, snapshot, now_ms, names, counts.lease_ms)
+        op = Admit(call=call_id, terms=asked.terms, orphan=asked.orphan, ttl=counts.lease_ms)
+        answer = await counts.admit(op)
         match answer:
             case Granted():
-                return Admitted(terms=asked.terms, standings=answer.standings, now_ms=answer.now, orphan=asked.orphan)
+                return Admitted(op=op, standings=answer.standings, now_ms=answer.now)
             case Denied():
                 raise denial(asked.terms[answer.term], answer.retry, answer.now)
             case Stale():

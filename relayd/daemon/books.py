@@ -4,9 +4,10 @@ Rule: nothing here is asked on the hot path but `counting` (one round trip a cal
 has a ceiling) and `remembered` (one look-up for the first call of a conversation). Everything else runs in the
 background, and may fail without a call noticing.
 
-Theory: a store holds what must survive this process. Calls in flight tell it that they live (`RENEW`), so that what a
-killed process left open is settled by whoever looks next (`REAP`). Health of accounts is published when it turns, and
-gathered from the others, so that a 429 on one node rests the account on all.
+Theory: a store holds what must survive this process. Calls in flight tell it that they live, so that what a killed
+process left open is settled by whoever looks next; a call that the store has lost (it was emptied) is admitted anew.
+Health of accounts is published when it turns, and gathered from the others, so that a 429 on one node rests the account
+on all.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ import msgspec
 import trio
 
 from relayd.core.ledger import Record
+from relayd.core.limits import LEASE_MS
 from relayd.core.pool import Pool
 from relayd.daemon.journal import Journal
 from relayd.daemon.outage import Counting
 from relayd.daemon.seats import Seats
 from relayd.daemon.statepump import Pump
-from relayd.state.contract import Gather, Gathered, GetPin, Pin, Pinned, Publish, Store, StoreUnavailable
+from relayd.state.contract import Admit, Gather, Gathered, GetPin, Pin, Pinned, Publish, Store, StoreUnavailable
 from relayd.state.opening import open_store
 from relayd.state.sqlite import SqliteStore
 
 RENEW = 5.0  # s between heartbeats of calls: what a killed process had streamed since is not in the books
+BEATS = 4  # at least so many of them in the life of a lease
+REAPS = 2  # looks for what dead processes left, in the life of a lease
 TOGETHER = 50  # calls in one heartbeat: about 2 ms
 PAUSE = 0.02  # s between them; ten thousand streams take 4 s
-REAP = 30.0  # s between looks for what dead processes left
 SHARE = 1.0  # s between exchanges of health
 
 log = logging.getLogger("relayd.state")
@@ -45,6 +48,7 @@ class Books:
 
     Args:
         open_calls: what is in flight: call ids, each with a way to find out its consumption up to then.
+        admission_of: how such a call was admitted; None when it has ended.
         pool: whose health is shared.
         wall: Unix time, s.
     """
@@ -55,6 +59,7 @@ class Books:
     pool: Pool
     wall: Callable[[], float]
     open_calls: Callable[[], Mapping[str, Callable[[], Record]]] = dict
+    admission_of: Callable[[str], Admit | None] = lambda call: None
     seats: Seats = attrs.field(init=False)
     _heard: int = 0  # version of the last health note
 
@@ -63,14 +68,25 @@ class Books:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Started once the store was tried. Raises: StoreMisfit."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.side.run)
-            await nursery.start(self.main.run)
-            await self._gather_health()
-            task_status.started()
-            nursery.start_soon(_every, RENEW, self._renew)
-            nursery.start_soon(_every, REAP, self._reap)
-            nursery.start_soon(_every, SHARE, self._share_health)
+        lease = self.counting.lease_ms / 1000
+        last = trio.CancelScope(shield=True)  # the side store is told when the main one has everything
+
+        async def run_side(*, task_status: trio.TaskStatus[None]) -> None:
+            with last:
+                await self.side.run(task_status=task_status)
+
+        async with trio.open_nursery() as outer:
+            await outer.start(run_side)
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.main.run)
+                    await self._gather_health()
+                    task_status.started()
+                    nursery.start_soon(_every, min(RENEW, lease / BEATS), self._renew)
+                    nursery.start_soon(_every, lease / REAPS, self._reap)
+                    nursery.start_soon(_every, SHARE, self._share_health)
+            finally:
+                last.cancel()
 
     async def _renew(self) -> None:
         """The heartbeat, a few calls at a time: for thousands of streams at once the loop and the store would stand
@@ -78,8 +94,14 @@ class Books:
         calls, held = list(self.open_calls().items()), self.seats.held()
         for start in range(0, max(len(calls), len(held)), TOGETHER):
             some = {call: consumed() for call, consumed in calls[start : start + TOGETHER]}
-            self.counting.renew(some, held[start : start + TOGETHER])
+            self.counting.renew(some, held[start : start + TOGETHER], self._restore)
             await trio.sleep(PAUSE)
+
+    def _restore(self, lost: tuple[str, ...]) -> None:
+        for call in lost:
+            op = self.admission_of(call)
+            if op is not None:
+                self.counting.restore(op)
 
     async def _reap(self) -> None:
         self.counting.reap()
@@ -141,6 +163,7 @@ def open_books(
     pool: Pool,
     wall: Callable[[], float],
     own: str = "",
+    lease: float = LEASE_MS / 1000,
 ) -> Books:
     """The books of a process; nothing is connected yet.
 
@@ -149,6 +172,7 @@ def open_books(
         base, own: the directory from which its path counts, and the node's own: see `state_directory`, for the
             journal and the side store.
         policy: `[state].on_outage`, asked at each outage.
+        lease: `[state].lease`, s.
     Raises: StoreMisfit on a URL that means nothing.
     """
 
@@ -160,7 +184,8 @@ def open_books(
     quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
     main = Pump(store, Journal(local / "journal"), quick=quick)
     side = Pump(SqliteStore(str(local / "side.db"), clock=clock))
-    return Books(main=main, side=side, counting=Counting(main, side, policy), pool=pool, wall=wall)
+    counting = Counting(main, side, policy, lease_ms=round(lease * 1000))
+    return Books(main=main, side=side, counting=counting, pool=pool, wall=wall)
 
 
 def state_directory(url: str, base: Path, own: str = "") -> Path:

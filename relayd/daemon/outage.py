@@ -17,7 +17,7 @@ from typing import Literal
 import attrs
 
 from relayd.core.ledger import Record
-from relayd.core.limits import LEASE_MS, Slots
+from relayd.core.limits import LEASE_MS, Slots, Term
 from relayd.daemon.statepump import Pump
 from relayd.state.contract import (
     Admit,
@@ -34,11 +34,14 @@ from relayd.state.contract import (
     Settle,
     Stale,
     StoreUnavailable,
+    Void,
 )
 from relayd.wire.refusal import Refusal
 
 RETRY = 5  # s; most outages are restarts and failovers
-_SIDE = "~side"
+_SIDE = "~side"  # what ids from the side store have behind them in the main one
+_UNLIMITED = "~"  # what the id of a call that no store answered for has behind it in the side store
+_REAP, _LOOK = Reap(), Reap(limit=1000, look=True)
 
 log = logging.getLogger("relayd.state")
 
@@ -51,12 +54,15 @@ class Counting:
         main: the pump of the real store.
         side: the pump of the side store; it needs no journal.
         policy: `state.on_outage` of the current snapshot.
+        lease_ms: how long a call and its slots are held without a heartbeat.
     """
 
     main: Pump
     side: Pump
     policy: Callable[[], Literal["allow", "deny"]]
-    _side_calls: dict[str, tuple[Admit, int]] = attrs.field(factory=dict, init=False)  # with the moment of admission
+    lease_ms: int = LEASE_MS
+    # Calls that were admitted to the side store: how (perhaps under another id), and when.
+    _side_calls: dict[str, tuple[Admit, int]] = attrs.field(factory=dict, init=False)
     _side_leases: set[str] = attrs.field(factory=set, init=False)
 
     async def admit(self, op: Admit) -> Granted | Denied | Stale | Closed:
@@ -68,9 +74,13 @@ class Counting:
         try:
             answer = _admission(await self.side.ask(op))
         except StoreUnavailable as error:
-            # "allow" means: keep serving. The call is not limited, but it is booked.
+            # "allow" means: keep serving. The call is not limited, but it is booked; and as soon as the side store can
+            # write it down, also if this process is killed. Under another id, for its own is being voided there.
             log.warning("state.side_unavailable", extra={"reason": str(error)})
-            answer = Granted(now=0)
+            unlimited = attrs.evolve(op, call=op.call + _UNLIMITED)
+            self.side.submit_nowait(attrs.evolve(unlimited, terms=()))
+            self._side_calls[op.call] = (unlimited, 0)
+            return Granted(now=0)
         if isinstance(answer, Granted):
             self._side_calls[op.call] = (op, answer.now)
         return answer
@@ -92,14 +102,12 @@ class Counting:
 
     def settle(self, call: str, record: Record) -> None:
         """Settle a call. Sync; nothing is lost whatever the state of the store."""
-        op = Settle(call=call, record=record)
         found = self._side_calls.pop(call, None)
         if found is None:
-            self.main.submit_nowait(op)
+            self.main.submit_nowait(Settle(call=call, record=record))
             return
         admitted, at = found
-        self.side.submit_nowait(op)
-        self.main.submit_nowait(Settle(call=call + _SIDE, record=record, terms=admitted.terms, at=at))
+        self._settle_late(admitted.call, record, admitted.terms, at)
 
     def release(self, op: Release) -> None:
         """Give a lease back. Sync."""
@@ -121,27 +129,52 @@ class Counting:
         """
         leases = tuple(leases)
         for pump, here in ((self.main, False), (self.side, True)):
-            mine = tuple((call, record) for call, record in calls.items() if (call in self._side_calls) == here)
+            mine = tuple(
+                (self._side_calls[call][0].call if here else call, record)
+                for call, record in calls.items()
+                if (call in self._side_calls) == here
+            )
             held = tuple(pair for pair in leases if (pair[1] in self._side_leases) == here)
             if mine or held:
-                pump.submit_nowait(Renew(calls=mine, leases=held, ttl=LEASE_MS), _tell(lost))
+                pump.submit_nowait(Renew(calls=mine, leases=held, ttl=self.lease_ms), _tell(lost))
+
+    def restore(self, op: Admit) -> None:
+        """Admit a call in flight again, where the store has lost it. Sync; nobody waits for the answer."""
+        pump = self.side if op.call in self._side_calls else self.main
+        pump.submit_nowait(op)
 
     def reap(self) -> None:
         """Settle what dead processes left behind, in both stores. Sync; call it now and then on any node."""
-        self.main.submit_nowait(Reap(), self._reaped)
-        self.side.submit_nowait(Reap(), self._book_reaped)
+        self._reap_main()
+        self.side.submit_nowait(_LOOK, self._book_left)
 
-    def _reaped(self, answer: Answer) -> None:
-        if _more_to_reap(answer):
-            self.main.submit_nowait(Reap(), self._reaped)
+    def _reap_main(self) -> None:
+        self.main.submit_nowait(_REAP, self._told_reaped)
 
-    def _book_reaped(self, answer: Answer) -> None:
-        if isinstance(answer, Reaped):
-            for call, record in answer.calls:
-                if call not in self._side_calls:
-                    self.main.submit_nowait(Settle(call=call + _SIDE, record=record))
-        if _more_to_reap(answer):
-            self.side.submit_nowait(Reap(), self._book_reaped)
+    def _told_reaped(self, answer: Answer) -> None:
+        if not isinstance(answer, Reaped) or not answer.calls:
+            return
+        log.info("state.reaped", extra={"calls": len(answer.calls)})
+        if len(answer.calls) >= _REAP.limit:
+            self._reap_main()
+
+    def _book_left(self, answer: Answer) -> None:
+        """Book what dead processes left in the side store; here too it lets go of each call last."""
+        alive = {op.call for op, _ in self._side_calls.values()}
+        for call, record in answer.calls if isinstance(answer, Reaped) else ():
+            if call not in alive:
+                self._settle_late(call, record, (), 0)
+
+    def _settle_late(self, call: str, record: Record, terms: tuple[Term, ...], at: int) -> None:
+        """Settle a call that the side store admitted: in the main store, and once that is safe, in the side store.
+
+        So whatever moment this process is killed at, somebody still has the call. The main store may have admitted it
+        too, in vain; its Void may have died with the process that gave up waiting.
+        """
+        here = Settle(call=call, record=record)
+        self.main.submit_nowait(Void(call=call.removesuffix(_UNLIMITED)))
+        late = Settle(call=call + _SIDE, record=record, terms=terms, at=at)
+        self.main.submit_nowait(late, kept=lambda: self.side.submit_nowait(here))
 
     def _refuse_or_go_on(self) -> None:
         if self.policy() == "deny":

@@ -51,6 +51,7 @@ from relayd.daemon.stream import (
     pass_through,
 )
 from relayd.daemon.upstream import Inbound, Upstreams
+from relayd.state.contract import Admit
 from relayd.wire.answer import read_fault
 from relayd.wire.anthropic import EVENT_STREAM
 from relayd.wire.call import Call, Dialect, Reply, Translator
@@ -291,12 +292,24 @@ class Relay:
         if not trial.tried:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts and trial.admitted is not None:
-            return attrs.evolve(trial.admitted.orphan, account=trial.tried[-1], errors=0, model=name, day=day)
+            return attrs.evolve(trial.admitted.op.orphan, account=trial.tried[-1], errors=0, model=name, day=day)
         return record
 
     def open_calls(self) -> dict[str, Callable[[], Record]]:
-        """The calls in flight, each with a way to find out what it has consumed up to then, for the heartbeat."""
-        return {call_id: partial(self._record, trial) for call_id, trial in self._open.items()}
+        """The calls in flight, each with a way to find out what it has consumed up to then, for the heartbeat.
+
+        Whoever books that will do so because this process has died, and their clients with an error.
+        """
+
+        def consumed(trial: Trial) -> Record:
+            return attrs.evolve(self._record(trial), errors=1)
+
+        return {call_id: partial(consumed, trial) for call_id, trial in self._open.items()}
+
+    def admission_of(self, call_id: str) -> Admit | None:
+        """How a call in flight was admitted, for a store that has lost it."""
+        trial = self._open.get(call_id)
+        return trial.admitted.op if trial is not None and trial.admitted is not None else None
 
     def _affinity(self, exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:
         """The name of the call's conversation. Where there is but one account, nobody asks for it."""

@@ -372,6 +372,7 @@ def build(
         policy=lambda: live.snapshot.relay.state.on_outage,
         pool=pool,
         wall=time.time,
+        lease=snapshot.relay.state.lease,
     )
     rng = random.Random(secrets.randbits(64))
     keeper = OAuthKeeper(
@@ -402,7 +403,7 @@ def build(
         new_id=new_id,
         rng=rng,
     )
-    books.open_calls = relay.open_calls
+    books.open_calls, books.admission_of = relay.open_calls, relay.admission_of
     front = Front(relay=relay, known_models=shipped)
     server = Server(front, lambda: live.snapshot.relay.server)
     admin_front = AdminFront(books=books, wall=time.time, new_id=new_id)

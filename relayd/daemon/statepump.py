@@ -12,6 +12,10 @@ Theory: the store is up or down, as its last batch found it. While it is down, q
 behind a dead Redis), settlements go to the journal, and the thread alone tries again, ever more slowly; once the store
 answers, the journal is replayed first, then it is up. Who gives up waiting for an admission cannot know whether it took
 place: a Void follows it.
+
+A store that was replaced (`Store.life`) may have lost the last moments or everything: a Redis without persistence that
+was restarted, a replica that took over. What was settled in the last RECENT seconds is told again then; what it still
+has, it knows by its id.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -48,6 +53,9 @@ FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # s between two tries at a store that is 
 LAZY = 0.02  # s that an operation nobody waits for may lie, so that it goes along with others
 LARGEST_QUICK = 32  # operations carried out on the spot, in less than 1 ms
 FLUSH_TIMEOUT = 5.0  # s for what is queued when the daemon stops
+RECENT = 600.0  # s of settlements that are kept to be told again; far less than the store remembers their ids
+MOST_RECENT = 10_000  # of them, some 500 bytes each
+AGAIN = 64  # told again along with each batch: one Redis script of 3 ms
 
 log = logging.getLogger("relayd.state")
 
@@ -60,6 +68,7 @@ class _Pending:
     deadline: float = 0.0
     task: trio.lowlevel.Task | None = None
     then: Callable[[Answer], None] | None = None
+    kept: Callable[[], None] | None = None
     answer: Answer | None = None
     abandoned: bool = False
 
@@ -75,6 +84,7 @@ class PumpStats:
     unanswered: int = 0  # questions that failed, for whatever reason
     journaled: int = 0
     replayed: int = 0
+    told_again: int = 0  # settlements, to a store that had been replaced
     dropped: int = 0  # operations without lasting effect that were given up
     failed: int = 0  # operations that the store refused to carry out
     outages: int = 0
@@ -121,6 +131,9 @@ class Pump:
     _urgent: trio.Event = attrs.field(factory=trio.Event, init=False)  # somebody waits for one of them
     _lull: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)  # in which the flusher waits
     _in_thread: int = attrs.field(default=0, init=False)  # operations that the thread has not answered
+    _life: str = attrs.field(default="", init=False)  # of the store, as it was last seen
+    _recent: deque[tuple[float, Settle]] = attrs.field(factory=lambda: deque(maxlen=MOST_RECENT), init=False)
+    _again: deque[Settle] = attrs.field(factory=deque, init=False)  # to be told again
 
     # -- the trio side ---------------------------------------------------------------------------------------------
 
@@ -190,15 +203,18 @@ class Pump:
             raise StoreUnavailable(self.reason or f"{self.store.name}: no answer within {self.store.deadline:g} s")
         return pending.answer
 
-    def submit_nowait(self, op: Op, then: Callable[[Answer], None] | None = None) -> None:
+    def submit_nowait(
+        self, op: Op, then: Callable[[Answer], None] | None = None, kept: Callable[[], None] | None = None
+    ) -> None:
         """Carry out an operation some time soon. Sync, for it is called from `finally` blocks.
 
         A Settle or Void that cannot be delivered is journaled; anything else is given up.
 
         Args:
             then: called with the answer, in trio's thread.
+            kept: called there when a Settle or Void cannot be lost any more: it was carried out or journaled.
         """
-        pending = _Pending(op, then=then)
+        pending = _Pending(op, then=then, kept=kept)
         if not self.threaded:
             self._serve([pending])
         elif isinstance(op, Settle | Void) or self.queued < MOST_QUEUED:
@@ -297,6 +313,8 @@ class Pump:
 
     def _give_answers(self, batch: Sequence[_Pending], answers: Sequence[Answer | None]) -> None:
         for pending, answer in zip(batch, answers, strict=True):
+            if pending.abandoned:  # its Void is on the way: whoever waited must not take the answer after all
+                continue
             pending.answer = answer
             self._waiting.pop(pending, None)
             if pending.task is not None:
@@ -304,6 +322,8 @@ class Pump:
                 trio.lowlevel.reschedule(task)
             elif pending.then is not None and answer is not None:
                 pending.then(answer)
+            if pending.kept is not None:
+                pending.kept()
 
     def _changed(self, up: bool, reason: str) -> None:
         if self.on_change is not None:
@@ -326,19 +346,31 @@ class Pump:
             self._connect()
             connected()
             wait = FIRST_PROBE
-            while not self._stopping or self._queue.qsize():
-                batch = self._next_batch(None if self.up else wait)
+            probe = time.monotonic() + wait
+            while not self._stopping or self._queue.qsize() or (self.up and self._again):
+                was_up = self.up
+                batch = self._next_batch(self._patience(probe))
                 if batch:
                     self._serve(batch)
                 if self.up:
+                    self._tell_again()
+                elif was_up:
                     wait = FIRST_PROBE
-                elif not batch and not self._stopping:
+                    probe = time.monotonic() + wait
+                elif not self._stopping and time.monotonic() >= probe:  # however much comes to be journaled meanwhile
                     self._connect()
                     wait = min(wait * 2, LONGEST_PROBE)
+                    probe = time.monotonic() + wait
         finally:
             if self.journal is not None:
                 self.journal.close()
             self.store.close()
+
+    def _patience(self, probe: float) -> float | None:
+        """How long the thread may wait for something to do, s."""
+        if self.up:
+            return 0.0 if self._again else None
+        return max(0.0, probe - time.monotonic())
 
     def _next_batch(self, timeout: float | None) -> list[_Pending]:
         """What is queued, waiting for the first; [] when nothing came in time, or the end was called for."""
@@ -377,7 +409,38 @@ class Pump:
             return []
         self.stats.seconds += time.perf_counter() - began
         self._count(ops, answers)
+        self._remember(ops)
+        self._notice_life()
         return answers
+
+    def _remember(self, ops: Sequence[Op]) -> None:
+        """Keep settlements, should they have to be told again. An embedded store loses nothing by itself."""
+        if self.store.life:
+            now = time.monotonic()
+            self._recent += [(now, op) for op in ops if isinstance(op, Settle)]
+
+    def _notice_life(self) -> None:
+        life = self.store.life
+        if life != self._life and self._life:
+            since = time.monotonic() - RECENT
+            self._again = deque(op for at, op in self._recent if at >= since)
+            log.warning("state.replaced", extra={"store": self.store.name, "told_again": len(self._again)})
+        self._life = life
+
+    def _tell_again(self) -> None:
+        """Some settlements, to a store that may have lost them; those that it has, it knows by their ids."""
+        again = self._again
+        if not again:
+            return
+        part = [again.popleft() for _ in range(min(len(again), AGAIN))]
+        try:
+            self.store.apply(part)
+        except StoreUnavailable as error:
+            again.extendleft(reversed(part))
+            self._went_down(str(error))
+            return
+        self.stats.told_again += len(part)
+        self._notice_life()
 
     def _count(self, ops: Sequence[Op], answers: Sequence[Answer]) -> None:
         stats = self.stats
@@ -421,6 +484,7 @@ class Pump:
                 for text in warnings:
                     log.warning("state.warning", extra={"reason": text})
             self.store.apply([Ping()])
+            self._notice_life()
             self._replay()
         except StoreUnavailable as error:
             self._went_down(str(error))
@@ -440,9 +504,10 @@ class Pump:
         for path, entries in self.journal.pending():
             for start in range(0, len(entries), LARGEST_BATCH):
                 part = entries[start : start + LARGEST_BATCH]
-                failed = sum(isinstance(answer, Failed) for answer in self.store.apply(part))
-                self.stats.failed += failed
-                self.stats.replayed += len(part) - failed
+                answers = self.store.apply(part)
+                self._count(part, answers)
+                self._remember(part)
+                self.stats.replayed += len(part)
             self.journal.forget(path)
 
 

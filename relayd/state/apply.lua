@@ -4,7 +4,8 @@
 --          one slot of a Cluster. They cannot be declared one by one, because a call's counters are read from the call.
 -- ARGV[1]  prefix of every key        ARGV[2]  Unix ms to take for now, "0" = the server's clock (others: tests)
 -- ARGV[3]  the operations, MessagePack: an array of {code, arguments...}
--- Answer:  MessagePack, one array for each operation: {word, fields...}; {"failed", reason} when it raised an error.
+-- Answer:  MessagePack: when the data began (Unix ms), and one array for each operation: {word, fields...}, or
+--          {"failed", reason} when it raised an error.
 --
 -- Keys:  c:CALL   open call or tombstone   {state, expires, terms, record, checkpoint}; state O open, S settled, R reaped
 --        open     sorted set of open calls by the time they may be reaped
@@ -12,6 +13,7 @@
 --        k:COUNTER@START      calendar window  integer
 --        s:COUNTER            slots            sorted set of holders by expiry
 --        u:DAY                books            hash {key, account, model} -> {counts...}
+--        began    when all this began: whoever finds another time there knows that what was here before is lost
 --        p:NAME pin   n:TOPIC notes (hash)   v:TOPIC version of a topic   nodes (hash)
 -- Whether something has expired is always decided by the times inside; Redis's own TTLs only sweep up, an hour later.
 
@@ -33,6 +35,11 @@ end
 local seen = tonumber(call('GET', KEYS[1]) or '0')
 if seen > now and seen - now <= BACKWARD then now = seen end
 if seen ~= now then call('SET', KEYS[1], now, 'PX', DAY) end
+local began = tonumber(call('GET', prefix .. 'began') or '0')
+if began == 0 then
+  began = now
+  call('SET', prefix .. 'began', now, 'PX', USAGE)
+end
 
 local function ttl(ms) return math.max(math.min(ms, USAGE), 0) + HOUR end
 local function load(key)
@@ -386,19 +393,22 @@ function ops.nodes()
   return {'nodes', nodes}
 end
 
-function ops.reap(limit)
+function ops.reap(limit, look)
   local due, reaped = call('ZRANGEBYSCORE', prefix .. 'open', '-inf', now, 'LIMIT', 0, limit), {}
   for _, id in ipairs(due) do
     local found = find(id)
-    call('ZREM', prefix .. 'open', id)
-    if found and found[1] == 'O' then
+    local open = found and found[1] == 'O'
+    if open then
       local record = found[4]
       if found[5] and amount(found[5], 'tokens') > 0 then record = found[5] end
-      adjust(found[3], record, id)
-      book(record, 1)
-      save(prefix .. 'c:' .. id, {'R', now + REAPED, found[3], record, false}, REAPED)
       reaped[#reaped + 1] = {id, record}
+      if not look then
+        adjust(found[3], record, id)
+        book(record, 1)
+        save(prefix .. 'c:' .. id, {'R', now + REAPED, found[3], record, false}, REAPED)
+      end
     end
+    if not (open and look) then call('ZREM', prefix .. 'open', id) end
   end
   return {'reaped', reaped}
 end
@@ -430,16 +440,15 @@ function ops.peek(terms)
   return {'peeked', now, standings}
 end
 
-function ops.report(days, key)
-  local rows = {}
-  for _, day in ipairs(days) do
-    local flat = call('HGETALL', prefix .. 'u:' .. day)
-    for i = 1, #flat, 2 do
-      local names = unpack_one(flat[i])
-      if key == '' or names[1] == key then rows[#rows + 1] = {day, names, unpack_one(flat[i + 1])} end
-    end
+-- one page of a day's books, of one key or ("") of all, and where the next one begins ("0": there is none)
+function ops.report(day, cursor, size, key)
+  local page, rows = call('HSCAN', prefix .. 'u:' .. day, cursor, 'COUNT', size), {}
+  local flat = page[2]
+  for i = 1, #flat, 2 do
+    local names = unpack_one(flat[i])
+    if key == '' or names[1] == key then rows[#rows + 1] = {names, unpack_one(flat[i + 1])} end
   end
-  return {'reported', rows}
+  return {'reported', rows, page[1]}
 end
 
 function ops.ping() return {'pong', now} end
@@ -452,4 +461,4 @@ for i, op in ipairs(unpack_one(ARGV[3])) do
   end
   answers[i] = answer
 end
-return pack(answers)
+return pack({began, answers})

@@ -185,9 +185,14 @@ class Nodes:
 @attrs.frozen(kw_only=True)
 class Reap:
     """Settle at most `limit` open calls whose time ran out, at their last checkpoint if it knows of any tokens, else as
-    orphans."""
+    orphans.
+
+    Args:
+        look: only tell them, the same way; whoever asks settles them one by one.
+    """
 
     limit: int = 100
+    look: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -329,7 +334,7 @@ class NodeList:
 
 @attrs.frozen(kw_only=True)
 class Reaped:
-    """To Reap: the calls settled, each with what was booked. As many as `limit`: ask again."""
+    """To Reap: the calls, each with what is booked of it. As many as `limit`: ask again."""
 
     calls: tuple[tuple[str, Record], ...]
 
@@ -380,6 +385,11 @@ class Store(Protocol):
     @property
     def deadline(self) -> float:
         """Seconds after which whoever waits for an answer should give up."""
+        ...
+
+    @property
+    def life(self) -> str:
+        """Names what holds the data; another name than before means that some of it may be lost. "" cannot tell."""
         ...
 
     def apply(self, batch: Sequence[Op]) -> list[Answer]:

@@ -7,9 +7,17 @@ from pathlib import Path
 
 from relayd.state.contract import Store, StoreMisfit
 
+CONNECT, COMMAND = 0.5, 0.2  # s that a daemon waits for Redis
+
 
 def open_store(
-    url: str, *, realm: str, clock: Callable[[], int], password: str = "", base: Path | None = None
+    url: str,
+    *,
+    realm: str,
+    clock: Callable[[], int],
+    password: str = "",
+    base: Path | None = None,
+    patience: float = COMMAND,
 ) -> Store:
     """The store that a URL names; nothing is connected yet (`Store.check` does).
 
@@ -19,13 +27,14 @@ def open_store(
         clock: Unix ms; Redis has its own.
         password: for Redis; "" for none.
         base: the directory from which a relative PATH counts.
+        patience: s to wait for an answer of Redis. A daemon has calls that wait meanwhile, a command has a person.
     Raises: StoreMisfit on a URL that means nothing, or when the package redis is missing.
     """
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite":
         from relayd.state.redis import RedisStore
 
-        return RedisStore(url, realm=realm, password=password)
+        return RedisStore(url, realm=realm, password=password, connect=max(CONNECT, patience), command=patience)
     if not rest:
         raise StoreMisfit("state.url: the path is missing [sqlite:var/relayd.db]")
     from relayd.state.sqlite import SqliteStore

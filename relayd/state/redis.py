@@ -30,6 +30,7 @@ from relayd.state.rows import from_row, to_row
 OLDEST = (6, 2)
 # A script keeps Redis from all else: 64 operations are about 3 ms.
 LARGEST_SCRIPT = 64
+PAGE = 500  # lines of the books that are read at a time, some 4 ms
 # Error words with which a server says that it cannot work now, or is not the master (Redis source, src/server.c).
 _NOT_NOW = frozenset(
     {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS", "NOAUTH"}
@@ -68,6 +69,8 @@ class RedisStore:
     _dialer: Dialer = attrs.field(init=False)
     _connection: Line | None = attrs.field(default=None, init=False)
     _asking: bool = attrs.field(default=False, init=False)  # connected to a node that is about to get our slot
+    _server: str = attrs.field(default="", init=False)  # the run id of the process that we are connected to
+    _began: int = attrs.field(default=0, init=False)  # when its data began, Unix ms
 
     def __attrs_post_init__(self) -> None:
         place = parse_place(self.url)
@@ -82,22 +85,52 @@ class RedisStore:
         return self.command + 0.05
 
     @property
+    def life(self) -> str:
+        return f"{self._server}/{self._began}" if self._began else ""
+
+    @property
     def prefix(self) -> str:
         return f"relayd:{{{self.realm}}}:"
 
     def apply(self, batch: Sequence[c.Op]) -> list[c.Answer]:
+        if any(isinstance(op, c.Report) for op in batch):
+            return [self._report(op) if isinstance(op, c.Report) else self.apply([op])[0] for op in batch]
         chunks = [batch[start : start + LARGEST_SCRIPT] for start in range(0, len(batch), LARGEST_SCRIPT)]
-        requests = [self._request(chunk) for chunk in chunks]
+        answers: list[c.Answer] = []
+        for chunk, rows in zip(
+            chunks, self._carry_out([[_packed(op) for op in chunk] for chunk in chunks]), strict=True
+        ):
+            answers += [_answer(op, row) for op, row in zip(chunk, rows, strict=True)]
+        self._believe_failures(answers)
+        return answers
+
+    def _carry_out(self, chunks: list[list[tuple[Any, ...]]]) -> list[list[Any]]:
+        """The scripts' answers, one row for each operation. Raises: StoreUnavailable."""
         try:
-            replies = self._send_and_maybe_again(requests)
+            replies = self._send_and_maybe_again([self._request(chunk) for chunk in chunks])
         except (redis.RedisError, OSError) as error:
             self.close()
             raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
-        answers = []
-        for chunk, reply in zip(chunks, replies, strict=True):
-            answers += [_answer(op, row) for op, row in zip(chunk, _decode(reply), strict=True)]
-        self._believe_failures(answers)
-        return answers
+        found = []
+        for reply in replies:
+            self._began, rows = _decode(reply)
+            found.append(rows)
+        return found
+
+    def _report(self, op: c.Report) -> c.Answer:
+        """The books page by page, each in a script of its own: while one runs, Redis serves nobody else."""
+        found: dict[tuple[str, ...], list[int]] = {}  # a page may bring a row again (SCAN's guarantees)
+        for day in days_between(op.first, op.last):
+            cursor = "0"
+            while True:
+                ((answer,),) = self._carry_out([[("report", day, cursor, PAGE, op.key)]])
+                if answer[0] != "reported":
+                    return c.Failed(reason=str(answer[1]))
+                found.update({(day, *names): counts for names, counts in answer[1]})
+                cursor = answer[2]
+                if cursor == "0":
+                    break
+        return c.Reported(rows=tuple(from_row([*names, *found[names]]) for names in sorted(found) if any(found[names])))
 
     def check(self) -> list[str]:
         try:
@@ -123,14 +156,26 @@ class RedisStore:
         if self._connection is None:
             connection = self._dialer.open()
             try:
-                connection.ask("SCRIPT", "LOAD", self.lua[0])
+                self._greet(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return self._connection
 
-    def _request(self, chunk: Sequence[c.Op]) -> tuple[Word, ...]:
+    def _greet(self, connection: Line) -> None:
+        """Make a fresh connection fit for use.
+
+        The short question goes first: to a large one a Redis that wants a
+        password says "unauthenticated bulk length" in place of NOAUTH.
+        """
+        try:
+            self._server = _info(connection.ask("INFO", "server")).get("run_id", "")
+        except redis.ResponseError:  # a user who may not ask; then only lost data is noticed, not another server
+            self._server = ""
+        connection.ask("SCRIPT", "LOAD", self.lua[0])
+
+    def _request(self, chunk: list[tuple[Any, ...]]) -> tuple[Word, ...]:
         now = 0 if self.now is None else self.now()
         return (
             "EVALSHA",
@@ -139,7 +184,7 @@ class RedisStore:
             f"{self.prefix}clock",
             self.prefix,
             now,
-            _encode([_packed(op) for op in chunk]),
+            _encode(chunk),
         )
 
     def _send_and_maybe_again(self, requests: list[tuple[Word, ...]]) -> list[bytes]:
@@ -168,7 +213,7 @@ class RedisStore:
         if line is None:
             return False
         self.close()
-        line.ask("SCRIPT", "LOAD", self.lua[0])
+        self._greet(line)
         self._connection = line
         self._asking = isinstance(error, redis.exceptions.AskError) and not isinstance(
             error, redis.exceptions.MovedError
@@ -255,11 +300,11 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
         case c.Nodes():
             return ("nodes",)
         case c.Reap():
-            return ("reap", op.limit)
+            return ("reap", op.limit, op.look)
         case c.Peek():
             return ("peek", [_term(term) for term in op.terms])
         case c.Report():
-            return ("report", days_between(op.first, op.last), op.key)
+            raise AssertionError("a report is asked for page by page")
         case c.Ping():
             return ("ping",)
         case _:
@@ -312,9 +357,6 @@ def _answer(op: c.Op, row: list[Any]) -> c.Answer:
             return c.Reaped(calls=tuple((call, from_row(record)) for call, record in calls))
         case ["peeked", now, standings]:
             return c.Peeked(now=now, standings=tuple(Standing(*one) for one in standings))
-        case ["reported", rows]:
-            found = sorted([day, *names, *counts] for day, names, counts in rows if any(counts))
-            return c.Reported(rows=tuple(from_row(one) for one in found))
         case ["pong", now]:
             return c.Pong(now=now)
         case ["failed", reason]:

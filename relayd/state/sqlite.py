@@ -108,6 +108,10 @@ class SqliteStore:
     def name(self) -> str:
         return f"sqlite:{self.path}"
 
+    @property
+    def life(self) -> str:
+        return ""
+
     def check(self) -> list[str]:
         try:
             self._connect()
@@ -216,7 +220,7 @@ class SqliteStore:
             case c.Heartbeat() | c.Nodes():
                 return self._node(sql, op)
             case c.Reap():
-                return self._reap(sql, op.limit)
+                return self._reap(sql, op)
             case c.Peek():
                 return c.Peeked(now=self._now, standings=tuple(self._standing(sql, term) for term in op.terms))
             case c.Report():
@@ -447,15 +451,18 @@ class SqliteStore:
                 ]
                 self._add_to_sums(sql, row)
 
-    def _reap(self, sql: Sql, limit: int) -> c.Answer:
+    def _reap(self, sql: Sql, op: c.Reap) -> c.Answer:
         due = sql(
             "SELECT id, terms, orphan, checkpoint FROM open WHERE expires <= ? ORDER BY expires, id LIMIT ?",
-            (self._now, limit),
+            (self._now, op.limit),
         ).fetchall()
         reaped = []
         for call, kept, orphan, checkpoint in due:
             last = from_row(_decode_row(checkpoint)) if checkpoint else None
             record = c.left_behind(last, from_row(_decode_row(orphan)))
+            reaped.append((call, record))
+            if op.look:
+                continue
             after = self._adjust(sql, _decode_memories(kept), record, call)
             sql(_BOOK, to_row(record))
             sql("DELETE FROM open WHERE id = ?", (call,))
@@ -463,7 +470,6 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?)",
                 (call, self._now + c.REAPED_MS, _encode(after), _encode(to_row(record))),
             )
-            reaped.append((call, record))
         return c.Reaped(calls=tuple(reaped))
 
     def _renew(self, sql: Sql, op: c.Renew) -> c.Answer:

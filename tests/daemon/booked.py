@@ -46,6 +46,7 @@ class FickleStore:
     away: bool = False
     away_for: tuple[type[Op], ...] = ()  # fails batches that hold one of these
     asked: list[Op] = attrs.field(factory=list)
+    life: str = ""
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from relayd.core.ledger import Record
 from relayd.core.limits import FOREVER, Calendar, Rolling, Slots, Term
@@ -27,6 +29,8 @@ from relayd.state.contract import (
     Pong,
     Reap,
     Release,
+    Renew,
+    Renewed,
     Report,
     Reported,
     Settle,
@@ -58,6 +62,7 @@ class FlakyStore:
     inner: SqliteStore = attrs.field(factory=lambda: SqliteStore(":memory:", clock=lambda: NOW))
     deadline: float = 0.3
     name: str = "flaky"
+    life: str = ""
     away: bool = False
     loses_answers: bool = False
     hold: threading.Event | None = None
@@ -435,3 +440,152 @@ async def test_a_heartbeat_goes_where_the_call_was_admitted_and_tells_what_is_lo
     count.renew({"up": None, "down": record(), "never": None}, [("slots", "holder")], lambda gone: lost.extend(gone))
     await until(lambda: sorted(lost) == ["holder", "never"])
     assert [type(op).__name__ for op in side.log] == ["Admit", "Renew"]
+
+
+async def test_a_store_that_is_back_is_found_though_settlements_keep_coming(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    store = FlakyStore()
+    pump = Pump(store, Journal(tmp_path))
+    await nursery.start(pump.run)
+    store.away = True
+    with pytest.raises(StoreUnavailable):
+        await pump.ask(Ping())
+
+    async def settle_on() -> None:
+        for number in range(10_000):
+            pump.submit_nowait(Settle(call=f"s{number}", record=record()))
+            await trio.sleep(0.005)
+
+    nursery.start_soon(settle_on)
+    await until(lambda: pump.stats.journaled > 20)
+    store.away = False
+    await until(lambda: pump.up)
+
+
+async def test_the_side_store_lets_go_of_a_call_only_when_its_settlement_is_safe(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """So whoever kills the process in between leaves a call that is reaped."""
+    count, main, _ = await counting(nursery, tmp_path, "allow")
+    main.away = True
+    await count.admit(admit("c1"))
+    main.away = False
+    await until(lambda: count.main.up)
+    main.hold = threading.Event()
+    entered = main.entered
+    count.settle("c1", record())
+    await until(lambda: main.entered > entered)
+    assert await booked_by(count.side) == 0
+    main.hold.set()
+    await until_booked(count.side, 1)
+
+
+async def test_whatever_a_dead_node_left_is_reaped_at_once_however_much_it_is(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    main = FlakyStore()
+    main.inner.apply([Admit(call=f"c{number}", terms=(), orphan=record(), ttl=0) for number in range(350)])
+    pumps = Pump(main, Journal(tmp_path)), Pump(FlakyStore())
+    for pump in pumps:
+        await nursery.start(pump.run)
+    Counting(*pumps, policy=lambda: "allow").reap()
+    await until_booked(pumps[0], 350)
+
+
+async def test_a_store_that_was_replaced_is_told_again_what_it_may_have_lost(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    store = FlakyStore(life="first")
+    pump = Pump(store, Journal(tmp_path))
+    await nursery.start(pump.run)
+    for number in range(200):
+        pump.submit_nowait(Settle(call=f"s{number}", record=record()))
+    await until_booked(pump, 200)
+    before, store.inner = store.inner, SqliteStore(":memory:", clock=lambda: NOW)  # it has forgotten everything
+    before.close()
+    store.life = "second"
+    await until_booked(pump, 200)
+    store.life = "third"  # it has forgotten nothing
+    await pump.ask(Ping())
+    await until(lambda: pump.stats.told_again == 400)
+    assert await booked_by(pump) == 200
+
+
+async def test_an_answer_that_comes_as_patience_ends_is_not_both_taken_and_voided(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """The loop is held up, so that the answer and the end of the wait are found in one pass, in either order."""
+    store = FlakyStore(deadline=0.1)
+    pump = Pump(store, Journal(tmp_path))
+    await nursery.start(pump.run)
+    granted = 0
+
+    async def call(name: str) -> None:
+        nonlocal granted
+        with contextlib.suppress(StoreUnavailable):
+            await pump.ask(admit(name))
+            granted += 1
+            pump.submit_nowait(Settle(call=name, record=record()))
+
+    for number in range(10):
+        async with trio.open_nursery() as asking:
+            store.hold = threading.Event()
+            asking.start_soon(call, f"c{number}")
+            await trio.testing.wait_all_tasks_blocked()
+            store.hold.set()
+            time.sleep(0.12)  # noqa: ASYNC251 - that is the point
+    store.deadline = 10
+    assert await booked_by(pump) == granted
+
+
+async def test_a_call_that_two_stores_admitted_is_booked_once_after_its_process_was_killed(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """The main store answered too late, the side store in time, and the kill came before the Void."""
+    main, side = FlakyStore(), FlakyStore()
+    for store in (main, side):
+        store.inner.apply([Admit(call="c1", terms=one_slot(), orphan=record(), ttl=0)])
+    pumps = Pump(main, Journal(tmp_path)), Pump(side)
+    for pump in pumps:
+        await nursery.start(pump.run)
+    count = Counting(*pumps, policy=lambda: "allow")
+    for _ in range(2):
+        count.reap()
+        await until_booked(pumps[1], 1)
+        await until_booked(pumps[0], 1)
+
+
+async def test_a_call_that_neither_store_answered_for_is_booked_though_its_process_is_killed(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    count, main, side = await counting(nursery, tmp_path, "allow")
+    main.away = True
+    side.hold = threading.Event()
+    side.deadline = 0.05
+    assert isinstance(await count.admit(admit("c1", one_slot())), Granted)
+    side.hold.set()
+    side.deadline = 8
+    await count.side.ask(Ping())  # the side store has caught up; then the process dies, and its time runs out
+    main.away = False
+    later = Counting(count.main, Pump(FlakyStore(inner=side.inner)), policy=lambda: "allow")
+    await nursery.start(later.side.run)
+    await until(lambda: later.main.up)
+    (told,) = side.inner.apply([Renew(calls=(("c1~", None),), ttl=0)])
+    assert told == Renewed()
+    later.reap()
+    await until_booked(later.side, 1)
+    await until_booked(later.main, 1)
+
+
+async def booked_by(pump: Pump) -> int:
+    """The requests in the books, behind whatever was asked before."""
+    answer = await pump.ask(Report(first="2000-01-01", last="2100-01-01"))
+    assert isinstance(answer, Reported)
+    return sum(row.requests for row in answer.rows)
+
+
+async def until_booked(pump: Pump, requests: int) -> None:
+    with trio.fail_after(8):
+        while await booked_by(pump) != requests:  # noqa: ASYNC110 - the store's thread books
+            await trio.sleep(0.01)

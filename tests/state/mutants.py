@@ -50,6 +50,7 @@ MUTANTS = [
     ("apply.lua", "'-inf', now, 'LIMIT'", "'-inf', now - 1, 'LIMIT'"),
     ("apply.lua", "amount(found[5], 'tokens') > 0", "true"),
     ("apply.lua", "amount(found[5], 'tokens') > 0", "amount(found[5], 'tokens') > 1"),
+    ("apply.lua", "amount(found[5], 'tokens') > 0", "amount(found[5], 'tokens') >= amount(record, 'tokens')"),
     ("apply.lua", "if found and found[1] == 'O' and found[2] > now then", "if found and found[1] == 'O' then"),
     ("apply.lua", "if expires and tonumber(expires) > now then\n      hold", "if expires then\n      hold"),
     ("apply.lua", "math.min(at, now)", "at"),
@@ -88,6 +89,7 @@ MUTANTS = [
     ("sqlite.py", "max(kept, self._now)", "kept"),
     ("sqlite.py", " AND key = ?", " AND key <> ?"),
     ("apply.lua", "key == '' or names[1] == key", "true"),
+    ("contract.py", "checkpoint is None or checkpoint.tokens == 0", "checkpoint is None"),
 ]  # fmt: skip
 
 

@@ -237,9 +237,10 @@ class Oracle:
             record = life.orphan
             if life.checkpoint and life.checkpoint.tokens:
                 record = life.checkpoint
-            self.finish(call, life, record)
-            self.calls[call] = Life("reaped", self.now + 7 * 86_400_000, booked=record)
             reaped.append((call, record))
+            if not op.look:
+                self.finish(call, life, record)
+                self.calls[call] = Life("reaped", self.now + 7 * 86_400_000, booked=record)
         return c.Reaped(calls=tuple(reaped))
 
     def on_lease(self, op: c.Lease) -> c.Answer:

@@ -27,6 +27,8 @@ from relayd.state.sqlite import SqliteStore
 T0 = 46_300 * 86_400_000  # midnight, in 2096
 DAY = 86_400_000
 
+NOTHING_READ = {"input": 0, "cache_write_1h": 0, "output": 0}
+
 nth = st.integers(0, 7)  # which of the latest calls
 holders = st.sampled_from(["h1", "h2", "h3"])
 small = st.integers(0, 6)
@@ -151,6 +153,16 @@ class Machine(RuleBasedStateMachine):
                 call = self.new_call()
                 self.is_right(self.do(c.Admit(call=call, terms=terms, orphan=orphan))[0], terms, call)
 
+    @rule(orphan=records, gap=st.integers(1, 60), offset=st.integers(0, 16))
+    def an_event_leaves_its_window_with_its_bucket(self, orphan: Record, gap: int, offset: int) -> None:
+        term = rolling("r1000", 1000, 10**6, 1, "requests")
+        began = self.now = self.oracle_now() + offset
+        self.do(c.Admit(call=self.new_call(), terms=(term,), orphan=orphan))
+        self.now += gap
+        self.do(c.Admit(call=self.new_call(), terms=(term,), orphan=orphan))
+        self.now = began + 1000
+        self.do(c.Peek(terms=(term,)))
+
     @rule(data=st.data(), orphan=records)
     def a_denied_call_gets_in_at_its_retry_time_and_not_before(self, data: st.DataObject, orphan: Record) -> None:
         terms = self.some_terms(data)
@@ -175,7 +187,7 @@ class Machine(RuleBasedStateMachine):
     def a_reaped_call_is_settled_after_all(
         self, data: st.DataObject, orphan: Record, other: Record | None, record: Record, late: int
     ) -> None:
-        checkpoint = other or attrs.evolve(orphan, errors=1, input=0, cache_write_1h=0, output=0)  # nothing was heard
+        checkpoint = other or attrs.evolve(orphan, errors=1 - orphan.errors, **NOTHING_READ)
         call, terms = self.new_call(), self.some_terms(data)
         self.do(c.Admit(call=call, terms=terms, orphan=orphan, ttl=1000))
         self.do(c.Renew(calls=((call, checkpoint),), ttl=2))
@@ -245,9 +257,9 @@ class Machine(RuleBasedStateMachine):
         who = self.call(holder) if isinstance(holder, int) else holder
         self.do(c.Release(holder=who, counters=("slots", "other")))
 
-    @rule(limit=st.integers(1, 3))
-    def reap(self, limit: int) -> None:
-        self.do(c.Reap(limit=limit))
+    @rule(limit=st.integers(1, 3), look=st.booleans())
+    def reap(self, limit: int, look: bool) -> None:
+        self.do(c.Reap(limit=limit, look=look))
 
     @rule(data=st.data(), record=records, chosen=st.lists(st.none() | nth, min_size=2, max_size=5))
     def several_at_once(self, data: st.DataObject, record: Record, chosen: list[int | None]) -> None:

@@ -1,0 +1,140 @@
+"""Rounds of `kill -9` under load: nodes die in the middle of calls, others take over, and at the end the books are held
+against what the upstream saw.
+
+What must hold of each call that reached the upstream: it is in the books, once. A call that was settled stands there
+with the upstream's own figures. One that was open when its node died was booked by the reaper of another node (it
+counts as an error): with its last checkpoint, so that what is missing is at most what came since, or, before there was
+one, with the estimate of its prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from builders import KEY
+from daemon import key_text
+from fleet import Fleet, eventually, fleet, noon_zone
+from ledger import EACH, Seen, asking, body_length
+from load import PROMPT, Load
+
+SLOTS = 1000  # of the key: enough for all calls, and a leak shows in what `relayd usage` says is used
+BEATS = 4  # heartbeats, each with a checkpoint, in a lease
+
+
+@attrs.define
+class Tally:
+    """What the books say of the calls that the upstream saw.
+
+    Args:
+        settled: booked with the upstream's own figures.
+        reaped: booked by a reaper.
+        unsent: booked, though the upstream never saw them: admitted a moment before their node died.
+        short: tokens that each reaped stream with a checkpoint is short of.
+        leaked: slots that are still taken.
+        faults: one line for each call that is missing, stands there twice, or with wrong figures.
+    """
+
+    rounds: int
+    seen: int = 0
+    settled: int = 0
+    reaped: int = 0
+    unsent: int = 0
+    leaked: int = 0
+    short: list[int] = attrs.field(factory=list)
+    faults: list[str] = attrs.field(factory=list)
+
+    def text(self) -> str:
+        """For people."""
+        short = sorted(self.short)
+        most = f", short of {short[len(short) // 2]} tokens at the median, {short[-1]} at most" if short else ""
+        lines = [
+            f"{self.rounds} rounds of kill -9: {self.seen} calls reached the upstream, {self.settled} were settled with"
+            f" its figures, {self.reaped} reaped ({len(short)} with a checkpoint{most}); {self.unsent} more were booked"
+            f" and never sent; {len(self.faults)} missing, twice or wrong; {self.leaked} slots leaked"
+        ]
+        return "\n".join(lines + self.faults)
+
+
+async def kill_rounds(
+    place: Path, state: str, *, rounds: int, nodes: int, rate: float, lease: float, tell: Callable[[str], None] = print
+) -> Tally:
+    """Kill nodes under load, round by round, and hold the books against the upstream's ledger."""
+    relay = f'[state]\ntimezone = "{noon_zone()}"\nlease = "{lease:g}s"\n'
+    keys = {"dev": key_text(KEY, f"[limits]\nconcurrency = {SLOTS}\n")}
+    rng = random.Random(rounds)
+    async with fleet(place, state, keys=keys, relay=relay, nodes=nodes) as relays:
+        load = Load(relays, KEY, "kill", rate, rng)
+        async with load.running():
+            for number in range(rounds):
+                await trio.sleep(rng.uniform(0.2, 1.5))
+                victim = number % nodes
+                await relays.kill(victim)
+                await relays.start(victim)
+                if number % 10 == 9:
+                    tell(f"round {number + 1}: {len(load.replies)} calls")
+        await all_slots_free(relays, lease)
+        tally = await tally_of(relays, load, rounds, lease)
+    return tally
+
+
+async def all_slots_free(relays: Fleet, lease: float) -> None:
+    """Wait until the dead nodes' leases have run out and their calls have been reaped."""
+
+    async def are() -> bool:
+        return await slots_used(relays) == 0
+
+    with contextlib.suppress(AssertionError):  # the tally tells how many leaked
+        await eventually(are, "the slots to be free", 2 * lease + 10)
+    await trio.sleep(lease / 2 + 1)  # the reaper looks twice in a lease
+
+
+async def slots_used(relays: Fleet) -> int:
+    document = await relays.verb(0, "usage", "dev")
+    (row,) = [row for row in document["keys"][0]["limits"] if row["unit"] == "concurrent"]
+    used: int = row["used"]
+    return used
+
+
+async def tally_of(relays: Fleet, load: Load, rounds: int, lease: float) -> Tally:
+    calls, rows = relays.ledger.of(load.group), await relays.report()
+    tally = Tally(rounds, seen=len(calls), leaked=await slots_used(relays))
+    tally.unsent = len(rows.keys() - calls.keys())
+    for model, seen in calls.items():
+        row = rows.get(model)
+        fault = ""
+        if row is None:
+            fault = "is missing"
+        elif row["requests"] != 1 or seen.times != 1:
+            fault = "is there more than once"
+        elif row["errors"]:
+            tally.reaped += 1
+            fault = "" if _reaped_right(row, seen, model, load, lease, tally.short) else "was reaped wrongly"
+        elif (row["input"], row["output"]) == (seen.input, seen.output) and seen.whole:
+            tally.settled += 1
+        else:
+            fault = "was settled wrongly"
+        if fault:
+            tally.faults.append(f"{model} {fault}: upstream {seen}, books {row}, client {load.replies.get(model)}")
+    tally.faults += [f"{model} is there more than once: {row}" for model, row in rows.items() if row["requests"] != 1]
+    return tally
+
+
+def _reaped_right(row: dict[str, Any], seen: Seen, model: str, load: Load, lease: float, short: list[int]) -> bool:
+    """Whether a reaped call stands with what the upstream had said at a checkpoint, or else with its estimate."""
+    if row["input"] == PROMPT:  # so a checkpoint was made after message_start
+        if not seen.whole:  # else the upstream has told another number at the end
+            short.append(seen.output - row["output"])
+        between = EACH * lease / BEATS / load.paces[model]  # two checkpoints; twice that on a busy machine
+        return seen.whole or -EACH <= short[-1] <= 2 * between + 5 * EACH
+    estimates = {
+        -(-body_length(asking(KEY, model, stream=stream, prompt=PROMPT, output=output, **play)) * 2 // 7)
+        for stream, play in ((False, {"pause": 0.0}), (False, {"pause": 0.02}), (True, {"pause": 0.05, "events": 10}))
+        for output in (10, 100)
+    }
+    return bool(min(estimates) - 3 <= row["input"] <= max(estimates) + 3 and row["output"] == 0)

@@ -1,0 +1,102 @@
+"""Redis goes away under load in every way it can, and relayd does what `on_outage` says; afterwards its books are equal
+to the upstream's, without anything having been restarted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+from pathlib import Path
+
+import redis_server
+import trio
+from builders import KEY
+from daemon import key_text
+from fleet import Fleet, eventually, fleet, noon_zone
+from load import Load
+from redis_server import RedisServer
+
+RATE = 35.0  # calls a second, for each policy
+POLICIES = ("allow", "deny")
+# What a call may take longer than its upstream, s: nobody waits for the store to come back. Figures are printed (-s);
+# on an idle machine the longest is below 0.3 s. Here is room for one that is busy with other tests.
+PATIENCE = 15.0
+
+
+async def test_the_books_are_whole_after_every_kind_of_outage(tmp_path: Path) -> None:
+    relay = '[state]\non_outage = "{}"\ntimezone = "{}"\nlease = "5s"\n'
+    trees = [relay.format(policy, noon_zone()) for policy in POLICIES]
+    with redis_server.running() as redis:
+        async with fleet(tmp_path, redis.url, keys={"dev": key_text(KEY)}, relay=trees, nodes=2) as relays:
+            loads = [Load(relays, KEY, policy, RATE, random.Random(n), n) for n, policy in enumerate(POLICIES)]
+            async with loads[0].running(), loads[1].running():
+                await trio.sleep(0.5)
+                for number, outage in enumerate((stall, crash, pause), start=1):
+                    await outage(redis)
+                    await recovered(relays, number)
+                    await trio.sleep(0.3)
+                await trio.to_thread.run_sync(tell, redis, "FLUSHALL")
+                await trio.sleep(0.5)
+            for load in loads:
+                await check(relays, load)
+
+
+async def check(relays: Fleet, load: Load) -> None:
+    """The policy was obeyed, in time, and the books are equal to the upstream's."""
+    policy, calls = load.group, relays.ledger.of(load.group)
+    statuses = {reply.status for reply in load.replies.values()}
+    assert statuses == ({200} if policy == "allow" else {200, 503})
+    assert {model for model, reply in load.replies.items() if reply.status == 200} == calls.keys()
+    assert {seen.times for seen in calls.values()} == {1}
+    for reply in load.replies.values():
+        if reply.status == 503:
+            assert reply.headers["retry-after"] == "5"
+            assert "state store is unavailable" in reply.message
+    rows = await relays.books_hold({model: seen.tokens for model, seen in calls.items()})
+    assert {model for model in rows if model.startswith(f"{policy}.")} == calls.keys()
+    late = load.late()
+    print(f"{policy}: {len(late)} calls took {figures(late)} longer than their upstream")
+    print(f"{policy}: GET /livez took {figures(sorted(load.glances))}")
+    assert late[-1] < PATIENCE
+    assert max(load.glances) < PATIENCE
+
+
+async def stall(redis: RedisServer) -> None:
+    """It stands still: connections are accepted, nothing is answered."""
+    assert redis.process is not None
+    os.kill(redis.process.pid, signal.SIGSTOP)
+    await trio.sleep(0.8)
+    os.kill(redis.process.pid, signal.SIGCONT)
+
+
+async def crash(redis: RedisServer) -> None:
+    """It is killed, and comes back empty."""
+    await trio.to_thread.run_sync(redis.stop)
+    await trio.sleep(0.7)
+    await trio.to_thread.run_sync(redis.start)
+
+
+async def pause(redis: RedisServer) -> None:
+    """It answers some commands and holds others back."""
+    await trio.to_thread.run_sync(tell, redis, "CLIENT", "PAUSE", 800, "WRITE")
+    await trio.sleep(0.8)
+
+
+def tell(redis: RedisServer, *words: str | int) -> None:
+    with contextlib.closing(redis.client()) as client:
+        client.execute_command(*words)
+
+
+async def recovered(relays: Fleet, times: int) -> None:
+    """Wait until every node has found its store again so often."""
+
+    async def has() -> bool:
+        return all(len(node.events("state.available")) >= times for node in relays.nodes.values())
+
+    await eventually(has, "the nodes to find Redis again")
+
+
+def figures(ordered: list[float]) -> str:
+    middle, most = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
+    return f"p50 {middle * 1e3:.0f} ms, p99 {most * 1e3:.0f} ms, at most {ordered[-1] * 1e3:.0f} ms"
