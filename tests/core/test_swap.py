@@ -26,7 +26,7 @@ def test_every_setting_that_needs_a_restart_is_kept_and_every_other_is_taken() -
         relay={
             "realm": "other",
             "server": Server(workers=4, max_connections=7),
-            "state": State(url="redis://h", password_file="/p", timezone="Europe/Berlin"),
+            "state": State(url="redis://h", password_file="/p", lease=7.0, timezone="Europe/Berlin"),
             "log": Log(file="/f", level="debug"),
             "routing": Routing(reserve=0.5),
         },
@@ -34,9 +34,12 @@ def test_every_setting_that_needs_a_restart_is_kept_and_every_other_is_taken() -
     )
     kept = keep_running(old, new)
 
-    assert restart_fields() == ["realm", "server.workers", "state.url", "state.password_file", "log.file"]
+    assert restart_fields() == [
+        "realm", "server.workers", "state.url", "state.password_file", "state.lease", "log.file"
+    ]  # fmt: skip
     assert (kept.relay.realm, kept.relay.server.workers) == ("test", 1)
     assert (kept.relay.state.url, kept.relay.state.password_file) == (old.relay.state.url, "")
+    assert kept.relay.state.lease == old.relay.state.lease
     assert kept.relay.log.file == ""
     assert kept.relay.state.timezone == "Europe/Berlin"
     assert (kept.relay.server.max_connections, kept.relay.log.level, kept.relay.routing.reserve) == (7, "debug", 0.5)
