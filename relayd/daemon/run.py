@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,9 +222,25 @@ def run(node: NodeSettings) -> int:
     del start, settings  # the first config goes when the second one runs
     tune_memory()
     bell.hear_stops()
-    trio.run(daemon.main, [sock for sockets in listening.values() for sock in sockets], strict_exception_groups=True)
+    unfit: list[BaseException] = []
+    try:
+        sockets = [sock for one in listening.values() for sock in one]
+        trio.run(daemon.main, sockets, strict_exception_groups=True)
+    except* StoreMisfit as group:
+        unfit += leaves(group)
     bell.ignore_stops()
-    return 0
+    for misfit in unfit:
+        say(f"relayd: {misfit}")
+    return EX_CONFIG if unfit else 0
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The exceptions in a group of groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
 
 
 def tell(start: Start | NoStart) -> bool:

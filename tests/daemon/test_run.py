@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -121,6 +122,17 @@ def test_a_directory_that_is_no_tree_is_not_served(tmp_path: Path) -> None:
     ended = run_to_its_end(tmp_path / "nothing")
     assert ended.returncode == 78
     assert "Traceback" not in ended.stderr
+
+
+def test_a_state_file_of_a_newer_relayd_is_refused_in_one_line(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path)
+    (tree / "var").mkdir()
+    with contextlib.closing(sqlite3.connect(tree / "var" / "relayd.db")) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    ended = run_to_its_end(tree, "--listen", "127.0.0.1:0")
+    assert ended.returncode == 78
+    (line,) = (line for line in ended.stderr.splitlines() if not line.startswith("{"))
+    assert "relayd.db: tables of version 99, but this relayd knows only 1 [run the newer relayd" in line
 
 
 def test_an_address_that_is_taken_is_said_so(tmp_path: Path) -> None:
