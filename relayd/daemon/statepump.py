@@ -439,6 +439,9 @@ class Pump:
             again.extendleft(reversed(part))
             self._went_down(str(error))
             return
+        except Exception:  # our bug, as in _applied
+            log.exception("state.fault")
+            return
         self.stats.told_again += len(part)
         self._notice_life()
 
