@@ -23,11 +23,13 @@ import trio
 from fakes import ASK, ASK_STREAM, Client, Told
 
 from relayd.config.keys import key_hash, mint
+from relayd.daemon.bell import EarlyBell
 from relayd.daemon.boot import Start
 from relayd.daemon.log import AccessLog, Output, set_log
+from relayd.daemon.node import NodeSettings, open_sockets
 from relayd.daemon.reload import Reloader
 from relayd.daemon.reloading import Edition, Pace, Reloading, find_start
-from relayd.daemon.run import Daemon, EarlyBell, NodeSettings, build, open_sockets
+from relayd.daemon.run import Daemon, build
 from relayd.daemon.status import metrics_text, status_document
 from relayd.daemon.ticket import Reload, Request, Result, Trigger
 

@@ -44,10 +44,11 @@ from relayd.core.ownership import (
 )
 from relayd.core.receipt import Draft
 from relayd.core.route import Plan, allow_endpoint, resolve
+from relayd.daemon.answer import Answer
 from relayd.daemon.endpoints import MESSAGES, cors_headers
 from relayd.daemon.exchange import Exchange
 from relayd.daemon.outage import RETRY
-from relayd.daemon.relay import Answer, Relay, Trial
+from relayd.daemon.relay import Relay, Trial
 from relayd.daemon.stream import gather
 from relayd.daemon.upstream import Inbound
 from relayd.state.contract import Answer as Told

@@ -35,30 +35,25 @@ from relayd.core.receipt import Attempt, Draft, Receipt
 from relayd.core.route import Plan, resolve
 from relayd.core.throttle import BadKeys
 from relayd.daemon.admission import Admitted, admit, admit_count
+from relayd.daemon.answer import Answer, look, status_of_error
 from relayd.daemon.books import Books
 from relayd.daemon.endpoints import cors_headers
 from relayd.daemon.exchange import Exchange
 from relayd.daemon.oauth import OAuthKeeper
 from relayd.daemon.stream import (
-    GATHER_LIMIT,
     MESSAGE_LIMIT,
     REVOKED,
     TIME_IS_UP,
     EventStream,
-    Opening,
-    first_event,
-    gather,
     pass_through,
 )
 from relayd.daemon.upstream import Inbound, Upstreams
 from relayd.state.contract import Admit
-from relayd.wire.answer import read_fault
-from relayd.wire.anthropic import EVENT_STREAM
 from relayd.wire.call import Call, Dialect, Reply, Translator
 from relayd.wire.conversation import conversation
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.openai_shapes import rate_headers
-from relayd.wire.refusal import KIND_BY_STATUS, Refusal
+from relayd.wire.refusal import Refusal
 from relayd.wire.usage import Meter, usage_of_message
 
 # A call waits this long, s, for an account that a rate limit holds: less than what a client would sleep after a 429.
@@ -99,15 +94,6 @@ class Trial:
     creates: bool = False
     free: bool = False
     amend: Callable[[str, Answer], Awaitable[Answer]] | None = None
-
-
-@attrs.frozen(kw_only=True)
-class Answer:
-    """An upstream's answer, held back until it is judged. `streams`: it is an event stream."""
-
-    inbound: Inbound
-    opening: Opening
-    streams: bool
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -415,7 +401,7 @@ class Relay:
             inbound = await self.ask(plan, account, trial.client, snapshot)
             if not isinstance(inbound, Inbound):
                 return self._settle_attempt(trial, lease, inbound, None, began)
-            answer, outcome = await self._look(inbound, snapshot, message=plan.call.endpoint in ("messages", "openai"))
+            answer, outcome = await look(inbound, snapshot, message=plan.call.endpoint in ("messages", "openai"))
             trial.draft.account = account.id
             trial.draft.sent_model = account.model_map.get(plan.model, plan.model)
             verdict = self._settle_attempt(trial, lease, outcome, answer, began)
@@ -457,22 +443,6 @@ class Relay:
         limits = snapshot.relay.upstream
         outbound = prepare(plan, account, account.base_url or limits.base_url, secret, client)
         return await self.upstreams.open(account, outbound, limits)
-
-    async def _look(self, inbound: Inbound, snapshot: Snapshot, *, message: bool) -> tuple[Answer, Outcome]:
-        """As much of an answer as must be known to judge it: all of a short one, the first event of a stream."""
-        limits, silence = snapshot.relay.upstream, snapshot.relay.server.sse_keepalive
-        streams = inbound.status == 200 and inbound.headers.text(b"content-type").startswith(EVENT_STREAM.decode())
-        if streams:
-            opening, first = await first_event(inbound.source, min(silence or limits.idle_timeout, limits.idle_timeout))
-            answer = Answer(inbound=inbound, opening=opening, streams=True)
-            if isinstance(first, Unreachable):
-                return answer, first
-            return answer, Answered(status=inbound.status, headers=inbound.headers, first_event=first)
-        opening = await gather(inbound.source, limits.idle_timeout, MESSAGE_LIMIT if message else GATHER_LIMIT)
-        answer = Answer(inbound=inbound, opening=opening, streams=False)
-        if opening.cut:
-            return answer, Unreachable(kind="reset", reason=opening.cut)
-        return answer, _answered(inbound, opening)
 
     def _settle_attempt(
         self, trial: Trial, lease: Lease, outcome: Outcome, answer: Answer | None, began: float
@@ -641,16 +611,6 @@ def credential_rejected(account: str, verdict: Retry) -> Refusal:
     )
 
 
-def status_of_error(event: bytes) -> int:
-    """The status that goes with the data of an error event. Source: API docs, "Errors"."""
-    fault = read_fault(event)
-    return _STATUS_BY_KIND.get(fault.type, 500) if fault is not None else 500
-
-
-# 408 is what we say of a slow client; an upstream's timeout_error is a 504.
-_STATUS_BY_KIND = {kind: status for status, kind in reversed(KIND_BY_STATUS.items())} | {"timeout_error": 504}
-
-
 def _with_bars(found: Unavailable, barred: Mapping[str, str]) -> Unavailable:
     """What keeps the accounts from a call, where some are kept from it by what the pool does not know."""
     holds = [
@@ -658,17 +618,3 @@ def _with_bars(found: Unavailable, barred: Mapping[str, str]) -> Unavailable:
         for hold in found.holds
     ]
     return unavailable(holds, found.model)
-
-
-def _answered(inbound: Inbound, opening: Opening) -> Answered:
-    """What an answer says, with its error looked into when it is one."""
-    fault = read_fault(opening.data) if inbound.status >= 400 else None
-    if fault is None:
-        return Answered(status=inbound.status, headers=inbound.headers)
-    return Answered(
-        status=inbound.status,
-        headers=inbound.headers,
-        error_type=fault.type,
-        error_code=fault.code or "",
-        message=fault.message,
-    )

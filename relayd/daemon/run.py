@@ -28,32 +28,33 @@ import trio
 
 from relayd import __version__
 from relayd.config.report import as_text
-from relayd.config.snapshot import Admin, Snapshot
+from relayd.config.snapshot import Snapshot
 from relayd.core.live import Live
 from relayd.core.pool import Pool
 from relayd.core.prices import shipped
 from relayd.core.receipt import Receipt
 from relayd.daemon.admin import AdminFront
+from relayd.daemon.bell import EarlyBell
 from relayd.daemon.books import Books, open_books
 from relayd.daemon.boot import NoStart, Start
-from relayd.daemon.control import open_control
 from relayd.daemon.credentials import Credentials
 from relayd.daemon.front import Front
 from relayd.daemon.lastgood import LastGood
 from relayd.daemon.log import AccessLog, Output, open_log, set_log
+from relayd.daemon.node import NodeSettings, Openings, open_sockets
 from relayd.daemon.oauth import OAuthKeeper
-from relayd.daemon.places import control_socket, generation_store
-from relayd.daemon.prepare import Door, Sockets, admin_addresses, open_all, public_addresses, sockets_of
+from relayd.daemon.places import generation_store
+from relayd.daemon.prepare import Door, admin_addresses, public_addresses, sockets_of
 from relayd.daemon.probe import Probes
 from relayd.daemon.relay import Relay
-from relayd.daemon.reloading import Edition, Pace, Reloading, find_start, make_reloading
+from relayd.daemon.reloading import Edition, Reloading, find_start, make_reloading
 from relayd.daemon.server import Server
+from relayd.daemon.systemd import notify, tell_watchdog
 from relayd.daemon.tally import Tally
 from relayd.daemon.tls import shared_context
 from relayd.daemon.upstream import Upstreams
 from relayd.daemon.vitals import state_families
 from relayd.daemon.watch import inotify
-from relayd.daemon.watchdog import tell_watchdog
 from relayd.state.contract import StoreMisfit
 
 if TYPE_CHECKING:
@@ -62,82 +63,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("relayd")
 
 EX_CONFIG = 78  # sysexits.h: something was wrong with the configuration
-
-
-@attrs.frozen(kw_only=True)
-class NodeSettings:
-    """What is this node's own, from the command line and the environment.
-
-    Args:
-        listen: instead of [server].listen, when it is not empty.
-        admin_listen: instead of [admin].listen; "" = no admin listener, None = as the tree says.
-        state_url: instead of [state].url, when it is not empty.
-        identity: identity file(s); None looks at the environment.
-        own: a directory for what is this node's own, where the state is no file; "" = `var` in the tree.
-        control: path of the control socket; "" = where places.control_socket says.
-        watch: whether to look for changes of the tree; without it only signals and commands reload.
-        strict_boot: start with the tree or not at all.
-    """
-
-    tree: Path
-    listen: tuple[str, ...] = ()
-    admin_listen: str | None = None
-    state_url: str = ""
-    identity: str | None = None
-    node: str = ""
-    own: str = ""
-    control: str = ""
-    watch: bool = True
-    strict_boot: bool = False
-    pace: Pace = attrs.field(factory=Pace)
-
-
-@attrs.frozen(kw_only=True)
-class Openings:
-    """The sockets that are open before the daemon is made.
-
-    Args:
-        given_up: addresses of the admin listener that could not be had.
-        control: with its path; None = there is none.
-    """
-
-    public: Sockets
-    admin: Sockets = attrs.field(factory=dict)
-    given_up: frozenset[str] = frozenset()
-    control: tuple[socket.socket, Path] | None = None
-
-
-_STOPS = signal.SIGTERM, signal.SIGINT
-
-
-@attrs.define
-class EarlyBell:
-    """Hears signals while the event loop does not. Their default would end the process.
-
-    SIGHUP: a reload that is asked for during the start is not lost. SIGTERM and SIGINT: the same for a stop; and once
-    the loop has stopped listening, no further one interrupts the closing of the books.
-    """
-
-    rung: bool = False
-    stopping: bool = False
-
-    def install(self) -> None:
-        """Listen from now on; the event loop's own receiver takes over."""
-        signal.signal(signal.SIGHUP, self._ring)
-
-    def hear_stops(self) -> None:
-        """Listen for SIGTERM and SIGINT too. Not earlier than need be: until then a start can be interrupted."""
-        for number in _STOPS:
-            signal.signal(number, self._ring)
-
-    def ignore_stops(self) -> None:
-        """All is done; what the interpreter still tidies up is not to be interrupted either."""
-        for number in _STOPS:
-            signal.signal(number, signal.SIG_IGN)
-
-    def _ring(self, number: int, frame: object) -> None:
-        self.rung = self.rung or number == signal.SIGHUP
-        self.stopping = self.stopping or number != signal.SIGHUP
 
 
 @attrs.define(eq=False)
@@ -296,45 +221,6 @@ def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def open_sockets(node: NodeSettings, snapshot: Snapshot) -> Openings:
-    """Every socket that the daemon listens on. Raises: OSError, ValueError."""
-    public = open_all(node.listen or public_addresses(snapshot))
-    admin, given_up = open_admin(node, snapshot)
-    control = open_control_socket(node, snapshot.relay.state.url)
-    return Openings(public=public, admin=admin, given_up=given_up, control=control)
-
-
-def open_admin(node: NodeSettings, snapshot: Snapshot) -> tuple[Sockets, frozenset[str]]:
-    """The admin listener, and which address it does without. A second daemon on this machine finds the default address
-    taken; that is no reason not to serve. Raises: OSError for an address that somebody chose.
-    """
-    asked = admin_addresses(snapshot)
-    if node.admin_listen is not None:
-        asked = [node.admin_listen] if node.admin_listen else []
-    try:
-        return open_all(asked), frozenset()
-    except OSError as error:
-        if node.admin_listen is not None or asked != [Admin().listen]:
-            raise
-        log.warning("admin.unavailable", extra={"error": str(error), "hint": 'choose [admin].listen, or "" for none'})
-        return {}, frozenset(asked)
-
-
-def open_control_socket(node: NodeSettings, state_url: str) -> tuple[socket.socket, Path] | None:
-    """The control socket. Where nobody named a place and none can be had, the daemon goes without.
-
-    Raises: OSError for a place that somebody named.
-    """
-    path = control_socket(node.control, node.state_url or state_url, node.tree, os.environ)
-    try:
-        return open_control(path), path
-    except OSError as error:
-        if node.control:
-            raise
-        log.warning("control.unavailable", extra={"error": str(error), "hint": "choose a place with --control"})
-        return None
-
-
 def build(
     node: NodeSettings,
     start: Start,
@@ -482,19 +368,6 @@ def address_text(sock: socket.socket) -> str:
         return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
     return f"http://{host}:{name[1]}"
-
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing happens where it does not listen."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if not path:
-        return
-    address = "\0" + path[1:] if path.startswith("@") else path
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.sendto(state.encode(), address)
-    except OSError as error:
-        log.warning("systemd.notify_failed", extra={"error": str(error)})
 
 
 def keep_no_core() -> None:

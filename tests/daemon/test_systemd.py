@@ -29,7 +29,7 @@ from relayd.config.binding import account_binding
 from relayd.config.seal import new_identity, seal
 from relayd.config.secret import Secret
 from relayd.daemon.run import EX_CONFIG
-from relayd.daemon.watchdog import interval
+from relayd.daemon.systemd import interval
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 ANALYZE = shutil.which("systemd-analyze")

@@ -1,0 +1,42 @@
+"""Bell: signals that come while the event loop does not listen.
+
+Rule: a handler only writes down that it was called; what follows is the loop's business.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import attrs
+
+_STOPS = signal.SIGTERM, signal.SIGINT
+
+
+@attrs.define
+class EarlyBell:
+    """Hears signals while the event loop does not. Their default would end the process.
+
+    SIGHUP: a reload that is asked for during the start is not lost. SIGTERM and SIGINT: the same for a stop; and once
+    the loop has stopped listening, no further one interrupts the closing of the books.
+    """
+
+    rung: bool = False
+    stopping: bool = False
+
+    def install(self) -> None:
+        """Listen from now on; the event loop's own receiver takes over."""
+        signal.signal(signal.SIGHUP, self._ring)
+
+    def hear_stops(self) -> None:
+        """Listen for SIGTERM and SIGINT too. Not earlier than need be: until then a start can be interrupted."""
+        for number in _STOPS:
+            signal.signal(number, self._ring)
+
+    def ignore_stops(self) -> None:
+        """All is done; what the interpreter still tidies up is not to be interrupted either."""
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _ring(self, number: int, frame: object) -> None:
+        self.rung = self.rung or number == signal.SIGHUP
+        self.stopping = self.stopping or number != signal.SIGHUP
