@@ -140,7 +140,7 @@ class AdminFront:
             first, last = span(asked["day"], asked["from"], asked["to"], day_of(round(self.wall() * 1000), zone))
             by = split_dimensions(asked["by"] or "key")
         except DayError as error:
-            raise Refusal(status=400, message=str(error), code="query") from None
+            raise Refusal(status=400, message=scrub(str(error)[:300]), code="query") from None
         try:
             rows = [row for day in days_between(first, last) for row in await self._booked(day)]
         except StoreUnavailable as error:
@@ -192,7 +192,8 @@ def _reload_request(body: bytes) -> Reload:
     known: dict[str, type] = {"accept": str, "expect": str, "dry_run": bool}
     for name, value in asked.items():
         if name not in known or type(value) is not known[name]:
-            raise Refusal(status=400, message=f"{name[:50]!a}: expected accept, expect (texts) or dry_run (a boolean)")
+            shown = scrub(ascii(name[:80]))
+            raise Refusal(status=400, message=f"{shown}: expected accept, expect (texts) or dry_run (a boolean)")
     return Reload(**asked)
 
 

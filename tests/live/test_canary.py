@@ -35,6 +35,7 @@ from relayd.config.identity import write_identity
 from relayd.config.keys import key_hash, mint
 from relayd.config.seal import new_identity, seal
 from relayd.config.secret import Secret
+from relayd.config.sign_in import TOKEN_PREFIX, token_hash
 
 PUBLIC = 17  # characters of a secret's start that may be known: prefixes, and the hint of an API key
 CORE = 18  # characters that are looked for, behind the public ones and at the end
@@ -235,7 +236,9 @@ class Canary:
             relay=f'[state]\nurl = "{state}"\n[log]\nlevel = "debug"\nformat = "json"\n[oauth]\nclient_id = "ours"\n'
             f'token_url = "{self.url}/token"\n[secrets]\n'
             f'recipients = [{{ name = "prod", public = "{identity.public.text}" }}]\n'
-            f'[alerts.ops]\nurl = "{alert}"\n[admin]\nlisten = ""\n'
+            f'[alerts.ops]\nurl = "{alert}"\n[admin]\nlisten = "127.0.0.1:0"\n'
+            f'[[admin.tokens]]\nname = "deployer"\nrole = "editor"\n'
+            f'sha256 = "{token_hash(self.token)}"\n'
             f'[[admin.users]]\nname = "root"\npassword_hash = "{hashed}"\ntotp = "{totp}"\n',
             accounts=accounts,
             keys=keys,
@@ -244,6 +247,10 @@ class Canary:
         (self.root / "identity").chmod(0o600)
         with (self.root / "identity").open("a") as file:
             file.write(f"{hybrid.secret.reveal()}\n")
+
+    @property
+    def token(self) -> str:
+        return self.secret("admin token", TOKEN_PREFIX)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -378,6 +385,21 @@ def raw(canary: Canary, port: int) -> None:
         canary.call(port, key, path=path, method="GET", body="")
 
 
+def admin(canary: Canary, running: daemons.Daemon) -> None:
+    """What the admin listener tells those who may ask, and those who may not."""
+    (base,) = running.events("daemon.listening")[-1]["admin"]
+    port = int(base.rpartition(":")[2])
+    for token in (canary.token, canary.secret("wrong admin token", TOKEN_PREFIX)):
+        bearer = {"authorization": f"Bearer {token}"}
+        for path in ("/", "/metrics", "/api/status", "/api/report"):
+            expected = 200 if path == "/" or token == canary.token else 401
+            assert canary.call(port, "", path=path, method="GET", body="", **bearer) == expected
+        for path in (f"/api/status?token={token}", f"/{token}", f"/api/report?day={token}"):
+            canary.call(port, "", path=path, method="GET", body="", **bearer)
+        canary.call(port, "", path="/api/reload", body='{"dry_run": true}', **bearer)
+        canary.call(port, "", path="/api/reload", body=f'{{"{token}": "{canary.known["api key"]}"}}', **bearer)
+
+
 def process(canary: Canary, running: daemons.Daemon) -> None:
     """What others on the machine see of the process. (Its environment they do not, and the password is there.)"""
     proc = Path(f"/proc/{running.process.pid}")
@@ -435,6 +457,7 @@ def test_no_secret_is_written_or_answered_with_sqlite(tmp_path: Path) -> None:
             running.signal(signal.SIGUSR1)
             canary.files(canary.tree / "var")  # as it is while the daemon lives, WAL included
             process(canary, running)
+            admin(canary, running)
             running.kill()
         canary.files(tmp_path / "daemon.log", canary.tree / "var")
         # Again, with a log for people, and with faults inside.
