@@ -98,10 +98,13 @@ class Books:
             await trio.sleep(PAUSE)
 
     def _restore(self, lost: tuple[str, ...]) -> None:
-        for call in lost:
-            op = self.admission_of(call)
+        """Hold again what the store has lost. `lost`: call ids and holders of seats."""
+        for name in lost:
+            op = self.admission_of(name)
             if op is not None:
                 self.counting.restore(op)
+            else:
+                self.seats.restore(name)
 
     async def _reap(self) -> None:
         self.counting.reap()

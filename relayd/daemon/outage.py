@@ -143,6 +143,11 @@ class Counting:
         pump = self.side if op.call in self._side_calls else self.main
         pump.submit_nowait(op)
 
+    def restore_lease(self, op: Lease) -> None:
+        """The same of a lease."""
+        pump = self.side if op.holder in self._side_leases else self.main
+        pump.submit_nowait(op)
+
     def reap(self) -> None:
         """Settle what dead processes left behind, in both stores. Sync; call it now and then on any node."""
         self._reap_main()

@@ -32,7 +32,7 @@ class Seats:
     counting: Counting
     pool: Pool
     wall: Callable[[], float]
-    _held: dict[str, tuple[str, ...]] = attrs.field(factory=dict, init=False)  # by holder: its slots' counters
+    _held: dict[str, tuple[Slots, ...]] = attrs.field(factory=dict, init=False)  # by holder
 
     async def take(self, holder: str, account: str, terms: tuple[Term, ...]) -> bool:
         """Take a seat; False, and the pool knows why, when there is none. Raises: Refusal 503 as an admission does.
@@ -45,7 +45,7 @@ class Seats:
         if isinstance(answer, Denied):
             self.pool.hold(hold_elsewhere(account, terms[answer.term], answer.retry, self.wall()))
             return False
-        slots = tuple(term.counter for term in terms if isinstance(term, Slots))
+        slots = tuple(term for term in terms if isinstance(term, Slots))
         if slots:
             self._held[holder] = slots
         return True
@@ -54,8 +54,14 @@ class Seats:
         """Sync. A second time does nothing."""
         slots = self._held.pop(holder, None)
         if slots is not None:
-            self.counting.release(Release(holder=holder, counters=slots))
+            self.counting.release(Release(holder=holder, counters=tuple(slot.counter for slot in slots)))
 
     def held(self) -> list[tuple[str, str]]:
         """Pairs of counter and holder, for the heartbeat."""
-        return [(counter, holder) for holder, counters in self._held.items() for counter in counters]
+        return [(slot.counter, holder) for holder, slots in self._held.items() for slot in slots]
+
+    def restore(self, holder: str) -> None:
+        """Take the slots of an attempt under way again, where the store has lost them. Sync; no pace is charged."""
+        slots = self._held.get(holder)
+        if slots is not None:
+            self.counting.restore_lease(Lease(holder=holder, terms=slots))

@@ -18,6 +18,7 @@ from relayd.core.ledger import Record
 from relayd.core.quota import account_terms
 from relayd.daemon.books import TOGETHER
 from relayd.state.contract import Admit, Lease, Peek, Peeked, Reap, Reaped, Renew, Report, Reported
+from relayd.state.sqlite import SqliteStore
 
 NOTHING_HEARD = Record(day="2027-01-15", key="dev", account="", model="claude-haiku-4-5")
 
@@ -47,6 +48,12 @@ def slots(world: Booked, one: Account) -> int:
     answer = world.ask(Peek(terms=account_terms(one)))
     assert isinstance(answer, Peeked)
     return answer.standings[0].used
+
+
+def paced(world: Booked, one: Account) -> int:
+    answer = world.ask(Peek(terms=account_terms(one)))
+    assert isinstance(answer, Peeked)
+    return answer.standings[1].used
 
 
 async def statuses(worlds: tuple[Booked, ...], count: int) -> list[Told]:
@@ -116,6 +123,23 @@ async def test_a_long_call_keeps_its_slot_by_the_heartbeat(tmp_path: Path) -> No
             await world.books._renew()
         assert slots(world, only) == 1
         await client.leave("close")
+
+
+async def test_an_emptied_store_is_told_again_which_slots_are_taken(tmp_path: Path) -> None:
+    only = account("a", max_concurrency=1, pace=Pace(requests_per_minute=9))
+    async with booked(tree(only), tmp_path) as world:
+        world.books.admission_of = world.house.relay.admission_of
+        client = await begun(world)
+        world.store.inner = SqliteStore(":memory:", clock=world.clock.ms)
+        assert slots(world, only) == 0
+
+        await world.books._renew()
+        assert slots(world, only) == 1
+        assert paced(world, only) == 0, "the pace was charged when the call began"
+        await client.leave("close")
+        with trio.fail_after(10):
+            while slots(world, only):  # noqa: ASYNC110 - the store tells nobody
+                await trio.sleep(0.005)
 
 
 async def test_the_heartbeat_of_many_calls_goes_a_few_at_a_time_and_leaves_none_out(tmp_path: Path) -> None:
