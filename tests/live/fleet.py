@@ -50,6 +50,7 @@ class Fleet:
     relays: Sequence[str]  # each node's tables of relay.toml; the last one's serve all that come after
     keys: Mapping[str, str]
     files: Mapping[str, str]
+    named: Sequence[str]
     ledger: Ledger
     upstream: int  # port
     nodes: dict[int, Daemon] = attrs.field(factory=dict)
@@ -73,13 +74,14 @@ class Fleet:
         root = self.place / f"n{number}"
         if (root / "tree").exists():
             return root / "tree"
-        account = f'kind = "api-key"\nbase_url = "http://127.0.0.1:{self.upstream}"\n[credential]\nfile = '
+        models = json.dumps(["*", *self.named])
+        account = f'kind = "api-key"\nbase_url = "http://127.0.0.1:{self.upstream}"\nmodels = {models}\n'
         secret = self.place / "secret"
         secret.write_text("sk-ant-none")
         return write_tree(
             root,
             relay=self.relays[min(number, len(self.relays) - 1)],
-            accounts={"up": f'{account}"{secret}"\n'},
+            accounts={"up": f'{account}[credential]\nfile = "{secret}"\n'},
             keys=self.keys,
             files=self.files,
         )
@@ -159,17 +161,20 @@ async def fleet(
     keys: Mapping[str, str],
     relay: str | Sequence[str] = "",
     files: Mapping[str, str] | None = None,
+    named: Sequence[str] = (),
     nodes: int = 4,
 ) -> AsyncIterator[Fleet]:
     """So many nodes, numbered from 0, for the length of the block; at its end they must stop well.
 
     Args:
         relay: tables of relay.toml, one text for all nodes or one for each.
+        named: models that the tree names in full, so that each has a line of its own in the books, whatever becomes of
+            its call. A line of any other that nobody confirmed is shared.
     """
     ledger = Ledger()
     async with serving(ledger.serve) as upstream:
         each = (relay,) if isinstance(relay, str) else tuple(relay)
-        relays = Fleet(place, state, each, keys, files or {}, ledger, upstream.port)
+        relays = Fleet(place, state, each, keys, files or {}, named, ledger, upstream.port)
         try:
             await relays.start(*range(nodes))
             yield relays

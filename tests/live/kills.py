@@ -21,9 +21,10 @@ from builders import KEY
 from daemon import key_text
 from fleet import Fleet, eventually, fleet, noon_zone
 from ledger import EACH, Seen, asking, body_length
-from load import PROMPT, Load
+from load import PROMPT, Load, names_of
 
 SLOTS = 1000  # of the key: enough for all calls, and a leak shows in what `relayd usage` says is used
+LONGEST_ROUND = 20  # s, on a machine that is busy with other tests
 BEATS = 4  # heartbeats, each with a checkpoint, in a lease
 
 
@@ -68,7 +69,8 @@ async def kill_rounds(
     relay = f'[state]\ntimezone = "{noon_zone()}"\nlease = "{lease:g}s"\n'
     keys = {"dev": key_text(KEY, f"[limits]\nconcurrency = {SLOTS}\n")}
     rng = random.Random(rounds)
-    async with fleet(place, state, keys=keys, relay=relay, nodes=nodes) as relays:
+    named = names_of("kill", round(rounds * rate * LONGEST_ROUND))
+    async with fleet(place, state, keys=keys, relay=relay, named=named, nodes=nodes) as relays:
         load = Load(relays, KEY, "kill", rate, rng)
         async with load.running():
             for number in range(rounds):

@@ -60,7 +60,7 @@ class Load:
             await trio.sleep_until(due)
 
     async def _call(self, port: int) -> None:
-        model = f"{self.group}.{len(self.planned):06}"
+        model = name_of(self.group, len(self.planned))
         output = self.rng.randrange(10, 500)
         if self.rng.random() < STREAMED:
             pause, events = self.rng.choice([(0.01, 5), (0.05, 10), (0.1, 15)])
@@ -87,3 +87,13 @@ class Load:
         """How much longer than the upstream needed the calls took, s, in order."""
         took = ((reply.seconds - self.planned[model], reply) for model, reply in self.replies.items())
         return sorted(seconds if reply.status == 200 else reply.seconds for seconds, reply in took if chosen(reply))
+
+
+def name_of(group: str, number: int) -> str:
+    """The model of a load's call."""
+    return f"{group}.{number:06}"
+
+
+def names_of(group: str, most: int) -> list[str]:
+    """The models of a load that makes no more calls than that."""
+    return [name_of(group, number) for number in range(most)]

@@ -41,7 +41,8 @@ async def test_another_node_settles_what_a_dead_one_had_open_and_its_slots_are_f
     relay = f'[state]\ntimezone = "{noon_zone()}"\nlease = "{LEASE:g}s"\n'
     keys = {"dev": key_text(KEY, f"[limits]\nconcurrency = {slots}\n")}
     with redis_server.running() as redis:
-        async with fleet(tmp_path, redis.url, keys=keys, relay=relay, nodes=2) as relays:
+        named = [f"long.{number}" for number in range(slots)]
+        async with fleet(tmp_path, redis.url, keys=keys, relay=relay, named=named, nodes=2) as relays:
             other = Client(relays.nodes[1].port)
 
             async def is_answered(status: int) -> bool:
@@ -73,8 +74,9 @@ async def test_another_node_settles_what_a_dead_one_had_open_and_its_slots_are_f
 async def test_a_node_that_is_killed_in_an_outage_loses_nothing(tmp_path: Path) -> None:
     """What it had settled waits in its journal, what it had open in its side store."""
     relay = f'[state]\ntimezone = "{noon_zone()}"\nlease = "{LEASE:g}s"\n'
+    named = [f"open.{number}" for number in range(3)]
     with redis_server.running() as redis:
-        async with fleet(tmp_path, redis.url, keys={"dev": key_text(KEY)}, relay=relay, nodes=1) as relays:
+        async with fleet(tmp_path, redis.url, keys={"dev": key_text(KEY)}, relay=relay, named=named, nodes=1) as relays:
             await ask(relays.nodes[0].port, "before", 3)
             await trio.to_thread.run_sync(redis.stop)
             await ask(relays.nodes[0].port, "during", 5)

@@ -14,9 +14,10 @@ import trio
 from builders import KEY
 from daemon import key_text
 from fleet import Fleet, eventually, fleet, noon_zone
-from load import Load
+from load import Load, names_of
 from redis_server import RedisServer
 
+MOST = 5000  # calls of each policy
 RATE = 35.0  # calls a second, for each policy
 POLICIES = ("allow", "deny")
 # What a call may take longer than its upstream, s: nobody waits for the store to come back. Figures are printed (-s);
@@ -27,8 +28,9 @@ PATIENCE = 15.0
 async def test_the_books_are_whole_after_every_kind_of_outage(tmp_path: Path) -> None:
     relay = '[state]\non_outage = "{}"\ntimezone = "{}"\nlease = "5s"\n'
     trees = [relay.format(policy, noon_zone()) for policy in POLICIES]
+    keys, named = {"dev": key_text(KEY)}, [name for policy in POLICIES for name in names_of(policy, MOST)]
     with redis_server.running() as redis:
-        async with fleet(tmp_path, redis.url, keys={"dev": key_text(KEY)}, relay=trees, nodes=2) as relays:
+        async with fleet(tmp_path, redis.url, keys=keys, relay=trees, named=named, nodes=2) as relays:
             loads = [Load(relays, KEY, policy, RATE, random.Random(n), n) for n, policy in enumerate(POLICIES)]
             async with loads[0].running(), loads[1].running():
                 await trio.sleep(0.5)
