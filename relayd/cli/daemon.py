@@ -71,6 +71,8 @@ def _exchanged(sock: socket.socket, place: Path, line: bytes, patience: float) -
             f"{place}: a daemon listens there, but has not answered for {patience:.0f} s (is it stopped or overloaded?)"
         )
         raise NoDaemon(text) from None
+    except ConnectionResetError:  # it hung up with our request unread
+        answer = b""
     except OSError as error:
         raise NoDaemon(f"{place}: the daemon broke off: {(error.strerror or str(error)).lower()}") from None
     if not answer:

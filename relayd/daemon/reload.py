@@ -281,12 +281,12 @@ class Reloader:
             case "unchanged":
                 self._take_over(seen, trigger)
         if result.result in ("applied", "unchanged"):
-            if trigger not in BY_ITSELF:
-                self.reopened(await trio.to_thread.run_sync(self.reopen, self.live.snapshot))
             self.fresh = seen.tree if result.result == "applied" else self.fresh
             self.degraded = ""
             self.study.denied = self.live.snapshot.deny
             self.study.realm = seen.snapshot.relay.realm if seen.snapshot is not None else ""
+            if trigger not in BY_ITSELF:  # last, for it waits: whoever heard of the swap finds all else done
+                self.reopened(await trio.to_thread.run_sync(self.reopen, self.live.snapshot))
         else:
             self._deny_at_once(seen.deny)
         return result

@@ -43,7 +43,7 @@ EXAMPLES = {
     "regex": "'^x/[0-9]+'",
     "sha256": f'"{key_hash(KEY)}"',
     "hint": '"sk-relay-AbCd"',
-    "scrypt": f'"scrypt$16384$8$1${"a" * 44}"',
+    "scrypt": f'"scrypt$ln=15,r=8,p=3${"c" * 22}${"a" * 43}"',
     "recipient": f'"{IDENTITY.public.text}"',
     "path": '"/run/credentials/x"',
     "timezone": '"Europe/Berlin"',

@@ -62,6 +62,17 @@ async def test_a_store_that_cannot_be_written_is_a_warning(tmp_path: Path) -> No
         assert (await world.reload()).result == "applied"
 
 
+async def test_a_config_is_stored_although_secrets_are_looked_for_after_its_swap(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with living(tree, watch=False) as world:
+        await world.until(lambda: world.reloading.vault.numbers() == [1])
+        world.reloader.reopen = lambda snapshot: time.sleep(0.3) or []  # longer than it takes to hear of the swap
+        tree.account(more="priority = 1")
+
+        assert (await world.reload()).result == "applied"
+        await world.until(lambda: world.reloading.vault.numbers() == [2, 1])
+
+
 # --- starting
 
 
