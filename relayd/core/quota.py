@@ -73,12 +73,13 @@ def _dearness(one: Estimate) -> int:
     return -1 if one.cost is None else one.cost
 
 
-def account_terms(account: Account) -> tuple[Term, ...]:
+def account_terms(account: Account, lease_ms: int = LEASE_MS) -> tuple[Term, ...]:
     """The operator's own ceilings on an account, which hold over all processes: `max_concurrency` and `pace`."""
     found: list[Term] = []
     scope, most, pace = f"account/{account.id}", account.max_concurrency, account.pace.requests_per_minute
     if most:
-        found.append(Slots(counter=f"{scope}/slots", name=f"{most} calls in flight for {scope}", limit=most))
+        name = f"{most} calls in flight for {scope}"
+        found.append(Slots(counter=f"{scope}/slots", name=name, limit=most, ttl=lease_ms))
     if pace:
         found.append(pace_term(scope, pace))
     return tuple(found)

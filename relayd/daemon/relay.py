@@ -359,8 +359,10 @@ class Relay:
 
     async def _seated(self, trial: Trial, account: Account) -> bool:
         """Whether all processes together leave room for this attempt. Raises: Refusal 503."""
-        ceilings = () if trial.only or self.books is None else account_terms(account)
-        if not ceilings or self.books is None:
+        if trial.only or self.books is None:
+            return True
+        ceilings = account_terms(account, self.books.counting.lease_ms)
+        if not ceilings:
             return True
         trial.seat = f"{trial.draft.call_id}.{len(trial.tried)}"
         return await self.books.seats.take(trial.seat, account.id, ceilings)
