@@ -53,6 +53,11 @@ CODES: dict[str, str] = {
         "Two files stand for the same account or key. The id is the name of the file without .toml, and it is unique "
         "per kind, also across sub-directories. Rename one file; counters and health follow the id."
     ),
+    "W-MOUNT-FROZEN": (
+        "The tree, or a file of it, is a bind mount that pins what it showed when it was made: a single file, or one"
+        " version of a ConfigMap (subPath). A change of the source replaces that, so it is never seen here. Mount the"
+        " directory above it. Said by the daemon when it starts, and by `relayd check --env`."
+    ),
     "W-GIT-STALE-LOCK": (
         "A lock of git is older than a minute. Git holds one for seconds at most, so the command that took it has "
         "died, and the next one will refuse to work. Remove the lock when no git is running. relayd reads the tree all "

@@ -15,6 +15,7 @@ from pathlib import Path
 from relayd.config.credential import shape_warning, why_unusable
 from relayd.config.document import Document, open_document
 from relayd.config.identity import identity_paths, load_identities
+from relayd.config.mounts import frozen_mounts
 from relayd.config.positions import Path as KeyPath
 from relayd.config.problem import Problem
 from relayd.config.recipients import SealError
@@ -35,6 +36,7 @@ def environment_problems(
         tree: its directory, in which no identity may lie.
         identity: the --identity option; None when it was not given.
     """
+    yield from mounts_of(tree)
     yield from _files(files, snapshot)
     slots = list(sealed_slots(files))
     try:
@@ -44,6 +46,14 @@ def environment_problems(
         return
     for slot in slots:
         yield from _opens(files, snapshot, slot, identities)
+
+
+def mounts_of(tree: Path) -> list[Problem]:
+    """A warning for each mount that hides changes of the tree; none where the system does not tell."""
+    try:
+        return list(frozen_mounts(Path("/proc/self/mountinfo").read_text(errors="replace"), tree.resolve()))
+    except OSError:
+        return []
 
 
 def _files(files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[Problem]:

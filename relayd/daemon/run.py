@@ -231,6 +231,7 @@ def build(
     bell: EarlyBell,
 ) -> Daemon:
     """Make one of everything. Raises: ValueError when an identity or password cannot be had; StoreMisfit."""
+    from relayd.config.environment import mounts_of
     from relayd.config.identity import identity_paths, load_identities
 
     def identities() -> Sequence[Identity]:
@@ -241,6 +242,8 @@ def build(
             log.info("identity.loaded", extra={"files": [str(path) for path in paths], "kids": kids})
         return found
 
+    for problem in mounts_of(node.tree):
+        log.warning("tree.frozen", extra={"reason": problem.message, "hint": problem.hint})
     snapshot, realm = start.snapshot, start.snapshot.relay.realm
     credentials = Credentials(identities())
     for account, why in credentials.problems(snapshot).items():
