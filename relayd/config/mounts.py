@@ -2,9 +2,9 @@
 
 Rule: pure; the kernel's table as text goes in.
 
-Theory: a bind mount of a file, or of one version of a directory (subPath in Kubernetes), pins what it showed when it was
-made. Whoever then replaces the source, as editors, git, git-sync and ConfigMaps do, changes another file. Nothing fails;
-the change just never comes.
+Theory: a bind mount of a file, or of one version of a directory (subPath in Kubernetes), pins what it showed when it
+was made. Whoever then replaces the source, as editors, git, git-sync and ConfigMaps do, changes another file. Nothing
+fails; the change just never comes.
 Source: proc_pid_mountinfo(5); Kubernetes documentation, "Using subPath": such a volume receives no updates.
 """
 
