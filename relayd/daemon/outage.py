@@ -191,11 +191,6 @@ class Counting:
             )
 
 
-def _more_to_reap(answer: Answer) -> bool:
-    """Whether there were more than are reaped at once, as after the end of a process with many streams."""
-    return isinstance(answer, Reaped) and len(answer.calls) >= Reap().limit
-
-
 def _admission(answer: Answer) -> Granted | Denied | Stale | Closed:
     if isinstance(answer, Granted | Denied | Stale | Closed):
         return answer

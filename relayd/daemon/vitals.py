@@ -80,6 +80,7 @@ def state_families(pump: Pump) -> list[Family]:
         "unanswered": "Questions that failed, because the store was away or late.",
         "journaled": "Settlements written to the journal on disk.",
         "replayed": "Settlements replayed from it.",
+        "told_again": "Settlements told again to a store that had been replaced.",
         "dropped": "Operations without lasting effect that were given up.",
         "failed": "Operations that the store refused.",
         "outages": "Times that the store went away.",
