@@ -20,7 +20,7 @@ The rooms, and who may import whom (tests/test_architecture.py checks it):
     daemon      doing it, on trio                             imports every room above
     cli         asking for it: one verb a file                imports every room
 
-A call flows `Request -> Call -> Principal -> Plan -> Outbound -> Inbound -> Usage -> Receipt`; daemon/relay.py shows it
+A call flows `Request -> Call -> ApiKey -> Plan -> Outbound -> Inbound -> Usage -> Receipt`; daemon/relay.py shows it
 whole.
 """
 

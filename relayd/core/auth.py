@@ -11,22 +11,12 @@ import hmac
 import ipaddress
 from functools import lru_cache
 
-import attrs
-
 from relayd.config.keys import KEY_PATTERN, checksum_ok, key_digest
 from relayd.config.snapshot import ApiKey, KeyHash, Snapshot
 from relayd.wire.http import Headers
 from relayd.wire.refusal import Refusal
 
 _OURS = b"sk-relay-"
-
-
-@attrs.frozen(kw_only=True)
-class Principal:
-    """Who a call is."""
-
-    key: ApiKey
-    client: str = ""  # id of the client rule that matched
 
 
 def presented_key(headers: Headers) -> bytes:

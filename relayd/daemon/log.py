@@ -10,7 +10,6 @@ import datetime
 import logging
 import os
 import re
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -209,8 +208,3 @@ def set_log(settings: Log, output: Output, access: AccessLog) -> None:
     root.handlers[:] = [Lines(output, settings.format)]
     root.setLevel(settings.level.upper())
     access.form, access.enabled = settings.format, settings.access
-
-
-def is_terminal() -> bool:
-    """Whether a person reads standard error."""
-    return sys.stderr.isatty()

@@ -46,13 +46,6 @@ def content_blocks(content: object, where: str) -> Blocks:
     return blocks
 
 
-def plain_text(content: object, where: str) -> str:
-    """A content field that may hold text only, as one string."""
-    if isinstance(content, str):
-        return content
-    return "".join(block["text"] for block in text_blocks(content, where))
-
-
 def text_blocks(content: object, where: str) -> Blocks:
     """A content field that may hold text only (system, developer)."""
     blocks = content_blocks(content, where)
