@@ -49,6 +49,8 @@ def guarded(verb: str, act: Callable[[argparse.Namespace], int], args: argparse.
         if isinstance(error, ConfigError):
             text = str(error)
         say(f"relayd {verb}: {text}")
+    except BrokenPipeError:  # the reader of our output has what it wanted: main() ends quietly
+        raise
     except OSError as error:
         say(f"relayd {verb}: {error.filename or ''}: {(error.strerror or 'failed').lower()}")
     return FAILED

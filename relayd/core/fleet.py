@@ -1,7 +1,6 @@
 """Fleet: what several nodes say of themselves, and what follows: who is there, who is behind, how long to wait.
 
 Rule: pure. All times are Unix time, s, by the state store's one clock: nodes tell ages, so that their own do not count.
-count.
 
 Theory: nodes agree when they run the same tree, byte for byte, or trees that mean the same; a comment that reached one
 node later is no drift. Who disagrees is told apart by course: the newest config is the one whose nodes have run the

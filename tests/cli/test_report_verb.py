@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,16 @@ def test_json_has_the_totals_at_the_top_level(tree: Tree) -> None:
     assert (ran.json["unique_keys"], ran.json["error_rate"], ran.json["pending"]) == (2, 0.5, 0)
     assert [row["key"] for row in ran.json["rows"]] == ["dev", "other"]
     assert [row["model"] for row in ran.json["top_models"]] == ["claude-haiku-4-5"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tree: Tree) -> None:
+    command = [sys.executable, "-u", "-m", "relayd", "report", "--config", str(tree.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()  # as `| head` does, before the first line
+        assert child.stderr.read() == b""
+    assert child.returncode == 0
 
 
 def test_days_and_dimensions_can_be_chosen(tree: Tree) -> None:
