@@ -20,8 +20,8 @@ The rooms, and who may import whom (tests/test_architecture.py checks it):
     daemon      doing it, on trio                             imports every room above
     cli         asking for it: one verb a file                imports every room
 
-A call flows `Request -> Call -> ApiKey -> Plan -> Outbound -> Inbound -> Usage -> Receipt`; daemon/relay.py shows it
-whole.
+A call flows `Request -> Call -> ApiKey -> Plan -> Lease -> Outbound -> Inbound -> Verdict -> Usage -> Receipt`;
+daemon/proxy/call.py shows it whole.
 """
 
 __version__ = "0.1.0"

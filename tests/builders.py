@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from relayd.config.keys import key_hash, mint
+from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.snapshot import Account, ApiKey, Deny, KeyHash, Relay, Snapshot
 from relayd.wire.call import Call
 from relayd.wire.http import Headers, RequestHead

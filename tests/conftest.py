@@ -5,10 +5,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-for room in ("live", "daemon", "cli"):
-    path = str(Path(__file__).parent / room)
-    if path not in sys.path:
-        sys.path.insert(0, path)
+sys.path.insert(0, str(Path(__file__).parent))
+import import_paths
+
+import_paths.add()
 
 # No test sees or makes an identity of the person who runs it; commands that a test starts inherit this.
 _OWN = tempfile.TemporaryDirectory(prefix="relayd-tests-")

@@ -23,19 +23,19 @@ from builders import head as request_head
 from scripted import Conversation
 
 from relayd.config import snapshot as config
-from relayd.config.secret import Secret
+from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
+from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
-from relayd.core.pool import Pool
 from relayd.core.receipt import Receipt
-from relayd.daemon.connection import Connection, Edge
-from relayd.daemon.exchange import Exchange
-from relayd.daemon.front import Front
-from relayd.daemon.hangup import PeekHangups
-from relayd.daemon.link import PlainLink, tune
-from relayd.daemon.relay import Relay
-from relayd.daemon.server import Server, open_listener
-from relayd.daemon.upstream import Upstreams
+from relayd.daemon.accounts.upstreams import Upstreams
+from relayd.daemon.net.connection import Connection, Edge
+from relayd.daemon.net.disconnect import PeekHangups
+from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.net.server import Server, open_listener
+from relayd.daemon.net.stream import PlainLink, tune
+from relayd.daemon.proxy.app import Front
+from relayd.daemon.proxy.call import Relay
 from relayd.simulator.api import respond
 from relayd.simulator.shelf import Shelf
 from relayd.wire.anthropic import error_body

@@ -23,14 +23,14 @@ ROOMS = {
 
 # Third-party packages, each with the modules that may import it. A name that ends with "/" is a whole room.
 DOORS = {
-    "trio": ("daemon/", "web/", "cli/"),
-    "httptools": ("daemon/transport",),
+    "trio": ("daemon/", "cli/"),
+    "httptools": ("daemon/net/client",),
     "httpx2": ("daemon/", "cli/"),
-    "python_socks": ("daemon/dial",),
-    "redis": ("state/redis", "state/redis_place"),
-    "watchfiles": ("daemon/watch",),
-    "cattrs": ("config/structure",),
-    "cryptography": ("config/seal",),
+    "python_socks": ("daemon/net/connect",),
+    "redis": ("state/redis", "state/redis_address"),
+    "watchfiles": ("daemon/reload/watch",),
+    "cattrs": ("config/model/structure",),
+    "cryptography": ("config/secrets/seal",),
     "sqlite3": ("state/sqlite", "state/sqlite_file"),
     "ssl": ("daemon/", "cli/login"),
 }
@@ -93,11 +93,11 @@ def test_the_house_keeps_its_rules() -> None:
     ("module", "source"),
     [
         ("wire/http", "from relayd.core import pool"),
-        ("core/pool", "import relayd.daemon.relay"),
+        ("core/pool", "import relayd.daemon.proxy.call"),
         ("core/pool", "import trio"),
         ("config/compile", "async def load(): ..."),
         ("core/limits", "import time\nnow = time.time()"),
-        ("daemon/server", "import redis"),
+        ("daemon/net/server", "import redis"),
         ("core/utils", ""),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from relayd.cli import login
-from relayd.cli.editing import (
+from relayd.cli.tree import (
     FAILED,
     Stop,
     add_action,
@@ -37,16 +37,16 @@ from relayd.cli.editing import (
     words,
     write,
 )
-from relayd.config.binding import account_binding
-from relayd.config.credential import credential_warnings, shape_warning, why_unusable
-from relayd.config.edit import set_enabled, set_sealed
-from relayd.config.recipients import active_keys
-from relayd.config.seal import seal
-from relayd.config.secret import Secret
-from relayd.config.slots import account_place, base_url_of, parsed, realm_of, recipients_of, relay_table
+from relayd.config.edit.edits import set_enabled, set_sealed
+from relayd.config.edit.toml_edit import Value, render_document
+from relayd.config.edit.write import Files
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.credential import credential_warnings, shape_warning, why_unusable
+from relayd.config.secrets.recipients import active_keys
+from relayd.config.secrets.seal import seal
+from relayd.config.secrets.sealed_fields import account_place, base_url_of, parsed, realm_of, recipients_of, relay_table
+from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
-from relayd.config.splice import Value, render_document
-from relayd.config.write import Files
 
 KINDS = ("api-key", "oauth", "session-key", "simulator")
 # The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
@@ -180,8 +180,8 @@ def test(args: argparse.Namespace) -> int:
     if args.id not in snapshot.accounts:
         raise LookupError(f"there is no account {args.id} (there is: {', '.join(sorted(snapshot.accounts)) or 'none'})")
     # The daemon's own way upstream; imported late, because the other verbs need no network.
-    from relayd.daemon.credentials import Credentials
-    from relayd.daemon.trial import run_trial
+    from relayd.daemon.accounts.account_test import run_trial
+    from relayd.daemon.accounts.credentials import Credentials
 
     account = snapshot.accounts[args.id]
     opened = Credentials(identities(args)).opened(account, snapshot)

@@ -9,10 +9,10 @@ import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from relayd.cli.editing import Stop, add_action, print_json, read_new_secret, say, write
-from relayd.config.edit import add_admin_token, set_admin_user
-from relayd.config.sign_in import hash_password, mint_token, token_hash, weak_password
-from relayd.config.splice import render
+from relayd.cli.tree import Stop, add_action, print_json, read_new_secret, say, write
+from relayd.config.edit.edits import add_admin_token, set_admin_user
+from relayd.config.edit.toml_edit import render
+from relayd.config.secrets.password_hash import hash_password, mint_token, token_hash, weak_password
 
 
 def add_admin_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

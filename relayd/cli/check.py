@@ -20,15 +20,15 @@ import attrs
 
 from relayd.cli.options import add_config
 from relayd.cli.reading import UNSTABLE, at_revision, folder_of, read_steadily
-from relayd.config.codes import CODES
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff
 from relayd.config.environment import environment_problems
-from relayd.config.gitcommand import GitError
 from relayd.config.guard import held
-from relayd.config.problem import Problem, in_order
-from relayd.config.report import as_dict, as_github, as_sarif, as_text, totals
-from relayd.config.tree import Tree, Unstable
+from relayd.config.problems.codes import CODES
+from relayd.config.problems.problem import Problem, in_order
+from relayd.config.problems.report import as_dict, as_github, as_sarif, as_text, totals
+from relayd.config.source.git import GitError
+from relayd.config.source.tree import Tree, Unstable
 
 OK, ERRORS, USAGE, DENIED = 0, 1, 2, 3
 

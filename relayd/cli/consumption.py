@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relayd.cli.books import now_ms, open_books
-from relayd.cli.editing import Stop
+from relayd.cli.store import now_ms, open_books
+from relayd.cli.tree import Stop
 from relayd.config.snapshot import Snapshot
-from relayd.core.ledger import Record
-from relayd.core.limits import day_of
+from relayd.core.quota.limits import day_of
+from relayd.core.quota.usage_record import Record
 from relayd.state.report import totals_of
 
 

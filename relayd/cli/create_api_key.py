@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from relayd.cli.editing import guarded
 from relayd.cli.key import add_new_arguments, new
 from relayd.cli.options import add_config, add_json
+from relayd.cli.tree import guarded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

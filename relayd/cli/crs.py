@@ -19,9 +19,9 @@ from typing import Any
 
 import attrs
 
-from relayd.config.secret import Secret
+from relayd.config.edit.toml_edit import Value
+from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import PREDEFINED_CLIENTS
-from relayd.config.splice import Value
 
 Row = Mapping[str, Any]
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import attrs
 
-from relayd.cli.daemon import NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
+from relayd.cli.control_client import NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
 from relayd.cli.reading import at_revision, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff, model_digest
-from relayd.config.gitcommand import GitError
 from relayd.config.guard import held
-from relayd.config.problem import ConfigError, is_error
+from relayd.config.problems.problem import ConfigError, is_error
 from relayd.config.snapshot import Snapshot
-from relayd.config.tree import Unstable
+from relayd.config.source.git import GitError
+from relayd.config.source.tree import Unstable
 
 SAME, ERROR, DIFFERS = 0, 1, 2
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import msgspec
 
-from relayd.cli.books import Books, add_state, money, now_ms, number, open_books
-from relayd.cli.editing import Stop, compiled, guarded, print_json, say
 from relayd.cli.options import add_config, add_json
-from relayd.config.scenario import Scenario
+from relayd.cli.store import Books, add_state, money, now_ms, number, open_books
+from relayd.cli.tree import Stop, compiled, guarded, print_json, say
+from relayd.config.rules.scenario import Scenario
 from relayd.config.snapshot import ApiKey, ObjectId, Snapshot
-from relayd.core.holds import hold_elsewhere
-from relayd.core.limits import Standing, Term, counting_terms, usage_document
-from relayd.core.pool import Pool
-from relayd.core.quota import account_terms, shown_terms
-from relayd.core.rehearse import rehearse
+from relayd.core.balancing.eligibility import hold_elsewhere
+from relayd.core.balancing.pool import Pool
+from relayd.core.dry_run import rehearse
+from relayd.core.quota.limits import Standing, Term, counting_terms, usage_document
+from relayd.core.quota.reservation import account_terms, shown_terms
 from relayd.state.contract import Gather, Gathered, Peek, Peeked
 
 ENDPOINTS = ("messages", "count_tokens", "openai", "batches", "files")

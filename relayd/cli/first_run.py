@@ -13,9 +13,9 @@ from pathlib import Path
 
 import attrs
 
-from relayd.config.identity import identity_paths, read_identities, usual_identity, write_identity
-from relayd.config.recipients import SealError
-from relayd.config.seal import Identity, new_identity
+from relayd.config.secrets.identity import identity_paths, read_identities, usual_identity, write_identity
+from relayd.config.secrets.recipients import SealError
+from relayd.config.secrets.seal import Identity, new_identity
 
 
 @attrs.frozen

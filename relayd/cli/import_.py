@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from relayd.cli.crs import BadExport, Export, ImportedAccount, ImportedKey, read_export
-from relayd.cli.editing import (
+from relayd.cli.tree import (
     Stop,
     add_action,
     guarded,
@@ -26,15 +26,15 @@ from relayd.cli.editing import (
     tree_files,
     write,
 )
-from relayd.config.binding import account_binding
-from relayd.config.credential import credential_warnings
-from relayd.config.edit import key_file
-from relayd.config.keys import hint, mint
-from relayd.config.recipients import active_keys
-from relayd.config.seal import seal
-from relayd.config.slots import base_url_of, objects, realm_of, recipients_of, relay_table
-from relayd.config.splice import Value, render_document
-from relayd.config.write import Files
+from relayd.config.edit.edits import key_file
+from relayd.config.edit.toml_edit import Value, render_document
+from relayd.config.edit.write import Files
+from relayd.config.secrets.api_keys import hint, mint
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.credential import credential_warnings
+from relayd.config.secrets.recipients import active_keys
+from relayd.config.secrets.seal import seal
+from relayd.config.secrets.sealed_fields import base_url_of, objects, realm_of, recipients_of, relay_table
 
 
 @attrs.frozen(kw_only=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from relayd.cli.first_run import NOBODY, farewell, found_by_itself, keep_identity, make_repository
 from relayd.cli.options import add_json
-from relayd.config.addresses import address
-from relayd.config.keys import hint, key_hash, mint
-from relayd.config.recipients import SealError
-from relayd.config.schema import KINDS, json_schema_text, taplo_config
-from relayd.config.seal import Identity
-from relayd.config.values import Bad
+from relayd.config.model.addresses import address
+from relayd.config.model.json_schema import KINDS, json_schema_text, taplo_config
+from relayd.config.model.values import Bad
+from relayd.config.secrets.api_keys import hint, key_hash, mint
+from relayd.config.secrets.recipients import SealError
+from relayd.config.secrets.seal import Identity
 
 SCHEMA_FOLDER = ".schema"
 LISTEN = "127.0.0.1:3000"

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from relayd.cli.books import add_state
 from relayd.cli.consumption import NoBooks, consumption
-from relayd.cli.editing import (
+from relayd.cli.limit import HELP, BadLimit, describe, read_limits
+from relayd.cli.store import add_state
+from relayd.cli.tree import (
     Stop,
     add_action,
     compiled,
@@ -34,13 +35,12 @@ from relayd.cli.editing import (
     words,
     write,
 )
-from relayd.cli.limit import HELP, BadLimit, describe, read_limits
-from relayd.config.edit import key_file, rotate, set_enabled
-from relayd.config.keys import checksum_ok, hint, key_digest, key_hash, mint
+from relayd.config.edit.edits import key_file, rotate, set_enabled
+from relayd.config.edit.toml_edit import Value
+from relayd.config.edit.write import Files
+from relayd.config.model.values import seconds
+from relayd.config.secrets.api_keys import checksum_ok, hint, key_digest, key_hash, mint
 from relayd.config.snapshot import ApiKey, KeyHash, Limits, Snapshot
-from relayd.config.splice import Value
-from relayd.config.values import seconds
-from relayd.config.write import Files
 
 LISTS = (
     ("groups", "account groups it may use, in order of preference (default: default)"),

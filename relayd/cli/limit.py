@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from relayd.config.values import MONEY_RE, Bad, seconds
+from relayd.config.model.values import MONEY_RE, Bad, seconds
 
 HELP = "AMOUNT[unit][/WINDOW]: 1000 (requests a day), 60/1m, 2000000tokens/5h, 5usd/day, 100usd/total; repeatable"
 

@@ -23,8 +23,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import attrs
 
-from relayd.config.binding import origin_of
-from relayd.config.secret import Secret
+from relayd.config.secrets.binding import origin_of
+from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import OAuth
 
 LONGEST = 65536  # bytes of the token endpoint's answer; a real one has about 1,000
@@ -185,7 +185,9 @@ class _Redirect(http.server.BaseHTTPRequestHandler):
 
 def _post(url: str, fields: dict[str, str]) -> dict[str, Any]:
     """POST JSON, without redirects, proxies or environment. Raises: LoginError."""
-    from relayd.daemon.tls import shared_context  # the one trust policy; loaded only when there is something to send
+    from relayd.daemon.net.tls import (
+        shared_context,  # the one trust policy; loaded only when there is something to send
+    )
 
     origin_of(url)  # https, or http to this machine
     parts = urlsplit(url)

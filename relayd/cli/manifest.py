@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 from relayd.cli.options import add_config
-from relayd.config.gitcommand import GitError, commit_of
-from relayd.config.problem import ConfigError
-from relayd.config.provenance import write_manifest
-from relayd.config.scan import MANIFEST
-from relayd.config.tree import read_files
+from relayd.config.problems.problem import ConfigError
+from relayd.config.source.git import GitError, commit_of
+from relayd.config.source.provenance import write_manifest
+from relayd.config.source.scan import MANIFEST
+from relayd.config.source.tree import read_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from relayd.config.gitcommand import commit_of, files_at
-from relayd.config.gitstate import place_in_repository
-from relayd.config.tree import Git, Tree, Unstable, read_coherent
+from relayd.config.source.git import commit_of, files_at
+from relayd.config.source.git_state import place_in_repository
+from relayd.config.source.tree import Git, Tree, Unstable, read_coherent
 
 UNSTABLE = 4  # exit status of verbs that look at a tree which does not hold still
 _PATIENCE = 10.0  # s; a checkout of a large tree takes less than one

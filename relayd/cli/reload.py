@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from relayd.cli.daemon import EPILOG, add_control, carry_out
+from relayd.cli.control_client import EPILOG, add_control, carry_out
 from relayd.config.guard import LEAST_DIGITS
 
 

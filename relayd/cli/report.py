@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relayd.cli.books import add_state, money, now_ms, number, open_books, pending_note
-from relayd.cli.editing import Stop, compiled, guarded, print_json, print_table, say
 from relayd.cli.options import add_config, add_json
-from relayd.core.limits import day_of
+from relayd.cli.store import add_state, money, now_ms, number, open_books, pending_note
+from relayd.cli.tree import Stop, compiled, guarded, print_json, print_table, say
+from relayd.core.quota.limits import day_of
 from relayd.state.report import (
     DIMENSIONS,
     FIGURES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from relayd.cli.daemon import EPILOG, add_control, carry_out
+from relayd.cli.control_client import EPILOG, add_control, carry_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

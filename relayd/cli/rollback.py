@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from relayd.cli.daemon import (
+from relayd.cli.control_client import (
     EPILOG,
     NO_DAEMON,
     OK,

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: the tree is not read yet, nothing is lost
     from relayd.daemon.node import NodeSettings
-    from relayd.daemon.places import own_directory
+    from relayd.daemon.paths import own_directory
     from relayd.daemon.run import run
 
     return run(

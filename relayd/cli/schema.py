@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from relayd.cli.options import add_json
-from relayd.config.schema import KINDS, Row, json_schema, json_schema_text, rows
+from relayd.config.model.json_schema import KINDS, Row, json_schema, json_schema_text, rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from relayd.cli.admins import add_admin_actions
-from relayd.cli.editing import (
+from relayd.cli.tree import (
     FAILED,
     Stop,
     add_action,
@@ -31,17 +31,17 @@ from relayd.cli.editing import (
     tree_files,
     write,
 )
-from relayd.config.binding import Binding, alert_binding, origin_of, totp_binding
-from relayd.config.credential import why_unusable
-from relayd.config.edit import add_recipient, remove_recipient, set_recipient_state
-from relayd.config.identity import usual_identity, write_identity
-from relayd.config.recipients import Finding, SealError, active_keys, by_kid, check_recipients, parse_public
-from relayd.config.seal import Identity, inspect, new_identity, open_sealed, parse_sealed, seal
-from relayd.config.slots import Slot, account_place, parsed, realm_of, recipients_of, sealed_slots
+from relayd.config.edit.edits import add_recipient, remove_recipient, set_recipient_state
+from relayd.config.edit.toml_edit import set_value
+from relayd.config.edit.write import Files
+from relayd.config.model.values import NAME
+from relayd.config.secrets.binding import Binding, alert_binding, origin_of, totp_binding
+from relayd.config.secrets.credential import why_unusable
+from relayd.config.secrets.identity import usual_identity, write_identity
+from relayd.config.secrets.recipients import Finding, SealError, active_keys, by_kid, check_recipients, parse_public
+from relayd.config.secrets.seal import Identity, inspect, new_identity, open_sealed, parse_sealed, seal
+from relayd.config.secrets.sealed_fields import Slot, account_place, parsed, realm_of, recipients_of, sealed_slots
 from relayd.config.snapshot import Recipient
-from relayd.config.splice import set_value
-from relayd.config.values import NAME
-from relayd.config.write import Files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

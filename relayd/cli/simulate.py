@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from relayd.config.snapshot import Simulator
-from relayd.daemon.simulate import serve_simulator
+from relayd.daemon.accounts.simulator import serve_simulator
 from relayd.simulator.faults import FIELDS, TYPES, read_setting
 
 BODY = '{"model":"claude-sonnet-5-5","max_tokens":100,"messages":[{"role":"user","content":"Hello"}]}'

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from relayd import __version__
-from relayd.cli.daemon import NO_DAEMON, NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
+from relayd.cli.control_client import NO_DAEMON, NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
 
 WELL, UNWELL = 0, 1
 LOOK = 10.0  # s to wait for an answer

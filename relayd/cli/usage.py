@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from relayd.cli.books import Books, add_state, money, now_ms, number, open_books, pending_note
-from relayd.cli.editing import Stop, compiled, guarded, print_json, print_table, say
 from relayd.cli.options import add_config, add_json
+from relayd.cli.store import Books, add_state, money, now_ms, number, open_books, pending_note
+from relayd.cli.tree import Stop, compiled, guarded, print_json, print_table, say
 from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.ledger import Record
-from relayd.core.limits import day_of, usage_document
-from relayd.core.quota import shown_terms
+from relayd.core.quota.limits import day_of, usage_document
+from relayd.core.quota.reservation import shown_terms
+from relayd.core.quota.usage_record import Record
 from relayd.state.contract import Peek, Peeked, Ping, Pong
 from relayd.state.report import totals_of
 

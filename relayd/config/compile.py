@@ -18,13 +18,23 @@ from typing import Any
 
 import attrs
 
-from relayd.config import checks
-from relayd.config.document import Document, Kind, classify, object_id, open_document, stray_problems, without_value
-from relayd.config.links import Parsed, link_problems
-from relayd.config.lint import file_lint, tree_lint
-from relayd.config.problem import ConfigError, Problem, in_order, is_error
-from relayd.config.scenario import Scenarios, scenario_findings, scenario_problems
-from relayd.config.seals import seal_problems
+from relayd.config.model.document import (
+    Document,
+    Kind,
+    classify,
+    object_id,
+    open_document,
+    stray_problems,
+    without_value,
+)
+from relayd.config.model.structure import Finding, structure
+from relayd.config.model.values import Bad, name
+from relayd.config.problems.problem import ConfigError, Problem, in_order, is_error
+from relayd.config.rules import per_file as checks
+from relayd.config.rules.cross_file import Parsed, link_problems
+from relayd.config.rules.lint import file_lint, tree_lint
+from relayd.config.rules.scenario import Scenarios, scenario_findings, scenario_problems
+from relayd.config.rules.sealed_values import seal_problems
 from relayd.config.snapshot import (
     PREDEFINED_CLIENTS,
     Account,
@@ -36,8 +46,6 @@ from relayd.config.snapshot import (
     Relay,
     Snapshot,
 )
-from relayd.config.structure import Finding, structure
-from relayd.config.values import Bad, name
 
 # More than a person corrects in one go; the rest shows up when these are gone.
 MAX_PROBLEMS = 100

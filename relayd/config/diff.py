@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 import attrs
 import msgspec
 
-from relayd.config.recipients import SealError, by_kid
-from relayd.config.seal import parse_sealed
+from relayd.config.model.structure import dotted, field_type
+from relayd.config.model.types import write
+from relayd.config.secrets.recipients import SealError, by_kid
+from relayd.config.secrets.seal import parse_sealed
 from relayd.config.snapshot import HOT, RESTART, REVOKE, Proxy, Recipient, Snapshot
-from relayd.config.structure import dotted, field_type
-from relayd.config.syntax import write
 
 Kind = Literal["relay", "account", "key", "deny", "price"]
 Action = Literal["add", "remove", "change"]

@@ -12,18 +12,18 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from relayd.config.credential import shape_warning, why_unusable
-from relayd.config.document import Document, open_document
-from relayd.config.identity import identity_paths, load_identities
-from relayd.config.mounts import frozen_mounts
-from relayd.config.positions import Path as KeyPath
-from relayd.config.problem import Problem
-from relayd.config.recipients import SealError
-from relayd.config.seal import Identity, open_sealed
-from relayd.config.secret import Secret
-from relayd.config.slots import Slot, realm_of, recipients_of, sealed_slots
+from relayd.config.model.document import Document, open_document
+from relayd.config.model.structure import dotted
+from relayd.config.model.toml_positions import Path as KeyPath
+from relayd.config.problems.problem import Problem
+from relayd.config.secrets.credential import shape_warning, why_unusable
+from relayd.config.secrets.identity import identity_paths, load_identities
+from relayd.config.secrets.recipients import SealError
+from relayd.config.secrets.seal import Identity, open_sealed
+from relayd.config.secrets.sealed_fields import Slot, realm_of, recipients_of, sealed_slots
+from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Snapshot
-from relayd.config.structure import dotted
+from relayd.config.source.mounts import frozen_mounts
 
 
 def environment_problems(

@@ -12,8 +12,8 @@ from typing import Any
 
 import attrs
 
-from relayd.config.recipients import SealError, by_kid
-from relayd.config.seal import parse_sealed
+from relayd.config.secrets.recipients import SealError, by_kid
+from relayd.config.secrets.seal import parse_sealed
 from relayd.config.snapshot import ApiKey, Snapshot
 
 

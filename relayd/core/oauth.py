@@ -22,8 +22,8 @@ from typing import Any
 
 import attrs
 
-from relayd.config.binding import Binding, account_binding
-from relayd.config.secret import Secret
+from relayd.config.secrets.binding import Binding, account_binding
+from relayd.config.secrets.secret import Secret
 
 SHARE = 0.8  # of a token's life after which it is refreshed, so that a provider may be away for the rest
 JITTER = 0.05  # share of the life by which nodes differ, so that they do not all ask for the lock at one instant

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import attrs
 
-from relayd.config.secret import Secret
+from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
-from relayd.core.route import Plan
+from relayd.core.access.permissions import Plan
 from relayd.wire.http import HeaderPairs, Headers, end_to_end, header_pairs
 from relayd.wire.peek import replace_model
 

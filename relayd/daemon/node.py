@@ -13,9 +13,9 @@ from pathlib import Path
 import attrs
 
 from relayd.config.snapshot import Admin, Snapshot
-from relayd.daemon.control import open_control
-from relayd.daemon.places import control_socket
-from relayd.daemon.prepare import Sockets, admin_addresses, open_all, public_addresses
+from relayd.daemon.admin.control_socket import open_control
+from relayd.daemon.paths import control_socket
+from relayd.daemon.reload.prepare import Sockets, admin_addresses, open_all, public_addresses
 from relayd.daemon.reloading import Pace
 
 log = logging.getLogger("relayd")

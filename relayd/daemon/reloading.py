@@ -18,27 +18,27 @@ import attrs
 import trio
 
 from relayd.config.snapshot import Snapshot
-from relayd.config.tree import QUIET, FileCache, Tree, Unstable, read_coherent, signature
+from relayd.config.source.tree import QUIET, FileCache, Tree, Unstable, read_coherent, signature
+from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
-from relayd.core.pool import Pool
-from relayd.daemon.boot import NoStart, Start, choose_start
-from relayd.daemon.control import Control, serve_control
-from relayd.daemon.credentials import Credentials
-from relayd.daemon.fleet import BEAT, Fleet
-from relayd.daemon.lastgood import LastGood, keep_last_good
-from relayd.daemon.metrics import Family, Histogram
-from relayd.daemon.places import generation_store
-from relayd.daemon.prepare import Door, Preparation
-from relayd.daemon.reload import Reloader
-from relayd.daemon.server import Server
-from relayd.daemon.statepump import Pump
-from relayd.daemon.status import Sources
-from relayd.daemon.study import Study
-from relayd.daemon.ticket import Candidate, Result, kept_back
-from relayd.daemon.watch import HASH, POLL, Listen, Watcher
+from relayd.daemon.accounts.credentials import Credentials
+from relayd.daemon.admin.control_socket import Control, serve_control
+from relayd.daemon.admin.prometheus import Family, Histogram
+from relayd.daemon.admin.status import Sources
+from relayd.daemon.net.server import Server
+from relayd.daemon.paths import generation_store
+from relayd.daemon.reload.boot import NoStart, Start, choose_start
+from relayd.daemon.reload.candidate import Study
+from relayd.daemon.reload.cluster import BEAT, Fleet
+from relayd.daemon.reload.history import LastGood, keep_last_good
+from relayd.daemon.reload.prepare import Door, Preparation
+from relayd.daemon.reload.reloader import Reloader
+from relayd.daemon.reload.requests import Candidate, Result, kept_back
+from relayd.daemon.reload.watch import HASH, POLL, Listen, Watcher
+from relayd.daemon.store.batcher import Pump
 
 if TYPE_CHECKING:
-    from relayd.config.seal import Identity
+    from relayd.config.secrets.seal import Identity
 
 log = logging.getLogger("relayd.reload")
 

@@ -27,38 +27,38 @@ import attrs
 import trio
 
 from relayd import __version__
-from relayd.config.report import as_text
+from relayd.config.problems.report import as_text
 from relayd.config.snapshot import Snapshot
+from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
-from relayd.core.pool import Pool
-from relayd.core.prices import shipped
+from relayd.core.quota.prices import shipped
 from relayd.core.receipt import Receipt
-from relayd.daemon.admin import AdminFront
+from relayd.daemon.accounts.credentials import Credentials
+from relayd.daemon.accounts.oauth import OAuthKeeper
+from relayd.daemon.accounts.upstreams import Upstreams
+from relayd.daemon.admin.app import AdminFront
+from relayd.daemon.admin.call_metrics import Tally
+from relayd.daemon.admin.process_metrics import state_families
 from relayd.daemon.bell import EarlyBell
-from relayd.daemon.books import Books, open_books
-from relayd.daemon.boot import NoStart, Start
-from relayd.daemon.credentials import Credentials
-from relayd.daemon.front import Front
-from relayd.daemon.lastgood import LastGood
 from relayd.daemon.log import AccessLog, Output, open_log, set_log
+from relayd.daemon.net.server import Server
+from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, Openings, open_sockets
-from relayd.daemon.oauth import OAuthKeeper
-from relayd.daemon.places import generation_store
-from relayd.daemon.prepare import Door, admin_addresses, public_addresses, sockets_of
-from relayd.daemon.probe import Probes
-from relayd.daemon.relay import Relay
+from relayd.daemon.paths import generation_store
+from relayd.daemon.proxy.app import Front
+from relayd.daemon.proxy.call import Relay
+from relayd.daemon.proxy.health_checks import Probes
+from relayd.daemon.reload.boot import NoStart, Start
+from relayd.daemon.reload.history import LastGood
+from relayd.daemon.reload.prepare import Door, admin_addresses, public_addresses, sockets_of
+from relayd.daemon.reload.watch import inotify
 from relayd.daemon.reloading import Edition, Reloading, find_start, make_reloading
-from relayd.daemon.server import Server
+from relayd.daemon.store.state_client import Books, open_books
 from relayd.daemon.systemd import notify, tell_watchdog
-from relayd.daemon.tally import Tally
-from relayd.daemon.tls import shared_context
-from relayd.daemon.upstream import Upstreams
-from relayd.daemon.vitals import state_families
-from relayd.daemon.watch import inotify
 from relayd.state.contract import StoreMisfit
 
 if TYPE_CHECKING:
-    from relayd.config.seal import Identity
+    from relayd.config.secrets.seal import Identity
 
 log = logging.getLogger("relayd")
 
@@ -232,7 +232,7 @@ def build(
 ) -> Daemon:
     """Make one of everything. Raises: ValueError when an identity or password cannot be had; StoreMisfit."""
     from relayd.config.environment import mounts_of
-    from relayd.config.identity import identity_paths, load_identities
+    from relayd.config.secrets.identity import identity_paths, load_identities
 
     def identities() -> Sequence[Identity]:
         paths = identity_paths(node.identity, os.environ, realm)

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import attrs
 
-from relayd.core.ledger import Record
-from relayd.core.limits import FOREVER, LEASE_MS, Standing, Term
+from relayd.core.quota.limits import FOREVER, LEASE_MS, Standing, Term
+from relayd.core.quota.usage_record import Record
 
 BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the window late, and never early
 

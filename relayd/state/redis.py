@@ -21,9 +21,9 @@ import attrs
 import msgspec
 import redis
 
-from relayd.core.limits import Calendar, Rolling, Slots, Standing, Term
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Standing, Term
 from relayd.state import contract as c
-from relayd.state.redis_place import Dialer, Line, Word, parse_place
+from relayd.state.redis_address import Dialer, Line, Word, parse_place
 from relayd.state.report import days_between
 from relayd.state.rows import from_row, to_row
 

@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Iterable
 from typing import Any
 
-from relayd.core.ledger import COUNTS, Record
-from relayd.core.limits import dollars
+from relayd.core.quota.limits import dollars
+from relayd.core.quota.usage_record import COUNTS, Record
 from relayd.state.contract import USAGE_MS
 
 LONGEST = USAGE_MS // 86_400_000  # days

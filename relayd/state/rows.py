@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from relayd.core.ledger import COUNTS, Record
+from relayd.core.quota.usage_record import COUNTS, Record
 
 Row = tuple[str | int, ...]
 

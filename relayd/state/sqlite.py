@@ -20,8 +20,8 @@ from typing import assert_never
 import attrs
 import msgspec
 
-from relayd.core.ledger import COUNTS, Record
-from relayd.core.limits import FOREVER, Calendar, Rolling, Slots, Standing, Term
+from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Standing, Term
+from relayd.core.quota.usage_record import COUNTS, Record
 from relayd.state import contract as c
 from relayd.state.rows import NAMES, amount, from_row, negative, to_row
 from relayd.state.sqlite_file import MEMORY, Checkpointer, open_file

@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from relayd.core.ledger import COUNTS
+from relayd.core.quota.usage_record import COUNTS
 from relayd.state.contract import StoreMisfit
 
 MEMORY = ":memory:"

@@ -65,7 +65,7 @@ _words = msgspec.json.Decoder(str | list[_Block])
 def conversation(headers: Headers, body: bytes, metadata_user_id: str) -> str:
     """A name for the conversation, of at most 130 characters; "" when there is nothing to tell it by.
 
-    It is not scoped: two clients may come to the same name (core/affinity.py scopes it to the API key).
+    It is not scoped: two clients may come to the same name (core/balancing/affinity.py scopes it to the API key).
 
     Args:
         body: of a Messages call.

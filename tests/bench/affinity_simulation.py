@@ -18,14 +18,16 @@ from typing import Any
 
 import attrs
 
-for room in (Path(__file__).parent.parent, Path(__file__).parent.parent / "core"):
-    sys.path.insert(0, str(room))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import import_paths
 
-from pool_world import GOOD, NOW, World, accounts, answered, snapshot  # noqa: E402
+import_paths.add()
 
-from relayd.config.snapshot import Routing  # noqa: E402
-from relayd.core.affinity import Pins  # noqa: E402
-from relayd.core.failover import Outcome  # noqa: E402
+from pool_world import GOOD, NOW, World, accounts, answered, snapshot
+
+from relayd.config.snapshot import Routing
+from relayd.core.balancing.affinity import Pins
+from relayd.core.balancing.failover import Outcome
 
 ACCOUNTS = tuple("abcdefghij")
 CONVERSATIONS = 600

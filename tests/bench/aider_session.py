@@ -14,10 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "live")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import import_paths
 
-from openai_daemon import MODEL, Lane, Relay, relaying  # noqa: E402
-from openai_programs import environment, run  # noqa: E402
+import_paths.add()
+
+from openai_daemon import MODEL, Lane, Relay, relaying
+from openai_programs import environment, run
 
 QUIET = "--no-git --yes-always --no-check-update --no-analytics --no-show-model-warnings --no-pretty --map-tokens 0"
 

@@ -13,13 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from relayd.config.binding import account_binding
 from relayd.config.compile import Memo, compile_tree
 from relayd.config.diff import diff, model_digest
 from relayd.config.guard import held
-from relayd.config.seal import new_identity, seal
-from relayd.config.secret import Secret
-from relayd.config.tree import FileCache, Tree, read_coherent, signature
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.seal import new_identity, seal
+from relayd.config.secrets.secret import Secret
+from relayd.config.source.tree import FileCache, Tree, read_coherent, signature
 
 
 def make_tree(root: Path, keys: int, accounts: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from relayd.config.tree import Tree, read_coherent, read_tree
+from relayd.config.source.tree import Tree, read_coherent, read_tree
 
 FILES = 120
 

@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import import_paths
 
-from wire.h1_corpus import disagreement, mutate, read_all
+import_paths.add()
+
+from h1_corpus import disagreement, mutate, read_all
 
 
 def main(count: int, seed: int) -> int:

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import trio
 
-for room in ("", "live", "daemon"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / room))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import import_paths
 
-import redis_server  # noqa: E402
-from kills import kill_rounds  # noqa: E402
+import_paths.add()
+
+import redis_server
+from kills import kill_rounds
 
 
 def main() -> int:

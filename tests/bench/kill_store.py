@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from relayd.config.generations import Generation, Meta, newest, save
+from relayd.config.source.history import Generation, Meta, newest, save
 
 WORK = """
 import sys

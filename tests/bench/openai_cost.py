@@ -18,8 +18,8 @@ from typing import Any
 
 from relayd.wire.call import Call
 from relayd.wire.http import Headers, RequestHead
-from relayd.wire.openai_chat import OPENAI_CHAT
-from relayd.wire.openai_responses import OPENAI_RESPONSES
+from relayd.wire.openai.chat import OPENAI_CHAT
+from relayd.wire.openai.responses import OPENAI_RESPONSES
 
 HEAD = RequestHead(method="POST", target="/v1/x", path="/v1/x", query="", headers=Headers([]))
 MODEL = "claude-sonnet-4-6"

@@ -13,15 +13,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-for room in (Path(__file__).parent.parent, Path(__file__).parent.parent / "core"):
-    sys.path.insert(0, str(room))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import import_paths
 
-from pool_world import GOOD, MODEL, NOW, World, accounts, answered, snapshot  # noqa: E402
+import_paths.add()
 
-from relayd.config.snapshot import Account, Pace, Routing  # noqa: E402
-from relayd.core.failover import Deliver  # noqa: E402
-from relayd.core.pool import Picked  # noqa: E402
-from relayd.wire.http import Headers  # noqa: E402
+from pool_world import GOOD, MODEL, NOW, World, accounts, answered, snapshot
+
+from relayd.config.snapshot import Account, Pace, Routing
+from relayd.core.balancing.failover import Deliver
+from relayd.core.balancing.pool import Picked
+from relayd.wire.http import Headers
 
 SIZES = (1, 10, 100, 1000)
 PREFIX = b"anthropic-ratelimit-unified-"

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import attrs
 
-from relayd.config.keys import key_hash, mint
+from relayd.config.secrets.api_keys import key_hash, mint
 
 KEY = mint(os.urandom)
 MODEL = "claude-sonnet-4-5"

@@ -17,13 +17,15 @@ from pathlib import Path
 import attrs
 import trio
 
-TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS / "daemon"), str(TESTS / "bench")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import import_paths
 
-from check_cost import make_tree  # noqa: E402
-from reload_world import FAST, Tree, World, living  # noqa: E402
+import_paths.add()
 
-from relayd.daemon.run import tune_memory  # noqa: E402
+from check_cost import make_tree
+from reload_world import FAST, Tree, World, living
+
+from relayd.daemon.run import tune_memory
 
 
 @attrs.define(eq=False)

@@ -27,11 +27,13 @@ from typing import Any
 import attrs
 import trio
 
-TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS / "daemon")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import import_paths
 
-from fakes import Client, Cut, wire  # noqa: E402
-from reload_world import RELAYD, Tree, free_port, key_of, make_tree  # noqa: E402
+import_paths.add()
+
+from fakes import Client, Cut, wire
+from reload_world import RELAYD, Tree, free_port, key_of, make_tree
 
 PLAIN = b'{"model":"claude-plain","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}'
 STREAM = b'{"model":"claude-slow","max_tokens":10,"stream":true,"messages":[{"role":"user","content":"hi"}]}'

@@ -17,14 +17,17 @@ from pathlib import Path
 
 import trio
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "live"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import import_paths
+
+import_paths.add()
 
 from redis_server import running
 
 from relayd.config.snapshot import ApiKey, Limits, MicroUsd, ObjectId, Rate, Server
-from relayd.core.ledger import orphan_of
-from relayd.core.limits import Estimate, terms
-from relayd.daemon.statepump import Pump
+from relayd.core.quota.limits import Estimate, terms
+from relayd.core.quota.usage_record import orphan_of
+from relayd.daemon.store.batcher import Pump
 from relayd.state.contract import Admit, Answer, Granted, Ping, Settle, Store
 from relayd.state.redis import RedisStore
 from relayd.state.sqlite import SqliteStore

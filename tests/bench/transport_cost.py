@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 import httpx2
 import trio
 
-from relayd.daemon.dial import Origin
-from relayd.daemon.tls import shared_context
-from relayd.daemon.transport import Answer, Body, Connection, Transport, build_request
+from relayd.daemon.net.client import Answer, Body, Connection, Transport, build_request
+from relayd.daemon.net.connect import Origin
+from relayd.daemon.net.tls import shared_context
 
 JSON_BODY = b'{"model":"claude-sonnet-4-5","max_tokens":100,"messages":[{"role":"user","content":"hi"}]}'
 STREAM_BODY = JSON_BODY[:-1] + b',"stream":true}'

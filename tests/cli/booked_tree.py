@@ -9,8 +9,8 @@ from typing import Any
 from builders import KEY, OTHER_KEY
 from cli_tree import Tree, make_tree
 
-from relayd.config.keys import key_hash
-from relayd.core.ledger import Record
+from relayd.config.secrets.api_keys import key_hash
+from relayd.core.quota.usage_record import Record
 from relayd.state.contract import Answer, Op, Settle
 from relayd.state.sqlite import SqliteStore
 

@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 from cli_tree import make_tree
 
-from relayd.config.leaks import find_leaks, redact
-from relayd.config.secret import Secret
-from relayd.config.sign_in import TOKEN_PATTERN, hash_password, is_password_hash, mint_token, password_fits
-from relayd.config.tree import load_tree
+from relayd.config.problems.leaks import find_leaks, redact
+from relayd.config.secrets.password_hash import (
+    TOKEN_PATTERN,
+    hash_password,
+    is_password_hash,
+    mint_token,
+    password_fits,
+)
+from relayd.config.secrets.secret import Secret
+from relayd.config.source.tree import load_tree
 from relayd.daemon.log import scrub
 
 PASSWORD = "correct horse bättery"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relayd.cli import main
-from relayd.config.codes import CODES
+from relayd.config.problems.codes import CODES
 
 RELAY = 'schema = 1\nrealm = "test"\n'
 

@@ -12,7 +12,7 @@ import pytest
 from builders import KEY
 from cli_tree import make_tree
 
-from relayd.config.keys import key_hash
+from relayd.config.secrets.api_keys import key_hash
 
 # In namespaces of its own: no network device but a dead loopback, and nothing on the whole system can be written.
 ALONE = ["unshare", "-rmn", "sh", "-c", 'mount -o remount,bind,ro / && mount -o bind,ro "$0" "$0" && exec "$@"']

@@ -11,9 +11,9 @@ from cli_tree import Tree, make_sealing_tree, make_tree
 from reload_world import Tree as GitTree
 from reload_world import key_of
 
-from relayd.config.codes import CODES
-from relayd.config.keys import key_hash
-from relayd.config.tree import Unstable, read_coherent
+from relayd.config.problems.codes import CODES
+from relayd.config.secrets.api_keys import key_hash
+from relayd.config.source.tree import Unstable, read_coherent
 
 
 def git(tree: Tree, *words: str) -> str:

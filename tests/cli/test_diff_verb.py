@@ -12,9 +12,9 @@ import trio
 from reload_world import FAST, Tree, World, living, make_tree
 
 from relayd.cli import main
-from relayd.config.binding import account_binding
-from relayd.config.seal import new_identity, seal
-from relayd.config.secret import Secret
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.seal import new_identity, seal
+from relayd.config.secrets.secret import Secret
 
 
 def run(tree: Tree, *words: str) -> tuple[int, str, str]:

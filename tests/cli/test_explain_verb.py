@@ -12,12 +12,12 @@ from booked_tree import make_booked, tell
 from cli_tree import Tree
 
 from relayd.config.snapshot import Cooldown
-from relayd.config.tree import load_tree
-from relayd.core.failover import Answered, judge
-from relayd.core.ledger import Record
-from relayd.core.limits import NOTHING, key_terms
-from relayd.core.pool import Pool
-from relayd.core.quota import account_terms
+from relayd.config.source.tree import load_tree
+from relayd.core.balancing.failover import Answered, judge
+from relayd.core.balancing.pool import Pool
+from relayd.core.quota.limits import NOTHING, key_terms
+from relayd.core.quota.reservation import account_terms
+from relayd.core.quota.usage_record import Record
 from relayd.state.contract import Admit, Lease, Publish
 
 CODE = "claude-cli/2.1.330 (external, cli)"

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from cli_tree import Tree, make_sealing_tree, make_tree
 
-from relayd.config.binding import account_binding
-from relayd.config.seal import open_sealed
-from relayd.config.tree import load_tree
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.seal import open_sealed
+from relayd.config.source.tree import load_tree
 
 SECRET = "sk-ant-api03-hostile-0123456789"
 OAUTH = '{"access_token": "sk-ant-oat01-hostile-0123456789"}'
@@ -161,7 +161,7 @@ def test_a_killed_writer_leaves_whole_files(tmp_path: Path) -> None:
         states.add(tree.read("keys.d/dev.toml"))
     program = (
         "import itertools, sys\nfrom pathlib import Path\n"
-        "from relayd.config.edit import set_enabled\nfrom relayd.config.write import edit_tree\n"
+        "from relayd.config.edit.edits import set_enabled\nfrom relayd.config.edit.write import edit_tree\n"
         "path, root = 'keys.d/dev.toml', Path(sys.argv[1])\n"
         "for number in itertools.count():\n"
         "    edit_tree(root, lambda files: {path: set_enabled(files[path].decode(), number % 2 == 1).encode()})\n"

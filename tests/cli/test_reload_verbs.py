@@ -19,10 +19,10 @@ import trio
 from reload_world import FAST, World, living, make_tree
 
 from relayd.cli import main
-from relayd.cli.daemon import NoDaemon, ask
+from relayd.cli.control_client import NoDaemon, ask
 from relayd.cli.status import _told
-from relayd.config.seal import new_identity
-from relayd.daemon.status import metrics_text
+from relayd.config.secrets.seal import new_identity
+from relayd.daemon.admin.status import metrics_text
 
 
 async def run(world: World, *words: str) -> tuple[int, str, str]:

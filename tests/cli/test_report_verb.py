@@ -12,8 +12,8 @@ import pytest
 from booked_tree import book, make_booked
 from cli_tree import Tree
 
-from relayd.core.ledger import Record
-from relayd.daemon.journal import Journal
+from relayd.core.quota.usage_record import Record
+from relayd.daemon.store.journal import Journal
 from relayd.state.contract import Settle
 
 

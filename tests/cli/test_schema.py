@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from relayd.cli import main
-from relayd.config.schema import KINDS
+from relayd.config.model.json_schema import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from cli_tree import SealingTree, Tree, make_sealing_tree, make_tree
 
-from relayd.config.binding import account_binding
-from relayd.config.identity import identity_paths, read_identities
-from relayd.config.seal import new_identity, open_sealed, parse_sealed
-from relayd.config.slots import sealed_slots
-from relayd.config.tree import load_tree, read_tree
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.identity import identity_paths, read_identities
+from relayd.config.secrets.seal import new_identity, open_sealed, parse_sealed
+from relayd.config.secrets.sealed_fields import sealed_slots
+from relayd.config.source.tree import load_tree, read_tree
 
 CANARY = "sk-ant-api03-canary-7b1e"
 OTHER = "sk-ant-api03-other-99aa"

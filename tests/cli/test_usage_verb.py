@@ -9,9 +9,9 @@ import pytest
 from booked_tree import make_booked, tell
 from cli_tree import Tree
 
-from relayd.config.tree import load_tree
-from relayd.core.ledger import Record
-from relayd.core.limits import NOTHING, key_terms
+from relayd.config.source.tree import load_tree
+from relayd.core.quota.limits import NOTHING, key_terms
+from relayd.core.quota.usage_record import Record
 from relayd.state.contract import Admit, Granted, Settle
 
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.config.compile import MAX_PROBLEMS, Compiled, Memo, compile_tree
-from relayd.config.keys import key_hash, mint
-from relayd.config.problem import ConfigError, Problem
-from relayd.config.report import as_dict, as_github, as_sarif, as_text
+from relayd.config.problems.problem import ConfigError, Problem
+from relayd.config.problems.report import as_dict, as_github, as_sarif, as_text
+from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.snapshot import PREDEFINED_CLIENTS, Limits, Rate
-from relayd.config.tree import read_files
+from relayd.config.source.tree import read_files
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "config"
 SAMPLE = read_files(CORPUS / "sample.good")

@@ -16,10 +16,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from relayd.config.compile import compile_tree
-from relayd.config.document import classify
-from relayd.config.report import as_text
-from relayd.config.schema import KINDS, json_schema
-from relayd.config.tree import read_files
+from relayd.config.model.document import classify
+from relayd.config.model.json_schema import KINDS, json_schema
+from relayd.config.problems.report import as_text
+from relayd.config.source.tree import read_files
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "config"
 BAD = sorted(CORPUS.glob("*.bad"))

@@ -11,11 +11,11 @@ from builders import account, api_key, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.config.binding import account_binding
 from relayd.config.compile import compile_tree
 from relayd.config.diff import Changes, diff, model_digest
-from relayd.config.seal import new_identity, seal
-from relayd.config.secret import Secret
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.seal import new_identity, seal
+from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import (
     Account,
     AdminToken,

@@ -10,10 +10,11 @@ import attrs
 import pytest
 
 from relayd.cli.options import ENVIRONMENT
-from relayd.config import scenario, snapshot
-from relayd.config.codes import CODES
-from relayd.config.schema import KINDS, json_schema, json_schema_text, markdown, rows, taplo_config
-from relayd.config.syntax import FORMS
+from relayd.config import snapshot
+from relayd.config.model.json_schema import KINDS, json_schema, json_schema_text, markdown, rows, taplo_config
+from relayd.config.model.types import FORMS
+from relayd.config.problems.codes import CODES
+from relayd.config.rules import scenario
 
 ROOT = Path(__file__).parent.parent.parent
 UPDATE = bool(os.environ.get("UPDATE_DOCS"))

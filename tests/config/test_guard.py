@@ -6,7 +6,7 @@ from builders import KEY, OTHER_KEY, account, api_key, snapshot
 
 from relayd.config.diff import diff
 from relayd.config.guard import accepts, held, restored, with_deny
-from relayd.config.keys import key_hash, mint
+from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.snapshot import Deny, Guard, Snapshot
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 from builders import account, api_key, snapshot
 
-from relayd.config.binding import account_binding
-from relayd.config.keys import key_hash
-from relayd.config.seal import Identity, new_identity, seal
-from relayd.config.secret import Secret
+from relayd.config.secrets.api_keys import key_hash
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.seal import Identity, new_identity, seal
+from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import (
     Account,
     Admin,

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from builders import KEY, OTHER_KEY, account, api_key, snapshot
 
-from relayd.config.keys import key_hash
+from relayd.config.secrets.api_keys import key_hash
 from relayd.config.snapshot import Deny, KeyHash, Policy, Snapshot
 from relayd.core.live import Live, Running
 

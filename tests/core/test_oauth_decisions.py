@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.config.secret import Secret
+from relayd.config.secrets.secret import Secret
 from relayd.core.oauth import (
     LONGEST_RETRY,
     MARGIN,

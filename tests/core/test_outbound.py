@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from builders import account, api_key, call, headers, snapshot
 
-from relayd.config.secret import Secret
+from relayd.config.secrets.secret import Secret
+from relayd.core.access.permissions import resolve
 from relayd.core.outbound import answer_headers, prepare
-from relayd.core.route import resolve
 from relayd.wire.http import Headers, client_headers
 
 BASE = "https://api.anthropic.com"

@@ -25,9 +25,9 @@ from builders import KEY
 from daemon import PATIENCE, SIMULATOR, Daemon, key_text, running, write_tree
 from redis_server import running as redis_running
 
-from relayd.config.binding import account_binding
-from relayd.config.seal import new_identity, seal
-from relayd.config.secret import Secret
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.seal import new_identity, seal
+from relayd.config.secrets.secret import Secret
 from relayd.daemon.run import EX_CONFIG
 from relayd.daemon.systemd import interval
 

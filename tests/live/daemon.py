@@ -25,7 +25,7 @@ from typing import Any
 import attrs
 from builders import KEY
 
-from relayd.config.keys import key_hash
+from relayd.config.secrets.api_keys import key_hash
 
 PATIENCE = 30.0  # s for a start or a stop, on a machine that is busy with other tests
 SIMULATOR = 'kind = "simulator"\n'

@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 from daemon import Daemon, key_text, running, write_tree
 
-from relayd.config.keys import mint
+from relayd.config.secrets.api_keys import mint
 
 MODEL = "claude-sonnet-4-5"
 OLDER = "claude-opus-4-1"  # has no structured output of its own: a forced tool takes its place

@@ -16,7 +16,7 @@ import httpx2
 from builders import KEY
 from daemon import Daemon, key_text, running, write_tree
 
-from relayd.core.throttle import BAD_PER_MINUTE
+from relayd.core.access.throttle import BAD_PER_MINUTE
 
 VIEWER, EDITOR = "rladm_" + "v" * 43, "rladm_" + "e" * 43
 SAMPLE = re.compile(

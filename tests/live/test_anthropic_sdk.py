@@ -15,7 +15,7 @@ from builders import KEY, OTHER_KEY
 from daemon import SIMULATOR, Daemon, key_text, running, write_tree
 from pydantic import BaseModel
 
-from relayd.config.keys import mint
+from relayd.config.secrets.api_keys import mint
 
 MODEL = "claude-sonnet-5-5"
 FLAKY_KEY = mint(lambda size: b"\x05" * size)

@@ -30,12 +30,12 @@ import redis_server
 from builders import KEY
 from cli_tree import Tree
 
-from relayd.config.binding import account_binding, alert_binding, totp_binding
-from relayd.config.identity import write_identity
-from relayd.config.keys import key_hash, mint
-from relayd.config.seal import new_identity, seal
-from relayd.config.secret import Secret
-from relayd.config.sign_in import TOKEN_PREFIX, token_hash
+from relayd.config.secrets.api_keys import key_hash, mint
+from relayd.config.secrets.binding import account_binding, alert_binding, totp_binding
+from relayd.config.secrets.identity import write_identity
+from relayd.config.secrets.password_hash import TOKEN_PREFIX, token_hash
+from relayd.config.secrets.seal import new_identity, seal
+from relayd.config.secrets.secret import Secret
 
 PUBLIC = 17  # characters of a secret's start that may be known: prefixes, and the hint of an API key
 CORE = 18  # characters that are looked for, behind the public ones and at the end
@@ -412,7 +412,7 @@ def process(canary: Canary, running: daemons.Daemon) -> None:
 
 # Put on the daemon's path as sitecustomize: the way upstream breaks with all that a careless message could quote.
 FAULT = """
-import relayd.daemon.upstream as upstream
+import relayd.daemon.accounts.upstreams as upstream
 
 real = upstream.Upstreams.open
 

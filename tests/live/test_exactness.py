@@ -18,7 +18,7 @@ from daemon import key_text
 from fleet import Fleet, fleet, noon_zone
 from ledger import Client, Reply, asking, body_length
 
-from relayd.config.keys import mint
+from relayd.config.secrets.api_keys import mint
 
 NODES, CLIENTS = 4, 64
 ROUNDS = int(os.environ.get("RELAYD_ROUNDS", "2"))  # each with windows that nobody has touched, those of another key

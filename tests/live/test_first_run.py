@@ -14,7 +14,7 @@ from pathlib import Path
 
 from upstream_api import upstream
 
-from relayd.config.keys import KEY_PATTERN
+from relayd.config.secrets.api_keys import KEY_PATTERN
 
 PATIENCE = 60.0  # s
 CREDENTIAL = "sk-ant-api03-first-run-0123456789"

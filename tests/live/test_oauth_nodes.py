@@ -23,10 +23,10 @@ import redis_server
 from builders import KEY
 from upstream_api import call_status
 
-from relayd.config.binding import account_binding
-from relayd.config.identity import write_identity
-from relayd.config.seal import new_identity, seal
-from relayd.config.secret import Secret
+from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.identity import write_identity
+from relayd.config.secrets.seal import new_identity, seal
+from relayd.config.secrets.secret import Secret
 
 NODES = ("n1", "n2", "n3", "n4")
 PATIENCE = 30.0  # s

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from redis_server import RedisServer, cluster, wait_until
 
-from relayd.core.ledger import Record
-from relayd.core.limits import Rolling, Term
+from relayd.core.quota.limits import Rolling, Term
+from relayd.core.quota.usage_record import Record
 from relayd.state.contract import Admit, Denied, Granted, Peek, Peeked, Ping, Pong
 from relayd.state.redis import RedisStore
 

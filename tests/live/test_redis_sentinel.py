@@ -8,7 +8,7 @@ import time
 import pytest
 from redis_server import sentinels
 
-from relayd.core.ledger import Record
+from relayd.core.quota.usage_record import Record
 from relayd.state.contract import Ping, Pong, Settle, Settled, StoreUnavailable
 from relayd.state.redis import RedisStore
 

@@ -18,11 +18,11 @@ import trio
 import trustme
 from redis_server import RedisServer, free_ports, running, wait_until
 
-from relayd.core.ledger import Record
-from relayd.core.limits import Calendar, Rolling, Slots, Term
-from relayd.daemon.journal import Journal
-from relayd.daemon.outage import Counting
-from relayd.daemon.statepump import Pump
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
+from relayd.core.quota.usage_record import Record
+from relayd.daemon.store.batcher import Pump
+from relayd.daemon.store.failsafe import Counting
+from relayd.daemon.store.journal import Journal
 from relayd.state.contract import (
     Admit,
     Denied,

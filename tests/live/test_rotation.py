@@ -13,7 +13,7 @@ from builders import KEY
 from cli_tree import Tree
 from upstream_api import call_status, upstream
 
-from relayd.config.keys import key_hash
+from relayd.config.secrets.api_keys import key_hash
 
 SECRET = "sk-ant-api03-rotation-drill-0123456789"
 

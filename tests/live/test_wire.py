@@ -32,7 +32,7 @@ from fakes import (
 )
 from scripted import Conversation, Script, serving
 
-from relayd.config.keys import mint
+from relayd.config.secrets.api_keys import mint
 
 STREAM = recorded_stream()
 EVENTS = events_of(STREAM)

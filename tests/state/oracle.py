@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import attrs
 
-from relayd.core.ledger import COUNTS, Record
-from relayd.core.limits import FOREVER, Calendar, Rolling, Slots, Standing, Term
+from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Standing, Term
+from relayd.core.quota.usage_record import COUNTS, Record
 from relayd.state import contract as c
 
 

@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from oracle import Oracle
 from redis_server import RedisServer
 
-from relayd.core.ledger import Record
-from relayd.core.limits import FOREVER, Calendar, Rolling, Slots, Term
+from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
+from relayd.core.quota.usage_record import Record
 from relayd.state import contract as c
 from relayd.state.redis import RedisStore
 from relayd.state.sqlite import SqliteStore

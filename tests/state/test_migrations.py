@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relayd.core.ledger import Record
-from relayd.core.limits import FOREVER, Calendar, Rolling, Slots, Term
+from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
+from relayd.core.quota.usage_record import Record
 from relayd.state.contract import (
     Admit,
     Denied,

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from relayd.core.ledger import Record
+from relayd.core.quota.usage_record import Record
 from relayd.state.contract import Ping, Pong, StoreMisfit
 from relayd.state.opening import open_store
-from relayd.state.redis_place import parse_place
+from relayd.state.redis_address import parse_place
 from relayd.state.report import days_between, grouped, report_document
 
 

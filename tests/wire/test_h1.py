@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from h1_corpus import CASES, chunked, disagreement, get, mutate, post, read_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire.h1_corpus import CASES, chunked, disagreement, get, mutate, post, read_all
 
 from relayd.wire.h1 import (
     LAST_CHUNK,

@@ -1,0 +1,157 @@
+"""Asking the running daemon: what `reload`, `rollback`, `resume` and `status` have in common. No verb of its own.
+
+Rule: plain sockets and JSON; the answer's meaning for scripts is the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from relayd.cli.options import add_config, add_json
+from relayd.daemon.paths import MAX_PATH, control_sockets
+
+OK, REJECTED, HELD, BUSY, NO_DAEMON = 0, 1, 3, 4, 5
+EXITS = {"applied": OK, "unchanged": OK, "rejected": REJECTED, "held": HELD, "busy": BUSY}
+EPILOG = "exit status: 0 applied or unchanged, 1 rejected, 2 usage, 3 held, 4 busy, 5 no daemon"
+
+# A round waits up to 10 s for a tree to hold still, and may have to wait for the one before it.
+PATIENCE = 60.0  # s
+
+
+class NoDaemon(Exception):
+    """Nobody answers. The text says where was looked."""
+
+
+class Refused(Exception):
+    """The daemon does not understand, or will not talk to us."""
+
+
+def add_control(parser: argparse.ArgumentParser) -> None:
+    """`--config`, `--control` and `--json`."""
+    add_config(parser)
+    parser.add_argument(
+        "--control",
+        metavar="PATH",
+        default=os.environ.get("RELAYD_CONTROL", ""),
+        help="the daemon's control socket (RELAYD_CONTROL; default: where the daemon of this tree has it)",
+    )
+    add_json(parser)
+
+
+def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
+    """The daemon's answer to one request, within `patience` s. Raises: NoDaemon, Refused."""
+    place, sock = _connected(control_sockets(args.control, args.config, os.environ))
+    with sock:
+        line = _exchanged(sock, place, json.dumps(request).encode() + b"\n", patience)
+    try:
+        answer: dict[str, Any] = json.loads(line)
+    except ValueError:
+        raise NoDaemon(f"{place}: what answers there is no relayd") from None
+    if not answer.get("ok"):
+        raise Refused(str(answer.get("error")))
+    return answer
+
+
+def _exchanged(sock: socket.socket, place: Path, line: bytes, patience: float) -> bytes:
+    try:
+        sock.settimeout(patience)
+        try:
+            sock.sendall(line)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it may have said why before it hung up
+        answer = sock.makefile("rb").readline()
+    except TimeoutError:
+        text = (
+            f"{place}: a daemon listens there, but has not answered for {patience:.0f} s (is it stopped or overloaded?)"
+        )
+        raise NoDaemon(text) from None
+    except ConnectionResetError:  # it hung up with our request unread
+        answer = b""
+    except OSError as error:
+        raise NoDaemon(f"{place}: the daemon broke off: {(error.strerror or str(error)).lower()}") from None
+    if not answer:
+        raise NoDaemon(f"{place}: the daemon hung up without an answer (it may just have ended)")
+    return answer
+
+
+def _connected(places: list[Path]) -> tuple[Path, socket.socket]:
+    tried = []
+    for place in places:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if len(os.fsencode(place)) > MAX_PATH:
+                raise OSError(f"a socket's path has at most {MAX_PATH} bytes")
+            sock.settimeout(PATIENCE)
+            sock.connect(str(place))
+        except PermissionError:
+            sock.close()
+            raise NoDaemon(f"{place}: permission denied (the daemon answers root and its own user: try sudo)") from None
+        except OSError as error:
+            sock.close()
+            tried.append(f"{place}: {(error.strerror or str(error)).lower()}")
+        else:
+            return place, sock
+    raise NoDaemon(f"no daemon answers ({'; '.join(tried)}) [relayd run, or --control PATH]")
+
+
+def carry_out(args: argparse.Namespace, verb: str, **request: Any) -> int:
+    """Ask for a reload of some kind, tell what came of it, and give the exit code."""
+    try:
+        result = ask(args, verb=verb, **request)["result"]
+    except NoDaemon as error:
+        print(f"relayd {args.verb}: {error}", file=sys.stderr)
+        return NO_DAEMON
+    except Refused as error:
+        print(f"relayd {args.verb}: {error}", file=sys.stderr)
+        return REJECTED
+    if args.json:
+        print(json.dumps({name: value for name, value in result.items() if name != "changes_text"}, indent=2))
+    else:
+        sys.stdout.write(in_words(result))
+    return EXITS[result["result"]]
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """A result for people."""
+    lines = [place_and_message(problem) for problem in result["problems"] if problem["severity"] != "note"]
+    lines += [f"  {reason}" for reason in result["reasons"]]
+    if result["changes_text"]:
+        lines.append(result["changes_text"].rstrip("\n"))
+    lines.append(_verdict(result))
+    lines += [f"needs a restart: {setting}" for setting in result["restart_required"]]
+    if result["accept"]:
+        lines.append(f"to apply it all the same: relayd reload --accept {result['accept'][:12]}")
+    return "\n".join(lines) + "\n"
+
+
+def place_and_message(problem: dict[str, Any]) -> str:
+    """A problem on one line, as `check` writes it."""
+    place = f"{problem['file'] or 'tree'}" + (f":{problem['line']}:{problem['column']}" if problem["line"] else "")
+    hint = f" ({problem['hint']})" if problem["hint"] else ""
+    return f"{place}: {problem['severity']}[{problem['code']}]: {problem['message']}{hint}"
+
+
+def tree_in_words(one: dict[str, Any]) -> str:
+    """`tree 3f9c2e1a77b0 (commit 8ad01b7c2f11, dirty: 2 files)`, as far as it is known."""
+    known = [f"commit {one['commit'][:12]}"] if one["commit"] not in ("", "unknown") else []
+    if one["dirty"]:
+        known.append(f"dirty: {one['dirty'][0]}" if len(one["dirty"]) == 1 else f"dirty: {len(one['dirty'])} files")
+    elif one["dirty"] is not None:
+        known.append("clean")
+    return f"tree {one['digest'][:12]}" + (f" ({', '.join(known)})" if known else "")
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    """What came of it, of which tree, and what runs now."""
+    word = f"would be {result['result']}" if result["dry_run"] else result["result"]
+    tree = tree_in_words(result) if result["digest"] else ""
+    if result["result"] in ("applied", "unchanged"):
+        return f"{word}: generation {result['generation']}" + (f", {tree}" if tree else "")
+    runs = f"generation {result['generation']} goes on running"
+    return f"{word}: {tree}; {runs}" if tree else f"{word}: {runs}"

@@ -1,0 +1,1 @@
+"""How files of a tree are changed."""

@@ -1,0 +1,135 @@
+"""Edits of accounts, keys and recipients: text of a file in, text out.
+
+Rule: pure; the time is an argument. Each edit is a splice (splice.py), so it changes what it says and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from relayd.config.edit.toml_edit import EditError, Value, append_value, remove_value, render_document, set_value
+from relayd.config.secrets.api_keys import hint, key_hash
+
+MAX_HASHES = 2  # of one key: the old one and the new one, while rotating
+
+
+def set_enabled(text: str, enabled: bool) -> str:
+    """Switch an account or a key. An absent `enabled` means true, and stays absent when it need not be written."""
+    if tomllib.loads(text).get("enabled", True) is enabled:
+        return text
+    return set_value(text, ("enabled",), enabled)
+
+
+def set_sealed(text: str, sealed: str) -> str:
+    """Give an account a sealed credential; one in a file is taken out, because an account has one credential."""
+    credential = tomllib.loads(text).get("credential", {})
+    text = set_value(text, ("credential", "sealed"), sealed)  # first, so that the table is never empty
+    if isinstance(credential, dict) and "file" in credential:
+        text = remove_value(text, ("credential", "file"))
+    return text
+
+
+def key_file(key: str, fields: Mapping[str, Value], limits: Mapping[str, Value]) -> str:
+    """The file of a new API key. It holds the key's hash and hint, never the key."""
+    return render_document({**fields, "hashes": [hash_entry(key)]}, {"limits": limits})
+
+
+def hash_entry(key: str) -> dict[str, Any]:
+    """The element of `hashes` for a key."""
+    return {"sha256": key_hash(key), "hint": hint(key)}
+
+
+def rotate(text: str, new_key: str, *, now: datetime.datetime, until: datetime.datetime) -> str:
+    """Add the hash of `new_key`; the hashes there were stop counting at `until` (or earlier, if they say so).
+
+    A hash that has expired is taken out. With `until` not after `now` the old hashes go at once.
+
+    Raises: EditError when two hashes are still in use: the rotation before this one has not ended.
+    """
+    hashes = _hashes(text)
+    for at in reversed(range(len(hashes))):
+        if until <= now or _expiry(hashes[at], until) <= now:
+            text = remove_value(text, ("hashes", at))
+    left = _hashes(text)
+    if len(left) >= MAX_HASHES:
+        ends = min(_expiry(entry, until) for entry in left)
+        raise EditError(
+            f"this key is being rotated: two hashes are in use until {_moment(ends)} (wait, or rotate with --grace 0s)"
+        )
+    for at, entry in enumerate(left):
+        text = set_value(text, ("hashes", at, "expires"), min(until, _expiry(entry, until)))
+    return append_value(text, ("hashes",), hash_entry(new_key))
+
+
+def add_recipient(text: str, name: str, public: str) -> str:
+    """List a recipient in relay.toml. Raises: EditError when the name or the key is there already."""
+    for entry in _recipients(text):
+        if entry.get("name") == name:
+            raise EditError(f"a recipient {name} exists (choose another name; keys are not replaced under a name)")
+        if entry.get("public") == public:
+            raise EditError(f"this key is already listed, as recipient {entry.get('name')}")
+    return append_value(text, ("secrets", "recipients"), {"name": name, "public": public, "state": "active"})
+
+
+def set_recipient_state(text: str, name: str, state: str) -> str:
+    """Mark a recipient "active", "retiring" or "removed"."""
+    return set_value(text, ("secrets", "recipients", _recipient_at(text, name), "state"), state)
+
+
+def remove_recipient(text: str, name: str) -> str:
+    """Take a recipient off the list."""
+    return remove_value(text, ("secrets", "recipients", _recipient_at(text, name)))
+
+
+def set_admin_user(text: str, name: str, password_hash: str, role: str) -> str:
+    """List a person who may sign in; one who is listed gets the new password, and the role if one is named."""
+    names = [entry.get("name") for entry in _admins(text, "users")]
+    if name not in names:
+        entry = {"name": name, "password_hash": password_hash, "role": role or "viewer"}
+        return append_value(text, ("admin", "users"), entry)
+    at = names.index(name)
+    text = set_value(text, ("admin", "users", at, "password_hash"), password_hash)
+    return set_value(text, ("admin", "users", at, "role"), role) if role else text
+
+
+def add_admin_token(text: str, name: str, sha256: str, role: str) -> str:
+    """List a machine's token. Raises: EditError when the name is taken."""
+    if any(entry.get("name") == name for entry in _admins(text, "tokens")):
+        raise EditError(f"relay.toml: admin.tokens: a token {name} exists (take it out, or choose another name)")
+    return append_value(text, ("admin", "tokens"), {"name": name, "sha256": sha256, "role": role or "viewer"})
+
+
+def _admins(text: str, what: str) -> list[dict[str, Any]]:
+    admin = tomllib.loads(text).get("admin", {})
+    found = admin.get(what, []) if isinstance(admin, dict) else []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _hashes(text: str) -> list[dict[str, Any]]:
+    found = tomllib.loads(text).get("hashes", [])
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _expiry(entry: Mapping[str, Any], otherwise: datetime.datetime) -> datetime.datetime:
+    found = entry.get("expires")
+    return found if isinstance(found, datetime.datetime) and found.tzinfo else otherwise
+
+
+def _recipients(text: str) -> list[dict[str, Any]]:
+    found = tomllib.loads(text).get("secrets", {}).get("recipients", [])
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _recipient_at(text: str, name: str) -> int:
+    names = [entry.get("name") for entry in _recipients(text)]
+    if name not in names:
+        have = ", ".join(str(one) for one in names) or "none"
+        raise EditError(f"relay.toml: [secrets] recipients: there is no {name} (there is: {have})")
+    return names.index(name)
+
+
+def _moment(when: datetime.datetime) -> str:
+    return when.isoformat(timespec="seconds").replace("+00:00", "Z")

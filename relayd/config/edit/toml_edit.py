@@ -1,0 +1,360 @@
+"""Splices: text of a TOML file in, text out, and nothing changed but what was asked for.
+
+Rule: pure. Every edit ends in `_checked`: the result must parse to exactly the old document with the one
+change applied, or the edit fails and nothing is written.
+
+Theory: positions.py tells where a value stands; the new value replaces those characters, or a new line goes behind
+the last pair of its table. Comments, order, quotes, white space and line ends survive because they are never touched.
+(tomlkit 0.15, which writes the document anew from a tree, puts a new key between a header and the comment above it,
+and a line feed into a file of CRLF lines.)
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import datetime
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from relayd.config.model.toml_positions import Path, Place, index
+
+Value = str | int | bool | datetime.datetime | list[Any] | dict[str, Any]
+
+
+class EditError(ValueError):
+    """The file cannot be edited this way. The text says why, and quotes no value."""
+
+
+@attrs.frozen
+class _Section:
+    """A table header and what follows it; `start` is that of its line, `body` that of the next."""
+
+    path: Path
+    start: int
+    body: int
+    end: int
+    is_array: bool
+
+
+@attrs.frozen
+class _Splice:
+    start: int
+    end: int
+    text: str
+
+
+def set_value(text: str, path: Path, value: Value) -> str:
+    """Put `value` at `path`, adding the key and its table where they are missing.
+
+    Raises: EditError when `path` names a table with a header of its own.
+    """
+    return _edit(text, lambda document: _set(document, path, value), lambda plain, where: _place(plain, path, value))
+
+
+def remove_value(text: str, path: Path) -> str:
+    """Take away a key, or an element of an array. Raises: EditError when there is none."""
+    return _edit(text, lambda document: _delete(document, path), lambda plain, where: _cut(plain, where, path))
+
+
+def append_value(text: str, path: Path, value: dict[str, Any]) -> str:
+    """Add a table to the array at `path`, in the style of the array, or begin one."""
+    present = _get(_parse(text), path)
+    if present is None:
+        return set_value(text, path, [value])
+    return _edit(
+        text, lambda document: _get(document, path).append(value), lambda plain, where: _add(plain, where, path, value)
+    )
+
+
+def render(value: Value) -> str:
+    """A value in TOML 1.0, on one line."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case str():
+            # JSON's escapes are TOML's, but for U+007F, which TOML wants escaped, and surrogates, which it lacks.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+        case datetime.datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case list():
+            return "[" + ", ".join(render(item) for item in value) + "]"
+        case dict():
+            pairs = ", ".join(f"{_key(name)} = {render(item)}" for name, item in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
+    raise TypeError(f"no TOML for {type(value).__name__}")
+
+
+def render_document(pairs: Mapping[str, Value], tables: Mapping[str, Mapping[str, Value]]) -> str:
+    """A new file: pairs first, then each table that is not empty."""
+    lines = [f"{_key(name)} = {render(value)}" for name, value in pairs.items()]
+    for table, content in tables.items():
+        if content:
+            lines += ["", f"[{_key(table)}]", *(f"{_key(name)} = {render(value)}" for name, value in content.items())]
+    return "\n".join(lines) + "\n"
+
+
+# --- from splices to text -------------------------------------------------------------------------------------------
+
+
+def _edit(text: str, change: Any, splice: Any) -> str:
+    document = _parse(text)
+    plain = text.replace("\r\n", "\n")
+    spliced = _apply(text, splice(plain, index(plain)))
+    expected = copy.deepcopy(document)
+    change(expected)
+    return _checked(spliced, expected)
+
+
+def _apply(text: str, splice: _Splice) -> str:
+    """Offsets count without the CR of CRLF, as positions.py wants; here they are found again in the text as it is."""
+    ends = [match.start() for match in re.finditer("\r\n", text)]
+    plain_ends = [at - number for number, at in enumerate(ends)]  # the offset of each such LF in the plain text
+
+    def original(offset: int) -> int:
+        return offset + bisect.bisect_left(plain_ends, offset)
+
+    new = splice.text.replace("\n", "\r\n") if ends else splice.text
+    return text[: original(splice.start)] + new + text[original(splice.end) :]
+
+
+def _checked(text: str, expected: dict[str, Any]) -> str:
+    try:
+        if _parse(text) == expected:
+            return text
+    except EditError:
+        pass
+    raise EditError("the file is written in a way that cannot be edited here without changing more (edit it by hand)")
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise EditError(f"not TOML: {error}") from None
+
+
+# --- the same change on the parsed document -------------------------------------------------------------------------
+
+
+def _get(document: Any, path: Path) -> Any:
+    """What is at `path`, or None."""
+    for step in path:
+        try:
+            document = document[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return document
+
+
+def _set(document: Any, path: Path, value: Value) -> None:
+    try:
+        for step in path[:-1]:
+            document = document.setdefault(step, {}) if isinstance(document, dict) else document[step]
+        document[path[-1]] = value
+    except (TypeError, IndexError):
+        raise EditError(f"{_shown(path)} does not fit the file: a value stands where a table belongs") from None
+
+
+def _delete(document: Any, path: Path) -> None:
+    del _get(document, path[:-1])[path[-1]]
+
+
+# --- where to cut ---------------------------------------------------------------------------------------------------
+
+
+def _place(plain: str, path: Path, value: Value) -> _Splice:
+    places, sections = index(plain), _sections(plain)
+    if path in places:
+        if any(section.path[: len(path)] == path for section in sections if section.path):
+            raise EditError(f"{_shown(path)} is a table with a header (edit it by hand)")
+        place = places[path]
+        return _Splice(place.start, place.end, _like(plain[place.start : place.end], value))
+    name, parent = str(path[-1]), path[:-1]
+    for section in sections:
+        if section.path == parent:
+            return _behind_last_pair(plain, places, section, f"{_key(name)} = {render(value)}\n")
+    if parent in places:
+        return _into_table(plain, places, sections, path, value)
+    if not any(isinstance(step, int) for step in parent) and not _is_inside_value(places, sections, parent):
+        gap = "" if not plain.strip() else "\n" if plain.endswith("\n") else "\n\n"
+        header = ".".join(_key(str(step)) for step in parent)
+        return _Splice(len(plain), len(plain), f"{gap}[{header}]\n{_key(name)} = {render(value)}\n")
+    return _place(plain, parent, {name: value})
+
+
+def _into_table(plain: str, places: dict[Path, Place], sections: list[_Section], path: Path, value: Value) -> _Splice:
+    """A key into a table without a header of its own: an inline one, or one that dotted keys made."""
+    place, name = places[path[:-1]], _key(str(path[-1]))
+    if plain[place.start] == "{" and not _is_dotted(places, path[:-1]):
+        inner = plain[place.start + 1 : place.end - 1]
+        if not inner.strip():
+            return _Splice(place.start, place.end, f"{{ {name} = {render(value)} }}")
+        at = place.start + 1 + len(inner.rstrip())
+        return _Splice(at, at, f", {name} = {render(value)}")
+    if any(section.path[: len(path) - 1] == path[:-1] for section in sections):  # [a.b] alone has made "a"
+        header = ".".join(_key(str(step)) for step in path[:-1])
+        gap = "\n" if plain.endswith("\n") else "\n\n"
+        return _Splice(len(plain), len(plain), f"{gap}[{header}]\n{name} = {render(value)}\n")
+    line = plain.rfind("\n", 0, place.key_start) + 1
+    prefix = plain[line : place.key_end]
+    return _Splice(line, line, f"{prefix}.{name} = {render(value)}\n")
+
+
+def _is_dotted(places: dict[Path, Place], path: Path) -> bool:
+    """Whether the table at `path` is the left part of `a.b = ...`: its value starts where that of a key of it does."""
+    start, depth = places[path].start, len(path)
+    return any(other[:depth] == path and len(other) > depth and at.start == start for other, at in places.items())
+
+
+def _is_inside_value(places: dict[Path, Place], sections: list[_Section], path: Path) -> bool:
+    """Whether an ancestor of `path` is written as a value, so that a header for `path` would define it twice."""
+    headed = {section.path[:size] for section in sections for size in range(1, len(section.path) + 1)}
+    return any(path[:size] in places and path[:size] not in headed for size in range(1, len(path)))
+
+
+def _behind_last_pair(plain: str, places: dict[Path, Place], section: _Section, line: str) -> _Splice:
+    ends = [place.end for place in places.values() if section.body <= place.key_start and place.end <= section.end]
+    if ends:
+        at = _line_end(plain, max(ends))
+    elif section.path:
+        at = section.body
+    else:  # the document begins with a header or has nothing but comments
+        at = _above_comments(plain, section.end)
+        line = line if at == len(plain) else line + "\n"
+    return _Splice(at, at, line if at == 0 or plain[at - 1] == "\n" else f"\n{line}")
+
+
+def _cut(plain: str, places: dict[Path, Place], path: Path) -> _Splice:
+    sections = _sections(plain)
+    headed = [section for section in sections if section.path and section.path[: len(path)] == path]
+    if headed:
+        end = _above_comments(plain, headed[-1].end)
+        start = headed[0].start
+        return _Splice(start, max(end, _section_content_end(plain, places, headed[-1])), "")
+    if path not in places:
+        raise EditError(f"there is no {_shown(path)}")
+    place = places[path]
+    around = [other for other in places.values() if other.start < place.key_start and place.end < other.end]
+    if around:
+        return _cut_item(plain, place)
+    return _Splice(plain.rfind("\n", 0, place.key_start) + 1, _line_end(plain, place.end), "")
+
+
+def _cut_item(plain: str, place: Place) -> _Splice:
+    """An item of an inline array or table, with one comma."""
+    behind = re.compile(r"\s*,[ \t]*").match(plain, place.end)
+    if behind:
+        return _Splice(place.key_start, behind.end(), "")
+    before = re.compile(r"(,?)(\s*)\Z").search(plain, 0, place.key_start)
+    start = before.start() if before and before[1] else place.key_start
+    return _Splice(start, place.end, "")
+
+
+def _add(plain: str, places: dict[Path, Place], path: Path, value: dict[str, Any]) -> _Splice:
+    own = [section for section in _sections(plain) if section.path[: len(path)] == path and section.path]
+    if own:
+        pairs = "".join(f"{_key(name)} = {render(item)}\n" for name, item in value.items())
+        header = ".".join(_key(str(step)) for step in path)
+        at = _section_content_end(plain, places, own[-1])
+        gap = "\n" if at and plain[at - 1] == "\n" else "\n\n"
+        return _Splice(at, at, f"{gap}[[{header}]]\n{pairs}")
+    place = places[path]
+    items = [other for other_path, other in places.items() if other_path[:-1] == path and len(other_path) > len(path)]
+    if not items:
+        return _Splice(place.start, place.end, f"[{render(value)}]")
+    last = max(items, key=lambda item: item.end)
+    line = plain.rfind("\n", 0, last.start) + 1
+    indent = plain[line : last.start]
+    gap = f"\n{indent}" if "\n" in plain[place.start : last.start] and not indent.strip() else " "
+    comma = re.compile(r"[ \t]*,").match(plain, last.end)
+    if comma is None:
+        return _Splice(last.end, last.end, f",{gap}{render(value)}")
+    # A comma stands behind the last item: so it does behind the new one, and a comment there stays with its item.
+    at = _line_end(plain, comma.end()) - 1 if gap != " " else comma.end()
+    return _Splice(at, at, f"{gap}{render(value)},")
+
+
+def _sections(plain: str) -> list[_Section]:
+    """The root and every header, in order."""
+    spans = sorted((place.start, place.end) for place in index(plain).values() if place.key_start != place.start)
+    found: list[tuple[Path, int, int, bool]] = [((), 0, 0, False)]
+    counts: dict[Path, int] = {}
+    inside = 0
+    number = 0
+    for line in re.finditer(r"[^\n]*\n?", plain):
+        while number < len(spans) and spans[number][0] < line.start():
+            inside = max(inside, spans[number][1])
+            number += 1
+        if line[0].lstrip(" \t").startswith("[") and inside <= line.start():
+            is_array = line[0].lstrip(" \t").startswith("[[")
+            found.append((_header_path(line[0], is_array, counts), line.start(), line.end(), is_array))
+    ends = [start for _, start, _, _ in found[1:]] + [len(plain)]
+    return [
+        _Section(path, start, body, end, is_array)
+        for (path, start, body, is_array), end in zip(found, ends, strict=True)
+    ]
+
+
+def _header_path(line: str, is_array: bool, counts: dict[Path, int]) -> Path:
+    node: Any = tomllib.loads(line)
+    names: list[str] = []
+    while isinstance(node, dict) and node:
+        ((name, node),) = node.items()
+        names.append(name)
+    path: Path = ()
+    for position, name in enumerate(names, 1):
+        path = (*path, name)
+        if position == len(names) and is_array:
+            counts[path] = counts.get(path, -1) + 1
+        if path in counts:
+            path = (*path, counts[path])
+    return path
+
+
+def _section_content_end(plain: str, places: dict[Path, Place], section: _Section) -> int:
+    """Behind the line of the section's last pair (or its header)."""
+    ends = [place.end for place in places.values() if section.body <= place.key_start and place.end <= section.end]
+    return _line_end(plain, max(ends)) if ends else section.body
+
+
+def _above_comments(plain: str, at: int) -> int:
+    """The start of the block of comment lines directly above the line that starts at `at`."""
+    while at > 0:
+        line = plain.rfind("\n", 0, at - 1) + 1
+        if not plain[line:at].lstrip(" \t").startswith("#"):
+            break
+        at = line
+    return at if at < len(plain) and plain[at:].strip() and not _only_comments(plain) else len(plain)
+
+
+def _only_comments(plain: str) -> bool:
+    return all(not line.strip() or line.lstrip().startswith("#") for line in plain.split("\n"))
+
+
+def _line_end(plain: str, at: int) -> int:
+    """Behind the line break of the line that `at` is in."""
+    end = plain.find("\n", at)
+    return len(plain) if end < 0 else end + 1
+
+
+def _like(old: str, value: Value) -> str:
+    """The value, in the quotes of the old one when they can hold it."""
+    if isinstance(value, str) and re.fullmatch(r"'[^'\n]*'", old) and re.fullmatch(r"[^'\x00-\x1f\x7f]*", value):
+        return f"'{value}'"
+    return render(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else render(name)
+
+
+def _shown(path: Iterable[str | int]) -> str:
+    return ".".join(str(step) for step in path)

@@ -1,0 +1,1 @@
+"""What a tree must keep besides its syntax."""

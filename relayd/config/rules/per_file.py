@@ -1,0 +1,285 @@
+"""Checks: what one file says, judged by itself, after its types are known to be right.
+
+Rule: a function for each noun, from the noun to findings. What needs a second file is in links.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from relayd.config.model.structure import Finding, dotted
+from relayd.config.model.toml_positions import Path
+from relayd.config.model.values import Bad, name, quote
+from relayd.config.snapshot import Account, Alert, ApiKey, ClientRule, Limits, Relay
+
+SCHEMA = 1
+MAX_RECIPIENTS = 16
+
+
+def relay_findings(relay: Relay) -> Iterator[Finding]:
+    """relay.toml."""
+    if relay.schema != SCHEMA:
+        hint = "a newer relayd is needed" if relay.schema > SCHEMA else ""
+        message = f"schema: expected {SCHEMA}, not {quote(relay.schema)}"
+        yield Finding(path=("schema",), code="E-SCHEMA", message=message, hint=hint)
+    yield from _listen_findings(relay)
+    yield from _limits_findings(relay.limits)
+    yield from _alias_findings(relay.models)
+    for client, rule in relay.clients.items():
+        yield from _client_findings(client, rule)
+    for alert, target in relay.alerts.items():
+        yield from _alert_findings(alert, target)
+    yield from _repeated("E-DUP-NAME", ("admin", "users"), [user.name for user in relay.admin.users])
+    yield from _repeated("E-DUP-NAME", ("admin", "tokens"), [token.name for token in relay.admin.tokens])
+    yield from _recipient_findings(relay)
+
+
+def account_findings(account: Account) -> Iterator[Finding]:
+    """A file of accounts.d."""
+    yield from _credential_findings(account)
+    if not account.groups:
+        yield _nothing_allowed("groups", "no key may use this account")
+    for header, value in account.headers.items():
+        yield from _header_findings(("headers", header), value)
+    for asked, sent in account.model_map.items():
+        yield from _model_findings(("model_map", asked), asked, sent)
+    if "@" in account.proxy and urlsplit(account.proxy).password is not None:
+        message = "proxy: the URL holds a password in clear"
+        yield Finding(path=("proxy",), code="W-PROXY-PASSWORD", message=message, secret=True)
+
+
+def key_findings(key: ApiKey) -> Iterator[Finding]:
+    """A file of keys.d."""
+    if not 1 <= len(key.hashes) <= 2:
+        message = f"hashes: expected one hash, or two while rotating, not {len(key.hashes)}"
+        yield Finding(path=("hashes",), code="E-HASHES", message=message)
+    yield from _repeated("E-DUP-HASH", ("hashes",), [entry.sha256 for entry in key.hashes], "sha256")
+    if not key.groups:
+        yield _nothing_allowed("groups", "no account may serve this key")
+    if not key.endpoints:
+        yield _nothing_allowed("endpoints", "this key may call nothing")
+    if key.created and key.expires and key.expires <= key.created:
+        message = f"expires: {key.expires.isoformat()} is not after `created`"
+        yield Finding(path=("expires",), code="W-EXPIRES-EARLY", message=message)
+    yield from _limits_findings(key.limits)
+
+
+def idle_findings(noun: Any, table: Mapping[str, Any], path: Path = ()) -> Iterator[Finding]:
+    """A note for each key that is set and has no effect yet: a table that is there, a value that is not the default."""
+    for field in _idle_fields(noun.__class__):
+        if field.name not in table:
+            continue
+        here, value, written = (*path, field.name), getattr(noun, field.name), table[field.name]
+        idle = field.metadata.get("idle")
+        if idle and (isinstance(written, dict) or value != field.default):
+            yield Finding(path=here, code="N-NO-EFFECT", message=f"{dotted(here)} has no effect: {idle}", at="key")
+        elif attrs.has(type(value)) and isinstance(written, dict):
+            yield from idle_findings(value, written, here)
+
+
+@functools.cache
+def _idle_fields(noun: Any) -> tuple[attrs.Attribute[Any], ...]:
+    """The fields that are idle, or that hold such."""
+    return tuple(
+        field
+        for field in attrs.fields(attrs.resolve_types(noun))
+        if field.metadata.get("idle") or (attrs.has(_type_of(field)) and _idle_fields(_type_of(field)))
+    )
+
+
+def _type_of(field: attrs.Attribute[Any]) -> Any:
+    return field.type
+
+
+def _listen_findings(relay: Relay) -> Iterator[Finding]:
+    if not relay.server.listen:
+        yield Finding(
+            path=("server", "listen"), code="E-ADDRESS", message="server.listen: expected at least one address"
+        )
+    seen: set[str] = set()
+    places = [(("server", "listen", number), value) for number, value in enumerate(relay.server.listen)]
+    for path, value in [*places, (("admin", "listen"), relay.admin.listen)]:
+        if value and value in seen:
+            message = f"{dotted(path)}: {quote(value)} is listened on already"
+            yield Finding(path=path, code="E-DUP-ADDRESS", message=message)
+        if not value.endswith(":0"):  # port 0 is a new port each time
+            seen.add(value)
+
+
+def _limits_findings(limits: Limits) -> Iterator[Finding]:
+    for number, window in enumerate(limits.windows):
+        if not (window.requests or window.tokens or window.cost):
+            path: Path = ("limits", "windows", number)
+            message = f"{dotted(path)}: expected requests, tokens or cost above 0"
+            yield Finding(path=path, code="E-WINDOW", message=message)
+
+
+_MODEL = re.compile(r"[!-~]{1,200}")
+
+
+def _alias_findings(models: Mapping[str, str]) -> Iterator[Finding]:
+    for alias, target in models.items():
+        path: Path = ("models", alias)
+        yield from _model_findings(path, alias, target)
+        if resolve_alias(models, alias) is None:
+            way = " -> ".join(quote(step) for step in _way(models, alias))
+            yield Finding(path=path, code="E-ALIAS", message=f"{dotted(path)}: the alias comes back to itself: {way}")
+
+
+def resolve_alias(models: Mapping[str, str], alias: str) -> str | None:
+    """The model at the end of a chain of aliases; None when there is no end."""
+    steps = _way(models, alias)
+    return None if steps[-1] in steps[:-1] else steps[-1]
+
+
+def _way(models: Mapping[str, str], alias: str) -> list[str]:
+    """The chain from `alias` to the first name that is no alias, or that came before."""
+    steps = [alias]
+    while steps[-1] in models:
+        steps.append(models[steps[-1]])
+        if steps[-1] in steps[:-1]:
+            break
+    return steps
+
+
+def _model_findings(path: Path, asked: str, sent: str) -> Iterator[Finding]:
+    for model, at in ((asked, "key"), (sent, "value")):
+        if not _MODEL.fullmatch(model) or "*" in model or "?" in model:
+            message = f"{dotted(path)}: expected the name of one model, not {quote(model)}"
+            yield Finding(path=path, code="E-ALIAS", message=message, at="key" if at == "key" else "value")
+
+
+def _client_findings(client: str, rule: ClientRule) -> Iterator[Finding]:
+    path: Path = ("clients", client)
+    yield from _name_findings(path, client)
+    if rule.user_agent is None and not rule.headers:
+        yield Finding(path=path, code="E-CLIENT", message=f"{dotted(path)}: expected user_agent or headers", at="key")
+    patterns = {(*path, "user_agent"): rule.user_agent} if rule.user_agent else {}
+    patterns.update({(*path, "headers", header): pattern for header, pattern in rule.headers.items()})
+    for place, pattern in patterns.items():
+        if nested_repeat(pattern.pattern):
+            message = f"{dotted(place)}: a repetition inside a repetition can take exponential time"
+            yield Finding(path=place, code="W-REGEX-SLOW", message=message)
+    for header in rule.headers:
+        if not _TOKEN.fullmatch(header):
+            message = f"{dotted((*path, 'headers'))}: {quote(header)} is no header name"
+            yield Finding(path=(*path, "headers", header), code="E-HEADER", message=message, at="key")
+
+
+def _name_findings(path: Path, text: str) -> Iterator[Finding]:
+    try:
+        name(text)
+    except Bad as bad:
+        yield Finding(path=path, code=bad.code, message=f"{dotted(path)}: {bad.message()}", at="key")
+
+
+def _alert_findings(alert: str, target: Alert) -> Iterator[Finding]:
+    path: Path = ("alerts", alert)
+    yield from _name_findings(path, alert)
+    if bool(target.url) == bool(target.url_file):
+        message = f"{dotted(path)}: expected either url (a sealed value) or url_file"
+        yield Finding(path=path, code="E-ALERT", message=message, at="key")
+
+
+def _repeated(code: str, path: Path, values: Iterable[str], field: str = "name") -> Iterator[Finding]:
+    """A finding for each value that an earlier element of the array has."""
+    seen: set[str] = set()
+    for number, value in enumerate(values):
+        if value in seen:
+            place = (*path, number, field)
+            yield Finding(path=place, code=code, message=f"{dotted(place)}: {quote(value)} is there already")
+        seen.add(value)
+
+
+def _recipient_findings(relay: Relay) -> Iterator[Finding]:
+    recipients = relay.secrets.recipients
+    path: Path = ("secrets", "recipients")
+    if len(recipients) > MAX_RECIPIENTS:
+        message = f"secrets.recipients: {len(recipients)} recipients, more than {MAX_RECIPIENTS}"
+        yield Finding(path=path, code="E-RECIPIENT", message=message)
+    yield from _repeated("E-RECIPIENT", path, [recipient.name for recipient in recipients])
+    yield from _repeated("E-RECIPIENT", path, [recipient.public for recipient in recipients], "public")
+
+
+def _credential_findings(account: Account) -> Iterator[Finding]:
+    """Exactly one of sealed and file, and none for the simulator.
+
+    Only the grammar of a sealed value has been looked at (values.sealed). Whether it was sealed for this place is for
+    seal.inspect, which needs the realm and the recipients and so belongs into links.py.
+    """
+    given = bool(account.credential.sealed) + bool(account.credential.file)
+    if account.kind == "simulator":
+        if given:
+            message = 'credential: an account of kind "simulator" has none'
+            yield Finding(path=("credential",), code="E-CREDENTIAL", message=message, at="key")
+    elif given != 1:
+        message = f"credential: expected sealed or file, found {'neither' if given == 0 else 'both'}"
+        hint = "seal the secret, or name a file of the node" if given == 0 else ""
+        yield Finding(path=("credential",), code="E-CREDENTIAL", message=message, hint=hint, at="key")
+
+
+def _nothing_allowed(field: str, effect: str) -> Finding:
+    return Finding(path=(field,), code="W-NOTHING-ALLOWED", message=f"{field}: the list is empty, so {effect}")
+
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 section 5.6.2
+_VALUE = re.compile(r"[!-~](?:[ \t!-~]{0,4000}[!-~])?")
+_OURS = frozenset(
+    {
+        "authorization", "x-api-key", "cookie", "proxy-authorization",
+        "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "te", "trailer", "expect",
+        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "upgrade", "http2-settings",
+        "accept-encoding", "forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip",
+    }
+)  # fmt: skip
+_CLIENTS = frozenset(
+    {"user-agent", "anthropic-beta", "anthropic-dangerous-direct-browser-access", "x-app", "originator"}
+)
+_OURS_PREFIX = ("x-forwarded-", "relayd-")
+_CLIENTS_PREFIX = ("x-stainless-", "x-claude-", "sec-")
+
+
+def _header_findings(path: Path, value: str) -> Iterator[Finding]:
+    """A constant header: well formed, and neither the relay's own business nor a client's word about itself."""
+    header = str(path[-1])
+    lower = header.lower()
+    if not _TOKEN.fullmatch(header):
+        message = f"headers: {quote(header)} is no header name"
+        yield Finding(path=path, code="E-HEADER", message=message, at="key", secret=True)
+    elif not _VALUE.fullmatch(value):
+        message = f"{dotted(path)}: expected visible ASCII characters, with blanks only between them"
+        yield Finding(path=path, code="E-HEADER", message=message, secret=True)
+    if lower in _OURS or lower.startswith(_OURS_PREFIX):
+        message = f"{dotted(path)}: relayd writes this header itself"
+        hint = "credentials go into [credential]" if lower in ("authorization", "x-api-key", "cookie") else ""
+        yield Finding(path=path, code="E-HEADER-RESERVED", message=message, hint=hint, at="key", secret=True)
+    if lower in _CLIENTS or lower.startswith(_CLIENTS_PREFIX):
+        message = f"{dotted(path)}: this is what a client says about itself, and relayd does not change it"
+        yield Finding(path=path, code="E-HEADER-RESERVED", message=message, at="key", secret=True)
+
+
+def nested_repeat(pattern: str) -> bool:
+    """Whether a group that repeats without bound holds something that does, as in `(a+)+`.
+
+    A reading of the pattern's surface: it finds the usual mistake and proves nothing.
+    """
+    holds = [False]  # for each open group: does it hold an unbounded repetition?
+    tokens = re.findall(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[*+]|\{[0-9]*,\}|[()]|[^\\]", pattern, re.DOTALL)
+    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+        repeats = following in ("*", "+") or (following.startswith("{") and following.endswith(",}"))
+        if token == "(":
+            holds.append(False)
+        elif token == ")" and len(holds) > 1:
+            inner = holds.pop()
+            if inner and repeats:
+                return True
+            holds[-1] = holds[-1] or inner or repeats
+        elif repeats:
+            holds[-1] = True
+    return False

@@ -1,0 +1,1 @@
+"""Sealed values, identities and hashes."""

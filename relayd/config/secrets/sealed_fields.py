@@ -1,0 +1,137 @@
+"""Slots: the places of a tree that hold sealed values, found in the files as they are.
+
+Rule: pure; it works on a tree that does not compile, because a value that is not right is a reason for that, and
+resealing it the repair. What is no TOML, or not of the expected type, has no slots.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import attrs
+
+from relayd.config.secrets.binding import Binding, account_binding, alert_binding, totp_binding
+from relayd.config.secrets.recipients import SealError
+from relayd.config.snapshot import Recipient, Upstream
+
+Table = dict[str, Any]
+Path = tuple[str | int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Slot:
+    """A sealed value and its place.
+
+    Args:
+        name: for people, such as "account main".
+        file, path: POSIX path in the tree, and the key's path in the file.
+        binding: what the value should be bound to; None when `problem` says why there can be none.
+    """
+
+    name: str
+    file: str
+    path: Path
+    value: str = attrs.field(repr=False)
+    binding: Binding | None
+    problem: str = ""
+
+
+def sealed_slots(files: Mapping[str, bytes]) -> Iterator[Slot]:
+    """Every value in the tree that is to be sealed: of accounts, alerts and admins."""
+    relay = relay_table(files)
+    for file, account, table in accounts(files):
+        value = _table(table, "credential").get("sealed")
+        if isinstance(value, str) and value:
+            yield _account_slot(relay, file, account, table, value)
+    yield from _relay_slots(relay)
+
+
+def account_place(files: Mapping[str, bytes], account: str) -> tuple[str, Binding]:
+    """The file of an account, and what its credential is bound to. Raises: LookupError; SealError."""
+    for file, name, table in accounts(files):
+        if name == account:
+            return file, account_binding(realm_of(files), account, base_url_of(relay_table(files), table))
+    have = ", ".join(name for _, name, _ in accounts(files)) or "none"
+    raise LookupError(f"there is no account {account} (there is: {have})")
+
+
+def accounts(files: Mapping[str, bytes]) -> Iterator[tuple[str, str, Table]]:
+    """File, id and table of each account."""
+    return objects(files, "accounts.d")
+
+
+def objects(files: Mapping[str, bytes], folder: str) -> Iterator[tuple[str, str, Table]]:
+    """File, id and table of each object of a folder, in order of the files."""
+    for file, content in sorted(files.items()):
+        if file.startswith(f"{folder}/") and file.endswith(".toml"):
+            yield file, PurePosixPath(file).stem, parsed(content)
+
+
+def relay_table(files: Mapping[str, bytes]) -> Table:
+    """relay.toml as it is, without defaults."""
+    return parsed(files.get("relay.toml", b""))
+
+
+def realm_of(files: Mapping[str, bytes]) -> str:
+    return str(relay_table(files).get("realm", ""))
+
+
+def base_url_of(relay: Table, account: Table) -> str:
+    """Where an account's credential goes."""
+    own = account.get("base_url") or _table(relay, "upstream").get("base_url")
+    return str(own or attrs.fields(Upstream).base_url.default)
+
+
+def recipients_of(files: Mapping[str, bytes]) -> list[Recipient]:
+    """`[secrets] recipients`, as far as they have a name and a key."""
+    found = _table(relay_table(files), "secrets").get("recipients", [])
+    listed = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return [
+        Recipient(name=str(entry.get("name", "")), public=str(entry["public"]), state=entry.get("state", "active"))
+        for entry in listed
+        if isinstance(entry.get("public"), str)
+    ]
+
+
+def parsed(content: bytes) -> Table:
+    """The table of a file; empty for what is no TOML."""
+    try:
+        return tomllib.loads(content.decode())
+    except ValueError:
+        return {}
+
+
+def _account_slot(relay: Table, file: str, account: str, table: Table, value: str) -> Slot:
+    binding, problem = None, ""
+    try:
+        binding = account_binding(str(relay.get("realm", "")), account, base_url_of(relay, table))
+    except SealError as error:
+        problem = str(error)
+    path = ("credential", "sealed")
+    return Slot(name=f"account {account}", file=file, path=path, value=value, binding=binding, problem=problem)
+
+
+def _relay_slots(relay: Table) -> Iterator[Slot]:
+    realm = str(relay.get("realm", ""))
+    for alert, table in _table(relay, "alerts").items():
+        value = table.get("url") if isinstance(table, dict) else None
+        if isinstance(value, str) and value:
+            path: Path = ("alerts", alert, "url")
+            binding = alert_binding(realm, alert)
+            yield Slot(name=f"alert {alert}", file="relay.toml", path=path, value=value, binding=binding)
+    users = _table(relay, "admin").get("users", [])
+    for at, user in enumerate(users if isinstance(users, list) else []):
+        value = user.get("totp") if isinstance(user, dict) else None
+        if isinstance(value, str) and value:
+            name = str(user.get("name", ""))
+            path = ("admin", "users", at, "totp")
+            binding = totp_binding(realm, name)
+            yield Slot(name=f"admin {name}", file="relay.toml", path=path, value=value, binding=binding)
+
+
+def _table(table: Table, name: str) -> Table:
+    found = table.get(name)
+    return found if isinstance(found, dict) else {}

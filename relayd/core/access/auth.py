@@ -1,0 +1,137 @@
+"""Authenticate: whose key is this, and may it be used now and from there?
+
+Rule: nothing is cached. The look-up table is part of the snapshot, so a revoked key is refused on the next call.
+Theory: keys are 256 random bits, so one SHA-256 and a dictionary do; whoever lacks the key cannot steer the digest,
+and so learns nothing from the time that a look-up takes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from functools import lru_cache
+
+from relayd.config.secrets.api_keys import KEY_PATTERN, checksum_ok, key_digest
+from relayd.config.snapshot import ApiKey, KeyHash, Snapshot
+from relayd.wire.http import Headers
+from relayd.wire.refusal import Refusal
+
+_OURS = b"sk-relay-"
+
+
+def presented_key(headers: Headers) -> bytes:
+    """The credential that a client sends: `x-api-key`, else `Authorization: Bearer`; b"" for none.
+
+    Claude Code sends both, each with its own value, when both of its variables are set: the one of our own form counts.
+    """
+    api_key = headers.get(b"x-api-key") or b""
+    if api_key.startswith(_OURS):
+        return api_key
+    scheme, _, token = (headers.get(b"authorization") or b"").partition(b" ")
+    token = token.strip() if scheme.lower() == b"bearer" else b""
+    return token if token.startswith(_OURS) else api_key or token
+
+
+def authenticate(headers: Headers, snapshot: Snapshot, address: str, now: float) -> ApiKey:
+    """The key that a request presents.
+
+    Args:
+        address: of the client, as far as trusted proxies tell; "" on a unix socket.
+        now: Unix time, seconds.
+    Raises: Refusal 401 for an unknown, malformed, revoked or expired key, 403 for the address.
+    """
+    presented = presented_key(headers)
+    digest = key_digest(presented)
+    found = snapshot.keys_by_hash.get(digest)
+    if found is None:
+        raise _unauthorized(_what_is_wrong(presented))
+    key, entry = found
+    if not hmac.compare_digest(entry.sha256, digest.hex()):
+        raise _unauthorized("unknown key")  # unreachable while the snapshot is sound; then better closed than open
+    _check_standing(key, entry, snapshot, now)
+    _check_address(key, snapshot, address)
+    return key
+
+
+def _check_standing(key: ApiKey, entry: KeyHash, snapshot: Snapshot, now: float) -> None:
+    if not key.enabled:
+        raise _unauthorized("this key has been revoked")
+    if key.id in snapshot.deny.keys or entry.sha256 in snapshot.deny.sha256:
+        raise _unauthorized("this key has been revoked")
+    for expires in (key.expires, entry.expires):
+        if expires is not None and now >= expires.timestamp():
+            raise _unauthorized(f"this key expired at {expires.isoformat()}")
+
+
+def _check_address(key: ApiKey, snapshot: Snapshot, address: str) -> None:
+    if not key.allowed_ips and not snapshot.deny.ips:
+        return
+    if inside(address, snapshot.deny.ips):
+        raise Refusal(status=403, message=f"address {address} is not allowed here", code="address_denied")
+    if key.allowed_ips and not inside(address, key.allowed_ips):
+        raise Refusal(
+            status=403, message=f"address {address or '(unix socket)'} is not allowed for this key", code="address"
+        )
+
+
+def _what_is_wrong(presented: bytes) -> str:
+    text = presented.decode("latin-1")
+    if not text:
+        return "none was sent (send it as x-api-key or as Authorization: Bearer)"
+    if not text.startswith("sk-relay-"):
+        return "this is not a key of this relay (they begin with sk-relay-)"
+    if not KEY_PATTERN.fullmatch(text) or not checksum_ok(text):
+        return "malformed key (was it copied whole?)"
+    return "unknown key"
+
+
+def _unauthorized(why: str) -> Refusal:
+    # x-should-retry: without it Claude Code repeats a 401 for minutes, like a 5xx.
+    return Refusal(status=401, message=f"Invalid API key: {why}", should_retry=False, code="invalid_api_key")
+
+
+Range = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@lru_cache(maxsize=4096)
+def _network(text: str) -> Range:
+    return ipaddress.ip_network(text, strict=False)
+
+
+@lru_cache(maxsize=8192)
+def inside(address: str, networks: tuple[str, ...]) -> bool:
+    """Whether an address lies in one of the networks. An IPv4 address mapped into IPv6 counts as IPv4."""
+    try:
+        one = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(one, ipaddress.IPv6Address) and one.ipv4_mapped is not None:
+        one = one.ipv4_mapped
+    return any(one in _network(text) for text in networks)
+
+
+def client_address(peer: str, headers: Headers, trusted: tuple[str, ...]) -> str:
+    """The client's address: the right-most of X-Forwarded-For that no trusted proxy added, else X-Real-IP, else `peer`.
+
+    Only a trusted peer is believed. A unix socket (`peer` is "") is as trusted as whoever may open it.
+    Source: RFC 7239 section 5.2; everything left of the first untrusted hop is the client's own claim.
+    """
+    if (b"x-forwarded-for" not in headers and b"x-real-ip" not in headers) or (peer and not inside(peer, trusted)):
+        return peer
+    forwarded = headers.joined(b"x-forwarded-for").decode("latin-1")
+    hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
+    for hop in reversed(hops):
+        if not _is_address(hop):
+            return peer
+        if not inside(hop, trusted):
+            return hop
+    real = headers.text(b"x-real-ip").strip()
+    return hops[0] if hops else real if _is_address(real) else peer
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

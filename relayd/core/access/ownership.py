@@ -1,0 +1,313 @@
+"""Ownership: batches and files live on the account that made them, and belong to the key that asked for them.
+
+Rule: pure. An object is written down once, when it is made, as a Deed; who may reach it, and where, is read from there
+and nowhere else. To whoever may not reach it, it does not exist.
+
+Theory: an upstream shows an account's objects to whoever has its credential, so relayd alone keeps the clients of one
+account apart. The key is remembered by its id and its owner by name as it was then: a key that moves to another owner
+takes its own objects along, and not those of the owner it leaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+from urllib.parse import parse_qsl, urlencode
+
+import attrs
+import msgspec
+
+from relayd.config.snapshot import Account, ApiKey, Snapshot
+from relayd.core.access.permissions import model_allowed
+from relayd.core.balancing.candidates import serves
+from relayd.wire.peek import Peeked
+from relayd.wire.refusal import Refusal
+
+Kind = Literal["batches", "files"]
+Act = Literal["create", "list", "read", "delete", "cancel", "results", "content"]
+
+WORD: dict[Kind, str] = {"batches": "message batch", "files": "file"}
+
+# What is asked how, below the collection's path: (parts, method) to act. Source: API reference.
+_ACTS: dict[Kind, dict[tuple[str, ...], dict[str, Act]]] = {
+    "batches": {
+        (): {"POST": "create", "GET": "list"},
+        ("*",): {"GET": "read", "DELETE": "delete"},
+        ("*", "cancel"): {"POST": "cancel"},
+        ("*", "results"): {"GET": "results"},
+    },
+    "files": {
+        (): {"POST": "create", "GET": "list"},
+        ("*",): {"GET": "read", "DELETE": "delete"},
+        ("*", "content"): {"GET": "content"},
+    },
+}
+_ROOTS: tuple[tuple[Kind, str], ...] = (("batches", "/v1/messages/batches"), ("files", "/v1/files"))
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+# How the API counts pages. Source: API reference, `limit`.
+_DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
+
+
+@attrs.frozen(kw_only=True)
+class Asked:
+    """A request that is about batches or files.
+
+    Args:
+        path: of the upstream.
+        id: of the object; "" where none is named.
+    """
+
+    kind: Kind
+    act: Act
+    path: str
+    id: str = ""
+
+
+def asked(method: str, path: str) -> Asked | tuple[str, ...] | None:
+    """What a canonical path asks for; the methods that it has, when this is none of them; None for other paths."""
+    for kind, root in _ROOTS:
+        if path != root and not path.startswith(root + "/"):
+            continue
+        parts = tuple(path[len(root) :].split("/")[1:])
+        if parts and not _ID.fullmatch(parts[0]):
+            return None
+        acts = _ACTS[kind].get(("*", *parts[1:]) if parts else ())
+        if acts is None:
+            return None
+        if method not in acts:
+            return tuple(acts)
+        return Asked(kind=kind, act=acts[method], path=path, id=parts[0] if parts else "")
+    return None
+
+
+@attrs.frozen(kw_only=True)
+class Deed:
+    """Where an object lives and whose it is.
+
+    Args:
+        key: id of the API key that made it.
+        owner: of that key, then; "" for none.
+    """
+
+    kind: Kind
+    account: str
+    key: str
+    owner: str = ""
+
+
+_deed = msgspec.json.Decoder(dict[str, str])
+
+
+def deed_name(object_id: str) -> str:
+    """The pin under which an object's deed is kept."""
+    return f"object/{object_id}"
+
+
+def write_deed(deed: Deed) -> str:
+    """A deed as the state keeps it."""
+    return msgspec.json.encode(attrs.asdict(deed)).decode()
+
+
+def read_deed(text: str | None) -> Deed | None:
+    """A deed that the state kept; None when there is none, or none that can be read."""
+    if text is None:
+        return None
+    try:
+        found = _deed.decode(text)
+        kind: Kind = "files" if found["kind"] == "files" else "batches"
+        return Deed(kind=kind, account=found["account"], key=found["key"], owner=found["owner"])
+    except (msgspec.MsgspecError, KeyError):
+        return None
+
+
+def deed_of(kind: Kind, account: str, key: ApiKey) -> Deed:
+    """The deed of an object that `key` makes on `account`."""
+    return Deed(kind=kind, account=account, key=key.id, owner=key.owner)
+
+
+def may_reach(deed: Deed | None, kind: Kind, key: ApiKey) -> bool:
+    """Whether an object exists as far as `key` is concerned."""
+    if deed is None or deed.kind != kind:
+        return False
+    return deed.key == key.id or bool(key.owner and deed.owner == key.owner)
+
+
+def shelves(kind: Kind, key: str, owner: str) -> tuple[str, ...]:
+    """The topics under which it is noted which accounts hold objects of a key, and of its owner."""
+    found = [f"holders/{kind}/key/{key}"]
+    if owner:
+        found.append(f"holders/{kind}/owner/{hashlib.blake2b(owner.encode(), digest_size=16).hexdigest()}")
+    return tuple(found)
+
+
+def not_found(asked: Asked) -> Refusal:
+    """The answer about an object that does not exist, or is another owner's."""
+    return Refusal(status=404, message=f"{WORD[asked.kind]} not found: {asked.id}", code="no_such_object")
+
+
+def home(asked: Asked, deed: Deed, snapshot: Snapshot) -> Account:
+    """The account that alone can serve an object.
+
+    Raises: Refusal 404 when it has left the config, 409 when it may not serve at present. A client is told not to try
+        again: an SDK would, after a 409.
+    """
+    what = f"{WORD[asked.kind]} {asked.id} lives on account {deed.account}"
+    account = snapshot.accounts.get(deed.account)
+    if account is None:
+        message = f"{what}, which is no longer configured"
+        raise Refusal(status=404, message=message, should_retry=False, code="account_gone")
+    if not available(account, snapshot):
+        message = f"{what}, which is disabled at present"
+        raise Refusal(status=409, message=message, should_retry=False, code="account_disabled")
+    return account
+
+
+def bound(deeds: Mapping[str, Deed | None], key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
+    """The accounts that cannot serve a call, because the files that it names live on another one; with reasons.
+
+    A name without a deed may be anything, also a tool's own data: the upstream will know.
+
+    Raises: Refusal 404 for another owner's file and for one whose account has left the config, 409 for one whose
+        account is disabled, 400 for files that lie apart.
+    """
+    homes: dict[str, str] = {}
+    for name, deed in deeds.items():
+        if deed is None or deed.kind != "files":
+            continue
+        about = Asked(kind="files", act="read", path="", id=name)
+        if not may_reach(deed, "files", key):
+            raise not_found(about)
+        homes.setdefault(home(about, deed, snapshot).id, name)
+    if len(homes) > 1:
+        first, second = sorted(homes.items())[:2]
+        message = f"files {first[1]} and {second[1]} live on different accounts ({first[0]} and {second[0]})"
+        raise Refusal(status=400, message=f"{message}; upload one of them again", code="files_apart")
+    return {
+        other: f"file {name} lives on {at}" for at, name in homes.items() for other in snapshot.accounts if other != at
+    }
+
+
+def available(account: Account, snapshot: Snapshot) -> bool:
+    """Whether the config lets an account serve anything at all."""
+    return account.enabled and account.id not in snapshot.deny.accounts
+
+
+# --- creating
+
+
+def check_batch(requests: Sequence[Peeked], key: ApiKey, snapshot: Snapshot) -> tuple[str, ...]:
+    """Whether a key may ask for everything in a batch. Returns: the models in it, sorted.
+
+    An alias is refused, not replaced: a batch's body passes as it came.
+
+    Raises: Refusal 403 for a model, 400 for an alias or for max_tokens.
+    """
+    aliases = snapshot.relay.models
+    for index, one in enumerate(requests):
+        place = f"requests.{index}.params"
+        real = aliases.get(one.model, one.model)
+        if not model_allowed(key, one.model, real):
+            message = f"{place}.model: {_shown(one.model)} is not allowed for this key"
+            raise Refusal(status=403, message=message, param="requests", code="model_not_allowed")
+        if real != one.model:
+            message = f"{place}.model: aliases are not replaced inside a batch (name the model itself, {_shown(real)})"
+            raise Refusal(status=400, message=message, param="requests", code="alias_in_batch")
+        if key.max_tokens and one.max_tokens is not None and one.max_tokens > key.max_tokens:
+            message = f"{place}.max_tokens: {one.max_tokens} is more than this key's cap of {key.max_tokens}"
+            raise Refusal(status=400, message=message, param="requests", code="max_tokens_cap")
+    return tuple(sorted({one.model for one in requests}))
+
+
+def unfit(models: Sequence[str], snapshot: Snapshot) -> dict[str, str]:
+    """The accounts that cannot take a batch, for they do not serve each of its models by its own name; with reasons."""
+    missing = {account.id: _missing(account, models) for account in snapshot.accounts.values()}
+    return {name: f"does not serve {_shown(model)}" for name, model in missing.items() if model}
+
+
+def _missing(account: Account, models: Sequence[str]) -> str:
+    """The first model that keeps an account from a batch; "" for none."""
+    return next(
+        (model for model in models if not serves(account, model) or account.model_map.get(model, model) != model), ""
+    )
+
+
+# --- listing
+
+
+@attrs.frozen(kw_only=True)
+class Window:
+    """The part of a list that is asked for.
+
+    Args:
+        ids: only these, on one page; () = all.
+        rest: the query's other parts, for the upstream.
+    """
+
+    limit: int = _DEFAULT_PAGE
+    after: str = ""
+    before: str = ""
+    ids: tuple[str, ...] = ()
+    rest: str = ""
+
+
+def read_window(query: str) -> Window:
+    """The page that a query asks for. Raises: Refusal 400."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    last = dict(pairs)
+    limit = last.get("limit") or str(_DEFAULT_PAGE)
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _LARGEST_PAGE):
+        message = f"limit: must be a number from 1 to {_LARGEST_PAGE}"
+        raise Refusal(status=400, message=message, param="limit")
+    ids = tuple(value for name, value in pairs if name in ("ids", "ids[]") for value in value.split(",") if value)
+    own = ("limit", "after_id", "before_id", "page", "ids", "ids[]")
+    return Window(
+        limit=int(limit),
+        after=last.get("after_id") or last.get("page", "").removeprefix("page_"),
+        before=last.get("before_id", ""),
+        ids=ids,
+        rest=urlencode([(name, value) for name, value in pairs if name not in own]),
+    )
+
+
+@attrs.frozen
+class Listed:
+    """An object of a list. `created` as the API writes times, which sort as text to the second."""
+
+    id: str
+    created: str
+    raw: bytes = attrs.field(repr=False)
+
+
+def page_of(listed: Iterable[Listed], window: Window) -> tuple[list[Listed], bool]:
+    """The page asked for, newest first, and whether there are more in its direction.
+
+    Objects of one second stay in the order in which the accounts gave them.
+
+    Raises: Refusal 400 for a place in the list that is none.
+    """
+    ordered = sorted(listed, key=lambda one: one.created, reverse=True)
+    if window.ids:
+        return [one for one in ordered if one.id in window.ids], False
+    ids = [one.id for one in ordered]
+    if window.after:
+        start = _place(ids, window.after) + 1
+        return ordered[start : start + window.limit], start + window.limit < len(ordered)
+    if window.before:
+        end = _place(ids, window.before)
+        start = max(0, end - window.limit)
+        return ordered[start:end], start > 0
+    return ordered[: window.limit], window.limit < len(ordered)
+
+
+def _place(ids: Sequence[str], wanted: str) -> int:
+    if wanted not in ids:
+        raise Refusal(status=400, message=f"{_shown(wanted)}: no such object to begin a page at")
+    return ids.index(wanted)
+
+
+def _shown(text: str) -> str:
+    """A client's text, fit for an error message and a log line."""
+    return ascii(text[:100])[1:-1]

@@ -1,0 +1,111 @@
+"""Route: what one call may have: the model it will be sent with, the groups it may use, how often it may be tried.
+
+Rule: permissions are decided here and nowhere else, because each further attempt asks again with the newest snapshot.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import attrs
+
+from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.wire.call import Call
+from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
+from relayd.wire.refusal import Refusal
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """One call, resolved.
+
+    Args:
+        model: after relayd's aliases; an account's own `model_map` comes later, in outbound.
+        groups: account groups in order of preference.
+        attempts: accounts that may be tried.
+    """
+
+    call: Call
+    key: ApiKey
+    model: str
+    groups: tuple[str, ...]
+    attempts: int
+
+
+def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
+    """Check what the key may ask for, and say how it is served.
+
+    Raises: Refusal 403 for the endpoint or the model, 400 for max_tokens or a key in place of a model.
+    """
+    allow_endpoint(call, key)
+    # A key pasted into the wrong field: models are logged and booked.
+    if "sk-relay-" in call.model or "sk-ant-" in call.model:
+        raise Refusal(status=400, message="model: this is an API key, not the name of a model", param="model")
+    model = snapshot.relay.models.get(call.model, call.model)
+    if call.model and not model_allowed(key, call.model, model):
+        raise Refusal(
+            status=403,
+            message=f"model {_shown(call.model)} is not allowed for this key",
+            param="model",
+            code="model_not_allowed",
+        )
+    if key.max_tokens and call.max_tokens is not None and call.max_tokens > key.max_tokens:
+        raise Refusal(
+            status=400,
+            message=f"max_tokens: {call.max_tokens} is more than this key's cap of {key.max_tokens}",
+            param="max_tokens",
+            code="max_tokens_cap",
+        )
+    if call.endpoint == "openai":
+        call = _fitted(call, key)
+    return Plan(call=call, key=key, model=model, groups=key.groups, attempts=snapshot.relay.upstream.max_attempts)
+
+
+def _fitted(call: Call, key: ApiKey) -> Call:
+    """A translated call, with what only relayd could have put in it brought in line with the key."""
+    body, room = call.body, call.room
+    if key.max_tokens and call.max_tokens is None:  # the client gave none, and got a default
+        body = lower_max_tokens(body, key.max_tokens)
+        room = None if room is None else min(room, key.max_tokens)
+    if key.cache_prompts:
+        body = with_cache_mark(body)
+    return call if body is call.body else attrs.evolve(call, body=body, room=room)
+
+
+def allow_endpoint(call: Call, key: ApiKey) -> None:
+    """Raises: Refusal 403 when the key may not use the call's endpoint. Token counting rides on `messages`."""
+    needed = "messages" if call.endpoint == "count_tokens" else call.endpoint
+    if needed not in key.endpoints:
+        raise Refusal(
+            status=403,
+            message=f"endpoint {needed} is not allowed for this key (it may use {', '.join(key.endpoints)})",
+            code="endpoint_not_allowed",
+        )
+
+
+def model_allowed(key: ApiKey, asked: str, sent: str) -> bool:
+    """Whether a key may ask for `asked`, which relayd's aliases turn into `sent`.
+
+    A denial of either name counts; an alias may be allowed by its own name or by that of the model behind it.
+    """
+    if any(glob_matches(glob, name) for glob in key.deny_models for name in (asked, sent)):
+        return False
+    return not key.models or any(glob_matches(glob, name) for glob in key.models for name in (asked, sent))
+
+
+def glob_matches(glob: str, name: str) -> bool:
+    """Whether `name` fits a model glob, in which `*` is any text and `?` any one character."""
+    if glob == "*" or glob == name:
+        return True
+    return _compiled(glob).fullmatch(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def _compiled(glob: str) -> re.Pattern[str]:
+    return re.compile("".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob), re.DOTALL)
+
+
+def _shown(model: str) -> str:
+    """A client's text, fit for an error message and a log line."""
+    return ascii(model[:100])[1:-1]

@@ -1,0 +1,1 @@
+"""Which account serves a call, and what its answer teaches."""

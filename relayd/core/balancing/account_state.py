@@ -1,0 +1,210 @@
+"""Standing: what is known of one account at run time, and the lease of one attempt on it.
+
+Rule: small mutable objects without I/O or clock. Kept by account id, so that a reload which leaves an account's
+credential and origin alone leaves its standing alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from typing import Any
+
+import attrs
+
+from relayd.config.snapshot import Account
+from relayd.core.balancing.breaker import Gate
+from relayd.core.balancing.explain import Hold
+from relayd.core.balancing.headroom import Gauge, pull
+
+MINUTE = 60.0
+MAX_MODELS = 64  # models with a health of their own on one account; the names come from clients, so there is a bound
+
+
+@attrs.define(eq=False, kw_only=True)
+class Health:
+    """Of an account, or of one model on it.
+
+    Args:
+        gauges: by window, as last heard.
+        seen: when that was, Unix time, s.
+        dry_until, dry_window: the window that is spent down to the reserve, and when it resets; 0.0 = none is.
+    """
+
+    gate: Gate = attrs.field(factory=Gate)
+    gauges: dict[str, Gauge] = attrs.field(factory=dict)
+    seen: float = 0.0
+    dry_until: float = 0.0
+    dry_window: str = ""
+
+    def learn(self, gauges: list[Gauge], now: float) -> None:
+        """Take over what an answer said. Windows that it did not mention stay as they were."""
+        if gauges:
+            self.gauges.update({gauge.window: gauge for gauge in gauges})
+            self.seen = now
+
+    def measure(self, reserve: float, now: float) -> None:
+        """Forget windows that have reset, and see which of the others is spent."""
+        if any(gauge.resets <= now for gauge in self.gauges.values()):
+            self.gauges = {name: gauge for name, gauge in self.gauges.items() if gauge.resets > now}
+        spent = [(gauge.resets, gauge.window) for gauge in self.gauges.values() if gauge.left <= reserve]
+        self.dry_until, self.dry_window = max(spent, default=(0.0, ""))
+
+    @property
+    def calm(self) -> bool:
+        """Nothing here can hold a call up."""
+        return self.gate.ramp == 0 and self.dry_until == 0.0
+
+
+@attrs.define(eq=False, kw_only=True)
+class Standing:
+    """One account at run time.
+
+    Args:
+        identity: a digest of what the health is about: credential and origin.
+        origin: the gate that all accounts with the same way to the same origin share.
+        pace: calls that may start in any minute; 0 = no limit.
+        starts: when the calls of the last minute started; kept only where there is a pace.
+        elsewhere: what the calls of all processes together leave no room for, as the state store said.
+        used: when the last attempt on it began, Unix time, s; 0.0 = never here.
+        calm: no gate and no window of this account can hold a call up (its origin's, its limit and its pace may).
+        pull: what its windows make of its weight.
+        turn: its place in the round, for the strategy round-robin.
+        next_turn: its place once it has begun the call that it was last chosen for.
+    """
+
+    id: str
+    identity: str
+    origin: Gate
+    pace: int = 0
+    in_flight: int = 0
+    starts: deque[float] = attrs.field(factory=deque)
+    elsewhere: Hold | None = None
+    used: float = 0.0
+    whole: Health = attrs.field(factory=Health)
+    models: dict[str, Health] = attrs.field(factory=dict)
+    calm: bool = True
+    pull: float = 1.0
+    turn: float = 0.0
+    next_turn: float = 0.0
+
+    def model(self, name: str) -> Health:
+        """The health of one model here, made if need be."""
+        health = self.models.get(name)
+        if health is None:
+            if len(self.models) >= MAX_MODELS:
+                self._forget_models()
+            health = self.models[name] = Health()
+        return health
+
+    def _forget_models(self) -> None:
+        idle = [name for name, health in self.models.items() if health.calm and not health.gate.strikes]
+        for name in idle or list(self.models)[:1]:
+            del self.models[name]
+
+    def measure(self, reserve: float, now: float) -> None:
+        """Bring `calm` and `pull` up to date."""
+        healths = (self.whole, *self.models.values())
+        for health in healths:
+            health.measure(reserve, now)
+        self.calm = all(health.calm for health in healths)
+        gauges = [gauge for health in healths for gauge in health.gauges.values()]
+        self.pull = pull(gauges, now) if gauges else 1.0
+
+    def clear(self) -> None:
+        """Forget the health; what is in flight stays in flight."""
+        self.whole, self.models = Health(), {}
+        self.calm, self.pull = True, 1.0
+
+    def paced_until(self, now: float) -> float:
+        """When the pace lets the next call start: 0.0 = now."""
+        starts = self.starts
+        while starts and starts[0] <= now - MINUTE:
+            starts.popleft()
+        return starts[-self.pace] + MINUTE if len(starts) >= self.pace else 0.0
+
+
+@attrs.define(eq=False, kw_only=True)
+class Lease:
+    """The right to one attempt on one account. Made by `Pool.begin`, ended by `Pool.end`.
+
+    Args:
+        model: as sent; "" for endpoints whose limits are not the model's.
+        health: the account's when the attempt began; another one by now means another credential.
+        trials: gates where this attempt is on trial, with their round.
+    """
+
+    account: str
+    model: str
+    began: float
+    standing: Standing
+    health: Health
+    trials: tuple[tuple[Gate, int], ...] = ()
+    observed: bool = False
+    ended: bool = False
+
+    def on_trial(self, gate: Gate) -> bool:
+        """Whether this attempt says anything about the gate as it now is."""
+        return any(one is gate and number == gate.round for one, number in self.trials)
+
+    def release_trials(self) -> None:
+        """Make room for the next trial: this one has its verdict, or will never have one."""
+        for gate, _ in () if self.observed else self.trials:
+            gate.trials -= 1
+
+
+def identity_of(account: Account, base_url: str) -> str:
+    """A digest of credential and origin. Of the sealed text, which tells nothing about the secret."""
+    parts = (account.kind, account.credential.sealed, account.credential.file, base_url, account.proxy)
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def gate_state(gate: Gate) -> dict[str, Any]:
+    """A gate as JSON; {} for one that was never closed."""
+    if not gate.changed:
+        return {}
+    return {
+        "until": gate.until,
+        "kind": gate.kind,
+        "reason": gate.reason,
+        "soft": gate.soft,
+        "level": gate.level,
+        "ramp": gate.ramp,
+        "changed": gate.changed,
+    }
+
+
+def health_state(health: Health) -> dict[str, Any]:
+    """A health as JSON."""
+    gauges = [attrs.astuple(gauge) for gauge in health.gauges.values()]
+    return {"gate": gate_state(health.gate), "gauges": gauges, "seen": health.seen}
+
+
+def merge_health(health: Health, state: dict[str, Any]) -> bool:
+    """Take over what `state` knows later than `health`. Returns whether anything was.
+
+    Raises: KeyError, TypeError, ValueError on a state of another form.
+    """
+    taken = False
+    gate = state["gate"]
+    if gate and float(gate["changed"]) > health.gate.changed:
+        _merge_gate(health.gate, gate)
+        taken = True
+    if float(state["seen"]) > health.seen:
+        health.gauges = {gauge.window: gauge for gauge in (_gauge(*parts) for parts in state["gauges"])}
+        health.seen = float(state["seen"])
+        taken = True
+    return taken
+
+
+def _merge_gate(gate: Gate, state: dict[str, Any]) -> None:
+    if state["kind"] not in ("rate", "overload", "outage", "auth"):
+        raise ValueError(f"unknown kind {state['kind']!r}")
+    gate.kind, gate.reason = state["kind"], str(state["reason"])
+    gate.soft, gate.level, gate.ramp = bool(state["soft"]), int(state["level"]), int(state["ramp"])
+    gate.until, gate.changed = float(state["until"]), float(state["changed"])
+    gate.round += 1
+
+
+def _gauge(window: str, left: float, resets: float, scope: str) -> Gauge:
+    return Gauge(str(window), float(left), float(resets), "account" if scope == "account" else "model")

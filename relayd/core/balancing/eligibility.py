@@ -1,0 +1,126 @@
+"""Holds: what keeps an account from one more call.
+
+Rule: `hold_of` is the one place that decides it; choosing, refusals and explanations all ask here, so that what is said
+and what is done cannot differ. `free` is the same question with a short way to the usual answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import attrs
+
+from relayd.core.balancing.account_state import Health
+from relayd.core.balancing.breaker import Gate
+from relayd.core.balancing.candidates import Candidate, Roster
+from relayd.core.balancing.explain import Hold
+from relayd.core.quota.limits import Slots, Term
+
+SOON = 1.0  # s; when to ask again where no time is known (an account that is full or on trial)
+LOOK = 0.25  # s; how long the store's word holds that an account is full: calls elsewhere end unseen
+
+
+@attrs.frozen
+class Ask:
+    """What is asked of the accounts.
+
+    Args:
+        excluded: accounts that this call has tried.
+        now: Unix time, s.
+    """
+
+    model: str
+    excluded: Collection[str]
+    now: float
+
+
+def free(one: Candidate, model: str, now: float) -> bool:
+    """Whether nothing holds this account. The first lines are the answer for nearly every call."""
+    standing = one.standing
+    if standing.calm and one.origin.ramp == 0:
+        if one.plain:
+            return True
+    elif standing.whole.gate.resting(now):
+        return False
+    return hold_of(one, model, now) is None
+
+
+def hold_of(one: Candidate, model: str, now: float, past_soft: bool = False) -> Hold | None:
+    """What keeps an account from one more call now; None when nothing does.
+
+    Args:
+        past_soft: whatever a breaker says, for who is asked as the last.
+    """
+    if not one.standing.calm or one.origin.ramp:
+        hold = _health_hold(one, model, now, past_soft)
+        if hold is not None:
+            return hold
+    in_flight = one.standing.in_flight
+    if one.limit and in_flight >= one.limit:
+        return Hold(one.id, "rate", now + SOON, f"{in_flight} of {one.limit} calls in flight")
+    if one.pace and (until := one.standing.paced_until(now)):
+        return Hold(one.id, "rate", until, f"{one.pace} calls started in a minute, next at", "", True)
+    elsewhere = one.standing.elsewhere
+    return elsewhere if elsewhere is not None and elsewhere.until > now else None
+
+
+def hold_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -> Hold:
+    """What the calls of all processes together leave no room for on an account.
+
+    Args:
+        term: of `account_terms`, which is full.
+        retry_ms: as the store answered a lease, or None where none was asked for; of a slot it is when a dead holder's
+            lease would end, which says little.
+    """
+    if isinstance(term, Slots):
+        return Hold(account, "rate", now + LOOK, f"{term.limit} calls in flight on all nodes")
+    text = f"{term.limit} calls started in a minute on all nodes"
+    if retry_ms is None:
+        return Hold(account, "rate", now + SOON, text)
+    return Hold(account, "rate", now + retry_ms / 1000, f"{text}, next at", "", True)
+
+
+def _health_hold(one: Candidate, model: str, now: float, past_soft: bool) -> Hold | None:
+    whole, of_model = one.standing.whole, one.standing.models.get(model)
+    gates = [(whole.gate, ""), (one.origin, "upstream ")]
+    if of_model is not None:
+        gates.append((of_model.gate, f"{ascii(model[:100])[1:-1]} "))
+    for gate, whose in gates:
+        if not gate.admits(now) and not (past_soft and gate.soft):
+            return _gate_hold(one.id, gate, whose, now)
+    for health in (whole, of_model):
+        if health is not None and health.dry_until > now:
+            return _dry_hold(one.id, health)
+    return None
+
+
+def _gate_hold(account: str, gate: Gate, whose: str, now: float) -> Hold:
+    if now < gate.until:
+        return Hold(account, gate.kind, gate.until, f"{whose}cooling down until", f", {gate.reason}", True)
+    return Hold(account, gate.kind, now + SOON, f"{whose}recovering, {gate.trials} on trial", f", {gate.reason}")
+
+
+def _dry_hold(account: str, health: Health) -> Hold:
+    text = f"{health.dry_window} window is spent down to the reserve, resets"
+    return Hold(account, "rate", health.dry_until, text, "", True)
+
+
+def holds_of(roster: Roster, ask: Ask) -> list[Hold]:
+    """Why each account of a roster cannot serve, when none can."""
+    holds = []
+    for one in roster.by_id.values():
+        hold = hold_of(one, ask.model, ask.now)
+        if hold is None and one.id in ask.excluded:
+            hold = Hold(one.id, "outage", ask.now + SOON, "already tried")
+        if hold is not None:
+            holds.append(hold)
+    return holds
+
+
+def well(one: Candidate, now: float) -> str:
+    """How an account that is free stands."""
+    standing = one.standing
+    gauges = [gauge for health in (standing.whole, *standing.models.values()) for gauge in health.gauges.values()]
+    lowest = min((gauge for gauge in gauges if gauge.resets > now), key=lambda gauge: gauge.left, default=None)
+    text = f"free, priority {one.priority}, weight {one.weight}, {standing.in_flight} in flight"
+    return text if lowest is None else f"{text}, {lowest.left:.0%} of its {lowest.window} window left"

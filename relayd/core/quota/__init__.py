@@ -1,0 +1,1 @@
+"""What a call may consume, and what it cost."""

@@ -1,0 +1,105 @@
+"""Prices: what a Usage costs, exactly.
+
+Rule: integers from the first to the last step; one rounding, half up, to a whole micro-USD at the very end. An unknown
+model has no cost: it is never priced as another.
+
+Theory: a price in USD per million tokens is micro-USD per token, so with prices kept in micro-USD per million tokens a
+cost is `tokens * price / 1,000,000` micro-USD. Percentages (batch, region, speed) multiply numerator and denominator.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from relayd.config.model.values import money
+from relayd.config.snapshot import LongContext, Price
+from relayd.wire.usage import Usage
+
+_DATED = re.compile(r"-\d{8}\Z")  # claude-opus-4-5-20251101 is a dated claude-opus-4-5 (API docs, "Model versions")
+_MONEY = ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read", "web_search")
+
+
+@cache
+def shipped() -> Mapping[str, Price]:
+    """The price table that comes with relayd, by model, read when first asked for."""
+    return {model: _price(table) for model, table in _document()["models"].items()}
+
+
+@cache
+def dated() -> frozenset[str]:
+    """Dated ids of shipped models that the API lists. They have the price of their base id."""
+    return frozenset(_document()["dated"])
+
+
+@cache
+def _document() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name("prices.toml").read_text(encoding="utf-8"))
+
+
+def _price(table: dict[str, Any]) -> Price:
+    values = _amounts(table)
+    if "long_context" in values:
+        values["long_context"] = LongContext(**_amounts(values["long_context"]))
+    return Price(**values)
+
+
+def _amounts(table: dict[str, Any]) -> dict[str, Any]:
+    return {name: money(value) if name in _MONEY else value for name, value in table.items()}
+
+
+@lru_cache(maxsize=1024)
+def _base(model: str) -> str:
+    return _DATED.sub("", model)
+
+
+def price_of(model: str, overrides: Mapping[str, Price]) -> Price | None:
+    """The price of a model, the operator's before the shipped one; a dated id has the price of its base id.
+
+    Args:
+        overrides: `Snapshot.prices`.
+    """
+    base = _base(model)
+    for table in (overrides, shipped()):
+        found = table.get(model) or table.get(base)
+        if found is not None:
+            return found
+    return None
+
+
+def cost(usage: Usage, model: str, overrides: Mapping[str, Price]) -> int | None:
+    """What a call cost, in micro-USD; None for a model without a price.
+
+    Batches, inference kept in the US, fast mode and a prompt above the long-context bound change the price of all
+    tokens; web searches cost the same everywhere, web fetches nothing. Source: API docs, "Pricing".
+    """
+    price = price_of(model, overrides)
+    return None if price is None else cost_at(usage, price)
+
+
+def cost_at(usage: Usage, price: Price) -> int:
+    """What a call cost at that price, in micro-USD."""
+    long = price.long_context
+    rates = long if long.above and usage.prompt > long.above else price
+    tokens = (
+        usage.input * rates.input
+        + usage.output * rates.output
+        + usage.cache_write_5m * rates.cache_write_5m
+        + usage.cache_write_1h * rates.cache_write_1h
+        + usage.cache_read * rates.cache_read
+    )
+    percent = 1
+    for applies, share in (
+        (usage.service_tier == "batch", price.batch_percent),
+        (usage.inference_geo == "us", price.us_percent),
+        (usage.speed == "fast", price.fast_percent),
+    ):
+        percent *= share if applies else 100
+    # tokens / 1e6 * percent / 100^3 + searches * price / 1000, over one denominator
+    numerator = tokens * percent + usage.web_searches * price.web_search * 1_000_000_000
+    denominator = 1_000_000 * 100**3
+    return (2 * numerator + denominator) // (2 * denominator)

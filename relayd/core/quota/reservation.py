@@ -1,0 +1,90 @@
+"""Quota: which limits one call has to pass, and what it reserves of them.
+
+Rule: pure. The store checks and charges; the words for a denial are in limits.py.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from relayd.config.snapshot import Account, ApiKey, Price, Snapshot
+from relayd.core.access.permissions import Plan
+from relayd.core.quota.limits import (
+    LEASE_MS,
+    NOTHING,
+    Estimate,
+    Slots,
+    Term,
+    counting_terms,
+    dearest_percent,
+    estimate,
+    has_cost_limit,
+    key_terms,
+    pace_term,
+    prompt_bound,
+    terms,
+    unpriced,
+)
+from relayd.core.quota.model_names import Names
+from relayd.core.quota.prices import price_of
+from relayd.core.quota.usage_record import Record, orphan_of
+from relayd.wire.call import Call
+
+
+@attrs.frozen(kw_only=True)
+class Quota:
+    """What to ask of the store for one call.
+
+    Args:
+        terms: every limit, in order.
+        orphan: what is booked if nobody settles the call.
+    """
+
+    terms: tuple[Term, ...]
+    orphan: Record
+
+
+def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names, lease_ms: int = LEASE_MS) -> Quota:
+    """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
+    call, key, relay = plan.call, plan.key, snapshot.relay
+    # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
+    makes = call.endpoint in ("batches", "files")
+    reserve = NOTHING
+    if not makes:
+        sent = names.sent_as(plan.model, plan.groups, snapshot)
+        prices = [price_of(name, snapshot.prices) for name in sent]
+        reserve = max((_reserve(call, price) for price in prices), key=_dearness)
+        if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
+            raise unpriced(key, plan.model, sent[prices.index(None)])
+    zone = relay.state.timezone
+    return Quota(
+        terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone, lease_ms),
+        orphan=orphan_of(key.id, names.of(plan.model, snapshot), reserve, now_ms, zone),
+    )
+
+
+def _reserve(call: Call, price: Price | None) -> Estimate:
+    room = call.max_tokens if call.room is None else call.room
+    percent = 100 if price is None else dearest_percent(price, fast=call.fast)
+    return estimate(prompt_bound(len(call.body), call.wide), room, price, percent)
+
+
+def _dearness(one: Estimate) -> int:
+    return -1 if one.cost is None else one.cost
+
+
+def account_terms(account: Account, lease_ms: int = LEASE_MS) -> tuple[Term, ...]:
+    """The operator's own ceilings on an account, which hold over all processes: `max_concurrency` and `pace`."""
+    found: list[Term] = []
+    scope, most, pace = f"account/{account.id}", account.max_concurrency, account.pace.requests_per_minute
+    if most:
+        name = f"{most} calls in flight for {scope}"
+        found.append(Slots(counter=f"{scope}/slots", name=name, limit=most, ttl=lease_ms))
+    if pace:
+        found.append(pace_term(scope, pace))
+    return tuple(found)
+
+
+def shown_terms(key: ApiKey, snapshot: Snapshot, now_ms: int) -> tuple[Term, ...]:
+    """The limits that `GET /usage` shows."""
+    return key_terms(key, NOTHING, now_ms, snapshot.relay.state.timezone) + counting_terms(key, 0)

@@ -1,0 +1,1 @@
+"""Who relayd is to its upstreams."""

@@ -1,0 +1,268 @@
+"""Simulate: the simulator as an account inside relayd, and as a server of its own.
+
+Rule: a Script says what to send and when; here it is only played. Theory: each step is due at a fixed time after the
+answer began, whether or not the reader kept up, just as a real upstream goes on talking into the socket's buffer.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from zlib import crc32
+
+import attrs
+import httpx2
+import trio
+
+from relayd.config import snapshot
+from relayd.config.snapshot import Simulator
+from relayd.daemon.net.client import HungUp
+from relayd.daemon.net.server import Exchange, Server, open_listener
+from relayd.daemon.net.stream import READ_SIZE
+from relayd.simulator.api import respond
+from relayd.simulator.script import Ending, Script, Step, error_script, make_id
+from relayd.simulator.shelf import MOST_BYTES, Shelf
+from relayd.wire.call import Reply
+from relayd.wire.http import HeaderPairs, Headers
+from relayd.wire.refusal import Refusal
+
+ENDINGS: dict[Ending, str] = {
+    "cut": "the simulator closed the connection in mid-answer",
+    "bad-framing": "the simulator broke the chunked framing",
+    "drop": "the simulator closed the connection without an answer",
+}
+
+
+@attrs.define(eq=False)
+class Play:
+    """A script being played: what is due now, and when the next piece is."""
+
+    _steps: Iterator[Step]
+    _due: float  # trio time of the next piece
+    _next: bytes | None = None
+
+    @classmethod
+    def start(cls, script: Script, now: float) -> Play:
+        play = cls(iter(script.steps), now)
+        play._advance()
+        return play
+
+    def _advance(self) -> None:
+        wait, self._next = next(self._steps, (0.0, None))
+        self._due += wait
+
+    @property
+    def over(self) -> bool:
+        return self._next is None
+
+    @property
+    def due(self) -> float:
+        """When `take` has something to say."""
+        return self._due
+
+    def take(self, now: float) -> bytes:
+        """All that is due, up to about READ_SIZE bytes; `b""` when nothing is."""
+        pieces, size = [], 0
+        while self._next is not None and self._due <= now and size < READ_SIZE:
+            pieces.append(self._next)
+            size += len(self._next)
+            self._advance()
+        return b"".join(pieces)
+
+
+class SimulatedBody(httpx2.AsyncByteStream):
+    """The body of an answer, as httpx2 reads it and as a relayd.daemon.net.stream.Source."""
+
+    def __init__(self, script: Script) -> None:
+        self._play = Play.start(script, trio.current_time())
+        self._end = script.end
+        self._closed = False
+
+    def take(self) -> bytes | None:
+        if self._closed:
+            return b""
+        piece = self._play.take(trio.current_time())
+        if piece:
+            return piece
+        if not self._play.over:
+            return None
+        if self._end != "proper":
+            self._closed = True
+            raise httpx2.RemoteProtocolError(ENDINGS[self._end])
+        return b""
+
+    async def wait(self) -> None:
+        await trio.sleep_until(self._play.due)
+
+    def close(self) -> None:
+        self._closed = True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := self.take()) != b"":
+            if piece is None:
+                await self.wait()
+            else:
+                yield piece
+
+    async def aclose(self) -> None:
+        self.close()
+
+
+class SimulatorTransport(httpx2.AsyncBaseTransport):
+    """An account of kind "simulator": answers in this process, without a socket.
+
+    Args:
+        settings: how to answer.
+        clock: Unix time, s.
+        name: of the account; objects of accounts with different names have different ids, as at the real API.
+    """
+
+    def __init__(self, settings: Simulator, clock: Callable[[], float], name: str = "") -> None:
+        self.settings = settings
+        self._clock = clock
+        self._shelf = Shelf(serial=crc32(name.encode()) << 32)
+        self._calls = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Raises: httpx2.RemoteProtocolError for a dropped connection, httpx2.ReadTimeout past "first_byte"."""
+        self._calls += 1
+        headers = Headers([(name.lower(), value) for name, value in request.headers.raw])
+        script = respond(
+            request.method,
+            request.url.raw_path.decode("ascii"),
+            headers,
+            await request.aread(),
+            self.settings,
+            self._calls,
+            self._clock(),
+            self._shelf,
+        )
+        await _wait_for_head(script, request)
+        if script.end == "drop":
+            raise HungUp(ENDINGS["drop"], request=request)
+        return httpx2.Response(script.status, headers=_framed(script), stream=SimulatedBody(script), request=request)
+
+
+async def _wait_for_head(script: Script, request: httpx2.Request) -> None:
+    limit = request.extensions.get("timeout", {}).get("first_byte")
+    if limit is not None and script.delay > limit:
+        await trio.sleep(limit)
+        raise httpx2.ReadTimeout(f"no answer within {limit:g} s", request=request)
+    await trio.sleep(script.delay)
+
+
+def _framed(script: Script) -> HeaderPairs:
+    if script.length is None:
+        return [*script.headers, (b"transfer-encoding", b"chunked")]
+    return [*script.headers, (b"content-length", b"%d" % script.length)]
+
+
+class SimulatorApplication:
+    """The simulator behind our own HTTP server.
+
+    Args:
+        settings: how to answer.
+        clock: Unix time, s.
+    """
+
+    def __init__(self, settings: Simulator, clock: Callable[[], float]) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._shelf = Shelf()
+        self._calls = 0
+        self._refusals = 0
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one request. Raises: Refusal when its body cannot be read."""
+        head = exchange.head
+        body = await exchange.body(BODY_LIMIT)
+        self._calls += 1
+        script = respond(
+            head.method, head.target, head.headers, body, self.settings, self._calls, self._clock(), self._shelf
+        )
+        with exchange.watch():
+            await perform(script, exchange)
+
+    def refuse(self, refusal: Refusal, path: str) -> Reply:
+        """A "no" of the server's own, in the API's form."""
+        self._refusals += 1
+        request_id = make_id("req", path.encode("utf-8", "replace"), b"refused", self._refusals)
+        script = error_script(refusal, [(b"request-id", request_id.encode())], request_id)
+        return Reply(status=script.status, headers=script.headers, body=b"".join(piece for _, piece in script.steps))
+
+
+# Files are the largest bodies that are taken; the extra MiB is for the multipart framing around one.
+BODY_LIMIT = MOST_BYTES + (1 << 20)
+
+
+async def perform(script: Script, exchange: Exchange) -> None:
+    """Play `script` to a client. Bad framing is a chunked body without its end: the server frames, not we."""
+    await trio.sleep(script.delay)
+    if script.end == "drop":
+        exchange.abort()
+        return
+    if script.length is not None and script.end == "proper":
+        body = b"".join(piece for _, piece in script.steps)
+        await exchange.reply(Reply(status=script.status, headers=script.headers, body=body))
+        return
+    exchange.start(script.status, script.headers, script.length)
+    await _push(exchange, b"")
+    play = Play.start(script, trio.current_time())
+    while not play.over and not exchange.gone:
+        if piece := play.take(trio.current_time()):
+            await _push(exchange, piece)
+        else:
+            await trio.sleep_until(play.due)
+    if script.end == "proper":
+        await exchange.finish()
+    else:
+        exchange.abort()
+
+
+async def _push(exchange: Exchange, piece: bytes) -> None:
+    if not exchange.push(piece):
+        await exchange.flush()
+
+
+LAST_WORDS = 3.0  # seconds that answers may take after a signal to stop; a simulator's client can start over
+
+
+async def serve_simulator(
+    listen: str, settings: Simulator, clock: Callable[[], float], announce: Callable[[list[socket.socket]], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what is being answered; a second signal stops at once.
+
+    Args:
+        listen: host:port, [v6]:port or unix:/path.
+        clock: Unix time, s.
+        announce: called with the listening sockets once connections are accepted.
+
+    Raises: OSError when the address cannot be had, ValueError when it is none.
+    """
+    sockets = open_listener(listen)
+    limits = snapshot.Server(max_request_body=snapshot.Size(BODY_LIMIT))
+    server = Server(SimulatorApplication(settings, clock), lambda: limits)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, signals, server, nursery.cancel_scope)
+            await server.serve(sockets, task_status=_Announced(lambda: announce(sockets)))
+            nursery.cancel_scope.cancel()
+
+
+@attrs.frozen
+class _Announced(trio.TaskStatus[None]):
+    """Told by a server that it accepts connections."""
+
+    announce: Callable[[], None]
+
+    def started(self, value: None = None) -> None:
+        self.announce()
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], server: Server, scope: trio.CancelScope) -> None:
+    await anext(signals)
+    server.drain()
+    scope.deadline = trio.current_time() + LAST_WORDS
+    await anext(signals)
+    scope.cancel()

@@ -1,0 +1,212 @@
+"""Token notes: what the state store knows of OAuth tokens, read, taken over and written.
+
+Rule: a note is believed only when it was written by one who has the seed, and written only over the version that was
+read. Nothing is asked of a provider here.
+
+Theory: one question to the store at a time (`_talk`), its answer taken over before the next is asked; so `heard` is
+what the store had last, whoever of this process's tasks asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import attrs
+import trio
+
+from relayd.config.secrets.recipients import SealError, active_keys
+from relayd.config.secrets.seal import open_sealed, parse_sealed, seal
+from relayd.config.snapshot import Account, Snapshot
+from relayd.core.oauth import (
+    UNUSED,
+    Note,
+    Tokens,
+    newer,
+    parse_tokens,
+    read_note,
+    runtime_binding,
+    write_note,
+    write_tokens,
+    written_at,
+)
+from relayd.daemon.accounts.credentials import Credentials, Opened
+from relayd.state import contract as c
+
+TOPIC = "oauth"
+_NO_NOTE = Note()
+
+log = logging.getLogger("relayd.oauth")
+
+
+class State(Protocol):
+    """What is needed of the state store; relayd.daemon.store.batcher.Pump is one."""
+
+    async def ask(self, op: c.Op) -> c.Answer:
+        """Raises: StoreUnavailable."""
+        ...
+
+
+@attrs.define(eq=False, kw_only=True)
+class Holding:
+    """One OAuth account in this process.
+
+    Args:
+        name: of the seed's note.
+        tokens: in use.
+        stored: those that the note has; None when they cannot be read here, for the reason `unreadable`.
+        heard: version and text of the note; (0, "") when there is none.
+        due: when to refresh, on the store's clock; None: not by the clock.
+        failures: in a row. `trouble` is why the last one was, or why no refresh is possible here.
+        spent: the refresh token is dead; a person must sign in again.
+        rejected: the upstream refused the access token, so there is no use in keeping to it.
+        rested: it was said that the token has expired and that nothing helps.
+        busy: a refresh is under way.
+        retry_at, renewed_at: on trio's clock.
+        registration: what the last tries went by: token URL, client id, proxy.
+        turn: set, and replaced, when a refresh has ended one way or the other.
+    """
+
+    account: Account
+    opened: Opened
+    name: str
+    tokens: Tokens
+    stored: Tokens | None
+    due: float | None
+    note: Note = _NO_NOTE
+    heard: tuple[int, str] = (0, "")
+    unreadable: str = ""
+    resealed: set[frozenset[str]] = attrs.field(factory=set)
+    failures: int = 0
+    trouble: str = ""
+    spent: bool = False
+    rejected: bool = False
+    rested: bool = False
+    busy: bool = False
+    retry_at: float = -math.inf
+    renewed_at: float = -math.inf
+    registration: tuple[str, str, str] = attrs.field(default=("", "", ""), repr=False)
+    turn: trio.Event = attrs.field(factory=trio.Event)
+
+
+@attrs.define(eq=False, kw_only=True)
+class TokenNotes:
+    """The notes of this process's OAuth accounts.
+
+    Args:
+        wall: Unix time, s.
+        use: told that a note has newer tokens than those in use, and how many s ago it was written.
+    """
+
+    credentials: Credentials
+    snapshot: Callable[[], Snapshot]
+    state: State
+    wall: Callable[[], float]
+    use: Callable[[Holding, Tokens, float], None]
+    _skew: float = attrs.field(default=0.0, init=False)  # s that the store's clock is ahead of ours
+    _talk: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+
+    def now(self) -> float:
+        """Unix time on the store's clock, s."""
+        return self.wall() + self._skew
+
+    async def read(self, held: Mapping[str, Holding]) -> None:
+        """Take over what the store knows. Raises: StoreUnavailable."""
+        async with self._talk:
+            pong = await self.state.ask(c.Ping())
+            answer = await self.state.ask(c.Gather(topic=TOPIC))
+            if not isinstance(pong, c.Pong) or not isinstance(answer, c.Gathered):
+                raise c.StoreUnavailable("the notes cannot be read")
+            self._skew = pong.now / 1000 - self.wall()
+            notes = {note.name: note for note in answer.notes}
+            for holding in held.values():
+                self._take(holding, notes.pop(holding.name, None))
+            for note in notes.values():
+                await self._forget(note, held)
+
+    async def write(self, holding: Holding, tokens: Tokens, asking: str = "", *, anew: bool = False) -> bool:
+        """Publish a note. False when another one stands there, which is taken over.
+
+        Args:
+            asking: as in `Note`.
+            anew: seal again what is sealed already.
+        Raises: StoreUnavailable.
+        """
+        async with self._talk:
+            same = tokens is holding.stored and not anew
+            sealed = holding.note.sealed if same else self._sealed(holding, tokens)
+            note = Note(sealed=sealed, asking=asking, at=self.now())
+            body = write_note(note, holding.name, holding.opened.whole)
+            op = c.Publish(topic=TOPIC, name=holding.name, body=body, expect=holding.heard[0])
+            answer = await self.state.ask(op)
+            if not isinstance(answer, c.Published):
+                raise c.StoreUnavailable("the note cannot be written")
+            if not answer.ok or answer.note is None:
+                self._take(holding, answer.note)
+                return False
+            holding.heard, holding.note, holding.stored = (answer.note.version, body), note, tokens
+            return True
+
+    async def mend(self, holding: Holding) -> None:
+        """Store tokens that the store has lost, and seal them for a recipient that is new. Raises: StoreUnavailable."""
+        if holding.stored is None or not holding.tokens.generation:
+            return
+        active = frozenset(key.kid for key in active_keys(self.snapshot().relay.secrets.recipients))
+        if newer(holding.tokens, holding.stored):
+            await self.write(holding, holding.tokens)
+        elif active not in holding.resealed and not holding.note.asking and not active <= _kids(holding.note):
+            holding.resealed.add(active)  # once: a node with another tree may seal it back
+            await self.write(holding, holding.tokens, anew=True)
+
+    def _take(self, holding: Holding, note: c.Note | None) -> None:
+        """Take one note over: tokens that are newer than ours come into use."""
+        heard = (note.version, note.body) if note is not None else (0, "")
+        if heard == holding.heard:
+            return
+        holding.heard, holding.unreadable, holding.note = heard, "", _NO_NOTE
+        holding.stored = attrs.evolve(parse_tokens(holding.opened.whole), generation=0)
+        found = read_note(heard[1], holding.name, holding.opened.whole)
+        if found is None:
+            log.warning("oauth.note_refused", extra={"account": holding.account.id})
+            return
+        holding.note = found
+        if found.sealed:
+            holding.stored = self._open(holding, found.sealed)
+        if holding.stored is not None and newer(holding.stored, holding.tokens):
+            self.use(holding, holding.stored, max(0.0, self.now() - found.at))
+
+    def _open(self, holding: Holding, sealed: str) -> Tokens | None:
+        snapshot = self.snapshot()
+        base_url = holding.account.base_url or snapshot.relay.upstream.base_url
+        try:
+            binding = runtime_binding(snapshot.relay.realm, holding.account.id, base_url)
+            secrets = snapshot.relay.secrets
+            return parse_tokens(open_sealed(sealed, binding, self.credentials.identities, secrets.recipients))
+        except (SealError, ValueError) as error:
+            holding.unreadable = f"the tokens that another node stored cannot be opened here: {error}"
+            return None
+
+    def _sealed(self, holding: Holding, tokens: Tokens) -> str:
+        if not tokens.generation:
+            return ""
+        snapshot = self.snapshot()
+        base_url = holding.account.base_url or snapshot.relay.upstream.base_url
+        binding = runtime_binding(snapshot.relay.realm, holding.account.id, base_url)
+        return seal(write_tokens(tokens), binding, active_keys(snapshot.relay.secrets.recipients))
+
+    async def _forget(self, note: c.Note, held: Mapping[str, Holding]) -> None:
+        """Erase a note of a seed that the tree no longer has, once it has not been written for long."""
+        account = note.name.partition("/")[0]
+        known = account in held or account not in self.snapshot().accounts
+        if note.body and known and self.now() - written_at(note.body) > UNUSED:
+            await self.state.ask(c.Publish(topic=TOPIC, name=note.name, body="", expect=note.version))
+
+
+def _kids(note: Note) -> frozenset[str]:
+    """Whom the tokens of a note are sealed for."""
+    try:
+        return parse_sealed(note.sealed).kids
+    except SealError:
+        return frozenset()

@@ -1,0 +1,124 @@
+"""Upstream: which transport serves which account, and what came of asking.
+
+Rule: an answer that did not come is a value (`Unreachable`), for the caller to decide on. Transports are kept by what
+they connect through (the proxy), not by account or config generation, so that a reload leaves connections alone.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from functools import lru_cache
+from typing import cast
+
+import attrs
+import httpx2
+import trio
+
+from relayd.config.snapshot import Account, Snapshot, Upstream
+from relayd.core.balancing.failover import Fault, Unreachable
+from relayd.core.outbound import Outbound
+from relayd.daemon.accounts.simulator import SimulatorTransport
+from relayd.daemon.net.client import HungUp, Transport, build_request
+from relayd.daemon.net.connect import Resolver
+from relayd.daemon.net.stream import Source
+from relayd.wire.http import Headers
+
+SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
+
+
+@attrs.frozen(kw_only=True)
+class Inbound:
+    """An upstream's answer: the head is here, the body is still to be taken from `source`."""
+
+    status: int
+    headers: Headers
+    source: Source
+
+
+@attrs.define(eq=False)
+class Upstreams:
+    """The transports of this process."""
+
+    tls: Callable[[], ssl.SSLContext]
+    wall: Callable[[], float]
+    _resolver: Resolver = attrs.field(factory=Resolver)
+    _by_proxy: dict[str, Transport] = attrs.field(factory=dict)
+    _simulators: dict[str, SimulatorTransport] = attrs.field(factory=dict)
+
+    async def open(self, account: Account, outbound: Outbound, limits: Upstream) -> Inbound | Unreachable:
+        """Send one attempt and wait for the head of its answer.
+
+        The caller closes `Inbound.source`. Cancellation closes the connection.
+        """
+        timeout = {
+            "connect": limits.connect_timeout,
+            "write": limits.idle_timeout,
+            "first_byte": limits.first_byte_timeout,
+        }
+        url = _url(outbound.base_url, outbound.target)
+        request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout)
+        try:
+            response = await self._transport(account).handle_async_request(request)
+        except httpx2.TransportError as error:
+            return unreachable(error)
+        return Inbound(
+            status=response.status_code,
+            headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
+            source=cast("Source", response.stream),
+        )
+
+    def _transport(self, account: Account) -> httpx2.AsyncBaseTransport:
+        if account.kind == "simulator":
+            simulator = self._simulators.get(account.id)
+            if simulator is None or simulator.settings != account.simulator:
+                simulator = self._simulators[account.id] = SimulatorTransport(account.simulator, self.wall, account.id)
+            return simulator
+        transport = self._by_proxy.get(account.proxy)
+        if transport is None:
+            transport = self._by_proxy[account.proxy] = Transport(
+                tls=self.tls(), proxy=account.proxy, resolver=self._resolver
+            )
+        return transport
+
+    async def keep_tidy(self) -> None:
+        """Close idle connections soon after they have expired, for ever."""
+        while True:
+            await trio.sleep(SWEEP)
+            for transport in self._by_proxy.values():
+                transport.sweep(trio.current_time())
+
+    def keep_only(self, snapshot: Snapshot) -> None:
+        """Forget what no account connects through any more. Calls in flight keep their connections to the end."""
+        self._simulators = {name: one for name, one in self._simulators.items() if name in snapshot.accounts}
+        wanted = {account.proxy for account in snapshot.accounts.values()}
+        for proxy in self._by_proxy.keys() - wanted:
+            self._by_proxy.pop(proxy).close()
+
+    def close(self) -> None:
+        """Close every idle connection; those in use close with their calls."""
+        for transport in self._by_proxy.values():
+            transport.close()
+
+
+def unreachable(error: httpx2.TransportError) -> Unreachable:
+    """What a transport's exception means for the next attempt."""
+    kind = next(kind for cause, kind in _KINDS if isinstance(error, cause))
+    return Unreachable(kind=kind, reason=str(error) or type(error).__name__)
+
+
+_KINDS: tuple[tuple[type[Exception], Fault], ...] = (
+    (httpx2.ProxyError, "proxy"),
+    (httpx2.ConnectTimeout, "connect"),
+    (httpx2.ConnectError, "connect"),
+    (httpx2.TimeoutException, "timeout"),
+    (HungUp, "reset"),
+    (httpx2.ProtocolError, "protocol"),
+    (httpx2.TransportError, "reset"),
+)
+
+
+@lru_cache(maxsize=1024)
+def _url(base_url: str, target: str) -> httpx2.URL:
+    """Parsing a URL costs as much as sending it; a relay asks for few different ones."""
+    return httpx2.URL(base_url.rstrip("/") + target)

@@ -1,0 +1,1 @@
+"""Bytes on sockets: knows HTTP, and no account."""

@@ -1,0 +1,346 @@
+"""Dialling: from an origin to a connected Link, by way of name look-up, TCP, maybe a proxy, and TLS.
+
+Rule: nothing here knows HTTP beyond the CONNECT of a proxy, reads the environment, or retries. Every socket that is
+not handed over is closed, whatever stops the dialling. The caller sets the deadline.
+
+Theory: names are looked up rarely and by at most one task at a time for each name; the last good answer outlives the
+resolver. Addresses are tried in turn, the one that worked last time first, so that a broken address family costs its
+bounded wait once and not with every connection (RFC 8305 races them; a relay with few origins can remember instead).
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import math
+import os
+import re
+import socket
+import ssl
+import urllib.parse
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import attrs
+import trio
+
+from relayd.daemon.net.stream import Link, PlainLink, send_all, tune
+from relayd.daemon.net.tls import TlsLink
+
+# A name is looked up again after this long, s. Cloud front doors announce records of 60 to 300 s; half of the shortest.
+NAME_TTL = 30.0
+# How long a look-up may take while an older answer is at hand, s: glibc asks a second name server only after 5 s.
+REFRESH_TIMEOUT = 2.0
+# How long one address of several may take, s: the SYN and its repeats after 1 s and 3 s (RFC 6298 section 2).
+ADDRESS_TIMEOUT = 3.5
+# The head of a proxy's answer to CONNECT, bytes. Real ones are some hundred.
+PROXY_HEAD_LIMIT = 16384
+
+Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+LookUp = Callable[[str, int], Awaitable[list[Address]]]
+
+
+class DialError(Exception):
+    """No connection. The text names the origin and the cause, never a credential."""
+
+
+class ProxyRefused(DialError):
+    """The proxy could not be used, or it would not connect us."""
+
+
+class Origin(NamedTuple):
+    """Where a connection leads. A tuple, because it is looked up in a dict with every call."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{authority(self.host, self.port)}"
+
+
+def authority(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address (RFC 3986 section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@attrs.frozen(kw_only=True)
+class Proxy:
+    """A proxy from its URL. `scheme`: http, https or socks5."""
+
+    scheme: str
+    host: str
+    port: int
+    user: str = attrs.field(default="", repr=False)
+    password: str = attrs.field(default="", repr=False)
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.scheme, self.host, self.port)
+
+
+PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080}
+
+
+def parse_proxy(url: str) -> Proxy:
+    """Read a proxy URL. Raises: ValueError, whose text quotes no part that could hold a credential."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+        host = parts.hostname
+    except ValueError:
+        raise ValueError("proxy: not a URL (want scheme://[user:password@]host:port)") from None
+    if parts.scheme not in PROXY_PORTS:
+        raise ValueError("proxy: unknown scheme (want http://, https:// or socks5://)")
+    if not host:
+        raise ValueError("proxy: no host (want scheme://[user:password@]host:port)")
+    user = urllib.parse.unquote(parts.username or "")
+    password = urllib.parse.unquote(parts.password or "")
+    if parts.scheme == "socks5":
+        _check_socks_credentials(user, password)
+    return Proxy(scheme=parts.scheme, host=host, port=port or PROXY_PORTS[parts.scheme], user=user, password=password)
+
+
+def _check_socks_credentials(user: str, password: str) -> None:
+    """Both or neither, at most 255 bytes each (RFC 1929 section 2), and ASCII, which is all python-socks sends."""
+    if bool(user) != bool(password):
+        raise ValueError("proxy: socks5 wants user and password, or neither (RFC 1929)")
+    if not (user + password).isascii() or max(len(user), len(password)) > 255:
+        raise ValueError("proxy: socks5 wants user and password in ASCII of at most 255 characters each (RFC 1929)")
+
+
+def cause(exc: OSError) -> str:
+    """Why, in a few words of the system's own."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"certificate not trusted: {exc.verify_message.lower().rstrip('.')}"
+    if isinstance(exc, ssl.SSLEOFError):
+        return "tls: cut without close_notify"
+    if isinstance(exc, ssl.SSLError):
+        return f"tls: {(exc.reason or 'failed').replace('_', ' ').lower()}"
+    return (exc.strerror or type(exc).__name__).lower()
+
+
+async def _system_look_up(host: str, port: int) -> list[Address]:
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:  # a label that is empty or longer than 63 bytes
+        raise OSError(0, "not a host name") from None
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+@attrs.define(eq=False)
+class Entry:
+    """What is known about a name. Times are trio's, s."""
+
+    addresses: list[Address] = attrs.field(factory=list)
+    expires: float = -math.inf
+    failure: str = ""  # of the last look-up, when nothing is known
+    asked: int = 0  # look-ups so far
+    turn: trio.Lock = attrs.field(factory=trio.Lock)
+
+
+class Resolver:
+    """Names to addresses, remembered. Names come from the config, so their number needs no bound.
+
+    Args:
+        look_up: asks the system. Raises: OSError.
+    """
+
+    def __init__(self, *, look_up: LookUp = _system_look_up, ttl: float = NAME_TTL) -> None:
+        self._look_up = look_up
+        self._ttl = ttl
+        self._entries: dict[tuple[str, int], Entry] = {}
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """Addresses of `host`, best first; at least one. Raises: OSError when it has none and never had one."""
+        entry = self._entries.setdefault((host, port), Entry())
+        now, asked = trio.current_time(), entry.asked
+        if now >= entry.expires and not (entry.addresses and entry.turn.locked()):
+            async with entry.turn:  # one asks; the others wait, and take its answer or its failure for theirs
+                if entry.asked != asked and entry.failure:
+                    raise OSError(0, entry.failure)
+                if now >= entry.expires:
+                    await self._refresh(entry, host, port)
+        return list(entry.addresses)
+
+    async def _refresh(self, entry: Entry, host: str, port: int) -> None:
+        found: list[Address] = []
+        failure = "no address for this name"
+        with trio.move_on_after(REFRESH_TIMEOUT if entry.addresses else math.inf):
+            try:
+                found = await self._look_up(host, port)
+            except OSError as exc:
+                failure = cause(exc)
+        entry.asked += 1
+        if found:
+            first = entry.addresses[:1]  # what worked last time keeps its place
+            entry.addresses = [a for a in first if a in found] + [a for a in found if a not in first]
+        elif not entry.addresses:
+            entry.failure = failure
+            raise OSError(0, failure)
+        entry.failure = ""
+        entry.expires = (
+            trio.current_time() + self._ttl
+        )  # an old answer is good for as long again: the resolver is spared, too
+
+    def prefer(self, host: str, port: int, address: Address) -> None:
+        """Try `address`, which has just worked, first from now on."""
+        entry = self._entries.get((host, port))
+        if entry is not None and address in entry.addresses:
+            entry.addresses.remove(address)
+            entry.addresses.insert(0, address)
+
+
+async def dial(origin: Origin, *, tls: ssl.SSLContext, resolver: Resolver, proxy: Proxy | None = None) -> Link:
+    """A connected Link to `origin`, TLS included where its scheme is https.
+
+    Raises: DialError; ProxyRefused when a proxy is in the way; nothing is left open then, nor on cancellation.
+    """
+    link = await (_dial_direct(origin, resolver) if proxy is None else _dial_proxy(origin, proxy, tls, resolver))
+    if origin.scheme != "https":
+        return link
+    try:
+        return await _secure(link, origin.host, tls)
+    except OSError as exc:
+        raise DialError(f"{origin}: {cause(exc)}") from exc
+
+
+async def _secure(link: Link, host: str, context: ssl.SSLContext) -> Link:
+    """TLS over `link`, which is closed on failure. Raises: OSError."""
+    try:
+        secured = TlsLink(link, context, host)
+        await secured.handshake()
+    except BaseException:
+        link.close()
+        raise
+    return secured
+
+
+async def _dial_direct(origin: Origin, resolver: Resolver) -> Link:
+    try:
+        return PlainLink(await try_addresses(origin.host, origin.port, resolver, connect_tcp))
+    except OSError as exc:
+        raise DialError(f"{origin}: {cause(exc)}") from exc
+
+
+async def _dial_proxy(origin: Origin, proxy: Proxy, tls: ssl.SSLContext, resolver: Resolver) -> Link:
+    """A Link that a proxy has connected to `origin`. The proxy looks the origin's name up."""
+    try:
+        if proxy.scheme == "socks5":
+            return await _dial_socks5(origin, proxy, resolver)
+        link: Link = PlainLink(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
+        if proxy.scheme == "https":
+            link = await _secure(link, proxy.host, tls)
+    except OSError as exc:
+        raise ProxyRefused(f"{origin}: proxy {proxy.origin}: {cause(exc)}") from exc
+    try:
+        await _ask_connect(link, origin, proxy)
+    except BaseException as exc:
+        link.close()
+        if isinstance(exc, OSError):
+            raise ProxyRefused(f"{origin}: proxy {proxy.origin}: {cause(exc)}") from exc
+        raise
+    return link
+
+
+async def try_addresses(
+    host: str, port: int, resolver: Resolver, connect: Callable[[Address], Awaitable[socket.socket]]
+) -> socket.socket:
+    """The first address of `host` that answers. Raises: OSError, that of the last one."""
+    addresses = await resolver.resolve(host, port)
+    for address in addresses[:-1]:
+        with trio.move_on_after(ADDRESS_TIMEOUT):
+            try:
+                sock = await connect(address)
+            except OSError:
+                continue  # the last address's error is as good as any, and the caller can act on only one
+            resolver.prefer(host, port, address)
+            return sock
+    return await connect(addresses[-1])
+
+
+async def connect_tcp(address: Address) -> socket.socket:
+    """A connected, tuned socket. Raises: OSError."""
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        tune(sock)
+        error = sock.connect_ex(where)
+        if error == errno.EINPROGRESS:
+            await trio.lowlevel.wait_writable(sock)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _ask_connect(link: Link, origin: Origin, proxy: Proxy) -> None:
+    """HTTP CONNECT (RFC 9110 section 9.3.6). Raises: OSError, ProxyRefused."""
+    target = authority(origin.host, origin.port)
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if proxy.user or proxy.password:
+        pair = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode("ascii")  # RFC 7617 section 2.1
+        lines.append(f"Proxy-Authorization: Basic {pair}")
+    await send_all(link, ("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+    head, surplus = await _read_head(link)
+    where = f"{origin}: proxy {proxy.origin}"
+    status = re.match(rb"HTTP/1\.[01] (\d{3})(?!\d)", head)
+    if status is None:
+        raise ProxyRefused(f"{where}: no HTTP answer to CONNECT (is this an HTTP proxy?)")
+    code = int(status[1])
+    if code == 407:
+        hint = "not these" if proxy.user else "none were given"
+        raise ProxyRefused(f"{where}: status 407: it wants user and password, and {hint} (see the account's proxy)")
+    if not 200 <= code < 300:
+        raise ProxyRefused(f"{where}: refused CONNECT with status {code}")
+    if surplus:
+        raise ProxyRefused(f"{where}: spoke before we did")
+
+
+async def _read_head(link: Link) -> tuple[bytes, bytes]:
+    """Bytes up to the empty line, and those after it. Raises: OSError at an end before that, or beyond the limit."""
+    read = b""
+    while b"\r\n\r\n" not in read:
+        data = link.recv()
+        if data is None:
+            await link.readable()
+            continue
+        if not data or len(read) + len(data) > PROXY_HEAD_LIMIT:
+            raise OSError(0, "closed the connection" if not data else "answer too long")
+        read += data
+    head, _, surplus = read.partition(b"\r\n\r\n")
+    return head, surplus
+
+
+async def _dial_socks5(origin: Origin, proxy: Proxy, resolver: Resolver) -> Link:
+    """SOCKS5 (RFC 1928, RFC 1929) by python-socks. Raises: OSError, ProxyRefused."""
+    where = f"{origin}: proxy {proxy.origin}"
+    try:
+        import python_socks
+        from python_socks.async_.trio import Proxy as SocksProxy
+    except ImportError:
+        raise ProxyRefused(f"{where}: python-socks is not installed (see `pip install 'relayd[proxy]'`)") from None
+
+    async def connect(address: Address) -> socket.socket:
+        _, where_to = address
+        socks = SocksProxy(
+            python_socks.ProxyType.SOCKS5, str(where_to[0]), proxy.port, proxy.user, proxy.password, rdns=True
+        )
+        outer = await socks.connect(origin.host, origin.port, timeout=math.inf)
+        sock = socket.socket(fileno=outer.detach())
+        try:
+            tune(sock)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    try:
+        return PlainLink(await try_addresses(proxy.host, proxy.port, resolver, connect))
+    except python_socks.ProxyConnectionError as exc:
+        raise OSError(exc.errno or 0, str(exc)) from exc
+    except python_socks.ProxyError as exc:
+        raise ProxyRefused(f"{where}: {str(exc).lower()}") from exc

@@ -1,0 +1,92 @@
+"""Connection: a client's connection as the server keeps it between and around requests.
+
+Rule: bounded. What was read ahead is at most one head and one read; what is thrown away is at most 64 KiB.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from email.utils import formatdate
+
+import attrs
+import trio
+
+from relayd.daemon.net.disconnect import Hangups
+from relayd.daemon.net.stream import PlainLink
+
+# How much of an unread body is read and thrown away to keep a connection; a longer one closes it.
+UNREAD_LIMIT = 64 * 1024
+# How long the end of an unread body, or the client's own close, is waited for. s
+LINGER = 1.0
+
+
+@attrs.define(eq=False)
+class Edge:
+    """What all connections of one server share."""
+
+    hangups: Hangups
+    draining: bool = False
+    _second: int | None = None
+    _date: bytes = b""
+
+    def date(self) -> bytes:
+        """The date header's value, made once a second. It tells the time and decides nothing."""
+        second = int(trio.current_time())
+        if second != self._second:
+            self._second = second
+            self._date = formatdate(usegmt=True).encode("ascii")
+        return self._date
+
+
+@attrs.define(eq=False)
+class Connection:
+    """A client's connection, from accept to close.
+
+    Args:
+        buffer: bytes read and not yet used: part of a head, or what follows one. At most one head and one read.
+        due: when waiting for a head ends, on trio's clock; infinite while a request is served.
+        scope: around all reading of heads; cancelled when `due` has passed and when an idle connection is drained.
+        expired: the scope was cancelled. Whoever was woken at the same moment looks here before going on.
+    """
+
+    link: PlainLink
+    peer: str
+    edge: Edge
+    buffer: bytes = b""
+    due: float = math.inf
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    expired: bool = False
+    served: int = 0
+
+    def expire(self) -> None:
+        """End the waiting for a head."""
+        self.due = math.inf
+        self.expired = True
+        self.scope.cancel()
+
+    def close(self) -> None:
+        """Close now; idempotent."""
+        self.edge.hangups.discard(self.link.sock)
+        self.link.close()
+
+    async def linger(self) -> None:
+        """Let the client read our last words: closing over unread bytes would send a reset that may overtake them.
+
+        Reads at most UNREAD_LIMIT and waits at most LINGER. Source: RFC 9112 section 9.6.
+        """
+        room = UNREAD_LIMIT
+        try:
+            self.link.sock.shutdown(socket.SHUT_WR)
+            with trio.move_on_after(LINGER):
+                while room > 0:
+                    data = self.link.recv()
+                    if data is None:
+                        await self.link.readable()
+                    elif data:
+                        room -= len(data)
+                    else:
+                        return
+                await trio.sleep_forever()
+        except OSError:
+            return

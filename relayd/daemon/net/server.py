@@ -1,0 +1,347 @@
+"""The HTTP/1.1 server: connections in, exchanges out.
+
+Rule: it never knows a dialect; what to answer is the application's word, also where the server itself says no. One
+failing connection never stops the daemon: each has a boundary of its own.
+
+Theory: one task a connection, which serves its requests one after another, so pipelined answers are in order; bytes
+of later requests stay in the kernel, where they are bounded. No task, nursery or timer a request: one sweep over all
+connections ends those that have waited too long for a head, and one task notices hang-ups (hangup.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from relayd.config import snapshot
+from relayd.daemon.net.connection import LINGER, Connection, Edge
+from relayd.daemon.net.disconnect import Hangups, make_hangups
+from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.net.listen import open_listener
+from relayd.daemon.net.stream import PlainLink, tune
+from relayd.wire.call import Reply
+from relayd.wire.h1 import FramingError, find_head, parse_head, response_head
+from relayd.wire.http import RequestHead
+from relayd.wire.refusal import Refusal
+
+__all__ = ["Application", "Exchange", "Server", "Statistics", "open_listener"]
+
+logger = logging.getLogger("relayd.server")
+
+# The kernel's share of a client that does not read; without it Linux lets it grow to 4 MB (tcp_wmem).
+SEND_BUFFER = 64 * 1024
+# Accepted in one go before the other tasks have a turn.
+ACCEPTS_PER_TURN = 64
+# Clients over max_connections that are told so at the same time; further ones are closed without a word.
+TURNED_AWAY_AT_ONCE = 100
+ACCEPT_PAUSE = 0.1  # s, when descriptors or memory have run out
+ACCEPT_LOG_INTERVAL = 10.0  # s
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Application(Protocol):
+    """What the server serves."""
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one request. A Refusal that comes out is answered by `refuse`, any other exception by a 500."""
+        ...
+
+    def refuse(self, refusal: Refusal, path: str) -> Reply:
+        """Words for the server's own no (framing, 408, 413, 431, 500, 503). `path` is "" where it is not known."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """Connections: open now; accepted and turned away (over max_connections) since the start."""
+
+    open: int
+    accepted: int
+    refused: int
+
+
+class Server:
+    """An HTTP/1.1 server on listening sockets that it is given.
+
+    Args:
+        application: serves requests.
+        settings: the [server] table in force; asked afresh for each connection and request.
+        hangups: how a client's leaving is noticed; by default what this system does best.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        settings: Callable[[], snapshot.Server],
+        *,
+        hangups: Hangups | None = None,
+    ) -> None:
+        self._application = application
+        self._settings = settings
+        self._edge = Edge(hangups or make_hangups())
+        self._open: set[Connection] = set()
+        self._accepting = trio.CancelScope()
+        self._listening: dict[socket.socket, trio.CancelScope] = {}
+        self._nurseries: tuple[trio.Nursery, trio.Nursery] | None = None  # acceptors, connections
+        self._accepted = 0
+        self._refused = 0
+        self._turning_away = 0
+        self._complained = -math.inf
+
+    @property
+    def statistics(self) -> Statistics:
+        """How many connections there are and were."""
+        return Statistics(open=len(self._open), accepted=self._accepted, refused=self._refused)
+
+    async def serve(
+        self, sockets: list[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until drained. Owns the sockets. Cancelled, it closes everything at once."""
+        try:
+            async with trio.open_nursery() as watchers:
+                watchers.start_soon(self._edge.hangups.run)
+                watchers.start_soon(self._sweep)
+                async with trio.open_nursery() as connections:
+                    with self._accepting:
+                        async with trio.open_nursery() as acceptors:
+                            self._nurseries = acceptors, connections
+                            for sock in sockets:
+                                self.listen(sock)
+                            task_status.started()
+                            await trio.sleep_forever()  # listeners come and go; only `drain` ends this
+                    for sock in list(self._listening):
+                        self.unlisten(sock)
+                    self._nurseries = None
+                watchers.cancel_scope.cancel()
+        finally:
+            self._nurseries = None
+            for sock in {*sockets, *self._listening}:
+                _close_listener(sock)
+            self._listening.clear()
+
+    def listen(self, sock: socket.socket) -> None:
+        """Accept on one more socket, which is owned from now on. Closed at once by a server that drains. Sync."""
+        if self._nurseries is None or self._edge.draining:
+            _close_listener(sock)
+            return
+        acceptors, connections = self._nurseries
+        sock.setblocking(False)
+        scope = self._listening[sock] = trio.CancelScope()
+        acceptors.start_soon(self._accept, sock, scope, connections)
+
+    def unlisten(self, sock: socket.socket) -> None:
+        """Accept no more on a socket. Connections that the kernel has already made on it are served too. Sync."""
+        scope = self._listening.pop(sock, None)
+        if scope is None or self._nurseries is None:
+            return
+        scope.cancel()  # before the close, which a waiting task would take for an error
+        self._accept_ready(sock, self._nurseries[1])
+        _close_listener(sock)
+
+    def drain(self) -> None:
+        """Accept no more, close idle connections, let the others end after their answer. `serve` then returns."""
+        self._edge.draining = True
+        self._accepting.cancel()
+        soon = trio.current_time() + LINGER
+        for connection in self._open:
+            if connection.due == math.inf or connection.buffer:
+                continue
+            if not connection.served:  # its first request is probably on the way
+                connection.due = min(connection.due, soon)
+            elif not _has_input(connection.link.sock):
+                connection.expire()
+
+    # Connections in
+
+    async def _accept(self, listener: socket.socket, scope: trio.CancelScope, connections: trio.Nursery) -> None:
+        with scope:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                if not self._accept_ready(listener, connections):
+                    await trio.sleep(ACCEPT_PAUSE)
+
+    def _accept_ready(self, listener: socket.socket, connections: trio.Nursery) -> bool:
+        """Accept what is there. Returns: False when something has run out and a pause would help."""
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, place = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return True
+            except ConnectionError:
+                continue  # it went away before it was accepted
+            except OSError as error:
+                self._complain(error)
+                return False
+            self._admit(sock, place, connections)
+        return True
+
+    def _admit(self, sock: socket.socket, place: object, connections: trio.Nursery) -> None:
+        try:
+            tune(sock, send_buffer=SEND_BUFFER)
+        except OSError:  # reset already
+            sock.close()
+            return
+        peer = str(place[0]) if isinstance(place, tuple) else ""
+        connection = Connection(PlainLink(sock), peer, self._edge)
+        self._accepted += 1
+        if len(self._open) < self._settings().max_connections:
+            self._open.add(connection)
+            connections.start_soon(self._serve_connection, connection)
+            return
+        self._refused += 1
+        if self._turning_away < TURNED_AWAY_AT_ONCE:
+            self._turning_away += 1
+            connections.start_soon(self._turn_away, connection)
+        else:
+            connection.close()
+
+    def _complain(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now - self._complained >= ACCEPT_LOG_INTERVAL:
+            self._complained = now
+            hint = " (raise the limit of open files)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+            logger.warning("server.accept", extra={"reason": f"cannot accept connections: {error.strerror}{hint}"})
+
+    async def _turn_away(self, connection: Connection) -> None:
+        """Say 503 to a client that is one too many, once it has asked."""
+        try:
+            with trio.move_on_after(LINGER):
+                await connection.link.readable()
+            await self._say(connection, Refusal(status=503, message="too many connections", retry_after=1))
+        finally:
+            self._turning_away -= 1
+            connection.close()
+
+    async def _sweep(self) -> None:
+        """End the waiting of connections that are overdue."""
+        while True:
+            settings = self._settings()
+            shortest = min(settings.header_timeout, settings.keep_alive_timeout or math.inf)
+            await trio.sleep(min(max(shortest / 8, 0.01), 0.5))  # so much later than promised, at most
+            now = trio.current_time()
+            for connection in self._open:
+                # A request that has just come is served: closing over it would reset it.
+                if connection.due <= now and (connection.buffer or not _has_input(connection.link.sock)):
+                    connection.expire()
+
+    # One connection
+
+    async def _serve_connection(self, connection: Connection) -> None:
+        """Serve a connection to its end; nothing that goes wrong in it reaches the others."""
+        try:
+            await self._converse(connection)
+        except OSError:
+            pass  # the peer is gone
+        except Exception:
+            logger.exception("server.failed", extra={"peer": connection.peer, "path": ""})
+        finally:
+            connection.close()
+            self._open.discard(connection)
+
+    async def _converse(self, connection: Connection) -> None:
+        try:
+            with connection.scope:
+                while head := await self._next_head(connection):
+                    connection.served += 1
+                    if not await self._serve_request(connection, head):
+                        return
+        except FramingError as error:
+            await self._say(connection, Refusal(status=error.status, message=f"malformed request: {error.reason}"))
+            return
+        if connection.expired and connection.buffer:
+            await self._say(connection, Refusal(status=408, message="the request head took too long"))
+
+    async def _next_head(self, connection: Connection) -> RequestHead | None:
+        """Wait for the next request. None when there will be none.
+
+        Raises: FramingError when it cannot be read; OSError when the connection broke.
+        """
+        settings = self._settings()
+        link, buffer, seen = connection.link, connection.buffer, 0
+        if buffer:
+            await trio.lowlevel.checkpoint()  # a long pipeline must not keep the others waiting
+        patience: float = settings.keep_alive_timeout if connection.served and not buffer else settings.header_timeout
+        if self._edge.draining and not buffer:  # a connection that was just made may ask once
+            patience = 0.0 if connection.served else min(LINGER, patience)
+        connection.due = trio.current_time() + patience
+        while True:
+            if buffer:
+                end = find_head(buffer, seen)
+                if end is not None:
+                    break
+                seen = len(buffer)
+            await link.readable()
+            if connection.expired:
+                return None
+            data = link.recv()
+            if data is None:
+                continue
+            if not data:
+                return None
+            if not buffer:
+                connection.due = trio.current_time() + settings.header_timeout
+            connection.buffer = buffer = buffer + data if buffer else data
+        connection.due = math.inf
+        connection.buffer = buffer[end:]
+        return parse_head(buffer[:end])
+
+    async def _serve_request(self, connection: Connection, head: RequestHead) -> bool:
+        """Serve one request. Returns: whether the connection can carry another one."""
+        exchange = Exchange(connection, head, self._settings(), trio.current_time())
+        try:
+            await self._application.serve(exchange)
+            if not exchange.ended:
+                raise RuntimeError("the application left a request without an answer")
+        except Exception as error:
+            await self._make_amends(exchange, error)
+        return await exchange.settle()
+
+    async def _make_amends(self, exchange: Exchange, error: Exception) -> None:
+        """Answer for an application that raised; where an answer has begun, cut it."""
+        wanted = isinstance(error, Refusal) and not exchange.answered
+        if not wanted:
+            logger.error("server.failed", exc_info=error, extra={"peer": exchange.peer, "path": exchange.head.path})
+        if exchange.ended:
+            return
+        if exchange.answered:
+            exchange.abort()
+            return
+        exchange.withdraw()
+        refusal = error if isinstance(error, Refusal) else Refusal(status=500, message="internal error")
+        await exchange.reply(self._application.refuse(refusal, exchange.head.path))
+
+    async def _say(self, connection: Connection, refusal: Refusal) -> None:
+        """Our own no, where there is no exchange; the connection is to be closed after it."""
+        reply = self._application.refuse(refusal, "")
+        date = self._edge.date()
+        length = len(reply.body)
+        head = response_head(reply.status, reply.headers, length=length, keep_alive=False, date=date, http_minor=1)
+        try:
+            connection.link.send(head + reply.body)  # far below the socket's buffer, which is empty or not worth a wait
+        except OSError:
+            return
+        await connection.linger()
+
+
+def _has_input(sock: socket.socket) -> bool:
+    """Whether bytes (or the end) wait to be read."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _close_listener(sock: socket.socket) -> None:
+    if sock.fileno() >= 0:
+        trio.lowlevel.notify_closing(sock)
+        sock.close()

@@ -1,0 +1,144 @@
+"""Front: the application behind the public listener. Finds what a path means and has it served.
+
+Rule: no decision beyond the path. Calls go to relay.py; what needs no upstream is answered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+import msgspec
+
+from relayd.core.access.model_list import find_model, usable_models
+from relayd.core.access.ownership import Asked
+from relayd.core.access.permissions import allow_endpoint
+from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.proxy.batches_files import Objects
+from relayd.daemon.proxy.call import Relay
+from relayd.daemon.proxy.key_usage import usage_of
+from relayd.daemon.proxy.routes import (
+    MESSAGES,
+    Local,
+    Models,
+    OwnUsage,
+    cors_headers,
+    find,
+    local,
+    preflight,
+    speaks_openai,
+)
+from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
+from relayd.wire.call import Call, Reply
+from relayd.wire.openai import shapes as openai_shapes
+from relayd.wire.refusal import Refusal
+
+
+@attrs.define(eq=False, kw_only=True)
+class Front:
+    """The application of the public listener.
+
+    Args:
+        known_models: ids of models that exist (those with a price).
+        facts: what /health tells beside "ok".
+    """
+
+    relay: Relay
+    known_models: Callable[[], Iterable[str]]
+    facts: Callable[[], Mapping[str, object]] = dict
+    draining: bool = False
+    objects: Objects = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.objects = Objects(relay=self.relay)
+        self.relay.bind = self.objects.bind
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        head = exchange.head
+        if head.method == "HEAD":
+            await exchange.reply(self._with_ids(Reply(status=200, headers=[], body=b"")))
+        elif head.method == "OPTIONS":
+            await exchange.reply(self._with_ids(preflight(head, self._cors())))
+        else:
+            await self._route(exchange)
+
+    async def _route(self, exchange: Exchange) -> None:
+        try:
+            target = find(exchange.head)
+        except Refusal as refusal:
+            await exchange.reply(self._readable(exchange, self.refuse(refusal, exchange.head.path)))
+            return
+        match target:
+            case Local():
+                await exchange.reply(self._with_ids(local(target, draining=self.draining, facts=self.facts)))
+            case Models():
+                await self._models(exchange, target)
+            case OwnUsage():
+                await self._own_usage(exchange)
+            case Asked():
+                await self.objects.serve(exchange, target)
+            case _:
+                await self.relay.serve_call(exchange, target)
+
+    async def _models(self, exchange: Exchange, asked: Models) -> None:
+        try:
+            reply = self._models_reply(exchange, asked)
+        except Refusal as refusal:
+            reply = self.refuse(refusal, exchange.head.path, openai=asked.openai)
+        await exchange.reply(self._readable(exchange, reply))
+
+    async def _own_usage(self, exchange: Exchange) -> None:
+        draft = self.relay.draft(exchange, "anthropic")
+        try:
+            snapshot, key = self.relay.identify(exchange, draft)
+            body = await usage_of(key, snapshot, self.relay.books, self.relay.wall)
+            headers = [JSON, (b"cache-control", b"no-store"), *call_ids(draft.call_id)]
+            reply = Reply(status=200, headers=headers, body=body)
+        except Refusal as refusal:
+            reply = self.refuse(refusal, exchange.head.path)
+        await exchange.reply(self._readable(exchange, reply))
+
+    def _models_reply(self, exchange: Exchange, asked: Models) -> Reply:
+        draft = self.relay.draft(exchange, "openai" if asked.openai else "anthropic")
+        snapshot, key = self.relay.identify(exchange, draft)
+        allow_endpoint(Call(endpoint="models"), key)
+        if asked.one:
+            found = find_model(asked.one, key, snapshot)
+            if found is None:
+                raise Refusal(status=404, message=f"model: {ascii(asked.one[:100])[1:-1]}", param="model")
+            body = msgspec.json.encode(openai_shapes.model_object(found) if asked.openai else model_object(found))
+        else:
+            entries = usable_models(key, snapshot, self.known_models())
+            body = self._page(entries, asked, exchange.head.query)
+        return Reply(status=200, headers=[JSON, *call_ids(draft.call_id)], body=body)
+
+    def _page(self, entries: list[ModelEntry], asked: Models, query: str) -> bytes:
+        return openai_shapes.models_list(entries) if asked.openai else models_page(entries, query)
+
+    def refuse(self, refusal: Refusal, path: str, *, openai: bool | None = None) -> Reply:
+        """Words for a "no" that belongs to no call, in the dialect of the path."""
+        call_id = self.relay.new_id()
+        if speaks_openai(path) if openai is None else openai:
+            reply = openai_shapes.refuse(refusal, call_id)
+        else:
+            reply = MESSAGES.refuse(refusal, call_id)
+        return attrs.evolve(reply, headers=[*reply.headers, *call_ids(call_id)])
+
+    def _with_ids(self, reply: Reply) -> Reply:
+        """An answer that belongs to no call, with ids of its own."""
+        return attrs.evolve(reply, headers=[*reply.headers, *call_ids(self.relay.new_id())])
+
+    def _readable(self, exchange: Exchange, reply: Reply) -> Reply:
+        """An answer that pages of the listed origins may read."""
+        origin = exchange.head.headers.text(b"origin")
+        return attrs.evolve(reply, headers=[*reply.headers, *cors_headers(origin, self._cors())])
+
+    def _cors(self) -> tuple[str, ...]:
+        return self.relay.live.snapshot.relay.server.cors_origins
+
+
+def call_ids(call_id: str) -> list[tuple[bytes, bytes]]:
+    """`request-id` and `relayd-request-id` of an answer that no upstream gave."""
+    value = call_id.encode("ascii")
+    return [(b"request-id", value), (b"relayd-request-id", value)]

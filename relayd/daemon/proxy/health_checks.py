@@ -1,0 +1,126 @@
+"""Probes: an idle account, or one that rests because its credential was refused, is tried now and then.
+
+Rule: never two at once on an account, never more often than `[routing].probe`, never when that is 0. A probe counts
+the tokens of one word, which costs nothing, and its outcome is judged by the same table as a call's.
+
+Theory: a 401 takes an account out for half an hour, for most refused credentials stay refused; where an operator has
+mended one at the provider's end, a probe notices within its interval. An account without calls is tried so that a dead
+credential is known before it is needed. Other rests end by themselves, with a call as their trial.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import attrs
+import httpx2
+import trio
+
+from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import Account, Snapshot
+from relayd.core.access.ownership import available
+from relayd.core.balancing.failover import Answered, Deliver, NoCredential, Outcome, Unreachable, judge
+from relayd.core.balancing.pool import Change, Pool
+from relayd.daemon.accounts.account_test import Trial, try_account
+from relayd.daemon.proxy.call import Relay, tell
+
+LOOK = 5.0  # s between looks at what is due; short intervals are looked at more often
+# The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
+MODEL = "claude-haiku-4-5"
+
+log = logging.getLogger("relayd")
+
+
+def due(snapshot: Snapshot, pool: Pool, probed: Mapping[str, float], began: float, now: float) -> list[Account]:
+    """The accounts to be probed now.
+
+    Args:
+        probed: when each was probed last, Unix time, s.
+        began: when this process began; nobody is called idle for the time before.
+    """
+    every = snapshot.relay.routing.probe
+    if not every:
+        return []
+    found = []
+    for account in snapshot.accounts.values():
+        rest = pool.resting(account.id, now)
+        last = probed.get(account.id, 0.0)
+        if rest is None:
+            last = max(last, pool.last_used(account.id), began)
+        elif rest[0] != "auth":
+            continue
+        if available(account, snapshot) and now - last >= every:
+            found.append(account)
+    return found
+
+
+@attrs.define(eq=False)
+class Probes:
+    """The probes of a process.
+
+    Args:
+        relay: whose accounts these are.
+    """
+
+    relay: Relay
+    _probed: dict[str, float] = attrs.field(factory=dict, init=False)
+    _running: set[str] = attrs.field(factory=set, init=False)
+
+    async def run(self) -> None:
+        """Probe for ever."""
+        began = self.relay.wall()
+        async with trio.open_nursery() as nursery:
+            while True:
+                snapshot, now = self.relay.live.snapshot, self.relay.wall()
+                self.relay.pool.adopt_if_new(snapshot, now)
+                for account in due(snapshot, self.relay.pool, self._probed, began, now):
+                    if account.id not in self._running:
+                        self._running.add(account.id)
+                        self._probed[account.id] = now
+                        nursery.start_soon(self._probe, account, snapshot)
+                self._probed = {name: at for name, at in self._probed.items() if name in snapshot.accounts}
+                await trio.sleep(min(LOOK, snapshot.relay.routing.probe or LOOK))
+
+    async def _probe(self, account: Account, snapshot: Snapshot) -> None:
+        relay = self.relay
+        lease = relay.pool.begin(account.id, "", relay.wall())
+        try:
+            secret = relay.credential(account)
+            outcome = await _outcome(account, secret, snapshot)
+            now = relay.wall()
+            verdict = judge(outcome, cooldown=snapshot.relay.routing.cooldown, now=now)
+            rest = relay.pool.resting(account.id, now)
+            if isinstance(verdict, Deliver) and rest is not None and rest[0] == "auth":
+                relay.pool.restore(account.id, now)
+                tell(Change(account.id, "recovered", "", 0.0))
+            else:
+                tell(relay.pool.observe(lease, verdict, None, now, relay.rng))
+            log.info("account.probed", extra={"account": account.id, "outcome": verdict.reason})
+        finally:
+            relay.pool.end(lease, relay.wall())
+            self._running.discard(account.id)
+
+
+async def _outcome(account: Account, secret: Secret | str, snapshot: Snapshot) -> Outcome:
+    if isinstance(secret, str):
+        return NoCredential(reason=secret)
+    try:
+        return outcome_of(await try_account(account, secret, snapshot.relay, model_for(account)))
+    except (httpx2.TransportError, OSError) as error:  # cut in mid-answer
+        return Unreachable(kind="reset", reason=str(error) or type(error).__name__)
+
+
+def outcome_of(trial: Trial) -> Outcome:
+    """A trial, as the table of failover.py reads it."""
+    if not trial.status:
+        return Unreachable(kind="connect", reason=trial.detail or trial.message)
+    kind, _, message = trial.detail.partition(": ")
+    # 200 and not a Claude API's answer: somebody else stands at that address.
+    status = 502 if trial.status == 200 and not trial.ok else trial.status
+    return Answered(status=status, error_type=kind, message=message)
+
+
+def model_for(account: Account) -> str:
+    """A model that the account says it serves by name, else the default."""
+    return next((model for model in account.models if "*" not in model and "?" not in model), MODEL)

@@ -1,0 +1,60 @@
+"""Usage: what a key has used and what is left to it, for its holder (`GET /usage`).
+
+Rule: asking counts as nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.core.quota.limits import Term, day_of, usage_document
+from relayd.core.quota.reservation import shown_terms
+from relayd.daemon.store.failsafe import RETRY
+from relayd.daemon.store.state_client import Books
+from relayd.state.contract import Peek, Peeked, Report, Reported, StoreUnavailable
+from relayd.state.report import totals_of
+from relayd.wire.refusal import Refusal
+
+
+async def usage_of(key: ApiKey, snapshot: Snapshot, books: Books | None, wall: Callable[[], float]) -> bytes:
+    """The document, as JSON.
+
+    Args:
+        wall: Unix time, s.
+    Raises: Refusal 503 while the state store is away.
+    """
+    try:
+        if books is None:
+            raise StoreUnavailable("there is none")
+        return await _document(key, snapshot, books, round(wall() * 1000))
+    except StoreUnavailable:
+        raise Refusal(
+            status=503,
+            message="The relay cannot tell what has been used right now: its state store is unavailable.",
+            retry_after=RETRY,
+            code="state_unavailable",
+        ) from None
+
+
+async def _document(key: ApiKey, snapshot: Snapshot, books: Books, now_ms: int) -> bytes:
+    zone = snapshot.relay.state.timezone
+    terms = shown_terms(key, snapshot, now_ms)
+    peeked = await _peek(books, terms)
+    if shown_terms(key, snapshot, peeked.now) != terms:  # at midnight the store's clock decides what day it is
+        terms = shown_terms(key, snapshot, peeked.now)
+        peeked = await _peek(books, terms)
+    day = day_of(peeked.now, zone)
+    booked = await books.main.ask(Report(first=day, last=day, key=key.id))
+    rows = booked.rows if isinstance(booked, Reported) else ()
+    document = usage_document(key, terms, peeked.standings, peeked.now)
+    return msgspec.json.encode({**document, "today": {"day": day, **totals_of(rows)}})
+
+
+async def _peek(books: Books, terms: tuple[Term, ...]) -> Peeked:
+    answer = await books.main.ask(Peek(terms=terms))
+    if not isinstance(answer, Peeked):
+        raise StoreUnavailable(str(answer))
+    return answer

@@ -1,0 +1,167 @@
+"""Endpoints: which path is spoken in which dialect, and the answers that need no upstream.
+
+Rule: exact matching on the path's own bytes. Nothing is decoded, so no spelling of a path reaches another one; the
+Host header decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import msgspec
+
+from relayd.core.access.ownership import Asked, asked
+from relayd.daemon.log import scrub
+from relayd.wire.anthropic import JSON, Native
+from relayd.wire.call import Dialect, Reply
+from relayd.wire.http import HeaderPairs, RequestHead
+from relayd.wire.openai.chat import OPENAI_CHAT
+from relayd.wire.openai.responses import OPENAI_RESPONSES
+from relayd.wire.refusal import Refusal
+
+MESSAGES = Native()
+COUNT_TOKENS = Native(endpoint="count_tokens", path="/v1/messages/count_tokens")
+
+_OPENAI = ("/v1", "/openai/v1", "/openai/claude/v1")
+# What is posted where, by canonical path.
+DIALECTS: Mapping[str, Dialect] = {
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
+    **{f"{base}/chat/completions": OPENAI_CHAT for base in _OPENAI},
+    **{f"{base}/responses": OPENAI_RESPONSES for base in _OPENAI},
+}
+
+
+@attrs.frozen(kw_only=True)
+class Models:
+    """The models of a key; `one` is the id asked for, "" for the list. `openai` forces that shape."""
+
+    one: str = ""
+    openai: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Local:
+    """An answer that needs neither key nor upstream."""
+
+    name: str  # "health", "live", "ready", "root"
+
+
+@attrs.frozen
+class OwnUsage:
+    """What the caller's key has used, and what it may."""
+
+
+Target = Dialect | Models | Local | Asked | OwnUsage
+
+_LOCAL = {
+    "/": Local(name="root"),
+    "/health": Local(name="health"),
+    "/livez": Local(name="live"),
+    "/readyz": Local(name="ready"),
+}
+
+
+def canonical(path: str) -> str:
+    """A path without the prefixes that base URLs bring along: `/api`, and a `/v1` that was given twice."""
+    path = path.removeprefix("/api") if path.startswith("/api/") else path
+    return path.replace("/v1/v1/", "/v1/", 1)
+
+
+def find(head: RequestHead) -> Target:
+    """What serves a request.
+
+    Raises: Refusal 404 for an unknown path, 405 (with `allow`) for a wrong method.
+    """
+    path = canonical(head.path)
+    if path in _LOCAL:
+        _allow(head, "GET")
+        return _LOCAL[path]
+    dialect = DIALECTS.get(path)
+    if dialect is not None:
+        _allow(head, "POST")
+        return dialect
+    if path == "/usage":
+        _allow(head, "GET")
+        return OwnUsage()
+    about = asked(head.method, path)
+    if isinstance(about, tuple):
+        _allow(head, *about)
+    elif about is not None:
+        return about
+    return _models(head, path)
+
+
+def _models(head: RequestHead, path: str) -> Models:
+    for prefix, openai in (
+        ("/v1/models", "anthropic-version" not in _names(head)),
+        ("/openai/v1/models", True),
+        ("/openai/claude/v1/models", True),
+    ):
+        if path == prefix or (path.startswith(prefix + "/") and path.count("/") == prefix.count("/") + 1):
+            _allow(head, "GET")
+            return Models(one=path[len(prefix) + 1 :], openai=openai)
+    raise Refusal(status=404, message=f"unknown path {scrub(ascii(head.path[:200])[1:-1])}", code="unknown_path")
+
+
+def _names(head: RequestHead) -> set[str]:
+    return {name.decode("latin-1") for name, _ in head.headers}
+
+
+def _allow(head: RequestHead, *methods: str) -> None:
+    if head.method not in methods:
+        allowed = ", ".join((*methods, "HEAD", "OPTIONS")).encode()
+        raise Refusal(
+            status=405,
+            message=f"method {head.method} is not allowed here (use {' or '.join(methods)})",
+            headers=((b"allow", allowed),),
+        )
+
+
+def speaks_openai(path: str) -> bool:
+    """Whether a path's clients expect OpenAI's error shape."""
+    path = canonical(path)
+    return path.startswith("/openai/") or path in ("/v1/chat/completions", "/v1/responses")
+
+
+def local(target: Local, *, draining: bool, facts: Callable[[], Mapping[str, object]]) -> Reply:
+    """Health and the root page. `facts` are shown by /health; none of them is secret.
+
+    `/livez` says that the loop turns; `/readyz` is 503 while the daemon drains, so that load balancers look elsewhere.
+    """
+    if target.name == "root":
+        return _json(200, {"name": "relayd", "docs": "point ANTHROPIC_BASE_URL or an OpenAI base URL here"})
+    if target.name == "live":
+        return _json(200, {"status": "alive"})
+    status = "draining" if draining else "ok"
+    body = {"status": status, **(facts() if target.name == "health" else {})}
+    return _json(503 if draining and target.name == "ready" else 200, body)
+
+
+def _json(status: int, body: Mapping[str, object]) -> Reply:
+    return Reply(status=status, headers=[JSON, (b"cache-control", b"no-store")], body=msgspec.json.encode(body))
+
+
+def cors_headers(origin: str, allowed: tuple[str, ...]) -> HeaderPairs:
+    """What lets a browser read an answer, when its origin may. Source: Fetch standard, CORS protocol."""
+    if not origin or not allowed or (origin not in allowed and "*" not in allowed):
+        return []
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", b"*"),
+        (b"vary", b"Origin"),
+    ]
+
+
+def preflight(head: RequestHead, allowed: tuple[str, ...]) -> Reply:
+    """The answer to `OPTIONS`: 204, with the permissions if the origin has them."""
+    pairs = cors_headers(head.headers.text(b"origin"), allowed)
+    if pairs:
+        asked = head.headers.get(b"access-control-request-headers") or b"*"
+        pairs += [
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
+            (b"access-control-allow-headers", asked),
+            (b"access-control-max-age", b"600"),
+        ]
+    return Reply(status=204, headers=[*pairs, (b"allow", b"GET, POST, DELETE, HEAD, OPTIONS")], body=b"")

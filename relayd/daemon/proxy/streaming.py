@@ -1,0 +1,279 @@
+"""Stream: the body of an answer on its way from an upstream to a client.
+
+Rule: no decision about accounts is taken here, and no event is decoded. From the first byte pushed there is no
+failover; a body that ends before its time ends with an error in the client's words, never neatly.
+
+Theory: between two waits everything is sync: take what the upstream has sent, let the meter look at it, hand it to the
+client's socket. Waits lose nothing when they are cancelled, so one deadline per silence (not per chunk) is enough:
+when it fires, the loop looks how long it has really been silent and goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import attrs
+import httpx2
+import trio
+
+from relayd.core.balancing.failover import FirstEvent, Unreachable
+from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.net.stream import Source
+from relayd.wire.answer import read_fault
+from relayd.wire.anthropic import error_event
+from relayd.wire.call import Translator
+from relayd.wire.refusal import Refusal
+from relayd.wire.sse import Event, EventDecoder
+from relayd.wire.usage import Meter
+
+# A whole answer up to this size is gathered before the client sees a byte, so that a cut can still be failed over and
+# its usage be read. Messages answers are some kilobytes, a few of them megabytes (documents, code execution); files may
+# be hundreds of megabytes and are passed on as they come.
+GATHER_LIMIT = 1 << 20
+MESSAGE_LIMIT = 32 << 20
+# A first event is some hundred bytes; more than this is passed on unjudged.
+FIRST_EVENT_LIMIT = 64 << 10
+# An event that has not come whole waits here up to this size: clients act on whole events, and half a one, left behind
+# by a cut, is what no SDK can decode. Events are some hundred bytes, those with documents up to some hundred thousand.
+HALF_LIMIT = 256 << 10
+
+COMMENT = b": keep-alive\n\n"
+CUT = Refusal(status=502, message="the upstream broke off its answer", code="upstream_cut")
+SILENT = Refusal(status=504, message="the upstream went silent in the middle of its answer", code="upstream_silent")
+TIME_IS_UP = Refusal(status=504, message="the call took longer than the relay's total timeout", code="total_timeout")
+REVOKED = Refusal(
+    status=401, message="Invalid API key: this key has been revoked", should_retry=False, code="invalid_api_key"
+)
+STOPPED = Refusal(status=503, message="the relay is stopping", code="stopping")
+
+
+@attrs.frozen(kw_only=True)
+class Opening:
+    """The beginning of a body, or all of it.
+
+    Args:
+        ended: `data` is the whole body.
+        cut: why no more will come; "" while it may.
+        error: the data of the first event, where that is an error.
+    """
+
+    data: bytes
+    ended: bool = False
+    cut: str = ""
+    error: bytes = b""
+
+
+async def gather(source: Source, idle: float, limit: int = GATHER_LIMIT) -> Opening:
+    """A whole body, or its first `limit` bytes and a few more. `idle` seconds without a byte count as a cut."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while size <= limit:
+            data = await _next(source, idle)
+            if not data:
+                return Opening(data=b"".join(pieces), ended=True)
+            pieces.append(data)
+            size += len(data)
+    except (httpx2.TransportError, trio.TooSlowError) as error:
+        return Opening(data=b"".join(pieces), cut=_why(error))
+    return Opening(data=b"".join(pieces))
+
+
+async def first_event(source: Source, patience: float) -> tuple[Opening, FirstEvent | Unreachable]:
+    """An event stream up to its first event that counts, or what came of it within `patience` seconds."""
+    decoder = EventDecoder()
+    deadline = trio.current_time() + patience
+    data = b""
+    try:
+        while len(data) < FIRST_EVENT_LIMIT:
+            more = await _next(source, max(0.0, deadline - trio.current_time()))
+            if not more:
+                return Opening(data=data, ended=True), FirstEvent(name="")
+            data += more
+            for event in decoder.feed(more):
+                if event.name not in ("ping", ""):
+                    return Opening(data=data, error=event.data if event.name == "error" else b""), _judged(event)
+    except trio.TooSlowError:
+        pass  # long thought is no fault: go on, and keep the client awake
+    except httpx2.TransportError as error:
+        return Opening(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
+    return Opening(data=data), FirstEvent(name="unknown")
+
+
+def _judged(event: Event) -> FirstEvent:
+    fault = read_fault(event.data) if event.name == "error" else None
+    return FirstEvent(name=event.name, error_type=fault.type if fault is not None else "")
+
+
+async def _next(source: Source, patience: float) -> bytes:
+    data = source.take()
+    if data is not None:
+        return data
+    with trio.fail_after(patience):
+        while True:
+            await source.wait()
+            data = source.take()
+            if data is not None:
+                return data
+
+
+def _why(error: Exception) -> str:
+    return "went silent" if isinstance(error, trio.TooSlowError) else str(error) or type(error).__name__
+
+
+@attrs.define(eq=False, kw_only=True)
+class EventStream:
+    """One event stream, from the moment its head is due until its end.
+
+    Args:
+        keepalive: seconds of silence after which the client gets a comment; 0 = never.
+        idle: seconds without an upstream byte after which the stream counts as dead.
+        deadline: of the call as a whole, on trio's clock; whoever cancels then does so for that reason.
+        revoked: whether whoever cancels does so because the key is no longer accepted.
+    """
+
+    exchange: Exchange
+    source: Source
+    meter: Meter
+    translator: Translator | None
+    keepalive: float
+    idle: float
+    request_id: str
+    deadline: float = math.inf
+    revoked: Callable[[], bool] = lambda: False
+    _heard: float = 0.0  # when the upstream last sent a byte
+    _spoken: float = 0.0  # when the client was last sent one
+    _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
+    _torn: bool = False  # the client has part of an event that was too large to wait for
+
+    async def run(self, opening: bytes, *, ended: bool) -> Refusal | None:
+        """Pass everything on; `ended` when `opening` is all there is.
+
+        Returns: None after a proper end, else why it ended; the client has been told.
+        """
+        self._heard = self._spoken = trio.current_time()
+        try:
+            fault = await self._pass_on(opening, ended)
+        except trio.Cancelled:
+            self._say(self._farewell())  # sync: what fits the socket's buffer still arrives
+            self.exchange.abort()
+            raise
+        if (self.meter.finished or self.meter.failed) and not self._half:
+            fault = None  # the last word was said; how the connection ended then does not matter
+        elif fault is None:
+            fault = CUT  # a neat end without message_stop: SDKs would take it for success
+        if fault is not None:
+            self._say(fault)
+        elif self.translator is not None:
+            self.exchange.push(self.translator.finish())
+        await self.exchange.finish()
+        return fault
+
+    def _farewell(self) -> Refusal:
+        """Why the stream is cancelled."""
+        if self.revoked():
+            return REVOKED
+        return STOPPED if trio.current_time() < self.deadline else TIME_IS_UP
+
+    async def _pass_on(self, opening: bytes, ended: bool) -> Refusal | None:
+        if opening:
+            self._forward(opening)
+        if not self.exchange.answered:
+            self.exchange.push(b"")
+        while not ended:
+            if self.exchange.pending:
+                await self.exchange.flush()  # outside the scope: a slow client is no silent upstream
+                self._heard = trio.current_time()
+            if self.exchange.gone:
+                return None
+            with trio.CancelScope(deadline=self._next_look()) as scope:
+                try:
+                    if await self._flow():
+                        return None
+                except httpx2.TransportError:
+                    return CUT
+            if scope.cancelled_caught and self._silent_too_long():
+                return SILENT
+        return None
+
+    async def _flow(self) -> bool:
+        """Until the proper end (True) or until the client's socket is full (False). Raises: httpx2.TransportError."""
+        source = self.source
+        while True:
+            data = source.take()
+            if data is None:
+                await source.wait()
+            elif data:
+                self._heard = trio.current_time()
+                if not self._forward(data):
+                    return False
+            else:
+                return True
+
+    def _forward(self, data: bytes) -> bool:
+        self.meter.feed(data)
+        if self.translator is not None:
+            data = self.translator.feed(data)
+        elif self._half or self._torn or not self.meter.at_boundary:
+            data = self._whole_events(data)
+        return self.exchange.push(data) if data else True
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """What can go out now: up to the end of the last whole event, or most of one that is too large to hold."""
+        half = self._half
+        seam = max(0, len(half) - 2)
+        half += data
+        unix, dos = half.rfind(b"\n\n", seam), half.rfind(b"\n\r\n", seam)
+        end = max(unix + 2, dos + 3)
+        if unix >= 0 or dos >= 0:
+            self._torn = False
+        elif self._torn or len(half) > HALF_LIMIT:
+            self._torn = True
+            end = len(half) - 2  # its end may be halfway here
+        else:
+            return b""
+        out = bytes(half[:end])
+        del half[:end]
+        return out
+
+    def _next_look(self) -> float:
+        dead = self._heard + self.idle
+        return min(dead, max(self._heard, self._spoken) + self.keepalive) if self.keepalive else dead
+
+    def _silent_too_long(self) -> bool:
+        """Look how long it has been; send a comment if one is due. True when the upstream counts as dead."""
+        now = trio.current_time()
+        if now - self._heard >= self.idle:
+            return True
+        if self.keepalive and now - max(self._heard, self._spoken) >= self.keepalive:
+            # Only between events: inside one, a comment would still be legal SSE but not for every parser.
+            if not self._torn and not self.exchange.pending:
+                self.exchange.push(COMMENT)
+            self._spoken = now
+        return False
+
+    def _say(self, fault: Refusal) -> None:
+        """Tell the client, in its dialect, that the stream is broken. A half-sent event is ended first."""
+        if self.translator is not None:
+            self.exchange.push(self.translator.fail(fault))
+            return
+        seam = b"\n\n" if self._torn else b""
+        self.exchange.push(seam + error_event(fault, self.request_id))
+
+
+async def pass_through(exchange: Exchange, source: Source, opening: bytes, idle: float) -> str:
+    """A large body that is no event stream. Returns "" after its proper end, else what went wrong."""
+    data = opening
+    try:
+        while data:
+            if not exchange.push(data):
+                await exchange.flush()
+            if exchange.gone:
+                return "the client left"
+            data = await _next(source, idle)
+    except (httpx2.TransportError, trio.TooSlowError) as error:
+        exchange.abort()
+        return _why(error)
+    await exchange.finish()
+    return ""

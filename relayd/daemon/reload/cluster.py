@@ -1,0 +1,230 @@
+"""Fleet: this node's heartbeat in the state store, and what it hears of the others.
+
+Rule: reload does not depend on it. A store that is away makes the others unknown, and nothing else; what a heartbeat
+says is judged in core/cluster.py.
+
+Theory: a node is a process. Its heartbeat lies under its name and a random word of its own (`life`), so that of two
+processes with one name neither hides the other. Ages are told, not times: the store's clock, which stamps heartbeats,
+is the one clock that all nodes have in common. At a proper end the heartbeat is taken back; after a crash it expires.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable
+
+import attrs
+import msgspec
+import trio
+
+from relayd import __version__
+from relayd.core.cluster import Drift, Node, Past, doubled, drift, present, stagger
+from relayd.daemon.reload.reloader import Reloader
+from relayd.daemon.store.batcher import Pump
+from relayd.state.contract import Alive, Heartbeat, NodeList, Nodes, StoreUnavailable
+
+BEAT = 10.0  # s between heartbeats; one follows each reload at once
+TTL = 30.0  # s that a heartbeat lives: two may be lost
+LOOK = 2.0  # s that somebody who asks for the status waits for the others
+
+log = logging.getLogger("relayd.fleet")
+
+
+@attrs.frozen(kw_only=True)
+class Said:
+    """A heartbeat's body. Fields are only ever added, with a default: nodes of several versions read each other.
+
+    Args:
+        up, ran, stands: ages, s: of the process, of the running config, of the result.
+        past: configs that it has run before: tree, model, age of the moment when it left it.
+    """
+
+    node: str
+    life: str
+    version: str = ""
+    tree: str = ""
+    model: str = ""
+    revision: str = ""
+    commit: str = ""
+    dirty: bool | None = None
+    result: str = "applied"
+    up: float = 0.0
+    ran: float = 0.0
+    stands: float = 0.0
+    draining: bool = False
+    past: tuple[tuple[str, str, float], ...] = ()
+
+
+@attrs.define(eq=False, kw_only=True)
+class Fleet:
+    """This node among the others.
+
+    Args:
+        store: the pump of the shared state.
+        life: random, of this process.
+        started: Unix time, s.
+        wall: Unix time, s.
+        beat: s between heartbeats.
+    """
+
+    store: Pump
+    reloader: Reloader
+    name: str
+    life: str
+    started: float
+    draining: Callable[[], bool]
+    wall: Callable[[], float]
+    rng: random.Random = attrs.field(repr=False)
+    beat: float = BEAT
+    problem: str = "no heartbeat yet"  # why the others are unknown; "" while they are known
+    _heard: tuple[Node, ...] = ()  # by our clock
+    _looked: float = -math.inf  # Unix time of the last answer
+    _warned: frozenset[str] = frozenset()
+
+    async def run(self) -> None:
+        """Beat for ever; take the heartbeat back at the end."""
+        try:
+            while True:
+                settled = self.reloader.settled
+                await self.look()
+                with trio.move_on_after(self.beat):
+                    await settled.wait()
+        finally:
+            self.store.submit_nowait(Heartbeat(node=self._place, body="", ttl=0))
+
+    async def look(self) -> None:
+        """Beat, and hear the others. Never raises for a store that is away."""
+        body = msgspec.json.encode(self.said()).decode()
+        try:
+            await self.store.ask(Heartbeat(node=self._place, body=body, ttl=round(TTL * 1000)))
+            answer = await self.store.ask(Nodes())
+        except StoreUnavailable as error:
+            self.problem = str(error)
+            return
+        if isinstance(answer, NodeList):
+            self._hear(answer)
+
+    async def look_now(self) -> None:
+        """The same, for somebody who waits: not for long."""
+        with trio.move_on_after(LOOK):
+            await self.look()
+
+    def said(self) -> Said:
+        """What we say of ourselves."""
+        now, running = self.wall(), self.reloader.running
+        result, stands = standing(self.reloader)
+        return Said(
+            node=self.name,
+            life=self.life,
+            version=__version__,
+            tree=running.digest,
+            model=running.model,
+            revision=running.revision,
+            commit=running.commit,
+            dirty=None if running.dirty is None else bool(running.dirty),
+            result=result,
+            up=now - self.started,
+            ran=now - running.since,
+            stands=now - stands,
+            draining=self.draining(),
+            past=tuple((one.tree, one.model, now - one.left) for one in self.reloader.past),
+        )
+
+    # --- what is known
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Everybody who is there, ourselves as we are now. The others are left out once they are unknown."""
+        now = self.wall()
+        ours = as_node(self.said(), now, 0.0)
+        others = [one for one in self._heard if one.life != self.life] if now - self._looked < TTL else []
+        return present(sorted([ours, *others], key=lambda node: (node.name, node.started, node.life)))
+
+    @property
+    def known(self) -> bool:
+        """Whether the others are known."""
+        return self.wall() - self._looked < TTL
+
+    def drift(self) -> Drift | None:
+        """Who is behind."""
+        return drift(self.nodes())
+
+    def stagger(self) -> float:
+        """How long a change that this node noticed by itself waits, s."""
+        return stagger(self.nodes(), self.rng)
+
+    # --- hearing
+
+    @property
+    def _place(self) -> str:
+        return f"{self.name}#{self.life}"
+
+    def _hear(self, answer: NodeList) -> None:
+        now = self.wall()
+        ours = next((one.seen for one in answer.nodes if one.node == self._place), 0)
+        ahead = ours / 1000 - now if ours else 0.0  # of the store's clock
+        self._heard = tuple(node for one in answer.nodes if (node := _understood(one, ahead)) is not None)
+        self._looked, self.problem = now, ""
+        self._warn(now)
+
+    def _warn(self, now: float) -> None:
+        """Say what is new, once."""
+        nodes = self.nodes()
+        twice = doubled(nodes)
+        found = frozenset(f"name {name}" for name in twice)
+        apart = drift(nodes)
+        if apart is not None and apart.lasts(now):
+            found |= {f"behind {one.node.name}#{one.node.life}" for one in apart.behind}
+        if found - self._warned:
+            if self.name in twice and f"name {self.name}" not in self._warned:
+                log.warning("fleet.name_taken", extra={"node": self.name, "hint": "give each process a name: --node"})
+            if apart is not None and apart.lasts(now):
+                behind = [one.node.name for one in apart.behind]
+                log.warning(
+                    "fleet.drift", extra={"behind": behind, "lead": apart.lead.name, "tree": apart.lead.tree[:12]}
+                )
+        elif self._warned and not found:
+            log.info("fleet.agrees", extra={"nodes": len(nodes)})
+        self._warned = found
+
+
+def standing(reloader: Reloader) -> tuple[str, float]:
+    """The result of the last reload in one word, and since when it stands (Unix time, s)."""
+    candidate = reloader.candidate
+    since = candidate.since if candidate is not None else reloader.running.since
+    if reloader.degraded:
+        return "degraded", since
+    if reloader.hold:
+        return "rolled-back", since
+    return ("applied" if candidate is None else candidate.outcome.result), since
+
+
+def as_node(said: Said, seen: float, ahead: float) -> Node:
+    """A heartbeat as it stood at `seen`, by a clock that the store's is `ahead` of (s)."""
+    at = seen - ahead
+    return Node(
+        name=said.node,
+        life=said.life,
+        version=said.version,
+        tree=said.tree,
+        model=said.model,
+        revision=said.revision,
+        commit=said.commit,
+        dirty=said.dirty,
+        result=said.result,
+        started=at - said.up,
+        since=at - said.ran,
+        stands=at - said.stands,
+        seen=at,
+        draining=said.draining,
+        past=tuple(Past(tree=tree, model=model, left=at - age) for tree, model, age in said.past),
+    )
+
+
+def _understood(one: Alive, ahead: float) -> Node | None:
+    """None for what a node says that speaks otherwise."""
+    try:
+        return as_node(msgspec.json.decode(one.body, type=Said), one.seen / 1000, ahead)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,117 @@
+"""Last good: trees that have run well, kept on disk, and which of them a rollback holds.
+
+Rule: sync file work, done in a worker thread; the one task here only waits. A store that cannot be written is a
+warning: it must not stop a reload.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import trio
+
+from relayd.config.source import history as generations
+from relayd.config.source.history import Generation, Meta, Skipped, Summary
+from relayd.config.source.provenance import Provenance
+from relayd.config.source.tree import Tree
+from relayd.daemon.reload.reloader import Reloader
+
+log = logging.getLogger("relayd.reload")
+
+HELD = "held"  # file with the number of the generation that a rollback holds
+
+
+@attrs.frozen
+class LastGood:
+    """The store of one node."""
+
+    directory: Path
+
+    def load(self, number: int | None, unlike: str) -> tuple[int, Tree]:
+        """Generation `number`, or the newest whose digest is not `unlike`. Raises: LookupError that says why not."""
+        if number is None:
+            found = [one for one in generations.stored(self.directory) if isinstance(one, Generation)]
+            other = next((one for one in found if one.meta.digest != unlike), None)
+            if other is None:
+                raise LookupError("no other generation is stored yet (they are kept once they have run for a while)")
+            return other.number, as_tree(other)
+        one = generations.load(self.directory, number)
+        if isinstance(one, Skipped):
+            known = ", ".join(str(other.number) for other in generations.stored(self.directory)) or "none"
+            raise LookupError(f"generation {number}: {one.reason} (stored: {known})")
+        return one.number, as_tree(one)
+
+    def numbers(self) -> list[int]:
+        """What is stored, the newest first, whole or not."""
+        return [one.number for one in generations.stored(self.directory)]
+
+    def listed(self) -> list[Summary | Skipped]:
+        """What is stored, the newest first, with what is known of it."""
+        return generations.summaries(self.directory)
+
+    def hold(self, number: int) -> None:
+        """Note that `number` is to be served, also after a restart; 0 = the tree again."""
+        place = self.directory / HELD
+        if not number:
+            place.unlink(missing_ok=True)
+            return
+        temporary = place.with_suffix(".new")
+        temporary.write_text(f"{number}\n", encoding="ascii")
+        os.replace(temporary, place)
+
+    def held(self) -> int:
+        """The generation that a rollback holds; 0 = none."""
+        try:
+            return int((self.directory / HELD).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0
+
+    def save(self, tree: Tree, realm: str, now: float, trigger: str) -> int:
+        """Store a tree that has proved itself. Raises: OSError."""
+        meta = Meta(
+            digest=tree.digest,
+            realm=realm,
+            commit=tree.provenance.commit,
+            dirty=tree.provenance.dirty,
+            saved=now,
+            trigger=trigger,
+        )
+        return generations.save(self.directory, tree.files, meta)
+
+
+def as_tree(one: Generation) -> Tree:
+    """A stored generation, as if it had just been read."""
+    origin = Provenance(commit=one.meta.commit, dirty=one.meta.dirty, source="unknown")
+    return Tree(files=one.files, problems=(), digest=one.meta.digest, provenance=origin)
+
+
+async def keep_last_good(
+    reloader: Reloader, vault: LastGood, wall: Callable[[], float], *, proof: float = 30.0
+) -> None:
+    """Store each config once it has run for `proof` seconds, for ever."""
+    while True:
+        committed = reloader.committed
+        if reloader.fresh is None:
+            await committed.wait()
+            continue
+        with trio.move_on_after(proof):
+            await committed.wait()
+            continue
+        await _store(reloader, vault, wall)
+
+
+async def _store(reloader: Reloader, vault: LastGood, wall: Callable[[], float]) -> None:
+    tree, reloader.fresh = reloader.fresh, None
+    if tree is None:
+        return
+    realm, trigger = reloader.live.snapshot.relay.realm, reloader.running.trigger
+    try:
+        number = await trio.to_thread.run_sync(vault.save, tree, realm, wall(), trigger)
+    except OSError as error:
+        log.warning("reload.store_failed", extra={"directory": str(vault.directory), "error": str(error)})
+    else:
+        log.info("reload.stored", extra={"stored": number, "digest": tree.digest[:12]})

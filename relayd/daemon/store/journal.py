@@ -1,0 +1,217 @@
+"""Journal: settlements that the store could not take, kept on disk until it can.
+
+Rule: append only, each batch fsynced before anyone is told that it is kept. Replaying an entry twice is harmless, for
+the store knows settled calls by their id; so nothing here has to be atomic.
+
+Theory: a line is `LENGTH CRC PAYLOAD`, in hex and JSON. A line that does not add up was torn by a crash or a full disk:
+it was never promised, and reading goes on behind it. Each process writes a file of its own and holds a lock on it;
+files without an owner, left by a process that died, are replayed by any other.
+
+A full disk is survived: entries wait in memory, are tried again with the next ones, and `problem` says so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+
+from relayd.core.quota.limits import Calendar, Rolling, Term
+from relayd.state.contract import Settle, Void
+from relayd.state.rows import from_row, to_row
+
+Entry = Settle | Void
+
+# With no disk to write to, this many settlements (about 500 bytes each) are kept in memory; then the oldest are lost.
+MOST_WAITING = 20_000
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """One line."""
+    match entry:
+        case Void():
+            document: list[Any] = ["void", entry.call]
+        case Settle():
+            terms = [_term_row(term) for term in entry.terms if isinstance(term, (Rolling, Calendar))]
+            document = ["settle", entry.call, to_row(entry.record), terms, entry.at]
+    payload = _encode(document)
+    return b"%08x %08x %s\n" % (len(payload), zlib.crc32(payload), payload)
+
+
+def _term_row(term: Rolling | Calendar) -> list[str | int]:
+    if isinstance(term, Rolling):
+        return ["R", term.counter, term.unit, term.limit, term.window, 0]
+    return ["C", term.counter, term.unit, term.limit, term.start, term.end]
+
+
+def _term(row: list[Any]) -> Term:
+    kind, counter, unit, limit, first, second = row
+    if kind == "R":
+        return Rolling(counter=counter, name="", unit=unit, limit=limit, cost=0, window=first)
+    return Calendar(counter=counter, name="", unit=unit, limit=limit, cost=0, start=first, end=second)
+
+
+def decode_lines(raw: bytes) -> Iterator[Entry | None]:
+    """The entries of a file; None for each line that does not add up."""
+    for line in raw.split(b"\n"):
+        if line:
+            yield _decode_line(line)
+
+
+def _decode_line(line: bytes) -> Entry | None:
+    try:
+        length, checksum, payload = int(line[:8], 16), int(line[9:17], 16), line[18:]
+        if len(payload) != length or zlib.crc32(payload) != checksum:
+            return None
+        match _decode(payload):
+            case ["void", str(call)]:
+                return Void(call=call)
+            case ["settle", str(call), list(row), list(terms), int(at)]:
+                return Settle(call=call, record=from_row(row), terms=tuple(_term(term) for term in terms), at=at)
+    except (ValueError, TypeError):  # msgspec.DecodeError is a ValueError
+        pass
+    return None
+
+
+@attrs.define(eq=False)
+class Journal:
+    """The journal of one process, in a directory that others on the host share. Used by one thread.
+
+    Args:
+        directory: made when missing.
+    """
+
+    directory: Path
+    problem: str = attrs.field(default="", init=False)  # why entries are only in memory; "" when all is well
+    damaged: int = attrs.field(default=0, init=False)  # lines that did not add up
+    dropped: int = attrs.field(default=0, init=False)  # entries lost to a full memory beside a full disk
+    _waiting: list[bytes] = attrs.field(factory=list, repr=False, init=False)
+    _file: int = attrs.field(default=-1, init=False)
+    _path: Path | None = attrs.field(default=None, init=False)
+
+    def append(self, entries: list[Entry]) -> bool:
+        """Keep entries. Returns whether they are on disk; if not, `problem` says why and they wait in memory."""
+        self._waiting += [encode_entry(entry) for entry in entries]
+        if len(self._waiting) > MOST_WAITING:
+            self.dropped += len(self._waiting) - MOST_WAITING
+            del self._waiting[:-MOST_WAITING]
+        try:
+            self._write(b"".join(self._waiting))
+        except OSError as error:
+            self.problem = f"{self._path or self.directory}: {error.strerror or error}"
+            return False
+        self._waiting.clear()
+        self.problem = ""
+        return True
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits to be replayed, here or in files without an owner."""
+        return not self._waiting and not any(path.stat().st_size for path in self._files())
+
+    def pending(self) -> list[tuple[Path | None, list[Entry]]]:
+        """What is to be replayed: pairs of a file (None: memory) and its entries. `forget` each once it is replayed."""
+        found: list[tuple[Path | None, list[Entry]]] = []
+        if self._waiting:
+            found.append((None, [entry for line in self._waiting for entry in decode_lines(line) if entry]))
+        for path in self._files():
+            entries = self._read(path)
+            if entries:
+                found.append((path, entries))
+        return found
+
+    def forget(self, path: Path | None) -> None:
+        """The entries of that file have been replayed."""
+        if path is None:
+            self._waiting.clear()
+            self.problem = ""
+        elif path == self._path:
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)
+        else:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the file up. An empty one is deleted."""
+        if self._file >= 0:
+            if self._path is not None and os.fstat(self._file).st_size == 0:
+                self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = -1
+
+    def _files(self) -> list[Path]:
+        """Our own file, and those without an owner."""
+        if not self.directory.is_dir():
+            return []
+        every = sorted(self.directory.glob("settlements-*.journal"))
+        return [path for path in every if path == self._path or not _is_owned(path)]
+
+    def _read(self, path: Path) -> list[Entry]:
+        try:
+            lines = list(decode_lines(path.read_bytes()))
+        except OSError:
+            return []
+        self.damaged += lines.count(None)
+        return [entry for entry in lines if entry is not None]
+
+    def _write(self, block: bytes) -> None:
+        """All of it, synced; or, when that fails, nothing of it."""
+        if self._file < 0:
+            self._claim()
+        end = os.fstat(self._file).st_size
+        try:
+            rest = memoryview(block)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, end)
+            raise
+
+    def _claim(self) -> None:
+        """Take the first file that nobody holds."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in range(1000):
+            path = self.directory / f"settlements-{number}.journal"
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            if _lock(file) and _same(file, path):
+                self._file, self._path = file, path
+                return
+            os.close(file)
+        raise OSError(f"{self.directory}: a thousand journals are in use")
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _same(file: int, path: Path) -> bool:
+    """Whether the path still names the file: another process may have replayed and deleted it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError:
+        return False
+
+
+def _is_owned(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return True  # gone, or not ours to read
+    try:
+        return not _lock(file)
+    finally:
+        os.close(file)

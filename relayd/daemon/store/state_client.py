@@ -1,0 +1,203 @@
+"""Books: the state store in the life of the daemon: pumps, heartbeats, what nodes tell each other.
+
+Rule: nothing here is asked on the hot path but `counting` (one round trip a call), `seats` (one more where the account
+has a ceiling) and `remembered` (one look-up for the first call of a conversation). Everything else runs in the
+background, and may fail without a call noticing.
+
+Theory: a store holds what must survive this process. Calls in flight tell it that they live, so that what a killed
+process left open is settled by whoever looks next; a call that the store has lost (it was emptied) is admitted anew.
+Health of accounts is published when it turns, and gathered from the others, so that a 429 on one node rests the account
+on all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import msgspec
+import trio
+
+from relayd.core.balancing.pool import Pool
+from relayd.core.quota.limits import LEASE_MS
+from relayd.core.quota.usage_record import Record
+from relayd.daemon.store.batcher import Pump
+from relayd.daemon.store.failsafe import Counting
+from relayd.daemon.store.journal import Journal
+from relayd.daemon.store.leases import Seats
+from relayd.state.contract import Admit, Gather, Gathered, GetPin, Pin, Pinned, Publish, Store, StoreUnavailable
+from relayd.state.opening import open_store
+from relayd.state.sqlite import SqliteStore
+
+RENEW = 5.0  # s between heartbeats of calls: what a killed process had streamed since is not in the books
+BEATS = 4  # at least so many of them in the life of a lease
+REAPS = 2  # looks for what dead processes left, in the life of a lease
+TOGETHER = 50  # calls in one heartbeat: about 2 ms
+PAUSE = 0.02  # s between them; ten thousand streams take 4 s
+SHARE = 1.0  # s between exchanges of health
+
+log = logging.getLogger("relayd.state")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Books:
+    """One process's way to the state.
+
+    Args:
+        open_calls: what is in flight: call ids, each with a way to find out its consumption up to then.
+        admission_of: how such a call was admitted; None when it has ended.
+        pool: whose health is shared.
+        wall: Unix time, s.
+    """
+
+    main: Pump
+    counting: Counting
+    side: Pump
+    pool: Pool
+    wall: Callable[[], float]
+    open_calls: Callable[[], Mapping[str, Callable[[], Record]]] = dict
+    admission_of: Callable[[str], Admit | None] = lambda call: None
+    seats: Seats = attrs.field(init=False)
+    _heard: int = 0  # version of the last health note
+
+    def __attrs_post_init__(self) -> None:
+        self.seats = Seats(self.counting, self.pool, self.wall)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. Started once the store was tried. Raises: StoreMisfit."""
+        lease = self.counting.lease_ms / 1000
+        last = trio.CancelScope(shield=True)  # the side store is told when the main one has everything
+
+        async def run_side(*, task_status: trio.TaskStatus[None]) -> None:
+            with last:
+                await self.side.run(task_status=task_status)
+
+        async with trio.open_nursery() as outer:
+            await outer.start(run_side)
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.main.run)
+                    await self._gather_health()
+                    task_status.started()
+                    nursery.start_soon(_every, min(RENEW, lease / BEATS), self._renew)
+                    nursery.start_soon(_every, lease / REAPS, self._reap)
+                    nursery.start_soon(_every, SHARE, self._share_health)
+            finally:
+                last.cancel()
+
+    async def _renew(self) -> None:
+        """The heartbeat, a few calls at a time: for thousands of streams at once the loop and the store would stand
+        still for some 40 us each."""
+        calls, held = list(self.open_calls().items()), self.seats.held()
+        for start in range(0, max(len(calls), len(held)), TOGETHER):
+            some = {call: consumed() for call, consumed in calls[start : start + TOGETHER]}
+            self.counting.renew(some, held[start : start + TOGETHER], self._restore)
+            await trio.sleep(PAUSE)
+
+    def _restore(self, lost: tuple[str, ...]) -> None:
+        """Hold again what the store has lost. `lost`: call ids and holders of seats."""
+        for name in lost:
+            op = self.admission_of(name)
+            if op is not None:
+                self.counting.restore(op)
+            else:
+                self.seats.restore(name)
+
+    async def _reap(self) -> None:
+        self.counting.reap()
+
+    async def _share_health(self) -> None:
+        for account in self.pool.take_changed():
+            try:
+                body = msgspec.json.encode(self.pool.snapshot_health(account)).decode()
+            except KeyError:
+                continue  # it left the config meanwhile
+            self.main.submit_nowait(Publish(topic="health", name=account, body=body))
+        await self._gather_health()
+
+    async def _gather_health(self) -> None:
+        try:
+            answer = await self.main.ask(Gather(topic="health", since=self._heard))
+        except StoreUnavailable:
+            return
+        if not isinstance(answer, Gathered):
+            return
+        for note in answer.notes:
+            self._heard = max(self._heard, note.version)
+            try:
+                state = msgspec.json.decode(note.body, type=dict)
+            except msgspec.DecodeError:
+                continue
+            self.pool.load_health(note.name, state, self.wall())
+
+    async def remembered(self, affinity: str, keep: float) -> str | None:
+        """The account of a conversation that this process does not know, from the store; None when it is new.
+
+        Args:
+            keep: s that the pin holds from now on, if there is one.
+        """
+        try:
+            answer = await self.main.ask(GetPin(name=f"affinity/{affinity}", ttl=round(keep * 1000)))
+        except StoreUnavailable:
+            return None
+        return answer.value if isinstance(answer, Pinned) else None
+
+    def remember(self, affinity: str, account: str, keep: float) -> None:
+        """Write down where a conversation is. Sync."""
+        self.main.submit_nowait(Pin(name=f"affinity/{affinity}", value=account, ttl=round(keep * 1000)))
+
+
+async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await trio.sleep(seconds)
+        await act()
+
+
+def open_books(
+    *,
+    url: str,
+    password: str,
+    realm: str,
+    base: Path,
+    policy: Callable[[], Literal["allow", "deny"]],
+    pool: Pool,
+    wall: Callable[[], float],
+    own: str = "",
+    lease: float = LEASE_MS / 1000,
+) -> Books:
+    """The books of a process; nothing is connected yet.
+
+    Args:
+        url: as `[state].url`.
+        base, own: the directory from which its path counts, and the node's own: see `state_directory`, for the
+            journal and the side store.
+        policy: `[state].on_outage`, asked at each outage.
+        lease: `[state].lease`, s.
+    Raises: StoreMisfit on a URL that means nothing.
+    """
+
+    def clock() -> int:
+        return round(wall() * 1000)
+
+    store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
+    local = state_directory(url, base, own)
+    quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
+    main = Pump(store, Journal(local / "journal"), quick=quick)
+    side = Pump(SqliteStore(str(local / "side.db"), clock=clock))
+    counting = Counting(main, side, policy, lease_ms=round(lease * 1000))
+    return Books(main=main, side=side, counting=counting, pool=pool, wall=wall)
+
+
+def state_directory(url: str, base: Path, own: str = "") -> Path:
+    """Where this node keeps what is its own: beside the SQLite database, else in `own`, else `var` in the tree.
+
+    Args:
+        own: the directory that systemd made for the service ($STATE_DIRECTORY), which may not write to the tree.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite" and rest and rest != ":memory:":
+        return (base / rest.removeprefix("//")).parent
+    return Path(own) if own else base / "var"

@@ -1,0 +1,1 @@
+"""The OpenAI dialects, Chat Completions and Responses, translated both ways."""

@@ -1,0 +1,140 @@
+"""Items of a Responses answer, and the Responses object around them.
+
+Rule: the same block becomes the same item, whether the answer came whole or as a stream.
+Theory: neighbouring text blocks are one message item; every other block is an item of its own. Ids are made of the
+upstream's message id and the item's place, so they need no randomness.
+Source: OpenAI API reference, "The response object", output items.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from relayd.wire.answer import NOT_JSON, Block, Counts, Message, read_block
+from relayd.wire.openai.reasoning import enclosed
+from relayd.wire.openai.shapes import Hints, ToolName, encode, finish_reason, responses_usage
+
+Item = dict[str, Any]
+
+
+def message_item(item_id: str, text: str) -> Item:
+    """A message of the assistant, complete."""
+    return {
+        "id": item_id,
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [text_part(text)],
+    }
+
+
+def text_part(text: str) -> Item:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def reasoning_item(item_id: str, block: Block, hints: Hints) -> Item:
+    """A thinking block; its text is shown if that was asked for, and travels unseen in any case."""
+    shown = block.thinking if hints.reasoning else None
+    return {
+        "id": item_id,
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": shown}] if shown else [],
+        "encrypted_content": enclosed(block, hints.model),
+        "status": "completed",
+    }
+
+
+def call_item(item_id: str, block: Block, text: str, hints: Hints, status: str = "completed") -> Item:
+    """A tool call under the name and in the form that the client knows. `text`: the input as JSON."""
+    tool = hints.names.get(block.name or "") or ToolName(name=block.name or "")
+    item: Item = {"id": item_id, "call_id": block.id or "", "name": tool.name, "status": status}
+    if tool.namespace:
+        item["namespace"] = tool.namespace
+    if tool.custom:
+        return item | {"type": "custom_tool_call", "input": free_text(text)}
+    return item | {"type": "function_call", "arguments": text}
+
+
+class _FreeText(msgspec.Struct):
+    input: str
+
+
+def free_text(text: str) -> str:
+    """What a custom tool is given: the one string in its input, or, where the model wrote something else, all of it."""
+    if not text:
+        return ""
+    try:
+        return msgspec.json.decode(text, type=_FreeText).input
+    except NOT_JSON:
+        return text
+
+
+def base_id(hints: Hints, message_id: str | None) -> str:
+    """The part that all ids of an answer share."""
+    return (message_id or hints.ident).removeprefix("msg_")
+
+
+def end_state(stop_reason: str | None) -> tuple[str, str | None]:
+    """status, and why an answer is incomplete."""
+    match finish_reason(stop_reason):
+        case "length":
+            return "incomplete", "max_output_tokens"
+        case "content_filter":
+            return "incomplete", "content_filter"
+        case _:
+            return "completed", None
+
+
+def response_object(
+    hints: Hints, base: str, status: str, output: bytes, *, usage: Counts | None, why: str | None, error: Any = None
+) -> bytes:
+    """A Responses object. `output` is the items' JSON array; `why` the reason of an incomplete answer."""
+    own = {
+        "id": f"resp_{base}",
+        "object": "response",
+        "created_at": hints.created,
+        "status": status,
+        "model": hints.model,
+        "error": error,
+        "incomplete_details": {"reason": why} if why else None,
+        "usage": responses_usage(usage) if usage else None,
+        "output": msgspec.Raw(output),
+    }
+    echo = hints.echo or b'"parallel_tool_calls":true,"tool_choice":"auto","tools":[]'
+    return encode(own)[:-1] + b"," + echo + b"}"
+
+
+def response(message: Message, hints: Hints) -> bytes:
+    """A whole answer. Raises: Garbled."""
+    base = base_id(hints, message.id)
+    items: list[Item] = []
+    for raw in message.content or []:
+        block = read_block(raw)
+        if block is not None:
+            _add_item(items, block, base, hints)
+    status, why = end_state(message.stop_reason)
+    usage = message.usage or Counts()
+    return response_object(hints, base, status, encode(items), usage=usage, why=why)
+
+
+def _add_item(items: list[Item], block: Block, base: str, hints: Hints) -> None:
+    index = len(items)
+    if block.type == "tool_use" and not hints.unwraps(block.name):
+        items.append(call_item(f"fc_{base}_{index}", block, block.input_text, hints))
+    elif block.type in ("thinking", "redacted_thinking"):
+        items.append(reasoning_item(f"rs_{base}_{index}", block, hints))
+    else:
+        text = _answer_text(block, hints)
+        if text and items and items[-1]["type"] == "message":
+            items[-1]["content"][0]["text"] += text
+        elif text:
+            items.append(message_item(f"msg_{base}_{index}", text))
+
+
+def _answer_text(block: Block, hints: Hints) -> str:
+    """Text for the client: of a structured answer, the forced tool's input and nothing beside it."""
+    if hints.unwrap:
+        return block.input_text if block.type == "tool_use" else ""
+    return block.text or ""

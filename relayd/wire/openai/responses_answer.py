@@ -1,0 +1,354 @@
+"""The Responses dialect, answers: Claude API messages and streams to OpenAI's items and events.
+
+Rule: response.completed or response.incomplete only after message_stop; whatever ends before that is response.failed.
+Events bear sequence numbers from 0 without gaps.
+
+Theory: unlike Chat, this API repeats every text whole when it is done, and all of them in the last event; so what has
+been said is kept until the end; it is at most what the model may answer. Items are those of openai_items.py.
+Source: OpenAI API reference, "Responses", "Streaming events"; Claude API docs, "Streaming".
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, assert_never
+
+import attrs
+
+from relayd.wire.answer import (
+    Block,
+    BlockDelta,
+    BlockStart,
+    BlockStop,
+    Counts,
+    Delta,
+    ErrorEvent,
+    Fault,
+    Garbled,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+    Said,
+    read_block,
+    read_event,
+    read_message,
+)
+from relayd.wire.http import HeaderPairs
+from relayd.wire.openai.items import (
+    Item,
+    base_id,
+    call_item,
+    end_state,
+    free_text,
+    message_item,
+    reasoning_item,
+    response,
+    response_object,
+    text_part,
+)
+from relayd.wire.openai.shapes import (
+    CUT_SHORT,
+    Hints,
+    answer_headers,
+    encode,
+    refusal_object,
+    unreadable,
+    upstream_error,
+)
+from relayd.wire.refusal import Refusal
+from relayd.wire.sse import EventDecoder, TooLong
+
+
+@attrs.define(eq=False)
+class ResponsesTranslator:
+    """One answer on its way to a Responses client. See call.Translator."""
+
+    hints: Hints
+    _stream: ResponsesStream | None = attrs.field(default=None, init=False)
+
+    def head(self, status: int, headers: HeaderPairs) -> HeaderPairs:
+        return answer_headers(headers, self.hints.ignored)
+
+    def whole(self, status: int, body: bytes) -> bytes:
+        if status >= 400:
+            return upstream_error(status, body)
+        try:
+            return response(read_message(body), self.hints)
+        except Garbled as error:
+            raise unreadable(error) from None
+
+    def feed(self, data: bytes) -> bytes:
+        return self._open().feed(data)
+
+    def finish(self) -> bytes:
+        return self._open().fail(CUT_SHORT)
+
+    def fail(self, refusal: Refusal) -> bytes:
+        error = refusal_object(refusal)["error"]
+        return self._open().fail(Fault(type=error["type"], message=error["message"]))
+
+    def _open(self) -> ResponsesStream:
+        if self._stream is None:
+            self._stream = ResponsesStream(self.hints)
+        return self._stream
+
+
+@attrs.define
+class _OpenText:
+    """A text block, or the structured answer's tool call. Its text goes to the message item that is open."""
+
+    whole: str = ""  # said at the block's end if nothing came in pieces
+    fed: bool = False
+
+
+@attrs.define
+class _OpenItem:
+    kind: Literal["message", "reasoning", "call", "custom"]
+    index: int  # among the output
+    id: str
+    block: Block
+    pieces: list[str] = attrs.field(factory=list)
+    shown: bool = False  # a reasoning item's summary has begun
+
+
+@attrs.define(eq=False)
+class ResponsesStream:
+    """A Claude API event stream in, Responses events out."""
+
+    hints: Hints
+    _events: EventDecoder = attrs.field(factory=EventDecoder, init=False)
+    _base: str = attrs.field(default="", init=False)
+    _sequence: int = attrs.field(default=0, init=False)
+    _blocks: dict[int, _OpenItem | _OpenText] = attrs.field(factory=dict, init=False)
+    _message: _OpenItem | None = attrs.field(default=None, init=False)  # the message item that is still open
+    _added: int = attrs.field(default=0, init=False)
+    _done: dict[int, bytes] = attrs.field(factory=dict, init=False)  # finished items by output index
+    _counts: Counts = attrs.field(factory=Counts, init=False)
+    _stop_reason: str | None = attrs.field(default=None, init=False)
+    _over: bool = attrs.field(default=False, init=False)
+    _out: list[bytes] = attrs.field(factory=list, init=False)
+
+    def feed(self, data: bytes) -> bytes:
+        """Stream bytes in; the events that they complete out."""
+        try:
+            for event in () if self._over else self._events.feed(data):
+                said = read_event(event)
+                if said is not None and not self._over:
+                    self._say(said)
+        except (Garbled, TooLong) as error:
+            self._fail(Fault(message=str(error)))
+        return self._taken()
+
+    def fail(self, fault: Fault) -> bytes:
+        """An error instead of the end; nothing when the end has been said."""
+        self._fail(fault)
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        out, self._out = self._out, []
+        return b"".join(out)
+
+    def _put(self, kind: bytes, members: bytes) -> None:
+        """One event; `members` is its JSON object without the braces."""
+        head = b'event: %b\ndata: {"type":"%b","sequence_number":%d,' % (kind, kind, self._sequence)
+        self._out.append(head + members + b"}\n\n")
+        self._sequence += 1
+
+    def _put_item(self, kind: bytes, item: _OpenItem, **members: Any) -> None:
+        self._put(kind, encode({"item_id": item.id, "output_index": item.index, **members})[1:-1])
+
+    def _say(self, said: Said) -> None:
+        match said:
+            case BlockDelta(delta=delta, index=index):
+                self._delta(delta, self._blocks.get(index))
+            case BlockStart(content_block=raw, index=index):
+                block = read_block(raw)
+                if block is not None:
+                    self._begin(None)
+                    self._begin_block(block, index)
+            case BlockStop(index=index):
+                self._end_block(self._blocks.pop(index, None))
+            case MessageStart(message=message):
+                self._counts = self._counts.overlaid(message.usage or Counts())
+                self._begin(message.id)
+            case MessageDelta(delta=ending, usage=usage):
+                self._counts = self._counts.overlaid(usage or Counts())
+                self._stop_reason = ending.stop_reason or self._stop_reason
+            case MessageStop():
+                self._end()
+            case ErrorEvent(error=fault):
+                self._fail(fault)
+            case _:
+                assert_never(said)
+
+    # --- the response
+
+    def _begin(self, message_id: str | None) -> None:
+        if self._base:
+            return
+        self._base = base_id(self.hints, message_id) or "0"
+        started = self._response("in_progress")
+        self._put(b"response.created", started)
+        self._put(b"response.in_progress", started)
+
+    def _response(self, status: str, why: str | None = None, error: Any = None, usage: Counts | None = None) -> bytes:
+        output = b"[" + b",".join(item for _, item in sorted(self._done.items())) + b"]"
+        whole = response_object(self.hints, self._base, status, output, usage=usage, why=why, error=error)
+        return b'"response":' + whole
+
+    def _end(self) -> None:
+        self._begin(None)
+        for item in self._blocks.values():  # a block that was never stopped
+            self._end_block(item)
+        self._end_message()
+        status, why = end_state(self._stop_reason)
+        self._put(b"response.%b" % status.encode(), self._response(status, why, usage=self._counts))
+        self._over = True
+
+    def _fail(self, fault: Fault) -> None:
+        if self._over:
+            return
+        self._begin(None)
+        error = {"code": failure_code(fault.type), "message": fault.message, "type": fault.type}
+        self._put(b"response.failed", self._response("failed", error=error))
+        self._over = True
+
+    # --- items
+
+    def _add(self, kind: Literal["message", "reasoning", "call", "custom"], prefix: str, block: Block) -> _OpenItem:
+        if kind != "message":
+            self._end_message()
+        item = _OpenItem(kind, self._added, f"{prefix}_{self._base}_{self._added}", block)
+        self._added += 1
+        return item
+
+    def _announce(self, item: _OpenItem, shape: Item) -> None:
+        self._put(b"response.output_item.added", encode({"output_index": item.index, "item": shape})[1:-1])
+
+    def _finish_item(self, item: _OpenItem, shape: Item) -> None:
+        encoded = encode(shape)
+        self._done[item.index] = encoded
+        self._put(b"response.output_item.done", b'"output_index":%d,"item":' % item.index + encoded)
+
+    def _begin_block(self, block: Block, index: int) -> None:
+        if block.type == "text":
+            if not self.hints.unwrap:
+                self._blocks[index] = _OpenText()
+                self._text(block.text)
+        elif block.type == "tool_use" and self.hints.unwraps(block.name):
+            self._blocks[index] = _OpenText(whole=block.input_text)
+        elif block.type == "tool_use":
+            self._blocks[index] = self._begin_call(block)
+        else:
+            self._blocks[index] = self._begin_reasoning(block)
+
+    def _open_message(self) -> _OpenItem:
+        item = self._message = self._add("message", "msg", Block(type="text"))
+        self._announce(item, message_item(item.id, "") | {"status": "in_progress", "content": []})
+        self._put_item(b"response.content_part.added", item, content_index=0, part=text_part(""))
+        return item
+
+    def _begin_call(self, block: Block) -> _OpenItem:
+        name = self.hints.names.get(block.name or "")
+        item = self._add("custom" if name is not None and name.custom else "call", "fc", block)
+        self._announce(item, call_item(item.id, block, "", self.hints, "in_progress"))
+        return item
+
+    def _begin_reasoning(self, block: Block) -> _OpenItem:
+        item = self._add("reasoning", "rs", block)
+        shape = reasoning_item(item.id, Block(type="thinking"), self.hints)
+        self._announce(item, shape | {"status": "in_progress"})
+        self._thought(item, block.thinking)
+        return item
+
+    def _delta(self, delta: Delta, item: _OpenItem | _OpenText | None) -> None:
+        match item:
+            case None:
+                pass
+            case _OpenText():
+                text = delta.text or delta.partial_json
+                item.fed = item.fed or bool(text)
+                self._text(text)
+            case _OpenItem(kind="reasoning"):
+                self._thought(item, delta.thinking)
+                item.block.signature = delta.signature or item.block.signature
+            case _OpenItem():
+                self._input(item, delta.partial_json)
+            case _:
+                assert_never(item)
+
+    def _text(self, text: str | None) -> None:
+        if not text:
+            return
+        item = self._message or self._open_message()
+        item.pieces.append(text)
+        where = b'"item_id":%b,"output_index":%d,"content_index":0,"logprobs":[],"delta":'
+        self._put(b"response.output_text.delta", where % (encode(item.id), item.index) + encode(text))
+
+    def _thought(self, item: _OpenItem, text: str | None) -> None:
+        if not text:
+            return
+        item.pieces.append(text)
+        if not self.hints.reasoning:
+            return
+        if not item.shown:
+            item.shown = True
+            part = {"type": "summary_text", "text": ""}
+            self._put_item(b"response.reasoning_summary_part.added", item, summary_index=0, part=part)
+        self._put_item(b"response.reasoning_summary_text.delta", item, summary_index=0, delta=text)
+
+    def _input(self, item: _OpenItem, piece: str | None) -> None:
+        if not piece:
+            return
+        item.pieces.append(piece)
+        if item.kind == "call":
+            self._put_item(b"response.function_call_arguments.delta", item, delta=piece)
+
+    def _end_block(self, item: _OpenItem | _OpenText | None) -> None:
+        match item:
+            case None:
+                pass
+            case _OpenText():
+                if not item.fed:
+                    self._text(item.whole)
+            case _OpenItem(kind="reasoning"):
+                self._end_reasoning(item)
+            case _OpenItem():
+                self._end_call(item)
+            case _:
+                assert_never(item)
+
+    def _end_message(self) -> None:
+        item, self._message = self._message, None
+        if item is None:
+            return
+        text = "".join(item.pieces)
+        self._put_item(b"response.output_text.done", item, content_index=0, text=text, logprobs=[])
+        self._put_item(b"response.content_part.done", item, content_index=0, part=text_part(text))
+        self._finish_item(item, message_item(item.id, text))
+
+    def _end_reasoning(self, item: _OpenItem) -> None:
+        item.block.thinking = text = "".join(item.pieces)
+        if item.shown:
+            self._put_item(b"response.reasoning_summary_text.done", item, summary_index=0, text=text)
+            part = {"type": "summary_text", "text": text}
+            self._put_item(b"response.reasoning_summary_part.done", item, summary_index=0, part=part)
+        self._finish_item(item, reasoning_item(item.id, item.block, self.hints))
+
+    def _end_call(self, item: _OpenItem) -> None:
+        if not item.pieces:
+            self._input(item, item.block.input_text)
+        text = "".join(item.pieces)
+        if item.kind == "call":
+            self._put_item(b"response.function_call_arguments.done", item, arguments=text)
+        else:
+            given = free_text(text)
+            self._put_item(b"response.custom_tool_call_input.delta", item, delta=given)
+            self._put_item(b"response.custom_tool_call_input.done", item, input=given)
+        self._finish_item(item, call_item(item.id, item.block, text, self.hints))
+
+
+def failure_code(kind: str) -> str:
+    """The `code` of a failed response, from an error type. Source: OpenAI API reference, ResponseError."""
+    return {"rate_limit_error": "rate_limit_exceeded", "invalid_request_error": "invalid_prompt"}.get(
+        kind, "server_error"
+    )

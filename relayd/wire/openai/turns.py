@@ -1,0 +1,144 @@
+"""Turns: messages of an OpenAI conversation, put together as the Claude API wants them.
+
+Rule: roles alternate; the results of one assistant turn come together, first in the next user turn; no block is empty.
+
+Theory: neighbours of the same role are merged as they arrive, tool results before the rest. That gives the API what
+it insists on (all results of parallel calls in one message) however a client has split them.
+Source: Claude API docs, "Handling tool calls", "Tool results first".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from typing import Any
+
+import attrs
+import msgspec
+
+from relayd.wire.answer import NOT_JSON
+from relayd.wire.openai.fields import Json, refuse_field
+from relayd.wire.openai.parts import Blocks
+
+_TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
+_NOT_TOOL_ID = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def tool_id(given: str) -> str:
+    """A call id that the API accepts. A changed one carries a checksum, so that two never become one."""
+    if _TOOL_ID.fullmatch(given):
+        return given
+    return f"{_NOT_TOOL_ID.sub('_', given)}_{zlib.crc32(given.encode()):08x}"
+
+
+def arguments(text: object, where: str) -> Json:
+    """The arguments of a call, from the JSON text that they travel in. "" and null mean none."""
+    if text is None or text == "":
+        return {}
+    if isinstance(text, dict):  # not what OpenAI says, but clear
+        return text
+    try:
+        given = msgspec.json.decode(text) if isinstance(text, str) else None
+    except NOT_JSON:
+        given = None
+    if not isinstance(given, dict):
+        refuse_field(where, "expected a string that holds a JSON object")
+    return given
+
+
+def tool_result(call_id: str, content: object, blocks: Blocks) -> Json:
+    """A tool_result block. A plain string stays one; no content at all is left out."""
+    result: Json = {"type": "tool_result", "tool_use_id": tool_id(call_id)}
+    if isinstance(content, str):
+        if content:
+            result["content"] = content
+    elif blocks:
+        result["content"] = blocks
+    return result
+
+
+@attrs.define
+class Turns:
+    """The conversation so far: `system` blocks and finished `messages`."""
+
+    system: Blocks = attrs.field(factory=list)
+    messages: list[Json] = attrs.field(factory=list)
+    _role: str = ""
+    _results: Blocks = attrs.field(factory=list)
+    _blocks: Blocks = attrs.field(factory=list)
+    _plain: bool = False  # the open turn is one string that came as a string
+
+    def user(self, blocks: Blocks, *, plain: bool = False) -> None:
+        """What the user says. `plain`: it was a string, and stays one where it is alone."""
+        self._add("user", blocks, plain)
+
+    def assistant(self, blocks: Blocks, *, plain: bool = False) -> None:
+        """What the model said: thinking, text, calls, in that order."""
+        self._add("assistant", blocks, plain)
+
+    def result(self, block: Json) -> None:
+        """A tool's result."""
+        self._open("user")
+        self._plain = False
+        self._results.append(block)
+
+    def _add(self, role: str, blocks: Blocks, plain: bool) -> None:
+        if not blocks:
+            return
+        self._open(role)
+        self._plain = plain and not self._blocks and not self._results
+        self._blocks.extend(blocks)
+
+    def _open(self, role: str) -> None:
+        if self._role != role:
+            self._close()
+            self._role = role
+
+    def _close(self) -> None:
+        blocks = self._results + self._blocks
+        if blocks:
+            content: Any = blocks[0]["text"] if self._plain else blocks
+            self.messages.append({"role": self._role, "content": content})
+        self._role, self._results, self._blocks, self._plain = "", [], [], False
+
+    def close(self) -> None:
+        """The conversation is complete. A final assistant turn is a prefill, which must not end in white space."""
+        self._close()
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            return
+        last = self.messages[-1]
+        if isinstance(last["content"], str):
+            last["content"] = last["content"].rstrip()
+        elif last["content"][-1]["type"] == "text":
+            last["content"][-1]["text"] = last["content"][-1]["text"].rstrip()
+
+    def unthought_call(self) -> bool:
+        """Whether the calls that await an answer were made without thinking blocks.
+
+        With `thinking.type` enabled the API then refuses: the turn that it continues must begin with its thinking.
+        Source: API docs, "Extended thinking with tool use".
+        """
+        for message in reversed(self.messages):
+            if message["role"] == "assistant":
+                content = message["content"]
+                called = isinstance(content, list) and any(block["type"] == "tool_use" for block in content)
+                return called and content[0]["type"] not in ("thinking", "redacted_thinking")
+            if isinstance(message["content"], str) or message["content"][0]["type"] != "tool_result":
+                return False
+        return False
+
+
+def conversation_of(key: object, *parts: bytes) -> str:
+    """What ties calls together: the client's cache key if it gave one, else a hash of how the conversation begins."""
+    if isinstance(key, str) and 0 < len(key) <= 256:
+        return f"key:{key}"
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def made_id(body: bytes, now: float) -> str:
+    """A name for an answer, should the upstream give it none. The end of the body is where conversations differ."""
+    return hashlib.blake2b(b"%d %d " % (now, len(body)) + body[-4096:], digest_size=12).hexdigest()

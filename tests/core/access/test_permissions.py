@@ -1,0 +1,70 @@
+"""What a key may ask for, and which model it gets."""
+
+from __future__ import annotations
+
+import pytest
+from builders import api_key, call, snapshot
+
+from relayd.core.access.permissions import glob_matches, resolve
+from relayd.wire.refusal import Refusal
+
+ALIASES = {"models": {"fast": "claude-haiku-4-5", "best": "claude-opus-5-5"}}
+
+
+def refusal(key, asked) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        resolve(asked, key, snapshot(relay=ALIASES))
+    return caught.value
+
+
+def test_an_alias_is_resolved_and_other_names_pass() -> None:
+    assert resolve(call("fast"), api_key(), snapshot(relay=ALIASES)).model == "claude-haiku-4-5"
+    assert resolve(call("claude-new-9"), api_key(), snapshot(relay=ALIASES)).model == "claude-new-9"
+
+
+def test_a_model_is_allowed_by_its_own_name_or_the_alias_and_denied_by_either() -> None:
+    tree = snapshot(relay=ALIASES)
+
+    assert resolve(call("fast"), api_key(models=("claude-haiku-*",)), tree).model == "claude-haiku-4-5"
+    assert resolve(call("fast"), api_key(models=("fast",)), tree).model == "claude-haiku-4-5"
+    assert refusal(api_key(models=("claude-haiku-*",)), call("best")).status == 403
+    assert refusal(api_key(deny_models=("*opus*",)), call("best")).status == 403
+    assert refusal(api_key(deny_models=("best",)), call("best")).status == 403
+
+
+def test_a_refused_model_is_named_without_raw_control_characters() -> None:
+    message = refusal(api_key(models=("claude-*",)), call("evil\n\x1b[31m")).message
+
+    assert "evil\\n\\x1b" in message
+
+
+def test_an_endpoint_is_refused_by_name() -> None:
+    refused = refusal(api_key(endpoints=("models",)), call())
+
+    assert refused.status == 403
+    assert "messages" in refused.message
+
+
+def test_token_counting_rides_on_messages() -> None:
+    assert resolve(call(endpoint="count_tokens"), api_key(endpoints=("messages",)), snapshot()).attempts == 3
+
+
+def test_max_tokens_is_capped_by_refusal_not_by_change() -> None:
+    assert refusal(api_key(max_tokens=100), call(max_tokens=101)).status == 400
+    assert resolve(call(max_tokens=100), api_key(max_tokens=100), snapshot()).call.max_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "expected"),
+    [
+        ("*", "anything", True),
+        ("claude-*", "claude-x", True),
+        ("claude-*", "xclaude-x", False),
+        ("claude-?", "claude-4", True),
+        ("claude-?", "claude-45", False),
+        ("claude-4.5", "claude-4x5", False),
+        ("[ab]", "a", False),
+    ],
+)
+def test_globs_know_stars_and_question_marks_only(glob: str, name: str, expected: bool) -> None:
+    assert glob_matches(glob, name) is expected

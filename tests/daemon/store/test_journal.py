@@ -1,0 +1,180 @@
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relayd.core.quota.limits import Calendar, Rolling, Slots
+from relayd.core.quota.usage_record import Record
+from relayd.daemon.store.journal import Entry, Journal, decode_lines, encode_entry
+from relayd.state.contract import Settle, Void
+
+
+def record(**changes: object) -> Record:
+    values = {"day": "2026-11-22", "key": "dev", "account": "main", "model": "claude-opus-5-5", "input": 7, "cost": 3}
+    return Record(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def settlement(call: str = "c1") -> Settle:
+    terms = (
+        Rolling(counter="key/dev/tokens/1m", name="", unit="tokens", limit=5, cost=0, window=60_000),
+        Calendar(counter="key/dev/cost/day", name="", unit="cost", limit=5, cost=0, start=1, end=2),
+    )
+    return Settle(call=call, record=record(), terms=terms, at=1_700_000_000_000)
+
+
+def entries_of(journal: Journal) -> list[Entry]:
+    return [entry for _, entries in journal.pending() for entry in entries]
+
+
+def test_what_is_appended_comes_back_in_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    assert journal.append([settlement("c1"), Void(call="c2")])
+    assert journal.append([settlement("é\n")])
+    assert entries_of(journal) == [settlement("c1"), Void(call="c2"), settlement("é\n")]
+    journal.close()
+
+
+def test_slots_are_not_journaled_for_nobody_holds_them_any_more() -> None:
+    entry = Settle(call="c", record=record(), terms=(Slots(counter="s", name="", limit=1),), at=5)
+    assert list(decode_lines(encode_entry(entry))) == [Settle(call="c", record=record(), at=5)]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=4), st.data())
+def test_a_file_torn_anywhere_keeps_every_whole_line(calls: list[str], data: st.DataObject) -> None:
+    lines = [encode_entry(settlement(call)) for call in calls]
+    raw = b"".join(lines)
+    cut = data.draw(st.integers(0, len(raw)))
+    whole = [entry for entry in decode_lines(raw[:cut]) if entry is not None]
+    ends = [sum(map(len, lines[: n + 1])) for n in range(len(lines))]
+    # A line is whole with its last byte before the newline.
+    expected = [settlement(call) for call, end in zip(calls, ends, strict=True) if cut >= end - 1]
+    assert whole == expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_flipped_bit_never_changes_an_entry(position: int, flip: int) -> None:
+    lines = [encode_entry(settlement("a")), encode_entry(settlement("b"))]
+    raw = bytearray(b"".join(lines))
+    raw[position % len(raw)] ^= flip
+    assert all(entry in (None, settlement("a"), settlement("b")) for entry in decode_lines(bytes(raw)))
+
+
+def test_reading_goes_on_behind_a_torn_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append([settlement("a")])
+    (path,) = tmp_path.glob("*.journal")
+    with path.open("ab") as file:
+        file.write(encode_entry(settlement("torn"))[:40] + b"\n")
+    journal.append([settlement("b")])
+    assert entries_of(journal) == [settlement("a"), settlement("b")]
+    assert journal.damaged == 1
+    journal.close()
+
+
+def test_what_is_forgotten_is_gone_and_the_file_goes_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append([settlement("a")])
+    assert not journal.empty
+    for path, _ in journal.pending():
+        journal.forget(path)
+    assert journal.empty
+    journal.append([settlement("b")])
+    assert entries_of(journal) == [settlement("b")]
+    journal.close()
+
+
+def test_two_processes_write_two_files_and_neither_reads_the_others(tmp_path: Path) -> None:
+    first, second = Journal(tmp_path), Journal(tmp_path)
+    first.append([settlement("a")])
+    second.append([settlement("b")])
+    assert entries_of(first) == [settlement("a")]
+    assert entries_of(second) == [settlement("b")]
+    first.close()
+    second.close()
+
+
+def test_the_file_of_a_killed_process_is_replayed_by_another(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from test_journal import Journal, Path, settlement\n"
+        "journal = Journal(Path(sys.argv[1])); journal.append([settlement('a')]); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=60, check=False
+    )
+    assert done.returncode == -9
+    other = Journal(tmp_path)
+    other.append([settlement("b")])
+    assert sorted(entry.call for entry in entries_of(other)) == ["a", "b"]
+    for path, _ in other.pending():
+        other.forget(path)
+    assert other.empty
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append([settlement()])
+    (path,) = (tmp_path / "j").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "j").stat().st_mode & 0o777 == 0o700
+    journal.close()
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes of a file fails, as on a full disk, for root too."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.append([settlement("a")])
+    with room_for(len(encode_entry(settlement("a"))) + 50):
+        kept = journal.append([settlement("b")])
+    assert not kept
+    assert "settlements-0.journal" in journal.problem
+    # What did not fit left no torn half behind, and is still known.
+    assert sorted(entry.call for entry in entries_of(journal)) == ["a", "b"]
+    assert journal.damaged == 0
+    assert journal.append([settlement("c")])
+    assert journal.problem == ""
+    assert [entry.call for entry in entries_of(journal)] == ["a", "b", "c"]
+    journal.close()
+
+
+def test_a_directory_that_cannot_be_made_is_said_and_survived(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    journal = Journal(tmp_path / "file" / "journal")
+    assert not journal.append([settlement("a")])
+    assert journal.problem
+    assert not journal.empty
+    assert entries_of(journal) == [settlement("a")]
+    journal.forget(None)
+    assert journal.empty
+    journal.close()
+
+
+def test_a_journal_that_was_never_needed_leaves_nothing_on_disk(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "none")
+    assert journal.empty
+    assert journal.pending() == []
+    journal.close()
+    assert not os.path.exists(tmp_path / "none")
