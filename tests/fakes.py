@@ -29,13 +29,13 @@ from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.net.connection import Connection, Edge
-from relayd.daemon.net.disconnect import PeekHangups
+from relayd.daemon.net.connection import ClientConnection, Edge
+from relayd.daemon.net.disconnect import PeekDisconnects
 from relayd.daemon.net.exchange import Exchange
-from relayd.daemon.net.server import Server, open_listener
-from relayd.daemon.net.stream import PlainLink, tune
-from relayd.daemon.proxy.app import Front
-from relayd.daemon.proxy.call import Relay
+from relayd.daemon.net.server import HttpServer, open_listener
+from relayd.daemon.net.stream import PlainStream, tune
+from relayd.daemon.proxy.app import PublicApp
+from relayd.daemon.proxy.call import CallServer
 from relayd.simulator.api import respond
 from relayd.simulator.shelf import Shelf
 from relayd.wire.anthropic import error_body
@@ -388,7 +388,7 @@ async def exchanging(head: RequestHead | None = None, **settings: Any) -> AsyncI
     """An exchange for the length of the block. `settings` are of [server]."""
     ours, theirs = socket.socketpair()
     tune(ours)
-    connection = Connection(PlainLink(ours), "", Edge(PeekHangups()))
+    connection = ClientConnection(PlainStream(ours), "", Edge(PeekDisconnects()))
     exchange = Exchange(connection, head or request_head(), config.Server(**settings), trio.current_time())
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     try:
@@ -436,9 +436,9 @@ class House:
     live: Live
     pool: Pool
     upstreams: Upstreams
-    relay: Relay
-    front: Front
-    server: Server
+    relay: CallServer
+    front: PublicApp
+    server: HttpServer
     sockets: list[socket.socket]
     books: Receipts
     clients: list[Client] = attrs.field(factory=list)
@@ -478,14 +478,14 @@ def make_relay(
     pool: Pool | None = None,
     upstreams: Upstreams | None = None,
     credential: Callable[[Account], Secret] = credential_of,
-) -> Relay:
+) -> CallServer:
     """A relay that needs no state store, with a clock that starts at NOON."""
     began = trio.current_time()
 
     def wall() -> float:
         return NOON + trio.current_time() - began
 
-    return Relay(
+    return CallServer(
         live=live,
         upstreams=upstreams or Upstreams(lambda: NO_TLS, wall),
         pool=pool or Pool(),
@@ -509,8 +509,8 @@ async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: 
     """A relay that serves for the length of the block. At its end nothing may be in flight."""
     live, books = Live(snapshot), Receipts()
     relay = make_relay(live, books, **parts)
-    front = Front(relay=relay, known_models=lambda: (MODEL, "claude-haiku-4-5"))
-    server = Server(front, lambda: live.snapshot.relay.server)
+    front = PublicApp(relay=relay, known_models=lambda: (MODEL, "claude-haiku-4-5"))
+    server = HttpServer(front, lambda: live.snapshot.relay.server)
     sockets = open_listener(listen)
     house = House(live, relay.pool, relay.upstreams, relay, front, server, sockets, books)
     async with trio.open_nursery() as nursery:

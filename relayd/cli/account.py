@@ -284,12 +284,12 @@ def _checked_secret(kind: str, account: str) -> Secret:
 
 
 def _warn(kind: str) -> None:
-    for warning in credential_warnings(_Kind(kind)):
+    for warning in credential_warnings(_KindOnly(kind)):
         say(f"warning: {warning.code}: {warning.message}")
 
 
 @attrs.frozen
-class _Kind:
+class _KindOnly:
     kind: str
 
 

@@ -34,7 +34,7 @@ OK, ERRORS, USAGE, DENIED = 0, 1, 2, 3
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
+class CheckPlan:
     """What the tree changes against another commit.
 
     Args:
@@ -62,7 +62,7 @@ class Checked:
     tree: Tree
     compiled: Compiled
     problems: tuple[Problem, ...]
-    plan: Plan | None = None
+    plan: CheckPlan | None = None
     here: tuple[Problem, ...] | None = None
     folder: str = ""
 
@@ -143,19 +143,19 @@ def check(directory: Path, tree: Tree, args: argparse.Namespace) -> Checked:
     )
 
 
-def against(directory: Path, compiled: Compiled, base: str) -> Plan:
+def against(directory: Path, compiled: Compiled, base: str) -> CheckPlan:
     """What a tree changes since a commit. Raises: GitError."""
     if base and not base.strip("0"):  # what CI names as the commit before the first one of a branch
-        return Plan(base=base, changes=None, why="there was no commit before")
+        return CheckPlan(base=base, changes=None, why="there was no commit before")
     commit, files = at_revision(directory, base)
     if not files:
-        return Plan(base=commit, changes=None, why="there was no tree in that commit")
+        return CheckPlan(base=commit, changes=None, why="there was no tree in that commit")
     before = compile_tree(files).snapshot
     if before is None or compiled.snapshot is None:
         which = f"the tree at {commit[:12]}" if before is None else "the tree"
-        return Plan(base=commit, changes=None, why=f"{which} does not compile")
+        return CheckPlan(base=commit, changes=None, why=f"{which} does not compile")
     changes = diff(before, compiled.snapshot)
-    return Plan(base=commit, changes=changes, held=held(before, compiled.snapshot, changes))
+    return CheckPlan(base=commit, changes=changes, held=held(before, compiled.snapshot, changes))
 
 
 def explain(code: str) -> int:
@@ -243,7 +243,7 @@ def _here(problems: tuple[Problem, ...] | None) -> str:
     return "on this machine:\n" + as_text(problems) if problems else "on this machine: nothing is missing\n"
 
 
-def _plan(plan: Plan | None) -> str:
+def _plan(plan: CheckPlan | None) -> str:
     if plan is None:
         return ""
     if plan.changes is None:
@@ -253,7 +253,7 @@ def _plan(plan: Plan | None) -> str:
     return f"changes since {plan.base[:12]}:\n" + textwrap.indent(plan.changes.as_text(), "  ")
 
 
-def _notice(plan: Plan | None) -> str:
+def _notice(plan: CheckPlan | None) -> str:
     """The plan as a notice of a workflow."""
     if plan is None:
         return ""
@@ -285,7 +285,7 @@ def _as_json(checked: Checked) -> dict[str, Any]:
     return result
 
 
-def _plan_as_json(plan: Plan) -> dict[str, Any]:
+def _plan_as_json(plan: CheckPlan) -> dict[str, Any]:
     if plan.changes is None:
         return {"base": plan.base, "error": plan.why}
     return {"base": plan.base, **plan.changes.as_json(), "held": list(plan.held)}

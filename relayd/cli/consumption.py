@@ -10,15 +10,15 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relayd.cli.store import now_ms, open_books
+from relayd.cli.store import now_ms, open_state
 from relayd.cli.tree import Stop
 from relayd.config.snapshot import Snapshot
 from relayd.core.quota.limits import day_of
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.report import totals_of
 
 
-class NoBooks(Exception):
+class NoUsage(Exception):
     """Why there is nothing to show; "" when nothing has ever been booked."""
 
 
@@ -31,9 +31,9 @@ def consumption(args: argparse.Namespace, snapshot: Snapshot) -> Mapping[str, di
     """
     scheme, _, rest = (args.state or snapshot.relay.state.url).partition(":")
     if scheme == "sqlite" and not (args.config / rest.removeprefix("//")).exists():
-        raise NoBooks("")
+        raise NoUsage("")
     today = day_of(now_ms(), snapshot.relay.state.timezone)
-    by_key: dict[str, list[Record]] = {key: [] for key in snapshot.keys}
+    by_key: dict[str, list[UsageRecord]] = {key: [] for key in snapshot.keys}
     for row in _booked(args, snapshot, today):
         by_key.get(row.key, []).append(row)
     return {
@@ -42,15 +42,15 @@ def consumption(args: argparse.Namespace, snapshot: Snapshot) -> Mapping[str, di
     }
 
 
-def _booked(args: argparse.Namespace, snapshot: Snapshot, today: str) -> Sequence[Record]:
+def _booked(args: argparse.Namespace, snapshot: Snapshot, today: str) -> Sequence[UsageRecord]:
     """The lines of the month. Raises: NoBooks."""
     try:
-        books = open_books(args, snapshot)
+        books = open_state(args, snapshot)
     except Stop as error:
-        raise NoBooks(str(error)) from None
+        raise NoUsage(str(error)) from None
     try:
         return books.rows(f"{today[:8]}01", today)
     except Stop as error:
-        raise NoBooks(str(error)) from None
+        raise NoUsage(str(error)) from None
     finally:
         books.store.close()

@@ -28,7 +28,7 @@ class NoDaemon(Exception):
     """Nobody answers. The text says where was looked."""
 
 
-class Refused(Exception):
+class DaemonRefused(Exception):
     """The daemon does not understand, or will not talk to us."""
 
 
@@ -54,7 +54,7 @@ def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any)
     except ValueError:
         raise NoDaemon(f"{place}: what answers there is no relayd") from None
     if not answer.get("ok"):
-        raise Refused(str(answer.get("error")))
+        raise DaemonRefused(str(answer.get("error")))
     return answer
 
 
@@ -107,7 +107,7 @@ def carry_out(args: argparse.Namespace, verb: str, **request: Any) -> int:
     except NoDaemon as error:
         print(f"relayd {args.verb}: {error}", file=sys.stderr)
         return NO_DAEMON
-    except Refused as error:
+    except DaemonRefused as error:
         print(f"relayd {args.verb}: {error}", file=sys.stderr)
         return REJECTED
     if args.json:

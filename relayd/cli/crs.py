@@ -23,7 +23,7 @@ from relayd.config.edit.toml_edit import Value
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import PREDEFINED_CLIENTS
 
-Row = Mapping[str, Any]
+ExportRow = Mapping[str, Any]
 
 
 class BadExport(ValueError):
@@ -85,7 +85,7 @@ def read_export(text: str) -> Export:
 # --- keys -----------------------------------------------------------------------------------------------------------
 
 
-def _key(row: Row, notes: list[str]) -> ImportedKey | None:
+def _key(row: ExportRow, notes: list[str]) -> ImportedKey | None:
     name = _text(row, "name") or _text(row, "id")
     where = f"key {name}"
     if _text(row, "isDeleted") == "true":
@@ -113,7 +113,7 @@ def _may_use_claude(permissions: str) -> bool:
     return permissions in ("", "all", "claude") or (permissions.startswith("[") and (not listed or "claude" in listed))
 
 
-def _add_expiry(row: Row, fields: dict[str, Value], where: str, notes: list[str]) -> None:
+def _add_expiry(row: ExportRow, fields: dict[str, Value], where: str, notes: list[str]) -> None:
     text = _text(row, "expiresAt")
     if not text:
         if _text(row, "expirationMode") == "activation":
@@ -127,7 +127,7 @@ def _add_expiry(row: Row, fields: dict[str, Value], where: str, notes: list[str]
     fields["expires"] = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).replace(microsecond=0)
 
 
-def _add_restrictions(row: Row, fields: dict[str, Value], where: str, notes: list[str]) -> None:
+def _add_restrictions(row: ExportRow, fields: dict[str, Value], where: str, notes: list[str]) -> None:
     if _text(row, "enableModelRestriction") == "true" and (models := _listed(_text(row, "restrictedModels"))):
         fields["deny_models"] = list(models)  # the export lists what is forbidden
     if _text(row, "enableIpWhitelist") == "true" and (addresses := _listed(_text(row, "ipWhitelist"))):
@@ -144,7 +144,7 @@ def _add_restrictions(row: Row, fields: dict[str, Value], where: str, notes: lis
             notes.append(f"{where}: switched off, because none of the clients that it allowed is known here")
 
 
-def _limits(row: Row, where: str, notes: list[str]) -> dict[str, Value]:
+def _limits(row: ExportRow, where: str, notes: list[str]) -> dict[str, Value]:
     limits: dict[str, Value] = {}
     windows: list[Any] = []
     if concurrency := _integer(row, "concurrencyLimit"):
@@ -171,7 +171,7 @@ def _limits(row: Row, where: str, notes: list[str]) -> dict[str, Value]:
 # --- accounts -------------------------------------------------------------------------------------------------------
 
 
-def _account(row: Row, notes: list[str]) -> ImportedAccount | None:
+def _account(row: ExportRow, notes: list[str]) -> ImportedAccount | None:
     name = _text(row, "name") or _text(row, "id")
     where = f"account {name}"
     access, refresh = _text(row, "accessToken"), _text(row, "refreshToken")
@@ -201,7 +201,7 @@ def _account(row: Row, notes: list[str]) -> ImportedAccount | None:
     return ImportedAccount(name=name, origin=origin, fields=fields, credential=credential, dedicated=dedicated)
 
 
-def _add_proxy(row: Row, fields: dict[str, Value], where: str, notes: list[str]) -> None:
+def _add_proxy(row: ExportRow, fields: dict[str, Value], where: str, notes: list[str]) -> None:
     try:
         proxy = json.loads(_text(row, "proxy") or "null")
     except ValueError:
@@ -225,11 +225,11 @@ def _add_proxy(row: Row, fields: dict[str, Value], where: str, notes: list[str])
 # --- strings of Redis -----------------------------------------------------------------------------------------------
 
 
-def _rows(tables: Mapping[str, Any], name: str) -> list[Row]:
+def _rows(tables: Mapping[str, Any], name: str) -> list[ExportRow]:
     return [row for row in tables.get(name) or [] if isinstance(row, dict)]
 
 
-def _text(row: Row, name: str) -> str:
+def _text(row: ExportRow, name: str) -> str:
     value = row.get(name)
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -238,12 +238,12 @@ def _text(row: Row, name: str) -> str:
     return "" if value is None else "".join(char for char in str(value) if char.isprintable()).strip()
 
 
-def _integer(row: Row, name: str) -> int:
+def _integer(row: ExportRow, name: str) -> int:
     match = re.match(r"[0-9]{1,15}", _text(row, name))
     return int(match[0]) if match else 0
 
 
-def _money(row: Row, name: str) -> str:
+def _money(row: ExportRow, name: str) -> str:
     """USD with at most 6 decimals, as relayd writes it; "" for none."""
     match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]+))?", _text(row, name))
     if match is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from relayd.cli.control_client import NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
+from relayd.cli.control_client import DaemonRefused, NoDaemon, add_control, ask, place_and_message, tree_in_words
 from relayd.cli.reading import at_revision, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff, model_digest
@@ -88,7 +88,7 @@ def _from_running(args: argparse.Namespace) -> int:
     """Raises: NotRunning; DiffError when the tree on disk cannot be compared."""
     try:
         told = ask(args, verb="diff")["diff"]
-    except (NoDaemon, Refused) as error:
+    except (NoDaemon, DaemonRefused) as error:
         raise NotRunning(str(error).partition(" [")[0]) from None
     if not _same_directory(told["tree"], args.config):
         raise NotRunning(f"the daemon that answers follows another tree, {told['tree']}, not {args.config.absolute()}")

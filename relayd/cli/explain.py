@@ -14,16 +14,16 @@ from typing import Any
 import msgspec
 
 from relayd.cli.options import add_config, add_json
-from relayd.cli.store import Books, add_state, money, now_ms, number, open_books
+from relayd.cli.store import StateReader, add_state, money, now_ms, number, open_state
 from relayd.cli.tree import Stop, compiled, guarded, print_json, say
 from relayd.config.rules.scenario import Scenario
 from relayd.config.snapshot import ApiKey, ObjectId, Snapshot
 from relayd.core.balancing.eligibility import hold_elsewhere
 from relayd.core.balancing.pool import Pool
 from relayd.core.dry_run import rehearse
-from relayd.core.quota.limits import Standing, Term, counting_terms, usage_document
+from relayd.core.quota.limits import Term, TermLevel, counting_terms, usage_document
 from relayd.core.quota.reservation import account_terms, shown_terms
-from relayd.state.contract import Gather, Gathered, Peek, Peeked
+from relayd.state.contract import Gather, Gathered, Peek, TermLevels
 
 ENDPOINTS = ("messages", "count_tokens", "openai", "batches", "files")
 SERVED, NOT_SERVED = 0, 1
@@ -104,7 +104,7 @@ def _look_up(
     Returns: why the store could not be asked, "" when it could; the key's limits as they stand.
     """
     try:
-        books = open_books(args, snapshot)
+        books = open_state(args, snapshot)
     except Stop as error:
         return f"the accounts' health is not known: {error}", []
     try:
@@ -117,7 +117,7 @@ def _look_up(
         books.store.close()
 
 
-def _load_health(books: Books, pool: Pool, now: float) -> None:
+def _load_health(books: StateReader, pool: Pool, now: float) -> None:
     """Take over what the daemons have noted of their accounts."""
     answer = books.ask(Gather(topic="health"))
     for note in answer.notes if isinstance(answer, Gathered) else ():
@@ -127,7 +127,7 @@ def _load_health(books: Books, pool: Pool, now: float) -> None:
             continue
 
 
-def _load_ceilings(books: Books, snapshot: Snapshot, pool: Pool, now: float) -> None:
+def _load_ceilings(books: StateReader, snapshot: Snapshot, pool: Pool, now: float) -> None:
     """Hold the accounts whose calls on all nodes together leave no room."""
     for account in snapshot.accounts.values():
         for term, standing in zip(*_peek(books, account_terms(account))[:2], strict=True):
@@ -135,7 +135,7 @@ def _load_ceilings(books: Books, snapshot: Snapshot, pool: Pool, now: float) -> 
                 pool.hold(hold_elsewhere(account.id, term, None, now))
 
 
-def _standings(args: argparse.Namespace, books: Books, snapshot: Snapshot, key: ApiKey) -> list[dict[str, Any]]:
+def _standings(args: argparse.Namespace, books: StateReader, snapshot: Snapshot, key: ApiKey) -> list[dict[str, Any]]:
     """The key's limits on such a call, as they stand."""
     counting = counting_terms(key, 0)
     of_calls = tuple(term for term in shown_terms(key, snapshot, now_ms()) if term not in counting)
@@ -144,9 +144,9 @@ def _standings(args: argparse.Namespace, books: Books, snapshot: Snapshot, key: 
     return rows
 
 
-def _peek(books: Books, terms: tuple[Term, ...]) -> tuple[tuple[Term, ...], tuple[Standing, ...], int]:
+def _peek(books: StateReader, terms: tuple[Term, ...]) -> tuple[tuple[Term, ...], tuple[TermLevel, ...], int]:
     answer = books.ask(Peek(terms=terms))
-    if not isinstance(answer, Peeked):
+    if not isinstance(answer, TermLevels):
         raise Stop(f"{books.store.name}: {answer}")
     return terms, answer.standings, answer.now
 

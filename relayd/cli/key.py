@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from relayd.cli.consumption import NoBooks, consumption
+from relayd.cli.consumption import NoUsage, consumption
 from relayd.cli.limit import HELP, BadLimit, describe, read_limits
 from relayd.cli.store import add_state
 from relayd.cli.tree import (
@@ -255,7 +255,7 @@ def _booked(args: argparse.Namespace, snapshot: Snapshot) -> Booked:
     """What the state store has booked; None when it cannot be read, which is said."""
     try:
         return consumption(args, snapshot)
-    except NoBooks as error:
+    except NoUsage as error:
         if str(error):
             say(f"note: without consumption: {error}")
         return None

@@ -40,7 +40,7 @@ class LoginError(Exception):
 
 
 @attrs.frozen(kw_only=True)
-class Ask:
+class SignIn:
     """One sign-in under way."""
 
     authorize_url: str
@@ -49,7 +49,7 @@ class Ask:
     state: Secret
 
 
-def begin(oauth: OAuth, redirect_uri: str, rng: Callable[[int], bytes]) -> Ask:
+def begin(oauth: OAuth, redirect_uri: str, rng: Callable[[int], bytes]) -> SignIn:
     """The address to send the person to, and what must be remembered until the answer comes."""
     verifier, state = _b64(rng(32)), _b64(rng(32))
     query = {
@@ -63,7 +63,7 @@ def begin(oauth: OAuth, redirect_uri: str, rng: Callable[[int], bytes]) -> Ask:
         "state": state,
     }
     joint = "&" if "?" in oauth.authorize_url else "?"
-    return Ask(
+    return SignIn(
         authorize_url=f"{oauth.authorize_url}{joint}{urlencode(query)}",
         redirect_uri=redirect_uri,
         verifier=Secret(verifier),
@@ -71,7 +71,7 @@ def begin(oauth: OAuth, redirect_uri: str, rng: Callable[[int], bytes]) -> Ask:
     )
 
 
-def read_answer(text: str, ask: Ask, *, pasted: bool = False) -> Secret:
+def read_answer(text: str, ask: SignIn, *, pasted: bool = False) -> Secret:
     """The code in a redirect's query, a whole address, `code#state` or, when `pasted`, the code alone.
 
     Raises: LoginError when it is an error, has no code, or belongs to another sign-in.
@@ -92,7 +92,7 @@ def read_answer(text: str, ask: Ask, *, pasted: bool = False) -> Secret:
     return Secret(code.partition("#")[0])
 
 
-def exchange(oauth: OAuth, ask: Ask, code: Secret, now: Callable[[], float] = time.time) -> Secret:
+def exchange(oauth: OAuth, ask: SignIn, code: Secret, now: Callable[[], float] = time.time) -> Secret:
     """Tokens for the code: the JSON that an account of kind oauth seals. Raises: LoginError."""
     tokens = _post(
         oauth.token_url,
@@ -130,7 +130,7 @@ class Loopback:
         self._server = http.server.HTTPServer(("127.0.0.1", parts.port or 0), _Redirect)
         self.redirect_uri = f"http://{parts.hostname}:{self._server.server_port}{self.path}"
 
-    def wait(self, ask: Ask, seconds: float) -> Secret:
+    def wait(self, ask: SignIn, seconds: float) -> Secret:
         """The code. Requests that are not the answer (a favicon, another page's guess) are turned away.
 
         Raises: LoginError.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relayd.cli.options import add_config, add_json
-from relayd.cli.store import add_state, money, now_ms, number, open_books, pending_note
+from relayd.cli.store import add_state, money, now_ms, number, open_state, pending_note
 from relayd.cli.tree import Stop, compiled, guarded, print_json, print_table, say
 from relayd.core.quota.limits import day_of
 from relayd.state.report import (
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Print the report."""
     snapshot = compiled(args)
-    books = open_books(args, snapshot)
+    books = open_state(args, snapshot)
     try:
         today = day_of(now_ms(), snapshot.relay.state.timezone)
         first, last = _kept(*span(args.day or "", args.first or "", args.last or "", today))

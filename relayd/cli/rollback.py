@@ -13,8 +13,8 @@ from relayd.cli.control_client import (
     NO_DAEMON,
     OK,
     REJECTED,
+    DaemonRefused,
     NoDaemon,
-    Refused,
     add_control,
     ask,
     carry_out,
@@ -42,7 +42,7 @@ def show_stored(args: argparse.Namespace) -> int:
     """What one could go back to."""
     try:
         stored = ask(args, verb="generations")["generations"]
-    except (NoDaemon, Refused) as error:
+    except (NoDaemon, DaemonRefused) as error:
         print(f"relayd rollback: {error}", file=sys.stderr)
         return NO_DAEMON if isinstance(error, NoDaemon) else REJECTED
     sys.stdout.write(json.dumps(stored, indent=2) + "\n" if args.json else "".join(f"{row}\n" for row in _rows(stored)))

@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from relayd.cli.options import add_json
-from relayd.config.model.json_schema import KINDS, Row, json_schema, json_schema_text, rows
+from relayd.config.model.json_schema import KINDS, KeyRow, json_schema, json_schema_text, rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def print_table(kinds: list[str], *, as_json: bool) -> int:
     return 0
 
 
-def entry(row: Row, width: int) -> str:
+def entry(row: KeyRow, width: int) -> str:
     """One key on its own line, what it means below."""
     default = f", default {row.default}" if row.default not in ("", "required") else f", {row.default}".rstrip(", ")
     head = f"  {row.key}  ({row.type}{default}; {row.reload})"

@@ -38,7 +38,7 @@ from relayd.config.model.values import NAME
 from relayd.config.secrets.binding import Binding, alert_binding, origin_of, totp_binding
 from relayd.config.secrets.credential import why_unusable
 from relayd.config.secrets.identity import usual_identity, write_identity
-from relayd.config.secrets.recipients import Finding, SealError, active_keys, by_kid, check_recipients, parse_public
+from relayd.config.secrets.recipients import SealError, SealFinding, active_keys, by_kid, check_recipients, parse_public
 from relayd.config.secrets.seal import Identity, inspect, new_identity, open_sealed, parse_sealed, seal
 from relayd.config.secrets.sealed_fields import Slot, account_place, parsed, realm_of, recipients_of, sealed_slots
 from relayd.config.snapshot import Recipient
@@ -296,7 +296,7 @@ class _Inspected:
     slot: Slot
     version: str
     recipients: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[SealFinding, ...]
     opens: bool | None = None  # None: not tried
 
     def row(self) -> tuple[str, ...]:
@@ -318,10 +318,10 @@ class _Inspected:
 def _inspected(slot: Slot, listed: Sequence[Recipient], own: Sequence[Identity] | None) -> _Inspected:
     findings = inspect(slot.value, slot.binding, listed)
     if slot.binding is None:
-        findings = [Finding(code="E-SEAL-ORIGIN", message=slot.problem), *findings]
+        findings = [SealFinding(code="E-SEAL-ORIGIN", message=slot.problem), *findings]
     opens, error = _tried(slot, listed, own)
     if error is not None and error.code not in {finding.code for finding in findings}:
-        findings.append(Finding(code=error.code, message=str(error)))
+        findings.append(SealFinding(code=error.code, message=str(error)))
     names = by_kid(listed)
     shown = sorted(names[kid].name if kid in names else kid for kid in _kids(slot.value))
     version = slot.value[:6] if slot.value.startswith("rlsec") else ""

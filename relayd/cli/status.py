@@ -14,7 +14,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from relayd import __version__
-from relayd.cli.control_client import NO_DAEMON, NoDaemon, Refused, add_control, ask, place_and_message, tree_in_words
+from relayd.cli.control_client import (
+    NO_DAEMON,
+    DaemonRefused,
+    NoDaemon,
+    add_control,
+    ask,
+    place_and_message,
+    tree_in_words,
+)
 
 WELL, UNWELL = 0, 1
 LOOK = 10.0  # s to wait for an answer
@@ -43,7 +51,7 @@ def show(args: argparse.Namespace) -> int:
     clear = "\x1b[H\x1b[J" if args.watch and not args.json and sys.stdout.isatty() else ""
     try:
         status = ask(args, patience=LOOK, verb="status")["status"]
-    except (NoDaemon, Refused) as error:
+    except (NoDaemon, DaemonRefused) as error:
         sys.stdout.write(clear)
         sys.stdout.flush()
         print(f"relayd status: {error}", file=sys.stderr)

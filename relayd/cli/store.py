@@ -16,7 +16,7 @@ import attrs
 
 from relayd.cli.tree import Stop
 from relayd.config.snapshot import Snapshot
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Answer, Op, Report, Reported, Store, StoreMisfit, StoreUnavailable
 from relayd.state.opening import open_store
 from relayd.state.report import days_between
@@ -25,7 +25,7 @@ PATIENCE = 5.0  # s
 
 
 @attrs.frozen(kw_only=True)
-class Books:
+class StateReader:
     """An open store.
 
     Args:
@@ -42,12 +42,12 @@ class Books:
         except (StoreUnavailable, StoreMisfit) as error:
             raise Stop(f"{error} (is the store up?)") from None
 
-    def rows(self, first: str, last: str) -> list[Record]:
+    def rows(self, first: str, last: str) -> list[UsageRecord]:
         """The lines of some days, both included. Day by day, for a Redis does nothing else while it reads.
 
         Raises: Stop.
         """
-        found: list[Record] = []
+        found: list[UsageRecord] = []
         for day in days_between(first, last):
             answer = self.ask(Report(first=day, last=day))
             if not isinstance(answer, Reported):
@@ -71,7 +71,7 @@ def now_ms() -> int:
     return round(time.time() * 1000)
 
 
-def open_books(args: argparse.Namespace, snapshot: Snapshot) -> Books:
+def open_state(args: argparse.Namespace, snapshot: Snapshot) -> StateReader:
     """The store of a tree. Raises: Stop that names the place and what to do."""
     url = args.state or snapshot.relay.state.url
     base: Path = args.config
@@ -88,7 +88,7 @@ def open_books(args: argparse.Namespace, snapshot: Snapshot) -> Books:
         store.check()
     except (StoreUnavailable, StoreMisfit, ValueError) as error:
         raise Stop(str(error)) from None
-    return Books(store=store, pending=_pending(url, base))
+    return StateReader(store=store, pending=_pending(url, base))
 
 
 def _refuse_missing(url: str, base: Path) -> None:
@@ -123,7 +123,7 @@ def _pending(url: str, base: Path) -> int:
     return found
 
 
-def pending_note(books: Books) -> str:
+def pending_note(books: StateReader) -> str:
     """What is to be said of the journal; "" where it is empty."""
     if not books.pending:
         return ""

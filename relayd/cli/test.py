@@ -18,19 +18,19 @@ from relayd.config.problems.report import as_dict, as_github, as_sarif, as_text,
 from relayd.config.rules.scenario import Scenario, Scenarios
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Unstable
-from relayd.core.dry_run import Outcome, failures, rehearse
+from relayd.core.dry_run import DryRunOutcome, failures, rehearse
 
 PASSED, FAILED = 0, 1
 
 
 @attrs.frozen(kw_only=True)
-class Result:
+class ScenarioResult:
     """One scenario. `problem`: what did not come out; None when all of it did."""
 
     file: str
     line: int
     scenario: Scenario
-    outcome: Outcome
+    outcome: DryRunOutcome
     problem: Problem | None
 
 
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     return FAILED if problems else PASSED
 
 
-def play(compiled: Compiled, snapshot: Snapshot) -> tuple[Result, ...]:
+def play(compiled: Compiled, snapshot: Snapshot) -> tuple[ScenarioResult, ...]:
     """Every scenario of a tree, in order."""
     results = []
     for file in compiled.scenarios:
@@ -75,13 +75,13 @@ def play(compiled: Compiled, snapshot: Snapshot) -> tuple[Result, ...]:
                 message = f"{scenario.name}: {'; '.join(wrong)}"
                 problem = file.document.problem("E-SCENARIO", ("scenario", number, "name"), message)
             results.append(
-                Result(file=place.file, line=place.line, scenario=scenario, outcome=outcome, problem=problem)
+                ScenarioResult(file=place.file, line=place.line, scenario=scenario, outcome=outcome, problem=problem)
             )
     return tuple(results)
 
 
 def _report(
-    problems: tuple[Problem, ...], results: tuple[Result, ...], form: str, folder: str, *, verbose: bool
+    problems: tuple[Problem, ...], results: tuple[ScenarioResult, ...], form: str, folder: str, *, verbose: bool
 ) -> str:
     match form:
         case "json":
@@ -94,13 +94,13 @@ def _report(
     return passed + as_text(problems) + _summary(problems, results)
 
 
-def _passed(result: Result) -> str:
+def _passed(result: ScenarioResult) -> str:
     outcome = result.outcome
     end = f"served by {', '.join(outcome.accounts)}" if outcome.refusal is None else str(outcome.refusal)
     return f"{result.file}:{result.line}: ok: {result.scenario.name} ({end})\n"
 
 
-def _summary(problems: tuple[Problem, ...], results: tuple[Result, ...]) -> str:
+def _summary(problems: tuple[Problem, ...], results: tuple[ScenarioResult, ...]) -> str:
     if not results:
         return "no scenarios in tests.d\n" if not problems else f"{totals(problems)}\n"
     failed = len(problems)
@@ -108,7 +108,7 @@ def _summary(problems: tuple[Problem, ...], results: tuple[Result, ...]) -> str:
     return f"{count}: {len(results) - failed} passed, {failed} failed\n"
 
 
-def _as_json(problems: tuple[Problem, ...], results: tuple[Result, ...]) -> dict[str, Any]:
+def _as_json(problems: tuple[Problem, ...], results: tuple[ScenarioResult, ...]) -> dict[str, Any]:
     return {
         "version": 1,
         "ok": not problems,
@@ -119,7 +119,7 @@ def _as_json(problems: tuple[Problem, ...], results: tuple[Result, ...]) -> dict
     }
 
 
-def _one(result: Result) -> dict[str, Any]:
+def _one(result: ScenarioResult) -> dict[str, Any]:
     outcome, refusal = result.outcome, result.outcome.refusal
     return {
         "name": result.scenario.name,

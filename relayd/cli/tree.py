@@ -22,7 +22,7 @@ from typing import Any
 from relayd.cli.options import add_config, add_json
 from relayd.config.compile import compile_tree
 from relayd.config.edit.toml_edit import EditError
-from relayd.config.edit.write import Files, Plan, WriteError, edit_tree
+from relayd.config.edit.write import EditPlan, Files, WriteError, edit_tree
 from relayd.config.model.values import NAME, Bad, seconds
 from relayd.config.problems.problem import ConfigError, is_error
 from relayd.config.secrets.identity import identity_paths, load_identities
@@ -114,7 +114,7 @@ def sound_but_for_seals(files: Files) -> list[str]:
     return [str(problem) for problem in problems if is_error(problem) and not problem.code.startswith("E-SEAL-")]
 
 
-def write(args: argparse.Namespace, plan: Plan, **options: Any) -> tuple[str, ...]:
+def write(args: argparse.Namespace, plan: EditPlan, **options: Any) -> tuple[str, ...]:
     """Change the tree, and say which files changed."""
     changed = edit_tree(args.config, plan, force=args.force, **options)
     for path in changed:
@@ -131,7 +131,7 @@ def write(args: argparse.Namespace, plan: Plan, **options: Any) -> tuple[str, ..
 _SAID_BEFORE = ("W-SESSION-KEY", "W-OAUTH-PERSONAL")
 
 
-def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> Plan:
+def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> EditPlan:
     """A plan that edits the file of one account or key. Raises, when it runs: LookupError."""
 
     def plan(files: Files) -> Mapping[str, bytes | None]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from relayd.cli.options import add_config, add_json
-from relayd.cli.store import Books, add_state, money, now_ms, number, open_books, pending_note
+from relayd.cli.store import StateReader, add_state, money, now_ms, number, open_state, pending_note
 from relayd.cli.tree import Stop, compiled, guarded, print_json, print_table, say
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.quota.limits import day_of, usage_document
 from relayd.core.quota.reservation import shown_terms
-from relayd.core.quota.usage_record import Record
-from relayd.state.contract import Peek, Peeked, Ping, Pong
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.state.contract import Peek, Ping, Pong, TermLevels
 from relayd.state.report import totals_of
 
 
@@ -33,7 +33,7 @@ def usage(args: argparse.Namespace) -> int:
     """Print the usage of one key or of all."""
     snapshot = compiled(args)
     keys = _keys(args.key, snapshot)
-    books = open_books(args, snapshot)
+    books = open_state(args, snapshot)
     try:
         now = _now(books)
         day = day_of(now, snapshot.relay.state.timezone)
@@ -61,18 +61,18 @@ def _keys(wanted: str | None, snapshot: Snapshot) -> list[ApiKey]:
     return [snapshot.keys[wanted]]
 
 
-def _now(books: Books) -> int:
+def _now(books: StateReader) -> int:
     """The store's clock decides what day it is."""
     answer = books.ask(Ping())
     return answer.now if isinstance(answer, Pong) else now_ms()
 
 
 def _document(
-    books: Books, snapshot: Snapshot, key: ApiKey, now: int, day: str, rows: Sequence[Record]
+    books: StateReader, snapshot: Snapshot, key: ApiKey, now: int, day: str, rows: Sequence[UsageRecord]
 ) -> dict[str, Any]:
     terms = shown_terms(key, snapshot, now)
     answer = books.ask(Peek(terms=terms))
-    if not isinstance(answer, Peeked):
+    if not isinstance(answer, TermLevels):
         raise Stop(f"{books.store.name}: {answer}")
     today = totals_of(row for row in rows if row.key == key.id)
     return {**usage_document(key, terms, answer.standings, answer.now), "today": {"day": day, **today}}

@@ -20,7 +20,7 @@ import attrs
 
 from relayd.config.model.document import (
     Document,
-    Kind,
+    FileKind,
     classify,
     object_id,
     open_document,
@@ -50,8 +50,8 @@ from relayd.config.snapshot import (
 # More than a person corrects in one go; the rest shows up when these are gone.
 MAX_PROBLEMS = 100
 
-_CONFIG: dict[Kind, type] = {"relay": Relay, "account": Account, "key": ApiKey, "deny": Deny, "prices": Prices}
-_NOUNS: dict[Kind, type] = {**_CONFIG, "test": Scenarios}
+_CONFIG: dict[FileKind, type] = {"relay": Relay, "account": Account, "key": ApiKey, "deny": Deny, "prices": Prices}
+_NOUNS: dict[FileKind, type] = {**_CONFIG, "test": Scenarios}
 
 
 @attrs.frozen(kw_only=True)
@@ -192,7 +192,7 @@ def _parsed(path: str, data: bytes, old: Parsed | None) -> Parsed:
     return _judged(kind, path, digest, data)
 
 
-def _judged(kind: Kind, path: str, digest: bytes, data: bytes) -> Parsed:
+def _judged(kind: FileKind, path: str, digest: bytes, data: bytes) -> Parsed:
     """One config file by itself."""
     document, problems = open_document(path, data)
     identity = object_id(path)
@@ -228,7 +228,7 @@ def _name_problems(document: Document, identity: str) -> Iterator[Problem]:
         yield document.whole(bad.code, f"file name: {bad.message()}", hint="rename the file")
 
 
-def _noun(kind: Kind, identity: str, table: dict[str, Any]) -> tuple[Any, list[Finding]]:
+def _noun(kind: FileKind, identity: str, table: dict[str, Any]) -> tuple[Any, list[Finding]]:
     """The noun of a table (None if it cannot be made), and what is wrong with it."""
     findings = []
     if kind in ("account", "key"):

@@ -26,9 +26,9 @@ from relayd.config.secrets.recipients import SealError, by_kid
 from relayd.config.secrets.seal import parse_sealed
 from relayd.config.snapshot import HOT, RESTART, REVOKE, Proxy, Recipient, Snapshot
 
-Kind = Literal["relay", "account", "key", "deny", "price"]
+ObjectKind = Literal["relay", "account", "key", "deny", "price"]
 Action = Literal["add", "remove", "change"]
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 HIDDEN = "***"  # stands for a secret that is set
 _PART = 256  # objects encoded at once, in about 1 ms
@@ -64,7 +64,7 @@ class FieldChange:
 class Change:
     """One object that was added, removed or changed. `id` is "" for relay.toml and deny.toml, of which there is one."""
 
-    kind: Kind
+    kind: ObjectKind
     id: str
     action: Action
     reload: str
@@ -98,7 +98,7 @@ class Changes:
             if change.action == "change" and field.reload == RESTART
         )
 
-    def ids(self, kind: Kind, action: Action) -> tuple[str, ...]:
+    def ids(self, kind: ObjectKind, action: Action) -> tuple[str, ...]:
         """The objects of a kind to which that happened."""
         return tuple(change.id for change in self.changes if (change.kind, change.action) == (kind, action))
 
@@ -158,7 +158,7 @@ def _plain(value: Any) -> Any:
 
 
 @attrs.frozen
-class _Walk:
+class _Recipients:
     """Who can open sealed values, before and after, for words about them."""
 
     old: Sequence[Recipient]
@@ -166,7 +166,7 @@ class _Walk:
 
 
 def _changes(old: Snapshot, new: Snapshot) -> Iterator[Change]:
-    walk = _Walk(old.relay.secrets.recipients, new.relay.secrets.recipients)
+    walk = _Recipients(old.relay.secrets.recipients, new.relay.secrets.recipients)
     yield from _single(walk, "relay", old.relay, new.relay)
     yield from _objects(walk, "account", old.accounts, new.accounts)
     yield from _objects(walk, "key", old.keys, new.keys)
@@ -174,12 +174,12 @@ def _changes(old: Snapshot, new: Snapshot) -> Iterator[Change]:
     yield from _objects(walk, "price", old.prices, new.prices)
 
 
-def _single(walk: _Walk, kind: Kind, old: Any, new: Any) -> Iterator[Change]:
+def _single(walk: _Recipients, kind: ObjectKind, old: Any, new: Any) -> Iterator[Change]:
     if old is not new and (fields := tuple(_noun(walk, kind, old, new, ()))):
         yield _changed(kind, "", fields)
 
 
-def _objects(walk: _Walk, kind: Kind, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+def _objects(walk: _Recipients, kind: ObjectKind, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if before is after or before == after:
@@ -195,7 +195,7 @@ def _objects(walk: _Walk, kind: Kind, old: Mapping[str, Any], new: Mapping[str, 
             yield _changed(kind, name, fields)
 
 
-def _changed(kind: Kind, name: str, fields: tuple[FieldChange, ...]) -> Change:
+def _changed(kind: ObjectKind, name: str, fields: tuple[FieldChange, ...]) -> Change:
     """The gravest class of its fields is that of the object."""
     gravest = max(fields, key=lambda field: _GRAVITY.index(field.reload))
     return Change(kind=kind, id=name, action="change", reload=gravest.reload, effect=gravest.effect, fields=fields)
@@ -204,7 +204,7 @@ def _changed(kind: Kind, name: str, fields: tuple[FieldChange, ...]) -> Change:
 _GRAVITY = (HOT, "drain", REVOKE, RESTART)
 
 
-def _written(walk: _Walk, kind: Kind, noun: Any) -> tuple[FieldChange, ...]:
+def _written(walk: _Recipients, kind: ObjectKind, noun: Any) -> tuple[FieldChange, ...]:
     """What a new object says beyond the defaults."""
     dull = {field.name: field.default for field in attrs.fields(type(noun)) if field.default is not attrs.NOTHING}
     found: list[FieldChange] = []
@@ -219,7 +219,7 @@ def _written(walk: _Walk, kind: Kind, noun: Any) -> tuple[FieldChange, ...]:
     return tuple(attrs.evolve(one, old="", reload=HOT, effect=_ADDED[kind]) for one in found)
 
 
-def _noun(walk: _Walk, kind: Kind, old: Any, new: Any, path: Path) -> Iterator[FieldChange]:
+def _noun(walk: _Recipients, kind: ObjectKind, old: Any, new: Any, path: FieldPath) -> Iterator[FieldChange]:
     """Two nouns of one class."""
     for field in attrs.fields(attrs.resolve_types(type(new))):
         before, after = getattr(old, field.name), getattr(new, field.name)
@@ -228,7 +228,7 @@ def _noun(walk: _Walk, kind: Kind, old: Any, new: Any, path: Path) -> Iterator[F
 
 
 def _value(
-    walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Any, new: Any, path: Path
+    walk: _Recipients, kind: ObjectKind, field: attrs.Attribute[Any], old: Any, new: Any, path: FieldPath
 ) -> Iterator[FieldChange]:
     """Two values of one field; None for none."""
     if attrs.has(type(new)) and old is not None:
@@ -242,7 +242,12 @@ def _value(
 
 
 def _mapping(
-    walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Mapping[str, Any], new: Mapping[str, Any], path: Path
+    walk: _Recipients,
+    kind: ObjectKind,
+    field: attrs.Attribute[Any],
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    path: FieldPath,
 ) -> Iterator[FieldChange]:
     for name in [*new, *(name for name in old if name not in new)]:
         before, after = old.get(name), new.get(name)
@@ -257,7 +262,12 @@ def _mapping(
 
 
 def _elements(
-    walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Sequence[Any], new: Sequence[Any], path: Path
+    walk: _Recipients,
+    kind: ObjectKind,
+    field: attrs.Attribute[Any],
+    old: Sequence[Any],
+    new: Sequence[Any],
+    path: FieldPath,
 ) -> Iterator[FieldChange]:
     """An array of tables."""
     before, after = _by_name(old), _by_name(new)
@@ -285,7 +295,7 @@ def _by_name(elements: Sequence[Any]) -> dict[str, Any]:
 
 
 def _order(
-    kind: Kind, field: attrs.Attribute[Any], old: Sequence[str], new: Sequence[str], path: Path
+    kind: ObjectKind, field: attrs.Attribute[Any], old: Sequence[str], new: Sequence[str], path: FieldPath
 ) -> Iterator[FieldChange]:
     """The same elements in another order."""
     if list(old) != list(new):
@@ -296,7 +306,9 @@ def _order(
         )
 
 
-def _field(walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Any, new: Any, path: Path) -> FieldChange:
+def _field(
+    walk: _Recipients, kind: ObjectKind, field: attrs.Attribute[Any], old: Any, new: Any, path: FieldPath
+) -> FieldChange:
     reload = field.metadata["reload"]
     note = ""
     if field.metadata["secret"] and field.type is not Proxy:
@@ -313,12 +325,12 @@ def _field(walk: _Walk, kind: Kind, field: attrs.Attribute[Any], old: Any, new: 
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
-_ADDED: dict[Kind, str] = {
+_ADDED: dict[ObjectKind, str] = {
     "account": "serves from the next call",
     "key": "is accepted from the next request",
     "price": "applies from the next call",
 }
-_REMOVED: dict[Kind, str] = {
+_REMOVED: dict[ObjectKind, str] = {
     "account": "gets no new call; calls in flight finish",
     "key": "is refused from the next request, also on open connections",
     "price": "relayd's own price applies again",
@@ -329,7 +341,7 @@ _EFFECTS = {
     REVOKE: "acts on the next request, also on open connections",
     RESTART: "needs a restart; the running value stays until then",
 }
-_KEY_EFFECTS: dict[tuple[Kind, str], str] = {
+_KEY_EFFECTS: dict[tuple[ObjectKind, str], str] = {
     ("account", "base_url"): "new connections; calls in flight finish on the old ones, and its health starts afresh",
     ("account", "proxy"): "new connections; calls in flight finish on the old ones",
     ("account", "credential"): "sent from the next call; its health starts afresh",
@@ -341,7 +353,7 @@ _KEY_EFFECTS: dict[tuple[Kind, str], str] = {
 }
 
 
-def _effect(kind: Kind, path: Path, reload: str, new: Any = None) -> str:
+def _effect(kind: ObjectKind, path: FieldPath, reload: str, new: Any = None) -> str:
     name = str(path[-1]) if len(path) == 1 else ""
     if name == "enabled":
         return (_ADDED if new else _REMOVED)[kind]
@@ -352,7 +364,7 @@ def _effect(kind: Kind, path: Path, reload: str, new: Any = None) -> str:
     return _EFFECTS[reload]
 
 
-def _secret_note(walk: _Walk, field: attrs.Attribute[Any], old: Any, new: Any) -> str:
+def _secret_note(walk: _Recipients, field: attrs.Attribute[Any], old: Any, new: Any) -> str:
     if field.metadata["form"] == "sealed":
         if old and new:
             return f"sealed value changed{_recipients(walk, old, new)}"
@@ -361,7 +373,7 @@ def _secret_note(walk: _Walk, field: attrs.Attribute[Any], old: Any, new: Any) -
     return f"{what} {'changed' if old and new else 'added' if new else 'removed'}"
 
 
-def _recipients(walk: _Walk, old: str, new: str) -> str:
+def _recipients(walk: _Recipients, old: str, new: str) -> str:
     """` (recipients: -k1 +k2)`, by name where relay.toml has one."""
     before, after = _kids(old, walk.old), _kids(new, walk.new)
     if before is None or after is None:
@@ -378,7 +390,7 @@ def _kids(value: str, recipients: Sequence[Recipient]) -> set[str] | None:
         return None
 
 
-def _path(path: Path) -> str:
+def _path(path: FieldPath) -> str:
     """`hashes[8a8f]` is one word here; elsewhere names that are no bare TOML keys are quoted."""
     texts = []
     for part in path:

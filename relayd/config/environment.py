@@ -14,7 +14,7 @@ from pathlib import Path
 
 from relayd.config.model.document import Document, open_document
 from relayd.config.model.structure import dotted
-from relayd.config.model.toml_positions import Path as KeyPath
+from relayd.config.model.toml_positions import KeyPath as KeyPath
 from relayd.config.problems.problem import Problem
 from relayd.config.secrets.credential import shape_warning, why_unusable
 from relayd.config.secrets.identity import identity_paths, load_identities

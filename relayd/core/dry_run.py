@@ -21,12 +21,12 @@ from relayd.config.snapshot import Account, ApiKey, KeyHash, Limits, Snapshot
 from relayd.core.access.auth import authenticate
 from relayd.core.access.clients import permit
 from relayd.core.access.permissions import Plan, resolve
-from relayd.core.balancing.account_state import Standing
+from relayd.core.balancing.account_state import AccountState
 from relayd.core.balancing.breaker import Gate
-from relayd.core.balancing.candidates import Candidate, Roster, build_roster
-from relayd.core.balancing.explain import Hold, refusal_of, unavailable
+from relayd.core.balancing.candidates import Candidate, Candidates, build_roster
+from relayd.core.balancing.explain import Block, refusal_of, unavailable
 from relayd.core.quota.limits import FOREVER, Calendar, Slots, Term, denial, window_length
-from relayd.core.quota.model_names import Names
+from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.reservation import quota
 from relayd.wire.call import Call
 from relayd.wire.http import Headers
@@ -37,7 +37,7 @@ _REST = 60.0  # s that an account which is down is said to rest
 
 
 @attrs.frozen(kw_only=True)
-class Outcome:
+class DryRunOutcome:
     """What became of a call.
 
     Args:
@@ -57,7 +57,7 @@ class Outcome:
     why_not: tuple[tuple[str, str], ...] = ()
 
 
-def rehearse(scenario: Scenario, snapshot: Snapshot) -> Outcome:
+def rehearse(scenario: Scenario, snapshot: Snapshot) -> DryRunOutcome:
     """Play a scenario. The key that it names is in the snapshot."""
     now = scenario.time.timestamp() if scenario.time else 0.0
     try:
@@ -65,13 +65,13 @@ def rehearse(scenario: Scenario, snapshot: Snapshot) -> Outcome:
         plan = resolve(_call(scenario), key, snapshot)
         limits = () if scenario.endpoint == "models" else _pass_limits(scenario, plan, snapshot, now)
     except Refusal as refusal:
-        return Outcome(refusal=refusal)
+        return DryRunOutcome(refusal=refusal)
     if scenario.endpoint == "models":  # answered by the relay itself
-        return Outcome()
+        return DryRunOutcome()
     return attrs.evolve(_choose(scenario, plan, snapshot, now), limits=tuple(term.name for term in limits))
 
 
-def failures(scenario: Scenario, outcome: Outcome) -> list[str]:
+def failures(scenario: Scenario, outcome: DryRunOutcome) -> list[str]:
     """In what the outcome is not what the scenario expects; none when it is."""
     refusal = outcome.refusal
     if scenario.expect == "allow" and refusal is not None:
@@ -100,7 +100,7 @@ def failures(scenario: Scenario, outcome: Outcome) -> list[str]:
     return found
 
 
-def _because(outcome: Outcome, wanted: tuple[str, ...]) -> str:
+def _because(outcome: DryRunOutcome, wanted: tuple[str, ...]) -> str:
     reasons = [f"{name}: {why}" for name, why in outcome.why_not if name in wanted]
     return f" ({'; '.join(reasons)})" if reasons else ""
 
@@ -145,7 +145,7 @@ def _call(scenario: Scenario) -> Call:
     )
 
 
-_names = Names()  # works the tree's names out once for many scenarios; none is ever confirmed here
+_names = ModelNames()  # works the tree's names out once for many scenarios; none is ever confirmed here
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
@@ -204,20 +204,20 @@ def _used_windows(used: Used, name: str, limits: Limits) -> Iterator[tuple[str, 
 # --- accounts --------------------------------------------------------------------------------------------------------
 
 
-def _choose(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> Outcome:
+def _choose(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> DryRunOutcome:
     """Who may serve, with every account well but those that are down."""
     roster = build_roster(snapshot, plan.groups, plan.model, _well)
     resting = [name for name in scenario.down if name in roster.by_id]
     able = tuple(sorted(name for name in roster.by_id if name not in resting))
-    holds = [Hold(name, "overload", now + _REST, "is resting") for name in resting] + [*roster.never]
+    holds = [Block(name, "overload", now + _REST, "is resting") for name in resting] + [*roster.never]
     why_not = tuple((hold.account, hold.text(now)) for hold in holds)
     if not able:
-        return Outcome(refusal=refusal_of(unavailable(holds, plan.model), now=now), why_not=why_not)
+        return DryRunOutcome(refusal=refusal_of(unavailable(holds, plan.model), now=now), why_not=why_not)
     sent = {snapshot.accounts[name].model_map.get(plan.model, plan.model) for name in able}
-    return Outcome(accounts=able, first=_first(roster, able), sent_models=tuple(sorted(sent)), why_not=why_not)
+    return DryRunOutcome(accounts=able, first=_first(roster, able), sent_models=tuple(sorted(sent)), why_not=why_not)
 
 
-def _first(roster: Roster, able: tuple[str, ...]) -> tuple[str, ...]:
+def _first(roster: Candidates, able: tuple[str, ...]) -> tuple[str, ...]:
     """The first tier of the first group in which anybody is able."""
     for tiers in roster.groups:
         for tier in tiers:
@@ -231,7 +231,7 @@ def _well(account: Account) -> Candidate:
     gate = Gate()
     return Candidate(
         id=account.id,
-        standing=Standing(id=account.id, identity="", origin=gate),
+        standing=AccountState(id=account.id, identity="", origin=gate),
         origin=gate,
         priority=account.priority,
         weight=account.weight,

@@ -18,7 +18,7 @@ from relayd.config.snapshot import ApiKey, Snapshot
 
 
 @attrs.frozen(kw_only=True)
-class Recipient:
+class SealedFor:
     """Who can open sealed values. `name`: as relay.toml has it; "" for a key that it does not list."""
 
     kid: str
@@ -36,7 +36,7 @@ class Inventory:
         ends: Unix time, s, at which each key ends that does; disabled and denied keys are left out.
     """
 
-    recipients: tuple[Recipient, ...] = ()
+    recipients: tuple[SealedFor, ...] = ()
     ends: Mapping[str, float] = attrs.field(factory=dict)
 
 
@@ -52,13 +52,13 @@ def ending_within(inventory: Inventory, seconds: float, now: float) -> list[tupl
     return sorted(soon, key=lambda one: (one[1], one[0]))
 
 
-def _recipients(snapshot: Snapshot) -> Iterator[Recipient]:
+def _recipients(snapshot: Snapshot) -> Iterator[SealedFor]:
     count = Counter(kid for value in sealed_values(snapshot) for kid in _kids(value))
     listed = by_kid(snapshot.relay.secrets.recipients)
     for kid, recipient in listed.items():
-        yield Recipient(kid=kid, name=recipient.name, state=recipient.state, values=count[kid])
+        yield SealedFor(kid=kid, name=recipient.name, state=recipient.state, values=count[kid])
     for kid in sorted(count.keys() - listed.keys()):
-        yield Recipient(kid=kid, name="", state="unknown", values=count[kid])
+        yield SealedFor(kid=kid, name="", state="unknown", values=count[kid])
 
 
 def sealed_values(snapshot: Snapshot) -> list[str]:

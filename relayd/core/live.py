@@ -1,7 +1,7 @@
 """Live: the running config and what outlives it. Whoever serves a call reads `snapshot` once and keeps to it.
 
 Rule: sync. A swap is one assignment: no call ever sees half of a config. Config is pinned to a call; permission is not:
-`Running` lets a swap end the calls of keys that were revoked meanwhile.
+`InFlight` lets a swap end the calls of keys that were revoked meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Open:
 
 
 @attrs.define(eq=False)
-class Running:
+class InFlight:
     """Calls in flight by key, so that a revocation can reach them."""
 
     _calls: dict[str, set[_Open]] = attrs.field(factory=dict, init=False, repr=False)
@@ -80,7 +80,7 @@ class Live:
 
     snapshot: Snapshot
     generation: int = 1
-    running: Running = attrs.field(factory=Running, repr=False)
+    running: InFlight = attrs.field(factory=InFlight, repr=False)
     _past: list[weakref.ref[Snapshot]] = attrs.field(factory=list, init=False, repr=False)
 
     def swap(self, snapshot: Snapshot) -> None:

@@ -80,7 +80,7 @@ class Tokens:
 
 
 @attrs.frozen(kw_only=True)
-class Refused:
+class RefreshFailed:
     """No tokens came.
 
     Args:
@@ -97,7 +97,7 @@ class Refused:
 
 
 @attrs.frozen(kw_only=True)
-class Note:
+class StoredTokens:
     """What the state store knows of a seed's tokens.
 
     Args:
@@ -206,7 +206,7 @@ def request_body(refresh: Secret, client_id: str) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def read_answer(status: int, body: bytes, old: Tokens, now: float, retry_after: float = 0.0) -> Tokens | Refused:
+def read_answer(status: int, body: bytes, old: Tokens, now: float, retry_after: float = 0.0) -> Tokens | RefreshFailed:
     """What a token endpoint's answer means. One that keeps the refresh token leaves it out (RFC 6749 section 6)."""
     found = _table(body)
     if status != 200:
@@ -214,7 +214,7 @@ def read_answer(status: int, body: bytes, old: Tokens, now: float, retry_after: 
     try:
         access = presentable(_text(found, "access_token"))
     except ValueError:
-        return Refused(reason="the token endpoint answered 200 without a usable access_token", unknown=True)
+        return RefreshFailed(reason="the token endpoint answered 200 without a usable access_token", unknown=True)
     refresh = _text(found, "refresh_token")
     seconds = _number(found.get("expires_in"))
     return Tokens(
@@ -225,13 +225,13 @@ def read_answer(status: int, body: bytes, old: Tokens, now: float, retry_after: 
     )
 
 
-def _refusal(status: int, found: dict[str, Any], retry_after: float) -> Refused:
+def _refusal(status: int, found: dict[str, Any], retry_after: float) -> RefreshFailed:
     error = found.get("error")
     word = _text(error, "type") if isinstance(error, dict) else error
     said = f" {word}" if isinstance(word, str) and word in _WORDS else ""
     if 300 <= status < 400:
-        return Refused(reason=f"the token endpoint answered {status}, a redirect, which is not followed")
-    return Refused(
+        return RefreshFailed(reason=f"the token endpoint answered {status}, a redirect, which is not followed")
+    return RefreshFailed(
         reason=f"the token endpoint answered {status}{said}",
         spent=status < 500 and word in _SPENT,
         unknown=status >= 500,
@@ -271,18 +271,20 @@ def runtime_binding(realm: str, account: str, base_url: str) -> Binding:
     return attrs.evolve(account_binding(realm, account, base_url), field="credential.runtime")
 
 
-def write_note(note: Note, name: str, seed: Secret) -> str:
+def write_note(note: StoredTokens, name: str, seed: Secret) -> str:
     """A note as it is published; `read_note` is the inverse."""
     plain = attrs.asdict(note)
     return json.dumps({**plain, "mac": _mac(note, name, seed)}, separators=(",", ":"))
 
 
-def read_note(body: str, name: str, seed: Secret) -> Note | None:
+def read_note(body: str, name: str, seed: Secret) -> StoredTokens | None:
     """A published note; None when it was not written by one who has the seed, or is damaged. "" is an empty one."""
     if not body:
-        return Note()
+        return StoredTokens()
     found = _table(body.encode("utf-8", "surrogatepass"))
-    note = Note(sealed=_text(found, "sealed"), asking=_text(found, "asking"), at=_number(found.get("at")) or 0.0)
+    note = StoredTokens(
+        sealed=_text(found, "sealed"), asking=_text(found, "asking"), at=_number(found.get("at")) or 0.0
+    )
     mac = _text(found, "mac").encode("utf-8", "surrogatepass")
     return note if hmac.compare_digest(mac, _mac(note, name, seed).encode()) else None
 
@@ -292,7 +294,7 @@ def written_at(body: str) -> float:
     return _number(_table(body.encode("utf-8", "surrogatepass")).get("at")) or 0.0
 
 
-def _mac(note: Note, name: str, seed: Secret) -> str:
+def _mac(note: StoredTokens, name: str, seed: Secret) -> str:
     text = json.dumps(["relayd/v1 run-time tokens", name, note.sealed, note.asking, note.at]).encode()
     return hmac.new(seed.reveal().encode("utf-8", "surrogatepass"), text, hashlib.sha256).hexdigest()
 

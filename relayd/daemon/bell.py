@@ -13,7 +13,7 @@ _STOPS = signal.SIGTERM, signal.SIGINT
 
 
 @attrs.define
-class EarlyBell:
+class EarlySignals:
     """Hears signals while the event loop does not. Their default would end the process.
 
     SIGHUP: a reload that is asked for during the start is not lost. SIGTERM and SIGINT: the same for a stop; and once

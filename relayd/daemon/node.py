@@ -16,7 +16,7 @@ from relayd.config.snapshot import Admin, Snapshot
 from relayd.daemon.admin.control_socket import open_control
 from relayd.daemon.paths import control_socket
 from relayd.daemon.reload.prepare import Sockets, admin_addresses, open_all, public_addresses
-from relayd.daemon.reloading import Pace
+from relayd.daemon.reloading import Intervals
 
 log = logging.getLogger("relayd")
 
@@ -46,7 +46,7 @@ class NodeSettings:
     control: str = ""
     watch: bool = True
     strict_boot: bool = False
-    pace: Pace = attrs.field(factory=Pace)
+    pace: Intervals = attrs.field(factory=Intervals)
 
 
 @attrs.frozen(kw_only=True)

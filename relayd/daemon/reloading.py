@@ -22,20 +22,20 @@ from relayd.config.source.tree import QUIET, FileCache, Tree, Unstable, read_coh
 from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
 from relayd.daemon.accounts.credentials import Credentials
-from relayd.daemon.admin.control_socket import Control, serve_control
+from relayd.daemon.admin.control_socket import ControlSocket, serve_control
 from relayd.daemon.admin.prometheus import Family, Histogram
-from relayd.daemon.admin.status import Sources
-from relayd.daemon.net.server import Server
+from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.net.server import HttpServer
 from relayd.daemon.paths import generation_store
 from relayd.daemon.reload.boot import NoStart, Start, choose_start
-from relayd.daemon.reload.candidate import Study
-from relayd.daemon.reload.cluster import BEAT, Fleet
-from relayd.daemon.reload.history import LastGood, keep_last_good
-from relayd.daemon.reload.prepare import Door, Preparation
+from relayd.daemon.reload.candidate import Inspector
+from relayd.daemon.reload.cluster import BEAT, Cluster
+from relayd.daemon.reload.history import History, keep_last_good
+from relayd.daemon.reload.prepare import Listener, Preparation
 from relayd.daemon.reload.reloader import Reloader
-from relayd.daemon.reload.requests import Candidate, Result, kept_back
+from relayd.daemon.reload.requests import PendingTree, ReloadResult, kept_back
 from relayd.daemon.reload.watch import HASH, POLL, Listen, Watcher
-from relayd.daemon.store.batcher import Pump
+from relayd.daemon.store.batcher import Batcher
 
 if TYPE_CHECKING:
     from relayd.config.secrets.seal import Identity
@@ -49,7 +49,7 @@ RESTART = 1.0  # s before a task that failed is started again
 
 
 @attrs.frozen(kw_only=True)
-class Pace:
+class Intervals:
     """How often and how long, s. Tests have less time."""
 
     poll: float = POLL
@@ -62,7 +62,7 @@ class Pace:
 
 
 @attrs.frozen(kw_only=True)
-class Edition:
+class TreeReader:
     """Reads one tree: what the daemon and its start have in common."""
 
     tree: Path
@@ -85,24 +85,24 @@ class Edition:
         return signature(self.tree)
 
 
-def find_start(edition: Edition, state_url: str, *, strict: bool, own: str = "") -> Start | NoStart:
+def find_start(edition: TreeReader, state_url: str, *, strict: bool, own: str = "") -> Start | NoStart:
     """The config to start with. `state_url`: the node's own, "" for the tree's; `own`: see `state_directory`."""
 
-    def store(url: str) -> LastGood:
-        return LastGood(generation_store(state_url or url or "sqlite:var/relayd.db", edition.tree, own))
+    def store(url: str) -> History:
+        return History(generation_store(state_url or url or "sqlite:var/relayd.db", edition.tree, own))
 
     return choose_start(edition.read, edition.sign, store, edition.wall(), strict=strict)
 
 
 @attrs.define(eq=False, kw_only=True)
-class Reloading:
+class ReloadTasks:
     """Everything that reload consists of, in one process."""
 
     reloader: Reloader
     watcher: Watcher | None
-    vault: LastGood
-    sources: Sources
-    fleet: Fleet
+    vault: History
+    sources: StatusSources
+    fleet: Cluster
     wall: Callable[[], float]
     control_socket: socket.socket | None
     control_path: Path
@@ -118,7 +118,7 @@ class Reloading:
             if self.watcher is not None:
                 nursery.start_soon(_again, "watch", self.watcher.run)
             if self.control_socket is not None:
-                control = Control(reloader=self.reloader, sources=self.sources, vault=self.vault, wall=self.wall)
+                control = ControlSocket(reloader=self.reloader, sources=self.sources, vault=self.vault, wall=self.wall)
                 await nursery.start(serve_control, control, self.control_socket, self.control_path)
             task_status.started()
 
@@ -142,29 +142,29 @@ async def _again(name: str, task: Callable[[], Awaitable[None]]) -> None:
             await trio.sleep(RESTART)
 
 
-def make_reloading(
+def make_reload(
     *,
     start: Start,
-    edition: Edition,
+    edition: TreeReader,
     live: Live,
-    server: Server,
+    server: HttpServer,
     credentials: Credentials,
     identities: Callable[[], Sequence[Identity]],
     pool: Pool,
-    doors: Sequence[Door],
-    vault: LastGood,
+    doors: Sequence[Listener],
+    vault: History,
     control: tuple[socket.socket, Path] | None,
     listen: Listen | None,
     watch: bool,
     announce: Callable[[str], None],
     adopted: Callable[[Snapshot], None],
     node: str,
-    state: Pump,
+    state: Batcher,
     rng: random.Random,
     draining: Callable[[], bool],
     more_metrics: Callable[[], list[Family | Histogram]],
-    pace: Pace,
-) -> Reloading:
+    pace: Intervals,
+) -> ReloadTasks:
     """Wire the parts.
 
     Args:
@@ -175,7 +175,7 @@ def make_reloading(
         state: where the nodes tell each other what they run.
     """
     wall = edition.wall
-    study = Study(
+    study = Inspector(
         read=edition.read,
         sign=edition.sign,
         clock=time.monotonic,
@@ -226,7 +226,7 @@ def make_reloading(
         else None
     )
     started = wall()
-    fleet = Fleet(
+    fleet = Cluster(
         store=state,
         reloader=reloader,
         name=node,
@@ -238,7 +238,7 @@ def make_reloading(
         beat=pace.beat,
     )
     reloader.stagger = fleet.stagger
-    sources = Sources(
+    sources = StatusSources(
         live=live,
         reloader=reloader,
         watching=watcher,
@@ -256,7 +256,7 @@ def make_reloading(
         tree=str(edition.tree.absolute()),
     )
     sock, path = control if control is not None else (None, Path())
-    return Reloading(
+    return ReloadTasks(
         reloader=reloader,
         watcher=watcher,
         vault=vault,
@@ -269,15 +269,15 @@ def make_reloading(
     )
 
 
-def _first_candidate(start: Start, now: float) -> Candidate | None:
+def _first_candidate(start: Start, now: float) -> PendingTree | None:
     """What lies on disk and does not run, from the first moment."""
     if not start.degraded and not start.hold:
         return None
-    outcome = Result(
+    outcome = ReloadResult(
         result="rejected" if start.degraded else "held",
         generation=1,
         digest=start.digest if start.degraded else "",
         problems=start.problems if start.degraded else (),
         reasons=(start.degraded or kept_back(start.hold),),
     )
-    return Candidate(since=now, outcome=outcome)
+    return PendingTree(since=now, outcome=outcome)

@@ -36,24 +36,24 @@ from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.admin.app import AdminFront
-from relayd.daemon.admin.call_metrics import Tally
+from relayd.daemon.admin.app import AdminApp
+from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.process_metrics import state_families
-from relayd.daemon.bell import EarlyBell
+from relayd.daemon.bell import EarlySignals
 from relayd.daemon.log import AccessLog, Output, open_log, set_log
-from relayd.daemon.net.server import Server
+from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, Openings, open_sockets
 from relayd.daemon.paths import generation_store
-from relayd.daemon.proxy.app import Front
-from relayd.daemon.proxy.call import Relay
-from relayd.daemon.proxy.health_checks import Probes
+from relayd.daemon.proxy.app import PublicApp
+from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.health_checks import HealthChecks
 from relayd.daemon.reload.boot import NoStart, Start
-from relayd.daemon.reload.history import LastGood
-from relayd.daemon.reload.prepare import Door, admin_addresses, public_addresses, sockets_of
+from relayd.daemon.reload.history import History
+from relayd.daemon.reload.prepare import Listener, admin_addresses, public_addresses, sockets_of
 from relayd.daemon.reload.watch import inotify
-from relayd.daemon.reloading import Edition, Reloading, find_start, make_reloading
-from relayd.daemon.store.state_client import Books, open_books
+from relayd.daemon.reloading import ReloadTasks, TreeReader, find_start, make_reload
+from relayd.daemon.store.state_client import StateClient, open_state
 from relayd.daemon.systemd import notify, tell_watchdog
 from relayd.state.contract import StoreMisfit
 
@@ -73,14 +73,14 @@ class Daemon:
     live: Live
     output: Output
     access: AccessLog
-    server: Server
-    admin: Server
-    front: Front
+    server: HttpServer
+    admin: HttpServer
+    front: PublicApp
     upstreams: Upstreams
-    books: Books
+    books: StateClient
     keeper: OAuthKeeper
-    reloading: Reloading
-    bell: EarlyBell
+    reloading: ReloadTasks
+    bell: EarlySignals
 
     async def main(self, opened: Openings) -> None:
         """Serve until a signal says stop and the calls are done."""
@@ -88,7 +88,7 @@ class Daemon:
         async with trio.open_nursery() as lasting:  # outlives the calls, whose ends it has to book
             await lasting.start(self.books.run)
             lasting.start_soon(self.upstreams.keep_tidy)
-            lasting.start_soon(Probes(self.front.relay).run)
+            lasting.start_soon(HealthChecks(self.front.relay).run)
             lasting.start_soon(tell_watchdog, os.environ, notify)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)
@@ -155,10 +155,10 @@ class Daemon:
 
 def run(node: NodeSettings) -> int:
     """The `run` verb. Returns the exit code: 0 after a proper stop, 78 for a config that cannot be served."""
-    bell = EarlyBell()
+    bell = EarlySignals()
     bell.install()
     keep_no_core()
-    edition = Edition(tree=node.tree, wall=time.time, patience=node.pace.patience, quiet=node.pace.quiet)
+    edition = TreeReader(tree=node.tree, wall=time.time, patience=node.pace.patience, quiet=node.pace.quiet)
     start = find_start(edition, node.state_url, strict=node.strict_boot, own=node.own)
     if tell(start):
         return EX_CONFIG
@@ -224,11 +224,11 @@ def say(text: str) -> None:
 def build(
     node: NodeSettings,
     start: Start,
-    edition: Edition,
+    edition: TreeReader,
     output: Output,
     access: AccessLog,
     opened: Openings,
-    bell: EarlyBell,
+    bell: EarlySignals,
 ) -> Daemon:
     """Make one of everything. Raises: ValueError when an identity or password cannot be had; StoreMisfit."""
     from relayd.config.environment import mounts_of
@@ -252,7 +252,7 @@ def build(
     upstreams = Upstreams(shared_context, time.time)
     pool = Pool()
     pool.adopt(snapshot, time.time())
-    books = open_books(
+    books = open_state(
         url=node.state_url or snapshot.relay.state.url,
         password=state_password(snapshot),
         realm=snapshot.relay.realm,
@@ -274,13 +274,13 @@ def build(
         tls=shared_context,
         renewed=lambda account: pool.restore(account, time.time()) if account in live.snapshot.accounts else None,
     )
-    tally = Tally()
+    tally = CallMetrics()
 
     def told(receipt: Receipt) -> None:
         tally.record(receipt)
         access.record(receipt)
 
-    relay = Relay(
+    relay = CallServer(
         live=live,
         upstreams=upstreams,
         pool=pool,
@@ -293,17 +293,17 @@ def build(
         rng=rng,
     )
     books.open_calls, books.admission_of = relay.open_calls, relay.admission_of
-    front = Front(relay=relay, known_models=shipped)
-    server = Server(front, lambda: live.snapshot.relay.server)
-    admin_front = AdminFront(books=books, wall=time.time, new_id=new_id)
-    admin_server = Server(admin_front, lambda: live.snapshot.relay.server)
+    front = PublicApp(relay=relay, known_models=shipped)
+    server = HttpServer(front, lambda: live.snapshot.relay.server)
+    admin_front = AdminApp(books=books, wall=time.time, new_id=new_id)
+    admin_server = HttpServer(admin_front, lambda: live.snapshot.relay.server)
     state_url = node.state_url or snapshot.relay.state.url
 
     def adopted(new: Snapshot) -> None:
         set_log(new.relay.log, output, access)
         upstreams.keep_only(new)
 
-    reloading = make_reloading(
+    reloading = make_reload(
         start=start,
         edition=edition,
         live=live,
@@ -312,14 +312,14 @@ def build(
         identities=identities,
         pool=pool,
         doors=(
-            Door(
+            Listener(
                 setting="server.listen",
                 server=server,
                 wanted=public_addresses,
                 pinned=bool(node.listen),
                 listening=opened.public,
             ),
-            Door(
+            Listener(
                 setting="admin.listen",
                 server=admin_server,
                 wanted=admin_addresses,
@@ -328,7 +328,7 @@ def build(
                 given_up=opened.given_up,
             ),
         ),
-        vault=LastGood(generation_store(state_url, node.tree, node.own)),
+        vault=History(generation_store(state_url, node.tree, node.own)),
         control=opened.control,
         listen=inotify(),
         watch=node.watch,

@@ -19,7 +19,8 @@ from typing import Any
 import attrs
 import msgspec
 
-from relayd.simulator.ask import Ask, Json
+from relayd.simulator.ask import MessageRequest
+from relayd.simulator.catalog import JsonObject
 from relayd.simulator.instance import instance
 from relayd.simulator.script import make_id
 from relayd.wire.usage import Usage
@@ -35,8 +36,8 @@ FILLER = (
 )
 THOUGHT = "The user wrote to a simulator. There is nothing to find out, so a plain answer will do."
 
-Event = dict[str, Any]
-PING: Event = {"type": "ping"}
+EventBody = dict[str, Any]
+PING: EventBody = {"type": "ping"}
 
 
 @attrs.define(eq=False)
@@ -59,7 +60,7 @@ class Budget:
         return True
 
 
-def events(ask: Ask, prompt: Usage, seed: bytes, words: int) -> Iterator[Event]:
+def events(ask: MessageRequest, prompt: Usage, seed: bytes, words: int) -> Iterator[EventBody]:
     """The answer to `ask`, event by event, as the API streams it.
 
     Args:
@@ -84,7 +85,7 @@ def events(ask: Ask, prompt: Usage, seed: bytes, words: int) -> Iterator[Event]:
     yield from _closing(prompt, budget, "tool_use" if calls else "end_turn", thinking=ask.thinking)
 
 
-def folded(stream: Iterable[Event]) -> dict[str, Any]:
+def folded(stream: Iterable[EventBody]) -> dict[str, Any]:
     """The message that a stream of events amounts to."""
     message: dict[str, Any] = {}
     content: list[dict[str, Any]] = []
@@ -123,7 +124,7 @@ def _finish_block(block: dict[str, Any], pieces: list[str]) -> None:
 DELTA_FIELD = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 
 
-def _opening(ask: Ask, prompt: Usage, seed: bytes) -> dict[str, Any]:
+def _opening(ask: MessageRequest, prompt: Usage, seed: bytes) -> dict[str, Any]:
     usage: dict[str, Any] = {
         **_prompt_counts(prompt),
         "cache_creation": {
@@ -156,7 +157,7 @@ def _prompt_counts(prompt: Usage) -> dict[str, int]:
     }
 
 
-def _closing(prompt: Usage, budget: Budget, reason: str, *, thinking: bool) -> Iterator[Event]:
+def _closing(prompt: Usage, budget: Budget, reason: str, *, thinking: bool) -> Iterator[EventBody]:
     usage: dict[str, Any] = {**_prompt_counts(prompt), "output_tokens": budget.spent}
     if thinking:
         usage["output_tokens_details"] = {"thinking_tokens": budget.thought}
@@ -165,7 +166,7 @@ def _closing(prompt: Usage, budget: Budget, reason: str, *, thinking: bool) -> I
     yield {"type": "message_stop"}
 
 
-def wanted_calls(ask: Ask) -> tuple[Json, ...]:
+def wanted_calls(ask: MessageRequest) -> tuple[JsonObject, ...]:
     """The tools to call: those that tool_choice demands, else those that the user names, in the order they are named.
 
     A turn that brings results gets an answer in words, unless a call is demanded; so a client's loop comes to an end.
@@ -189,7 +190,9 @@ def _position(name: str, text: str) -> int:
     return found.start() if found else -1
 
 
-def _blocks(ask: Ask, calls: tuple[Json, ...], seed: bytes, words: int, budget: Budget) -> Iterator[Iterator[Event]]:
+def _blocks(
+    ask: MessageRequest, calls: tuple[JsonObject, ...], seed: bytes, words: int, budget: Budget
+) -> Iterator[Iterator[EventBody]]:
     """The content blocks, each a stream of its events; one that has nothing to say is empty."""
     if ask.thinking:
         yield _thinking(ask, seed, budget)
@@ -204,7 +207,7 @@ def _blocks(ask: Ask, calls: tuple[Json, ...], seed: bytes, words: int, budget: 
         yield _call(tool, make_id("toolu", seed, number), budget)
 
 
-def _thinking(ask: Ask, seed: bytes, budget: Budget) -> Iterator[Event]:
+def _thinking(ask: MessageRequest, seed: bytes, budget: Budget) -> Iterator[EventBody]:
     pieces = _within(_spaced(THOUGHT.split()), budget)
     first = next(pieces, None)
     if first is None:
@@ -219,7 +222,7 @@ def _thinking(ask: Ask, seed: bytes, budget: Budget) -> Iterator[Event]:
     yield {"type": "content_block_stop"}
 
 
-def _text(pieces: Iterator[str], stops: tuple[str, ...], budget: Budget) -> Iterator[Event]:
+def _text(pieces: Iterator[str], stops: tuple[str, ...], budget: Budget) -> Iterator[EventBody]:
     said = _until(_within(pieces, budget), stops, budget) if stops else _within(pieces, budget)
     first = next(said, None)
     if first is None:
@@ -230,7 +233,7 @@ def _text(pieces: Iterator[str], stops: tuple[str, ...], budget: Budget) -> Iter
     yield {"type": "content_block_stop"}
 
 
-def _call(tool: Json, call_id: str, budget: Budget) -> Iterator[Event]:
+def _call(tool: JsonObject, call_id: str, budget: Budget) -> Iterator[EventBody]:
     """A tool call, whole: one that the budget cuts is not begun."""
     text = _sample(tool.get("input_schema", {}))
     pieces = list(_slices(text)) if text != "{}" else []
@@ -250,11 +253,11 @@ def _sample(schema: object) -> str:
         return "{}"
 
 
-def _start(block: dict[str, Any]) -> Event:
+def _start(block: dict[str, Any]) -> EventBody:
     return {"type": "content_block_start", "content_block": block}
 
 
-def _delta(kind: str, piece: str) -> Event:
+def _delta(kind: str, piece: str) -> EventBody:
     return {"type": "content_block_delta", "delta": {"type": kind, DELTA_FIELD[kind]: piece}}
 
 
@@ -286,7 +289,7 @@ def _until(pieces: Iterable[str], stops: tuple[str, ...], budget: Budget) -> Ite
         yield held
 
 
-def _speech(ask: Ask) -> Iterator[str]:
+def _speech(ask: MessageRequest) -> Iterator[str]:
     """The words of a text answer, without end: an echo of what came, then filler."""
     if ask.results:
         heard, said = "The tool answered:", " ".join(result[:QUOTED_LETTERS] for result in ask.results[:8])

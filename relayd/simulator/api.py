@@ -14,7 +14,7 @@ import msgspec
 
 from relayd.config.snapshot import Simulator
 from relayd.simulator import batches, files
-from relayd.simulator.answer import Event, events, folded
+from relayd.simulator.answer import EventBody, events, folded
 from relayd.simulator.ask import decode, parse_ask
 from relayd.simulator.catalog import model_list, one_model, page
 from relayd.simulator.faults import breakage, forced_answer, restyled, settings_for
@@ -192,14 +192,14 @@ def _limit_headers(question: Question, number: int) -> HeaderPairs:
     ]
 
 
-def _streamed(answer: Iterator[Event], between: float) -> Iterator[Step]:
+def _streamed(answer: Iterator[EventBody], between: float) -> Iterator[Step]:
     wait = 0.0
     for event in answer:
         yield wait, encode_event(event)
         wait = between
 
 
-def encode_event(event: Event) -> bytes:
+def encode_event(event: EventBody) -> bytes:
     """One server-sent event, named by its type."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))
 

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from relayd.simulator.catalog import JsonObject
 from relayd.simulator.turns import check_pairs
 from relayd.wire.refusal import Refusal
 
@@ -24,11 +25,9 @@ CHOICES = ("auto", "any", "tool", "none")
 SAMPLING = ("temperature", "top_p", "top_k")
 NO_SAMPLING_VERSION = b"2026-10-21"  # from this API version on, sampling parameters are refused
 
-Json = dict[str, Any]
-
 
 @attrs.frozen(kw_only=True)
-class Ask:
+class MessageRequest:
     """A checked Messages request: the parts that shape an answer.
 
     Args:
@@ -45,15 +44,15 @@ class Ask:
     said: str
     results: tuple[str, ...]
     answered: bool
-    tools: tuple[Json, ...]
+    tools: tuple[JsonObject, ...]
     choice: str
     chosen: str
     parallel: bool
     thinking: bool
     shown: bool
-    schema: Json | bool | None
+    schema: JsonObject | bool | None
     stops: tuple[str, ...]
-    prompt: Json = attrs.field(repr=False)
+    prompt: JsonObject = attrs.field(repr=False)
 
     @property
     def forced(self) -> bool:
@@ -65,7 +64,7 @@ def bad(message: str) -> Refusal:
     return Refusal(status=400, message=message)
 
 
-def decode(body: bytes) -> Json:
+def decode(body: bytes) -> JsonObject:
     """The JSON object in `body`. Raises: Refusal (413, 400)."""
     if len(body) > MAX_BODY:
         raise Refusal(status=413, message="Request exceeds the maximum size")
@@ -80,7 +79,7 @@ def decode(body: bytes) -> Json:
     return value
 
 
-def parse_ask(body: Json, version: bytes = b"", *, counting: bool = False) -> Ask:
+def parse_ask(body: JsonObject, version: bytes = b"", *, counting: bool = False) -> MessageRequest:
     """Check a Messages body, or one for token counting, which needs no max_tokens. Raises: Refusal (400, 404)."""
     model = _model(body)
     messages = _messages(body)
@@ -93,7 +92,7 @@ def parse_ask(body: Json, version: bytes = b"", *, counting: bool = False) -> As
         raise bad("Thinking may not be enabled when tool_choice forces tool use.")
     _sampling(body, version)
     said, results = _last_turn(messages)
-    return Ask(
+    return MessageRequest(
         model=model,
         max_tokens=max_tokens,
         stream=_flag(body, "stream"),
@@ -112,7 +111,7 @@ def parse_ask(body: Json, version: bytes = b"", *, counting: bool = False) -> As
     )
 
 
-def _model(body: Json) -> str:
+def _model(body: JsonObject) -> str:
     if "model" not in body:
         raise bad("model: Field required")
     model = body["model"]
@@ -125,7 +124,7 @@ def _model(body: Json) -> str:
     return model
 
 
-def _max_tokens(body: Json) -> int:
+def _max_tokens(body: JsonObject) -> int:
     if "max_tokens" not in body:
         raise bad("max_tokens: Field required")
     value = body["max_tokens"]
@@ -136,14 +135,14 @@ def _max_tokens(body: Json) -> int:
     return value
 
 
-def _flag(body: Json, name: str) -> bool:
+def _flag(body: JsonObject, name: str) -> bool:
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
         raise bad(f"{name}: Input should be a valid boolean")
     return bool(value)
 
 
-def _messages(body: Json) -> list[Json]:
+def _messages(body: JsonObject) -> list[JsonObject]:
     if "messages" not in body:
         raise bad("messages: Field required")
     messages = body["messages"]
@@ -205,13 +204,13 @@ def _block(block: object, place: str) -> None:
             raise bad("messages: text content blocks must be non-empty")
 
 
-def _system(body: Json) -> None:
+def _system(body: JsonObject) -> None:
     system = body.get("system")
     if system is not None:
         _content(system, "system")
 
 
-def _tools(body: Json) -> tuple[Json, ...]:
+def _tools(body: JsonObject) -> tuple[JsonObject, ...]:
     tools = body.get("tools")
     if tools is None:
         return ()
@@ -244,7 +243,7 @@ def _tool(tool: object, place: str) -> str:
     return name
 
 
-def _choice(body: Json, tools: tuple[Json, ...]) -> tuple[str, str, bool]:
+def _choice(body: JsonObject, tools: tuple[JsonObject, ...]) -> tuple[str, str, bool]:
     choice = body.get("tool_choice")
     if choice is None:
         return "auto", "", True
@@ -258,7 +257,7 @@ def _choice(body: Json, tools: tuple[Json, ...]) -> tuple[str, str, bool]:
     return kind, name if kind == "tool" else "", not _flag(choice, "disable_parallel_tool_use")
 
 
-def _thinking(body: Json, max_tokens: int | None) -> tuple[bool, bool]:
+def _thinking(body: JsonObject, max_tokens: int | None) -> tuple[bool, bool]:
     """Whether to think, and whether the thinking is shown."""
     thinking = body.get("thinking")
     if thinking is None:
@@ -279,14 +278,14 @@ def _budget(budget: object, max_tokens: int | None) -> None:
         raise bad("`max_tokens` must be greater than `thinking.budget_tokens`.")
 
 
-def _sampling(body: Json, version: bytes) -> None:
+def _sampling(body: JsonObject, version: bytes) -> None:
     if version == NO_SAMPLING_VERSION:
         for name in SAMPLING:
             if body.get(name) is not None:
                 raise bad(f"{name}: not supported with anthropic-version {version.decode()}")
 
 
-def _schema(body: Json) -> Json | bool | None:
+def _schema(body: JsonObject) -> JsonObject | bool | None:
     """The schema of a structured output; `output_format` is the name it had in its beta."""
     config = body.get("output_config")
     if config is not None and not isinstance(config, dict):
@@ -303,7 +302,7 @@ def _schema(body: Json) -> Json | bool | None:
     return schema
 
 
-def _stops(body: Json) -> tuple[str, ...]:
+def _stops(body: JsonObject) -> tuple[str, ...]:
     stops = body.get("stop_sequences")
     if stops is None:
         return ()
@@ -314,7 +313,7 @@ def _stops(body: Json) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _last_turn(messages: list[Json]) -> tuple[str, tuple[str, ...]]:
+def _last_turn(messages: list[JsonObject]) -> tuple[str, tuple[str, ...]]:
     """The last text a user said, and the tool results that end the conversation."""
     said: str | None = None
     for number, message in enumerate(reversed(messages)):
@@ -331,7 +330,7 @@ def _last_turn(messages: list[Json]) -> tuple[str, tuple[str, ...]]:
     return said or "", ()
 
 
-def blocks_of(content: Any) -> list[Json]:
+def blocks_of(content: Any) -> list[JsonObject]:
     """Content as blocks, also where it was written as a string."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 

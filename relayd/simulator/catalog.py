@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from relayd.wire.refusal import Refusal
 
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
 # (id, name, release, context in tokens, most output tokens, line)
 MODELS = (
@@ -28,12 +28,12 @@ DEFAULT_PAGE = 20  # Source: API reference, `limit`
 LARGEST_PAGE = 1000
 
 
-def model_list() -> list[Json]:
+def model_list() -> list[JsonObject]:
     """All models, newest first."""
     return [_described(*row) for row in MODELS]
 
 
-def one_model(model_id: str) -> Json:
+def one_model(model_id: str) -> JsonObject:
     """One model, by id or alias. Raises: Refusal (404)."""
     wanted = ALIASES.get(model_id, model_id)
     found = next((row for row in MODELS if row[0] == wanted), None)
@@ -42,7 +42,7 @@ def one_model(model_id: str) -> Json:
     return _described(*found)
 
 
-def _described(model_id: str, name: str, created: str, context: int, output: int, line: str) -> Json:
+def _described(model_id: str, name: str, created: str, context: int, output: int, line: str) -> JsonObject:
     return {
         "type": "model",
         "id": model_id,
@@ -57,7 +57,7 @@ def _described(model_id: str, name: str, created: str, context: int, output: int
     }
 
 
-def page(things: list[Json], query: str) -> Json:
+def page(things: list[JsonObject], query: str) -> JsonObject:
     """One page of `things` as `query` (limit, after_id, before_id, page) asks for it. Raises: Refusal (400)."""
     asked = {name: values[-1] for name, values in parse_qs(query).items()}
     limit = _limit(asked.get("limit"))

@@ -44,7 +44,7 @@ class Batch(Sized):
 
 
 @attrs.define(eq=False)
-class Row(Generic[T]):
+class StoredObjects(Generic[T]):
     """Objects of one kind, oldest first."""
 
     things: dict[str, T] = attrs.field(factory=dict)
@@ -64,8 +64,8 @@ class Row(Generic[T]):
 class Shelf:
     """The memory of one simulated organization."""
 
-    files: Row[StoredFile] = attrs.field(factory=Row)
-    batches: Row[Batch] = attrs.field(factory=Row)
+    files: StoredObjects[StoredFile] = attrs.field(factory=StoredObjects)
+    batches: StoredObjects[Batch] = attrs.field(factory=StoredObjects)
     _serial: int = 0
     _minute: int = 0
     _messages: int = 0

@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 
-from relayd.simulator.ask import Ask, blocks_of
+from relayd.simulator.ask import MessageRequest, blocks_of
 from relayd.wire.usage import Usage
 
 CHARACTERS = 3.5  # UTF-8 bytes of JSON per token: a usual figure for English
 IMAGE = 1600 * CHARACTERS  # an image of about one megapixel. Source: API docs, "Vision", width x height / 750
 
 
-def prompt_usage(ask: Ask) -> Usage:
+def prompt_usage(ask: MessageRequest) -> Usage:
     """The prompt side of an answer's usage."""
     position, marks = 0.0, []
     for size, ttl in _elements(ask.prompt):

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import attrs
 
-from relayd.core.quota.limits import FOREVER, LEASE_MS, Standing, Term
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.limits import FOREVER, LEASE_MS, Term, TermLevel
+from relayd.core.quota.usage_record import UsageRecord
 
 BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the window late, and never early
 
@@ -54,7 +54,7 @@ class Admit:
 
     call: str
     terms: tuple[Term, ...]
-    orphan: Record
+    orphan: UsageRecord
     ttl: int = LEASE_MS
 
 
@@ -70,7 +70,7 @@ class Settle:
     """
 
     call: str
-    record: Record
+    record: UsageRecord
     terms: tuple[Term, ...] = ()
     at: int = 0
 
@@ -92,13 +92,13 @@ class Renew:
         ttl: ms from now.
     """
 
-    calls: tuple[tuple[str, Record | None], ...] = ()
+    calls: tuple[tuple[str, UsageRecord | None], ...] = ()
     leases: tuple[tuple[str, str], ...] = ()
     ttl: int = LEASE_MS
 
 
 @attrs.frozen(kw_only=True)
-class Lease:
+class Acquire:
     """Like Admit for something that needs no settlement, such as an attempt on an account or a lock.
 
     A holder that has the slot already keeps it, with a new time to live. Rolling and calendar terms are charged anew.
@@ -169,7 +169,7 @@ class Gather:
 
 
 @attrs.frozen(kw_only=True)
-class Heartbeat:
+class Beat:
     """This node lives, and says `body`."""
 
     node: str
@@ -221,7 +221,7 @@ class Ping:
 
 
 Op = (
-    Admit | Settle | Void | Renew | Lease | Release | Pin | GetPin | Unpin | Publish | Gather | Heartbeat | Nodes | Reap
+    Admit | Settle | Void | Renew | Acquire | Release | Pin | GetPin | Unpin | Publish | Gather | Beat | Nodes | Reap
     | Peek | Report | Ping
 )  # fmt: skip
 
@@ -235,7 +235,7 @@ class Granted:
     had been admitted before (`again`)."""
 
     now: int
-    standings: tuple[Standing, ...] = ()
+    standings: tuple[TermLevel, ...] = ()
     again: bool = False
 
 
@@ -336,22 +336,22 @@ class NodeList:
 class Reaped:
     """To Reap: the calls, each with what is booked of it. As many as `limit`: ask again."""
 
-    calls: tuple[tuple[str, Record], ...]
+    calls: tuple[tuple[str, UsageRecord], ...]
 
 
 @attrs.frozen(kw_only=True)
-class Peeked:
+class TermLevels:
     """To Peek, in the order of the terms."""
 
     now: int
-    standings: tuple[Standing, ...]
+    standings: tuple[TermLevel, ...]
 
 
 @attrs.frozen(kw_only=True)
 class Reported:
     """To Report: one record per day, key, account and model, in that order."""
 
-    rows: tuple[Record, ...]
+    rows: tuple[UsageRecord, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -370,7 +370,7 @@ class Failed:
 
 Answer = (
     Granted | Denied | Stale | Closed | Settled | Renewed | Done | Pinned | Published | Gathered | NodeList | Reaped
-    | Peeked | Reported | Pong | Failed
+    | TermLevels | Reported | Pong | Failed
 )  # fmt: skip
 
 
@@ -421,7 +421,7 @@ def never(now: int) -> int:
     return FOREVER - now
 
 
-def left_behind(checkpoint: Record | None, orphan: Record) -> Record:
+def left_behind(checkpoint: UsageRecord | None, orphan: UsageRecord) -> UsageRecord:
     """What a reaper books. Once anything was heard the prompt is known exactly, and the estimate, which takes all of it
     for written to the dearest cache, says nothing more."""
     return orphan if checkpoint is None or checkpoint.tokens == 0 else checkpoint

@@ -21,7 +21,7 @@ import attrs
 import msgspec
 import redis
 
-from relayd.core.quota.limits import Calendar, Rolling, Slots, Standing, Term
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Term, TermLevel
 from relayd.state import contract as c
 from relayd.state.redis_address import Dialer, Line, Word, parse_place
 from relayd.state.report import days_between
@@ -281,7 +281,7 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
         case c.Renew():
             calls = [(call, to_row(record) if record else False) for call, record in op.calls]
             return ("renew", calls, op.leases, op.ttl)
-        case c.Lease():
+        case c.Acquire():
             return ("lease", op.holder, [_term(term) for term in op.terms])
         case c.Release():
             return ("release", op.holder, op.counters)
@@ -295,7 +295,7 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
             return ("publish", op.topic, op.name, op.body, _or_false(op.expect))
         case c.Gather():
             return ("gather", op.topic, op.since)
-        case c.Heartbeat():
+        case c.Beat():
             return ("heartbeat", op.node, op.body, op.ttl)
         case c.Nodes():
             return ("nodes",)
@@ -332,7 +332,7 @@ def _answer(op: c.Op, row: list[Any]) -> c.Answer:
     """An answer of apply.lua."""
     match row:
         case ["granted", now, standings, again]:
-            return c.Granted(now=now, standings=tuple(Standing(*one) for one in standings), again=again)
+            return c.Granted(now=now, standings=tuple(TermLevel(*one) for one in standings), again=again)
         case ["denied", term, retry, now]:
             return c.Denied(term=term, retry=retry, now=now)
         case ["stale", now]:
@@ -356,7 +356,7 @@ def _answer(op: c.Op, row: list[Any]) -> c.Answer:
         case ["reaped", calls]:
             return c.Reaped(calls=tuple((call, from_row(record)) for call, record in calls))
         case ["peeked", now, standings]:
-            return c.Peeked(now=now, standings=tuple(Standing(*one) for one in standings))
+            return c.TermLevels(now=now, standings=tuple(TermLevel(*one) for one in standings))
         case ["pong", now]:
             return c.Pong(now=now)
         case ["failed", reason]:

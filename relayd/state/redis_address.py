@@ -23,7 +23,7 @@ try:
 except ImportError:  # pragma: no cover - tried in a fresh environment, not here
     raise StoreMisfit("state.url: Redis needs the package redis [pip install 'relayd[redis]']") from None
 
-Address = tuple[str, int]
+HostPort = tuple[str, int]
 Word = str | bytes | int
 
 _KINDS = {"redis": "server", "redis+sentinel": "sentinel", "redis+cluster": "cluster"}
@@ -32,7 +32,7 @@ _PORTS = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 
 
 @attrs.frozen(kw_only=True)
-class Place:
+class RedisAddress:
     """A parsed `state.url`.
 
     Args:
@@ -45,7 +45,7 @@ class Place:
     """
 
     kind: str
-    addresses: tuple[Address, ...]
+    addresses: tuple[HostPort, ...]
     service: str = ""
     db: int = 0
     user: str = ""
@@ -63,7 +63,7 @@ class Place:
         return f"{scheme}://{hosts}/{self.service or self.db}"
 
 
-def parse_place(url: str) -> Place:
+def parse_place(url: str) -> RedisAddress:
     """Read a `state.url`.
 
     `redis://[user@]host[:port][/db]`, `redis+sentinel://host[:port],.../service[/db]`,
@@ -86,7 +86,7 @@ def parse_place(url: str) -> Place:
         raise StoreMisfit(
             "state.url: the sentinels' name of the master is missing [redis+sentinel://host:26379/mymaster]"
         )
-    return Place(
+    return RedisAddress(
         kind=kind,
         addresses=tuple(_address(host, _PORTS[kind]) for host in hosts.split(",")),
         service=service,
@@ -97,7 +97,7 @@ def parse_place(url: str) -> Place:
     )
 
 
-def _address(text: str, port: int) -> Address:
+def _address(text: str, port: int) -> HostPort:
     try:
         split = urllib.parse.urlsplit(f"//{text}")
         found = (split.hostname or "", split.port or port)
@@ -159,12 +159,12 @@ class Dialer:
         connect, command: seconds to connect, and between bytes of an answer.
     """
 
-    place: Place
+    place: RedisAddress
     password: str = ""
     connect: float = 0.5
     command: float = 0.2
-    _hint: Address | None = attrs.field(default=None, init=False)  # where MOVED sent us last
-    _nodes: tuple[Address, ...] = attrs.field(default=(), init=False)  # of the cluster, as it told
+    _hint: HostPort | None = attrs.field(default=None, init=False)  # where MOVED sent us last
+    _nodes: tuple[HostPort, ...] = attrs.field(default=(), init=False)  # of the cluster, as it told
 
     def open(self) -> Line:
         """A connection to the master. Raises: redis.RedisError, OSError."""
@@ -198,7 +198,7 @@ class Dialer:
                 found.append((host.strip("[]"), int(port)))
         self._nodes = tuple(found)
 
-    def _ask_sentinels(self) -> Address:
+    def _ask_sentinels(self) -> HostPort:
         last: Exception = redis.ConnectionError("no sentinel")
         for address in self.place.addresses:
             try:
@@ -215,7 +215,7 @@ class Dialer:
             last = redis.ConnectionError(f"the sentinels know no master {self.place.service!r}")
         raise last
 
-    def _first(self, addresses: tuple[Address, ...]) -> Line:
+    def _first(self, addresses: tuple[HostPort, ...]) -> Line:
         last: Exception | None = None
         for address in addresses:
             try:
@@ -226,7 +226,7 @@ class Dialer:
         self._hint = None
         raise last
 
-    def _dial(self, address: Address, *, sentinel: bool = False) -> Line:
+    def _dial(self, address: HostPort, *, sentinel: bool = False) -> Line:
         place = self.place
         secret = self.password if not sentinel or place.sentinel_auth else ""
         options: dict[str, Any] = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from relayd.core.quota.limits import dollars
-from relayd.core.quota.usage_record import COUNTS, Record
+from relayd.core.quota.usage_record import COUNTS, UsageRecord
 from relayd.state.contract import USAGE_MS
 
 LONGEST = USAGE_MS // 86_400_000  # days
@@ -68,7 +68,7 @@ def days_between(first: str, last: str) -> list[str]:
     return [(start + datetime.timedelta(days=n)).isoformat() for n in range((end - start).days + 1)]
 
 
-def grouped(rows: Iterable[Record], by: tuple[str, ...]) -> list[Record]:
+def grouped(rows: Iterable[UsageRecord], by: tuple[str, ...]) -> list[UsageRecord]:
     """Rows added up by some of DIMENSIONS; the others are "". Dearest first, then most requests, then by name."""
     sums: dict[tuple[str, ...], list[int]] = {}
     for row in rows:
@@ -78,13 +78,15 @@ def grouped(rows: Iterable[Record], by: tuple[str, ...]) -> list[Record]:
         for position, name in enumerate(COUNTS):
             total[position] += getattr(row, name)
     found = [
-        Record(day=day, key=key, account=account, model=model, **dict(zip(COUNTS, total, strict=True)))
+        UsageRecord(day=day, key=key, account=account, model=model, **dict(zip(COUNTS, total, strict=True)))
         for (day, key, account, model), total in sums.items()
     ]
     return sorted(found, key=lambda row: (row.day, -row.cost, -row.requests, row.key, row.account, row.model))
 
 
-def report_document(rows: Iterable[Record], first: str, last: str, by: tuple[str, ...] = ("key",)) -> dict[str, Any]:
+def report_document(
+    rows: Iterable[UsageRecord], first: str, last: str, by: tuple[str, ...] = ("key",)
+) -> dict[str, Any]:
     """`relayd report --json`: totals at the top level, then the rows by some dimensions. Costs are strings, in USD."""
     rows = list(rows)
     total = _total(rows)
@@ -102,14 +104,14 @@ def report_document(rows: Iterable[Record], first: str, last: str, by: tuple[str
     }
 
 
-def totals_of(rows: Iterable[Record]) -> dict[str, Any]:
+def totals_of(rows: Iterable[UsageRecord]) -> dict[str, Any]:
     """All rows added up, as the report shows figures."""
     return _figures(_total(rows))
 
 
-def _total(rows: Iterable[Record]) -> Record:
-    return next(iter(grouped(rows, ())), Record(day="", key="", account="", model="", requests=0))
+def _total(rows: Iterable[UsageRecord]) -> UsageRecord:
+    return next(iter(grouped(rows, ())), UsageRecord(day="", key="", account="", model="", requests=0))
 
 
-def _figures(row: Record) -> dict[str, Any]:
+def _figures(row: UsageRecord) -> dict[str, Any]:
     return {name: dollars(row.cost)[1:] if name == "cost" else getattr(row, name) for name in FIGURES}

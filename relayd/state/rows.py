@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
-from relayd.core.quota.usage_record import COUNTS, Record
+from relayd.core.quota.usage_record import COUNTS, UsageRecord
 
 Row = tuple[str | int, ...]
 
@@ -17,15 +17,15 @@ NAMES = ("day", "key", "account", "model", *COUNTS)
 _fields = attrgetter(*NAMES)
 
 
-def to_row(record: Record) -> Row:
+def to_row(record: UsageRecord) -> Row:
     """A record as a flat tuple."""
     row: Row = _fields(record)
     return row
 
 
-def from_row(row: Sequence[str | int]) -> Record:
+def from_row(row: Sequence[str | int]) -> UsageRecord:
     """A flat tuple as a record. Raises: ValueError when it has another length."""
-    return Record(**dict(zip(NAMES, row, strict=True)))  # type: ignore[arg-type]
+    return UsageRecord(**dict(zip(NAMES, row, strict=True)))  # type: ignore[arg-type]
 
 
 def negative(row: Row) -> Row:
@@ -33,7 +33,7 @@ def negative(row: Row) -> Row:
     return (*row[:4], *(-count for count in row[4:] if isinstance(count, int)))
 
 
-def amount(record: Record | None, unit: str) -> int:
+def amount(record: UsageRecord | None, unit: str) -> int:
     """What a record takes of a term with that unit; of none, nothing."""
     if record is None:
         return 0

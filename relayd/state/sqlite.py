@@ -20,8 +20,8 @@ from typing import assert_never
 import attrs
 import msgspec
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Standing, Term
-from relayd.core.quota.usage_record import COUNTS, Record
+from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term, TermLevel
+from relayd.core.quota.usage_record import COUNTS, UsageRecord
 from relayd.state import contract as c
 from relayd.state.rows import NAMES, amount, from_row, negative, to_row
 from relayd.state.sqlite_file import MEMORY, Checkpointer, open_file
@@ -207,7 +207,7 @@ class SqliteStore:
                 return self._settle(sql, op.call, None, (), 0)
             case c.Renew():
                 return self._renew(sql, op)
-            case c.Lease():
+            case c.Acquire():
                 return self._take(sql, op.terms, op.holder)[0]
             case c.Release():
                 for counter in op.counters:
@@ -217,12 +217,12 @@ class SqliteStore:
                 return self._pin(sql, op)
             case c.Publish() | c.Gather():
                 return self._note(sql, op)
-            case c.Heartbeat() | c.Nodes():
+            case c.Beat() | c.Nodes():
                 return self._node(sql, op)
             case c.Reap():
                 return self._reap(sql, op)
             case c.Peek():
-                return c.Peeked(now=self._now, standings=tuple(self._standing(sql, term) for term in op.terms))
+                return c.TermLevels(now=self._now, standings=tuple(self._standing(sql, term) for term in op.terms))
             case c.Report():
                 query = f"SELECT {', '.join(NAMES)} FROM books WHERE day BETWEEN ? AND ?"
                 query += f"{' AND key = ?' if op.key else ''} ORDER BY day, key, account, model"
@@ -331,7 +331,7 @@ class SqliteStore:
         self, sql: Sql, terms: tuple[Term, ...], holder: str, used: list[tuple[int, int, int]]
     ) -> tuple[c.Answer, list[_Memory]]:
         now = self._now
-        standings: list[Standing] = []
+        standings: list[TermLevel] = []
         kept: list[_Memory] = []
         buckets: list[str | int] = []
         sums: list[str | int] = []
@@ -340,11 +340,11 @@ class SqliteStore:
                 case Rolling():
                     bucket = now // c.bucket_length(term.window)
                     buckets += (term.counter, bucket, term.cost, now + term.window)
-                    standings.append(Standing(before + term.cost, now + term.window))
+                    standings.append(TermLevel(before + term.cost, now + term.window))
                     kept.append(("R", term.counter, term.unit, term.cost, bucket))
                 case Calendar():
                     sums += (term.counter, term.start, term.cost, self._kept_until(term))
-                    standings.append(Standing(before + term.cost, term.end))
+                    standings.append(TermLevel(before + term.cost, term.end))
                     kept.append(("C", term.counter, term.unit, term.cost, term.start))
                 case Slots():
                     sql(
@@ -353,7 +353,7 @@ class SqliteStore:
                     )
                     if held:  # its old time may have been the last
                         last = sql("SELECT max(expires) FROM slots WHERE counter = ?", (term.counter,)).fetchone()[0]
-                    standings.append(Standing(before + (not held), max(last, now + term.ttl)))
+                    standings.append(TermLevel(before + (not held), max(last, now + term.ttl)))
                     kept.append(("S", term.counter, "", 0, 0))
                 case _:
                     assert_never(term)
@@ -374,27 +374,27 @@ class SqliteStore:
         if rows:
             sql(_INTO_SUMS[len(rows) // 4], rows)
 
-    def _standing(self, sql: Sql, term: Term) -> Standing:
+    def _standing(self, sql: Sql, term: Term) -> TermLevel:
         now = self._now
         match term:
             case Rolling():
                 query = "SELECT sum(amount), max(expires) FROM buckets WHERE counter = ? AND expires > ?"
                 used, last = sql(query, (term.counter, now)).fetchone()
-                return Standing(used or 0, last or now)
+                return TermLevel(used or 0, last or now)
             case Calendar():
                 query = "SELECT amount FROM sums WHERE counter = ? AND start = ?"
                 row = sql(query, (term.counter, term.start)).fetchone()
-                return Standing(row[0] if row else 0, term.end)
+                return TermLevel(row[0] if row else 0, term.end)
             case Slots():
                 query = "SELECT count(*), max(expires) FROM slots WHERE counter = ? AND expires > ?"
                 used, last = sql(query, (term.counter, now)).fetchone()
-                return Standing(used, last or now)
+                return TermLevel(used, last or now)
             case _:
                 assert_never(term)
 
     # -- settlement ------------------------------------------------------------------------------------------------
 
-    def _settle(self, sql: Sql, call: str, record: Record | None, terms: tuple[Term, ...], at: int) -> c.Answer:
+    def _settle(self, sql: Sql, call: str, record: UsageRecord | None, terms: tuple[Term, ...], at: int) -> c.Answer:
         found = sql("SELECT terms FROM open WHERE id = ?", (call,)).fetchone()
         outcome = "settled"
         if found:
@@ -416,7 +416,7 @@ class SqliteStore:
         self._settled += 1
         return c.Settled(outcome=outcome)
 
-    def _adjust(self, sql: Sql, kept: list[_Memory], record: Record | None, call: str) -> list[_Memory]:
+    def _adjust(self, sql: Sql, kept: list[_Memory], record: UsageRecord | None, call: str) -> list[_Memory]:
         """Bring what a call was charged to what `record` says, and give its slots back. -> the new charges."""
         after: list[_Memory] = []
         for kind, counter, unit, charged, place in kept:
@@ -432,7 +432,7 @@ class SqliteStore:
             after.append((kind, counter, unit, actual, place))
         return after
 
-    def _charge_late(self, sql: Sql, terms: tuple[Term, ...], record: Record, at: int) -> None:
+    def _charge_late(self, sql: Sql, terms: tuple[Term, ...], record: UsageRecord, at: int) -> None:
         """Charge a call that was admitted elsewhere at `at`, to the windows that still hold that moment.
 
         In buckets of its own (with negative numbers), for one that had left the window may come back, and open calls
@@ -524,8 +524,8 @@ class SqliteStore:
         sql("INSERT OR REPLACE INTO notes VALUES (?, ?, ?, ?)", (op.topic, op.name, latest + 1, op.body))
         return c.Published(ok=True, note=c.Note(name=op.name, version=latest + 1, body=op.body))
 
-    def _node(self, sql: Sql, op: c.Heartbeat | c.Nodes) -> c.Answer:
-        if isinstance(op, c.Heartbeat):
+    def _node(self, sql: Sql, op: c.Beat | c.Nodes) -> c.Answer:
+        if isinstance(op, c.Beat):
             row = (op.node, op.body, self._now, self._now + op.ttl)
             sql("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?)", row)
             return c.Done()

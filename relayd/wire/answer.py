@@ -24,7 +24,7 @@ class OutputDetails(msgspec.Struct):
     thinking_tokens: int | None = None
 
 
-class Counts(msgspec.Struct):
+class UsageCounts(msgspec.Struct):
     """The `usage` object; in a stream first in message_start, then, cumulative, in message_delta."""
 
     input_tokens: int | None = None
@@ -33,9 +33,9 @@ class Counts(msgspec.Struct):
     output_tokens: int | None = None
     output_tokens_details: OutputDetails | None = None
 
-    def overlaid(self, later: Counts) -> Counts:
+    def overlaid(self, later: UsageCounts) -> UsageCounts:
         """These counts where `later` is silent: message_delta need not repeat the prompt's."""
-        return Counts(
+        return UsageCounts(
             *(
                 mine if new is None else new
                 for mine, new in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(later), strict=True)
@@ -65,7 +65,7 @@ class Counts(msgspec.Struct):
         return (details.thinking_tokens or 0) if details else 0
 
 
-class Block(msgspec.Struct):
+class ContentBlock(msgspec.Struct):
     """A content block of one of the kinds in KINDS."""
 
     type: str
@@ -96,7 +96,7 @@ class Message(msgspec.Struct):
     content: list[msgspec.Raw] | None = None
     stop_reason: str | None = None
     stop_details: StopDetails | None = None
-    usage: Counts | None = None
+    usage: UsageCounts | None = None
 
 
 class MessageStart(msgspec.Struct, tag="message_start"):
@@ -125,14 +125,14 @@ class BlockStop(msgspec.Struct, tag="content_block_stop"):
     index: int = 0
 
 
-class Ending(msgspec.Struct):
+class MessageEnd(msgspec.Struct):
     stop_reason: str | None = None
     stop_details: StopDetails | None = None
 
 
 class MessageDelta(msgspec.Struct, tag="message_delta"):
-    delta: Ending = msgspec.field(default_factory=Ending)
-    usage: Counts | None = None
+    delta: MessageEnd = msgspec.field(default_factory=MessageEnd)
+    usage: UsageCounts | None = None
 
 
 class MessageStop(msgspec.Struct, tag="message_stop"):
@@ -143,7 +143,7 @@ class ErrorDetails(msgspec.Struct):
     error_code: str | None = None
 
 
-class Fault(msgspec.Struct):
+class ApiError(msgspec.Struct):
     """The `error` object of an error body or event."""
 
     type: str = "api_error"
@@ -156,14 +156,14 @@ class Fault(msgspec.Struct):
 
 
 class ErrorEvent(msgspec.Struct, tag="error"):
-    error: Fault
+    error: ApiError
 
 
-class _Kind(msgspec.Struct):
+class _Tagged(msgspec.Struct):
     type: str = ""
 
 
-Said = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop | ErrorEvent
+StreamEvent = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop | ErrorEvent
 
 KINDS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
 NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -177,13 +177,13 @@ _events: dict[str, msgspec.json.Decoder[Any]] = {
     "message_stop": msgspec.json.Decoder(MessageStop),
     "error": msgspec.json.Decoder(ErrorEvent),
 }
-_kind = msgspec.json.Decoder(_Kind)
-_block = msgspec.json.Decoder(Block)
+_kind = msgspec.json.Decoder(_Tagged)
+_block = msgspec.json.Decoder(ContentBlock)
 _message = msgspec.json.Decoder(Message)
 _error = msgspec.json.Decoder(ErrorEvent)
 
 
-def read_event(event: Event) -> Said | None:
+def read_event(event: Event) -> StreamEvent | None:
     """What an event says; None for a ping and whatever else is unknown.
 
     Raises: Garbled when a known event cannot be read.
@@ -192,13 +192,13 @@ def read_event(event: Event) -> Said | None:
         decoder = _events.get(event.name or _kind.decode(event.data).type)
         if decoder is None:
             return None
-        said: Said = decoder.decode(event.data)
+        said: StreamEvent = decoder.decode(event.data)
         return said
     except NOT_JSON as error:
         raise Garbled(f"the upstream sent an event that cannot be read ({type(error).__name__})") from None
 
 
-def read_block(raw: msgspec.Raw) -> Block | None:
+def read_block(raw: msgspec.Raw) -> ContentBlock | None:
     """A content block; None when it is of no kind that another dialect has. Raises: Garbled."""
     try:
         return _block.decode(raw) if _kind.decode(raw).type in KINDS else None
@@ -217,10 +217,10 @@ def read_message(body: bytes) -> Message:
     raise Garbled("the upstream's answer is no message of the Claude API")
 
 
-def read_fault(body: bytes) -> Fault | None:
+def read_error(body: bytes) -> ApiError | None:
     """The error object of an error body; None when the body is something else (a proxy's page)."""
     try:
-        fault: Fault = _error.decode(body).error
+        fault: ApiError = _error.decode(body).error
         return fault
     except NOT_JSON:
         return None

@@ -39,7 +39,7 @@ class _Session(msgspec.Struct):
     session_id: str | None = None
 
 
-class _Message(msgspec.Struct):
+class _Turn(msgspec.Struct):
     role: str = ""
     content: msgspec.Raw = msgspec.Raw()
 
@@ -47,7 +47,7 @@ class _Message(msgspec.Struct):
 class _Body(msgspec.Struct):
     system: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
-    messages: list[_Message] = []  # msgspec copies it
+    messages: list[_Turn] = []  # msgspec copies it
 
 
 class _Block(msgspec.Struct):

@@ -69,19 +69,19 @@ class _Reported(msgspec.Struct):
     speed: str | None = None
 
 
-class _Message(msgspec.Struct):
+class _Started(msgspec.Struct):
     id: str | None = None
     usage: _Reported | None = None
 
 
 class _Event(msgspec.Struct):
     type: str = ""
-    message: _Message | None = None
+    message: _Started | None = None
     usage: _Reported | None = None
 
 
 _event = msgspec.json.Decoder(_Event)
-_message = msgspec.json.Decoder(_Message)
+_message = msgspec.json.Decoder(_Started)
 
 
 def merge(known: Usage, reported: _Reported) -> Usage:

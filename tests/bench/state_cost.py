@@ -27,7 +27,7 @@ from redis_server import running
 from relayd.config.snapshot import ApiKey, Limits, MicroUsd, ObjectId, Rate, Server
 from relayd.core.quota.limits import Estimate, terms
 from relayd.core.quota.usage_record import orphan_of
-from relayd.daemon.store.batcher import Pump
+from relayd.daemon.store.batcher import Batcher
 from relayd.state.contract import Admit, Answer, Granted, Ping, Settle, Store
 from relayd.state.redis import RedisStore
 from relayd.state.sqlite import SqliteStore
@@ -47,7 +47,7 @@ def key(number: int) -> ApiKey:
     return ApiKey(id=ObjectId(f"key{number}"), hashes=(), limits=LIMITS)
 
 
-async def one_call(pump: Pump | None, number: int, who: ApiKey, times: list[float]) -> None:
+async def one_call(pump: Batcher | None, number: int, who: ApiKey, times: list[float]) -> None:
     now = time.time_ns() // 10**6
     orphan = orphan_of(who.id, "claude-opus-5-5", RESERVE, now, "UTC")
     op = Admit(call=f"bench{number}", terms=terms(who, Server(), "messages", RESERVE, now, "UTC"), orphan=orphan)
@@ -73,7 +73,7 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-async def measure(pump: Pump | None, tasks: int, seconds: float, pause: float) -> tuple[float, int, list[float]]:
+async def measure(pump: Batcher | None, tasks: int, seconds: float, pause: float) -> tuple[float, int, list[float]]:
     times: list[float] = []
     numbers = itertools.count(time.time_ns())
     end = time.perf_counter() + seconds
@@ -108,7 +108,7 @@ async def bench(
         pump = None
         if store is not None:
             quick = SqliteStore(store.path, clock=store.clock, busy=0) if isinstance(store, SqliteStore) else None
-            pump = Pump(store, quick=quick)
+            pump = Batcher(store, quick=quick)
             await nursery.start(pump.run)
         for tasks, pause in ((1, 0.002), (32, 0.0)):
             before = cpu_of(server_pid) if server_pid else 0.0

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import httpx2
 import trio
 
-from relayd.daemon.net.client import Answer, Body, Connection, Transport, build_request
+from relayd.daemon.net.client import Body, ResponseStream, Transport, UpstreamConnection, build_request
 from relayd.daemon.net.connect import Origin
 from relayd.daemon.net.tls import shared_context
 
@@ -92,7 +92,7 @@ async def call(transport: Transport, url: httpx2.URL, body: bytes, timeout: Mapp
     """One call, its body read to the end; how many pieces it came in."""
     response = await transport.handle_async_request(build_request("POST", url, HEADERS, body, timeout))
     stream = response.stream
-    assert isinstance(stream, Answer)
+    assert isinstance(stream, ResponseStream)
     pieces = 0
     while (piece := stream.take()) != b"":
         if piece is None:
@@ -130,7 +130,9 @@ def measure_parts(url: httpx2.URL) -> None:
     pairs = [(b"x-header-%d" % index, b"value") for index in range(15)]
     measure("httpx2.Response, 15 headers", 5000, lambda: httpx2.Response(200, headers=pairs, stream=Body(b"")))
     link = Endless(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-    answer = Answer(Connection(Origin("http", "bench", 80), link), Transport(tls=shared_context()), bodiless=False)
+    answer = ResponseStream(
+        UpstreamConnection(Origin("http", "bench", 80), link), Transport(tls=shared_context()), bodiless=False
+    )
     answer.poll()
     link.data = CHUNK
     measure("take, one chunk of an event", 20000, answer.take)

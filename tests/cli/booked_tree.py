@@ -10,7 +10,7 @@ from builders import KEY, OTHER_KEY
 from cli_tree import Tree, make_tree
 
 from relayd.config.secrets.api_keys import key_hash
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Answer, Op, Settle
 from relayd.state.sqlite import SqliteStore
 
@@ -41,5 +41,5 @@ def tell(tree: Tree, *ops: Op) -> list[Answer]:
 def book(tree: Tree, **fields: Any) -> None:
     """Book one call."""
     record = {"day": "2026-11-22", "key": "dev", "account": "sample", "model": "claude-haiku-4-5", **fields}
-    number = tell(tree, Settle(call=f"req_{time.monotonic_ns()}", record=Record(**record)))
+    number = tell(tree, Settle(call=f"req_{time.monotonic_ns()}", record=UsageRecord(**record)))
     assert len(number) == 1

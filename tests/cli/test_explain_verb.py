@@ -17,8 +17,8 @@ from relayd.core.balancing.failover import Answered, judge
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import NOTHING, key_terms
 from relayd.core.quota.reservation import account_terms
-from relayd.core.quota.usage_record import Record
-from relayd.state.contract import Admit, Lease, Publish
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.state.contract import Acquire, Admit, Publish
 
 CODE = "claude-cli/2.1.330 (external, cli)"
 
@@ -75,7 +75,7 @@ def test_a_limit_that_is_used_up_says_so(tree: Tree) -> None:
     assert snapshot is not None
     now = round(time.time() * 1000)
     terms = key_terms(snapshot.keys["dev"], NOTHING, now, "UTC")
-    record = Record(day="2026-11-22", key="dev", account="sample", model="m")
+    record = UsageRecord(day="2026-11-22", key="dev", account="sample", model="m")
     tell(tree, *(Admit(call=f"req_{n}", terms=terms, orphan=record) for n in range(99)))
     almost = tree.run("explain", "--key", "dev", "--model", "claude-haiku-4-5")
     tell(tree, Admit(call="req_last", terms=terms, orphan=record))
@@ -93,7 +93,7 @@ def test_an_account_that_all_nodes_together_have_filled_says_so(tree: Tree) -> N
     snapshot = load_tree(tree.root).snapshot
     assert snapshot is not None
     for one in snapshot.accounts.values():
-        tell(tree, Lease(holder="elsewhere", terms=account_terms(one)))
+        tell(tree, Acquire(holder="elsewhere", terms=account_terms(one)))
 
     ran = tree.run("explain", "--key", "dev", "--model", "claude-haiku-4-5")
 

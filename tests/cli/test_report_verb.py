@@ -12,7 +12,7 @@ import pytest
 from booked_tree import book, make_booked
 from cli_tree import Tree
 
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.journal import Journal
 from relayd.state.contract import Settle
 
@@ -127,7 +127,7 @@ def test_a_day_without_calls_is_no_failure(tree: Tree) -> None:
 
 def test_settlements_in_the_journal_are_noted(tree: Tree) -> None:
     journal = Journal(tree.root / "var/journal")
-    record = Record(day="2026-11-22", key="dev", account="sample", model="m")
+    record = UsageRecord(day="2026-11-22", key="dev", account="sample", model="m")
     assert journal.append([Settle(call="req_late", record=record), Settle(call="req_later", record=record)])
 
     ran = tree.run("report", "--day", "2026-11-22", "--json")

@@ -10,7 +10,7 @@ import pytest
 from cli_tree import Tree, make_tree
 
 from relayd.core.quota.limits import day_of
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Settle
 from relayd.state.sqlite import SqliteStore
 
@@ -19,7 +19,7 @@ def now_ms() -> int:
     return round(time.time() * 1000)
 
 
-def book(tree: Tree, *records: Record) -> SqliteStore:
+def book(tree: Tree, *records: UsageRecord) -> SqliteStore:
     """A store that stays open, as that of a running daemon does."""
     store = SqliteStore(str(tree.root / "var/relayd.db"), clock=now_ms)
     for number, record in enumerate(records):
@@ -27,8 +27,8 @@ def book(tree: Tree, *records: Record) -> SqliteStore:
     return store
 
 
-def record(key: str, **fields: object) -> Record:
-    return Record(**{"day": day_of(now_ms(), "UTC"), "key": key, "account": "a", "model": "m", **fields})  # type: ignore[arg-type]
+def record(key: str, **fields: object) -> UsageRecord:
+    return UsageRecord(**{"day": day_of(now_ms(), "UTC"), "key": key, "account": "a", "model": "m", **fields})  # type: ignore[arg-type]
 
 
 def test_the_list_shows_what_each_key_consumed_since_the_first_of_the_month(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cli_tree import Tree
 
 from relayd.config.source.tree import load_tree
 from relayd.core.quota.limits import NOTHING, key_terms
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Admit, Granted, Settle
 
 
@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> Tree:
     assert snapshot is not None
     now = round(time.time() * 1000)
     terms = key_terms(snapshot.keys["dev"], NOTHING, now, "UTC")
-    record = Record(day=time.strftime("%Y-%m-%d", time.gmtime(now / 1000)), key="dev", account="sample", model="m")
+    record = UsageRecord(day=time.strftime("%Y-%m-%d", time.gmtime(now / 1000)), key="dev", account="sample", model="m")
     for number in range(3):
         call = f"req_{number}"
         admitted, _ = tell(tree, Admit(call=call, terms=terms, orphan=record), Settle(call=call, record=record))

@@ -11,7 +11,7 @@ from builders import KEY, OTHER_KEY, account, api_key, snapshot
 
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.snapshot import Deny, KeyHash, Policy, Snapshot
-from relayd.core.live import Live, Running
+from relayd.core.live import InFlight, Live
 
 
 def test_a_swap_is_a_new_generation_and_an_amendment_is_not() -> None:
@@ -72,7 +72,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("new", CHANGES.values(), ids=CHANGES)
 def test_calls_of_a_revoked_key_are_cut_and_those_of_others_are_not(new: Snapshot) -> None:
-    running, cut = Running(), []
+    running, cut = InFlight(), []
     with (
         running.of("one", enabled("one"), lambda: cut.append("first")),
         running.of("one", enabled("one"), lambda: cut.append("second")),
@@ -85,7 +85,7 @@ def test_calls_of_a_revoked_key_are_cut_and_those_of_others_are_not(new: Snapsho
 
 
 def test_without_the_policy_they_finish() -> None:
-    running, cut = Running(), []
+    running, cut = InFlight(), []
     with running.of("one", enabled("one"), lambda: cut.append("first")):
         assert running.revoked(two_keys(), two_keys(cut=False, enabled=False)) == 1
 
@@ -93,7 +93,7 @@ def test_without_the_policy_they_finish() -> None:
 
 
 def test_a_denied_address_asks_every_call() -> None:
-    running, cut = Running(), []
+    running, cut = InFlight(), []
     with running.of("one", enabled("one"), lambda: cut.append("first")):
         assert running.revoked(two_keys(), two_keys(deny=Deny(ips=("192.0.2.1",)))) == 1
 
@@ -101,7 +101,7 @@ def test_a_denied_address_asks_every_call() -> None:
 
 
 def test_calls_of_keys_that_are_as_they_were_are_not_even_asked() -> None:
-    running = Running()
+    running = InFlight()
 
     def asked(new: Snapshot) -> bool:
         raise AssertionError("nothing about this key has changed")
@@ -111,7 +111,7 @@ def test_calls_of_keys_that_are_as_they_were_are_not_even_asked() -> None:
 
 
 def test_calls_are_counted_by_key_and_leave_nothing_however_they_end() -> None:
-    running = Running()
+    running = InFlight()
     with running.of("one", enabled("one"), lambda: None):
         with suppress(ValueError), running.of("two", enabled("two"), lambda: None):
             assert (running.count(), running.count("one"), running.count("two")) == (2, 1, 1)

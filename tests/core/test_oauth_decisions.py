@@ -14,8 +14,8 @@ from relayd.config.secrets.secret import Secret
 from relayd.core.oauth import (
     LONGEST_RETRY,
     MARGIN,
-    Note,
-    Refused,
+    RefreshFailed,
+    StoredTokens,
     Tokens,
     due_at,
     fingerprint,
@@ -151,7 +151,7 @@ def test_the_request_is_what_rfc_6749_asks_for() -> None:
     }  # fmt: skip
 
 
-def answer(status: int = 200, old: Tokens | None = None, **fields: object) -> Tokens | Refused:
+def answer(status: int = 200, old: Tokens | None = None, **fields: object) -> Tokens | RefreshFailed:
     return read_answer(status, json.dumps(fields).encode(), old or tokens(generation=4), NOW)
 
 
@@ -170,7 +170,7 @@ def test_an_answer_without_a_refresh_token_keeps_the_old_one() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"access_token":""}', b'{"access_token":"a b"}', b"[" * 9000])
 def test_a_200_without_a_token_leaves_open_what_the_provider_did(body: bytes) -> None:
     found = read_answer(200, body, tokens(), NOW)
-    assert isinstance(found, Refused)
+    assert isinstance(found, RefreshFailed)
     assert found.unknown
     assert not found.spent
 
@@ -194,7 +194,7 @@ def test_a_refusal_says_its_status_and_known_words_only(
     status: int, error: object, reason: str, spent: bool, unknown: bool
 ) -> None:
     found = answer(status, error=error, error_description="SECRET")
-    assert found == Refused(reason=reason, spent=spent, unknown=unknown)
+    assert found == RefreshFailed(reason=reason, spent=spent, unknown=unknown)
 
 
 # Seeds and notes.
@@ -221,13 +221,13 @@ def test_run_time_tokens_are_bound_like_the_seed_but_to_a_field_of_their_own() -
     )  # fmt: skip
 
 
-NOTE = Note(sealed="rlsec1.x", asking="n1-00", at=NOW)
+NOTE = StoredTokens(sealed="rlsec1.x", asking="n1-00", at=NOW)
 
 
 def test_a_note_is_read_by_who_has_the_seed() -> None:
     body = write_note(NOTE, "max/00", Secret("seed"))
     assert read_note(body, "max/00", Secret("seed")) == NOTE
-    assert read_note("", "max/00", Secret("seed")) == Note()
+    assert read_note("", "max/00", Secret("seed")) == StoredTokens()
     assert written_at(body) == NOW
     assert (written_at(""), written_at("[]"), written_at('{"at":true}')) == (0.0, 0.0, 0.0)
 

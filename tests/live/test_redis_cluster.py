@@ -9,8 +9,8 @@ import pytest
 from redis_server import RedisServer, cluster, wait_until
 
 from relayd.core.quota.limits import Rolling, Term
-from relayd.core.quota.usage_record import Record
-from relayd.state.contract import Admit, Denied, Granted, Peek, Peeked, Ping, Pong
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.state.contract import Admit, Denied, Granted, Peek, Ping, Pong, TermLevels
 from relayd.state.redis import RedisStore
 
 
@@ -25,7 +25,7 @@ def terms(limit: int) -> tuple[Term, ...]:
 
 
 def admit(call: str, limit: int) -> Admit:
-    return Admit(call=call, terms=terms(limit), orphan=Record(day="2026-11-22", key="", account="", model=""))
+    return Admit(call=call, terms=terms(limit), orphan=UsageRecord(day="2026-11-22", key="", account="", model=""))
 
 
 @pytest.mark.parametrize("realm", ["a", "b", "c", "d", "e", "f"])
@@ -61,5 +61,5 @@ def test_a_slot_that_moves_is_followed_with_its_counters(servers: list[RedisServ
             wait_until(lambda: source.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) == 0, "the move")
         store.apply([admit("c2", 9)])
         (peeked,) = store.apply([Peek(terms=terms(9))])
-        assert isinstance(peeked, Peeked)
+        assert isinstance(peeked, TermLevels)
         assert peeked.standings[0].used == 2

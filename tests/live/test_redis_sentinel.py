@@ -8,13 +8,13 @@ import time
 import pytest
 from redis_server import sentinels
 
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Ping, Pong, Settle, Settled, StoreUnavailable
 from relayd.state.redis import RedisStore
 
 
 def settle(call: str) -> Settle:
-    return Settle(call=call, record=Record(day="2026-11-22", key="dev", account="", model=""))
+    return Settle(call=call, record=UsageRecord(day="2026-11-22", key="dev", account="", model=""))
 
 
 def test_the_new_master_is_found_after_a_failover() -> None:

@@ -19,23 +19,22 @@ import trustme
 from redis_server import RedisServer, free_ports, running, wait_until
 
 from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
-from relayd.core.quota.usage_record import Record
-from relayd.daemon.store.batcher import Pump
-from relayd.daemon.store.failsafe import Counting
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
 from relayd.state.contract import (
+    Acquire,
     Admit,
+    Beat,
     Denied,
     Failed,
     Gather,
     GetPin,
     Granted,
-    Heartbeat,
-    Lease,
     Nodes,
     Op,
     Peek,
-    Peeked,
     Pin,
     Ping,
     Pinned,
@@ -49,6 +48,7 @@ from relayd.state.contract import (
     Settle,
     StoreMisfit,
     StoreUnavailable,
+    TermLevels,
     Unpin,
     Void,
 )
@@ -70,9 +70,9 @@ def store(server: RedisServer) -> Iterator[RedisStore]:
         yield one
 
 
-def record(**changes: object) -> Record:
+def record(**changes: object) -> UsageRecord:
     values = {"day": "2026-11-22", "key": "dev", "account": "main", "model": "claude-opus-5-5", "input": 7, "cost": 3}
-    return Record(**{**values, **changes})  # type: ignore[arg-type]
+    return UsageRecord(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def rolling(limit: int = 100, window: int = 3_600_000) -> tuple[Term, ...]:
@@ -109,11 +109,11 @@ def test_all_keys_are_under_the_realm_in_one_slot_and_expire(server: RedisServer
             admit("c1", terms),
             admit("c2", terms),
             Settle(call="c1", record=record()),
-            Lease(holder="h", terms=(Slots(counter="account/main", name="", limit=1),)),
+            Acquire(holder="h", terms=(Slots(counter="account/main", name="", limit=1),)),
             Pin(name="p", value="x", ttl=1000),
             Pin(name="for ever", value="x"),
             Publish(topic="health", name="main", body="{}"),
-            Heartbeat(node="n1", body="", ttl=1000),
+            Beat(node="n1", body="", ttl=1000),
         ]
     )
     with contextlib.closing(server.client(decode_responses=True)) as client:
@@ -252,7 +252,7 @@ def test_a_user_who_may_do_what_the_docs_say_can_count(server: RedisServer) -> N
         Admit(call="c3", terms=(window, day), orphan=record(), ttl=0),
         Reap(),
         Settle(call="c3", record=record(cost=8)),
-        Lease(holder="h", terms=(slots,)),
+        Acquire(holder="h", terms=(slots,)),
         Peek(terms=(slots, window, day)),
         Release(holder="h", counters=("s",)),
         Pin(name="p", value="x", ttl=1000),
@@ -260,7 +260,7 @@ def test_a_user_who_may_do_what_the_docs_say_can_count(server: RedisServer) -> N
         Unpin(name="p"),
         Publish(topic="t", name="n", body=""),
         Gather(topic="t"),
-        Heartbeat(node="n", body="", ttl=0),
+        Beat(node="n", body="", ttl=0),
         Nodes(),
         Report(first="2026-11-22", last="2026-11-22"),
         Void(call="c4"),
@@ -389,14 +389,14 @@ async def test_books_are_whole_after_a_restart_that_lost_everything_under_load(t
     port = free_ports(1)[0]
     with running(port=port) as server:
         store = RedisStore(server.url, realm="test", connect=0.2, command=0.2)
-        main = Pump(store, Journal(tmp_path / "journal"))
-        side = Pump(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
+        main = Batcher(store, Journal(tmp_path / "journal"))
+        side = Batcher(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
         served: set[str] = set()
         longest = 0.0
         async with trio.open_nursery() as nursery:
             await nursery.start(main.run)
             await nursery.start(side.run)
-            count = Counting(main, side, policy=lambda: "allow")
+            count = FailsafeStore(main, side, policy=lambda: "allow")
 
             async def client(name: int) -> None:
                 nonlocal longest
@@ -436,13 +436,13 @@ async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
     with running() as server:
         assert server.process is not None
         store = RedisStore(server.url, realm="test", connect=0.2, command=0.2)
-        main = Pump(store, Journal(tmp_path / "journal"))
-        side = Pump(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
+        main = Batcher(store, Journal(tmp_path / "journal"))
+        side = Batcher(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
         total = 8 * 40
         async with trio.open_nursery() as nursery:
             await nursery.start(main.run)
             await nursery.start(side.run)
-            count = Counting(main, side, policy=lambda: "allow")
+            count = FailsafeStore(main, side, policy=lambda: "allow")
 
             async def client(name: int) -> None:
                 for n in range(40):
@@ -465,7 +465,7 @@ async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
                 peeked = await main.ask(Peek(terms=rolling()))
             nursery.cancel_scope.cancel()
         assert isinstance(report, Reported)
-        assert isinstance(peeked, Peeked)
+        assert isinstance(peeked, TermLevels)
         expected = {f"c{a}-{b}": 1 for a in range(8) for b in range(40)}
         assert {row.key: row.requests for row in report.rows} == expected
         assert peeked.standings[0].used == total

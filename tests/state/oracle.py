@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import attrs
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Standing, Term
-from relayd.core.quota.usage_record import COUNTS, Record
+from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term, TermLevel
+from relayd.core.quota.usage_record import COUNTS, UsageRecord
 from relayd.state import contract as c
 
 
@@ -33,13 +33,13 @@ class Life:
 
     state: str  # open, settled, reaped
     until: int
-    orphan: Record | None = None
-    checkpoint: Record | None = None
-    booked: Record | None = None
+    orphan: UsageRecord | None = None
+    checkpoint: UsageRecord | None = None
+    booked: UsageRecord | None = None
     slots: tuple[str, ...] = ()
 
 
-def _takes(record: Record | None, unit: str) -> int:
+def _takes(record: UsageRecord | None, unit: str) -> int:
     if record is None:
         return 0
     return {"requests": record.requests, "tokens": record.tokens, "cost": record.cost}[unit]
@@ -52,8 +52,8 @@ class Oracle:
     events: list[Event] = attrs.field(factory=list)
     calls: dict[str, Life] = attrs.field(factory=dict)
     holders: dict[str, dict[str, int]] = attrs.field(factory=dict)
-    booked: list[Record] = attrs.field(factory=list)
-    unbooked: list[Record] = attrs.field(factory=list)
+    booked: list[UsageRecord] = attrs.field(factory=list)
+    unbooked: list[UsageRecord] = attrs.field(factory=list)
     pins: dict[str, tuple[str, int]] = attrs.field(factory=dict)
     notes: list[tuple[str, c.Note]] = attrs.field(factory=list)
     nodes: dict[str, tuple[str, int, int]] = attrs.field(factory=dict)
@@ -139,14 +139,14 @@ class Oracle:
                 self.events.append(Event(holder, term.counter, term.unit, self.now, term.cost, start))
         return c.Granted(now=self.now, standings=tuple(self.standing(term) for term in terms))
 
-    def standing(self, term: Term) -> Standing:
+    def standing(self, term: Term) -> TermLevel:
         if isinstance(term, Rolling):
             live = self.live(term)
-            return Standing(sum(amount for _, amount in live), max([gone for gone, _ in live], default=self.now))
+            return TermLevel(sum(amount for _, amount in live), max([gone for gone, _ in live], default=self.now))
         if isinstance(term, Calendar):
-            return Standing(self.in_calendar(term), term.end)
+            return TermLevel(self.in_calendar(term), term.end)
         held = self.held(term.counter)
-        return Standing(len(held), max(held.values(), default=self.now))
+        return TermLevel(len(held), max(held.values(), default=self.now))
 
     # calls
 
@@ -170,7 +170,7 @@ class Oracle:
             if event.call == call:
                 event.call = ""
 
-    def finish(self, call: str, life: Life, record: Record | None) -> None:
+    def finish(self, call: str, life: Life, record: UsageRecord | None) -> None:
         for event in self.events:
             if event.call == call:
                 event.amount = _takes(record, event.unit)
@@ -181,7 +181,7 @@ class Oracle:
         if record:
             self.booked.append(record)
 
-    def close(self, call: str, record: Record | None, terms: tuple[Term, ...], at: int) -> c.Answer:
+    def close(self, call: str, record: UsageRecord | None, terms: tuple[Term, ...], at: int) -> c.Answer:
         life = self.life(call)
         if life and life.state == "settled":
             return c.Settled(outcome="again")
@@ -243,7 +243,7 @@ class Oracle:
                 self.calls[call] = Life("reaped", self.now + 7 * 86_400_000, booked=record)
         return c.Reaped(calls=tuple(reaped))
 
-    def on_lease(self, op: c.Lease) -> c.Answer:
+    def on_lease(self, op: c.Acquire) -> c.Answer:
         answer = self.take(op.terms, op.holder)
         self.disown(op.holder)
         return answer
@@ -254,7 +254,7 @@ class Oracle:
         return c.Done()
 
     def on_peek(self, op: c.Peek) -> c.Answer:
-        return c.Peeked(now=self.now, standings=tuple(self.standing(term) for term in op.terms))
+        return c.TermLevels(now=self.now, standings=tuple(self.standing(term) for term in op.terms))
 
     def on_report(self, op: c.Report) -> c.Answer:
         sums: dict[tuple[str, str, str, str], list[int]] = {}
@@ -268,7 +268,7 @@ class Oracle:
         for (day, key, account, model), total in sorted(sums.items()):
             if any(total):
                 counts = dict(zip(COUNTS, total, strict=True))
-                rows.append(Record(day=day, key=key, account=account, model=model, **counts))
+                rows.append(UsageRecord(day=day, key=key, account=account, model=model, **counts))
         return c.Reported(rows=tuple(rows))
 
     # pins, notes, nodes
@@ -305,7 +305,7 @@ class Oracle:
         notes = [note for topic, note in self.notes if topic == op.topic and note.version > op.since]
         return c.Gathered(notes=tuple(sorted(notes, key=lambda note: note.version)))
 
-    def on_heartbeat(self, op: c.Heartbeat) -> c.Answer:
+    def on_heartbeat(self, op: c.Beat) -> c.Answer:
         self.nodes[op.node] = (op.body, self.now, self.now + op.ttl)
         return c.Done()
 

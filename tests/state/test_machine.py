@@ -18,7 +18,7 @@ from oracle import Oracle
 from redis_server import RedisServer
 
 from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state import contract as c
 from relayd.state.redis import RedisStore
 from relayd.state.sqlite import SqliteStore
@@ -42,7 +42,7 @@ waits = st.one_of(
     st.integers(-4000, -1),
 )
 records = st.builds(
-    Record,
+    UsageRecord,
     day=st.sampled_from(["2096-10-01", "2096-10-02", "2096-10-03"]),
     key=st.sampled_from(["dev", "ops"]),
     account=st.sampled_from(["", "main"]),
@@ -124,7 +124,7 @@ class Machine(RuleBasedStateMachine):
         return self.calls[-1]
 
     @rule(data=st.data(), n=st.none() | nth, ttl=ttls, orphan=records)
-    def admit(self, data: st.DataObject, n: int | None, ttl: int, orphan: Record) -> None:
+    def admit(self, data: st.DataObject, n: int | None, ttl: int, orphan: UsageRecord) -> None:
         call = self.new_call() if n is None else self.call(n)
         terms = self.some_terms(data)
         answer = self.do(c.Admit(call=call, terms=terms, orphan=orphan, ttl=ttl))[0]
@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
                 assert self.oracle.room_at(terms[index], holder, now + retry)
 
     @rule(data=st.data(), orphan=records, gaps=st.lists(st.integers(0, 400), min_size=1, max_size=6))
-    def a_window_fills_up_little_by_little(self, data: st.DataObject, orphan: Record, gaps: list[int]) -> None:
+    def a_window_fills_up_little_by_little(self, data: st.DataObject, orphan: UsageRecord, gaps: list[int]) -> None:
         terms = self.some_terms(data)
         for gap in gaps:
             self.now += gap
@@ -154,7 +154,7 @@ class Machine(RuleBasedStateMachine):
                 self.is_right(self.do(c.Admit(call=call, terms=terms, orphan=orphan))[0], terms, call)
 
     @rule(orphan=records, gap=st.integers(1, 60), offset=st.integers(0, 16))
-    def an_event_leaves_its_window_with_its_bucket(self, orphan: Record, gap: int, offset: int) -> None:
+    def an_event_leaves_its_window_with_its_bucket(self, orphan: UsageRecord, gap: int, offset: int) -> None:
         term = rolling("r1000", 1000, 10**6, 1, "requests")
         began = self.now = self.oracle_now() + offset
         self.do(c.Admit(call=self.new_call(), terms=(term,), orphan=orphan))
@@ -164,7 +164,7 @@ class Machine(RuleBasedStateMachine):
         self.do(c.Peek(terms=(term,)))
 
     @rule(data=st.data(), orphan=records)
-    def a_denied_call_gets_in_at_its_retry_time_and_not_before(self, data: st.DataObject, orphan: Record) -> None:
+    def a_denied_call_gets_in_at_its_retry_time_and_not_before(self, data: st.DataObject, orphan: UsageRecord) -> None:
         terms = self.some_terms(data)
         op = c.Admit(call=self.new_call(), terms=terms, orphan=orphan)
         answer = self.do(op)[0]
@@ -175,17 +175,19 @@ class Machine(RuleBasedStateMachine):
             assert isinstance(self.do(op)[0], c.Granted)
 
     @rule(n=nth, record=records)
-    def settle(self, n: int, record: Record) -> None:
+    def settle(self, n: int, record: UsageRecord) -> None:
         self.do(c.Settle(call=self.call(n), record=record))
 
     @rule(data=st.data(), n=st.none() | nth, record=records, ago=st.sampled_from([0, 10, 990, 59_990, DAY, -500]))
-    def settle_what_was_admitted_elsewhere(self, data: st.DataObject, n: int | None, record: Record, ago: int) -> None:
+    def settle_what_was_admitted_elsewhere(
+        self, data: st.DataObject, n: int | None, record: UsageRecord, ago: int
+    ) -> None:
         call = self.new_call() if n is None else self.call(n)
         self.do(c.Settle(call=call, record=record, terms=self.some_terms(data), at=self.now - ago))
 
     @rule(data=st.data(), orphan=records, other=st.none() | records, record=records, late=st.integers(0, 60_000))
     def a_reaped_call_is_settled_after_all(
-        self, data: st.DataObject, orphan: Record, other: Record | None, record: Record, late: int
+        self, data: st.DataObject, orphan: UsageRecord, other: UsageRecord | None, record: UsageRecord, late: int
     ) -> None:
         checkpoint = other or attrs.evolve(orphan, errors=1 - orphan.errors, **NOTHING_READ)
         call, terms = self.new_call(), self.some_terms(data)
@@ -197,7 +199,9 @@ class Machine(RuleBasedStateMachine):
         self.do(c.Settle(call=call, record=record), c.Peek(terms=terms))
 
     @rule(record=records, offset=st.integers(0, 999), orphan=records)
-    def a_late_charge_does_not_revive_what_left_the_window(self, record: Record, offset: int, orphan: Record) -> None:
+    def a_late_charge_does_not_revive_what_left_the_window(
+        self, record: UsageRecord, offset: int, orphan: UsageRecord
+    ) -> None:
         began = self.now = (self.oracle_now() // 1000 + 1) * 1000
         terms = (rolling("t60000", 60_000, 10**9, 3, "tokens"),)
         self.do(
@@ -208,13 +212,15 @@ class Machine(RuleBasedStateMachine):
         self.do(c.Settle(call=self.new_call(), record=record, terms=terms, at=began + offset), c.Peek(terms=terms))
 
     @rule(orphan=records, early=st.integers(0, 1))
-    def a_calendar_window_ends_with_its_last_millisecond(self, orphan: Record, early: int) -> None:
+    def a_calendar_window_ends_with_its_last_millisecond(self, orphan: UsageRecord, early: int) -> None:
         term = calendar("c", self.oracle_now(), self.limits[3], 1)
         self.now = term.end - early
         self.do(c.Admit(call=self.new_call(), terms=(term,), orphan=orphan))
 
     @rule(data=st.data(), record=records, early=st.integers(0, 1), reaped=st.booleans())
-    def a_call_is_remembered_for_so_long(self, data: st.DataObject, record: Record, early: int, reaped: bool) -> None:
+    def a_call_is_remembered_for_so_long(
+        self, data: st.DataObject, record: UsageRecord, early: int, reaped: bool
+    ) -> None:
         call = self.new_call()
         if reaped:
             self.do(c.Admit(call=call, terms=(), orphan=record, ttl=1))
@@ -230,7 +236,7 @@ class Machine(RuleBasedStateMachine):
         self.do(c.Void(call=self.call(n)))
 
     @rule(chosen=st.lists(st.tuples(nth, st.none() | records), max_size=3), who=st.lists(holders, max_size=2), ttl=ttls)
-    def renew(self, chosen: list[tuple[int, Record | None]], who: list[str], ttl: int) -> None:
+    def renew(self, chosen: list[tuple[int, UsageRecord | None]], who: list[str], ttl: int) -> None:
         leases = tuple(("slots", holder) for holder in who)
         calls = tuple((self.call(n), record) for n, record in chosen)
         self.do(c.Renew(calls=calls, leases=leases, ttl=ttl))
@@ -238,19 +244,19 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), holder=holders)
     def lease(self, data: st.DataObject, holder: str) -> None:
         terms = self.some_terms(data)
-        self.is_right(self.do(c.Lease(holder=holder, terms=terms))[0], terms, holder)
+        self.is_right(self.do(c.Acquire(holder=holder, terms=terms))[0], terms, holder)
 
     @rule(ttl=ttls, early=st.integers(0, 1), again=st.sampled_from(["no", "lease", "renew"]))
     def a_slot_is_free_when_its_time_is_up_and_not_before(self, ttl: int, early: int, again: str) -> None:
         solo = (Slots(counter="solo", name="", limit=1, ttl=ttl),)
         self.do(c.Release(holder="h1", counters=("solo",)), c.Release(holder="h2", counters=("solo",)))
-        self.do(c.Lease(holder="h1", terms=solo))
+        self.do(c.Acquire(holder="h1", terms=solo))
         self.now = self.oracle_now() + ttl - early
         if again == "lease":
-            self.do(c.Lease(holder="h1", terms=solo))
+            self.do(c.Acquire(holder="h1", terms=solo))
         if again == "renew":
             self.do(c.Renew(leases=(("solo", "h1"),), ttl=ttl))
-        self.do(c.Lease(holder="h2", terms=solo))
+        self.do(c.Acquire(holder="h2", terms=solo))
 
     @rule(holder=holders | nth)
     def release(self, holder: str | int) -> None:
@@ -262,7 +268,7 @@ class Machine(RuleBasedStateMachine):
         self.do(c.Reap(limit=limit, look=look))
 
     @rule(data=st.data(), record=records, chosen=st.lists(st.none() | nth, min_size=2, max_size=5))
-    def several_at_once(self, data: st.DataObject, record: Record, chosen: list[int | None]) -> None:
+    def several_at_once(self, data: st.DataObject, record: UsageRecord, chosen: list[int | None]) -> None:
         terms = self.some_terms(data)
         ops: list[c.Op] = []
         for n in chosen:
@@ -294,7 +300,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(["n1", "n2"]), ttl=ttls)
     def heartbeat(self, node: str, ttl: int) -> None:
-        self.do(c.Heartbeat(node=node, body=node, ttl=ttl), c.Nodes())
+        self.do(c.Beat(node=node, body=node, ttl=ttl), c.Nodes())
 
     @invariant()
     def everything_reads_the_same(self) -> None:

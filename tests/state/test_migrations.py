@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import (
     Admit,
     Denied,
@@ -20,7 +20,6 @@ from relayd.state.contract import (
     NodeList,
     Nodes,
     Peek,
-    Peeked,
     Pinned,
     Reap,
     Reaped,
@@ -28,13 +27,14 @@ from relayd.state.contract import (
     Reported,
     Settle,
     Settled,
+    TermLevels,
 )
 from relayd.state.sqlite import SqliteStore
 from relayd.state.sqlite_file import MIGRATIONS, open_file
 
 OLD = sorted(Path(__file__).parent.glob("v*.sql"), key=lambda path: int(path.stem[1:]))
 NOW = 1_800_000_000_000  # when they were written, ms
-BOOKED = Record(day="2027-01-15", key="dev", account="main", model="claude-opus-5-5", input=7, output=5, cost=3)
+BOOKED = UsageRecord(day="2027-01-15", key="dev", account="main", model="claude-opus-5-5", input=7, output=5, cost=3)
 TERMS: tuple[Term, ...] = (
     Rolling(counter="key/dev/requests/1h", name="", unit="requests", limit=2, cost=1, window=3_600_000),
     Calendar(counter="key/dev/cost/total", name="", unit="cost", limit=99, cost=10, start=0, end=FOREVER),
@@ -69,7 +69,7 @@ def test_an_old_file_is_brought_up_to_date_and_nothing_in_it_is_lost(script: Pat
         peeked, pin, notes, nodes = store.apply(
             [Peek(terms=TERMS), GetPin(name="object/file_1"), Gather(topic="health"), Nodes()]
         )
-        assert isinstance(peeked, Peeked)
+        assert isinstance(peeked, TermLevels)
         assert [standing.used for standing in peeked.standings] == [2, 13, 1]
         assert pin == Pinned(value="main dev")
         assert isinstance(notes, Gathered)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Ping, Pong, StoreMisfit
 from relayd.state.opening import open_store
 from relayd.state.redis_address import parse_place
@@ -82,8 +82,8 @@ def test_a_password_is_in_no_repr() -> None:
 # -- reports -------------------------------------------------------------------------------------------------------
 
 
-def line(day: str, key: str, model: str, **counts: int) -> Record:
-    return Record(day=day, key=key, account="main", model=model, **counts)
+def line(day: str, key: str, model: str, **counts: int) -> UsageRecord:
+    return UsageRecord(day=day, key=key, account="main", model=model, **counts)
 
 
 ROWS = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import (
     SETTLED_MS,
     USAGE_MS,
@@ -19,7 +19,6 @@ from relayd.state.contract import (
     GetPin,
     Granted,
     Peek,
-    Peeked,
     Pin,
     Ping,
     Pinned,
@@ -29,6 +28,7 @@ from relayd.state.contract import (
     Settle,
     StoreMisfit,
     StoreUnavailable,
+    TermLevels,
     Unpin,
 )
 from relayd.state.sqlite import SqliteStore
@@ -38,8 +38,8 @@ NOW = 1_800_000_000_000
 DAY = 86_400_000
 
 
-def record(day: str = "2027-01-15") -> Record:
-    return Record(day=day, key="dev", account="main", model="claude-opus-5-5", input=7, cost=3)
+def record(day: str = "2027-01-15") -> UsageRecord:
+    return UsageRecord(day=day, key="dev", account="main", model="claude-opus-5-5", input=7, cost=3)
 
 
 def rolling(limit: int = 100) -> tuple[Term, ...]:
@@ -58,7 +58,7 @@ def booked(store: SqliteStore) -> int:
 
 def used(store: SqliteStore, terms: tuple[Term, ...]) -> int:
     (answer,) = store.apply([Peek(terms=terms)])
-    assert isinstance(answer, Peeked)
+    assert isinstance(answer, TermLevels)
     return answer.standings[0].used
 
 

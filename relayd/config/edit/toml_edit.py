@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from relayd.config.model.toml_positions import Path, Place, index
+from relayd.config.model.toml_positions import KeyPath, Position, index
 
 Value = str | int | bool | datetime.datetime | list[Any] | dict[str, Any]
 
@@ -35,7 +35,7 @@ class EditError(ValueError):
 class _Section:
     """A table header and what follows it; `start` is that of its line, `body` that of the next."""
 
-    path: Path
+    path: KeyPath
     start: int
     body: int
     end: int
@@ -43,13 +43,13 @@ class _Section:
 
 
 @attrs.frozen
-class _Splice:
+class _Edit:
     start: int
     end: int
     text: str
 
 
-def set_value(text: str, path: Path, value: Value) -> str:
+def set_value(text: str, path: KeyPath, value: Value) -> str:
     """Put `value` at `path`, adding the key and its table where they are missing.
 
     Raises: EditError when `path` names a table with a header of its own.
@@ -57,12 +57,12 @@ def set_value(text: str, path: Path, value: Value) -> str:
     return _edit(text, lambda document: _set(document, path, value), lambda plain, where: _place(plain, path, value))
 
 
-def remove_value(text: str, path: Path) -> str:
+def remove_value(text: str, path: KeyPath) -> str:
     """Take away a key, or an element of an array. Raises: EditError when there is none."""
     return _edit(text, lambda document: _delete(document, path), lambda plain, where: _cut(plain, where, path))
 
 
-def append_value(text: str, path: Path, value: dict[str, Any]) -> str:
+def append_value(text: str, path: KeyPath, value: dict[str, Any]) -> str:
     """Add a table to the array at `path`, in the style of the array, or begin one."""
     present = _get(_parse(text), path)
     if present is None:
@@ -113,7 +113,7 @@ def _edit(text: str, change: Any, splice: Any) -> str:
     return _checked(spliced, expected)
 
 
-def _apply(text: str, splice: _Splice) -> str:
+def _apply(text: str, splice: _Edit) -> str:
     """Offsets count without the CR of CRLF, as positions.py wants; here they are found again in the text as it is."""
     ends = [match.start() for match in re.finditer("\r\n", text)]
     plain_ends = [at - number for number, at in enumerate(ends)]  # the offset of each such LF in the plain text
@@ -144,7 +144,7 @@ def _parse(text: str) -> dict[str, Any]:
 # --- the same change on the parsed document -------------------------------------------------------------------------
 
 
-def _get(document: Any, path: Path) -> Any:
+def _get(document: Any, path: KeyPath) -> Any:
     """What is at `path`, or None."""
     for step in path:
         try:
@@ -154,7 +154,7 @@ def _get(document: Any, path: Path) -> Any:
     return document
 
 
-def _set(document: Any, path: Path, value: Value) -> None:
+def _set(document: Any, path: KeyPath, value: Value) -> None:
     try:
         for step in path[:-1]:
             document = document.setdefault(step, {}) if isinstance(document, dict) else document[step]
@@ -163,20 +163,20 @@ def _set(document: Any, path: Path, value: Value) -> None:
         raise EditError(f"{_shown(path)} does not fit the file: a value stands where a table belongs") from None
 
 
-def _delete(document: Any, path: Path) -> None:
+def _delete(document: Any, path: KeyPath) -> None:
     del _get(document, path[:-1])[path[-1]]
 
 
 # --- where to cut ---------------------------------------------------------------------------------------------------
 
 
-def _place(plain: str, path: Path, value: Value) -> _Splice:
+def _place(plain: str, path: KeyPath, value: Value) -> _Edit:
     places, sections = index(plain), _sections(plain)
     if path in places:
         if any(section.path[: len(path)] == path for section in sections if section.path):
             raise EditError(f"{_shown(path)} is a table with a header (edit it by hand)")
         place = places[path]
-        return _Splice(place.start, place.end, _like(plain[place.start : place.end], value))
+        return _Edit(place.start, place.end, _like(plain[place.start : place.end], value))
     name, parent = str(path[-1]), path[:-1]
     for section in sections:
         if section.path == parent:
@@ -186,41 +186,43 @@ def _place(plain: str, path: Path, value: Value) -> _Splice:
     if not any(isinstance(step, int) for step in parent) and not _is_inside_value(places, sections, parent):
         gap = "" if not plain.strip() else "\n" if plain.endswith("\n") else "\n\n"
         header = ".".join(_key(str(step)) for step in parent)
-        return _Splice(len(plain), len(plain), f"{gap}[{header}]\n{_key(name)} = {render(value)}\n")
+        return _Edit(len(plain), len(plain), f"{gap}[{header}]\n{_key(name)} = {render(value)}\n")
     return _place(plain, parent, {name: value})
 
 
-def _into_table(plain: str, places: dict[Path, Place], sections: list[_Section], path: Path, value: Value) -> _Splice:
+def _into_table(
+    plain: str, places: dict[KeyPath, Position], sections: list[_Section], path: KeyPath, value: Value
+) -> _Edit:
     """A key into a table without a header of its own: an inline one, or one that dotted keys made."""
     place, name = places[path[:-1]], _key(str(path[-1]))
     if plain[place.start] == "{" and not _is_dotted(places, path[:-1]):
         inner = plain[place.start + 1 : place.end - 1]
         if not inner.strip():
-            return _Splice(place.start, place.end, f"{{ {name} = {render(value)} }}")
+            return _Edit(place.start, place.end, f"{{ {name} = {render(value)} }}")
         at = place.start + 1 + len(inner.rstrip())
-        return _Splice(at, at, f", {name} = {render(value)}")
+        return _Edit(at, at, f", {name} = {render(value)}")
     if any(section.path[: len(path) - 1] == path[:-1] for section in sections):  # [a.b] alone has made "a"
         header = ".".join(_key(str(step)) for step in path[:-1])
         gap = "\n" if plain.endswith("\n") else "\n\n"
-        return _Splice(len(plain), len(plain), f"{gap}[{header}]\n{name} = {render(value)}\n")
+        return _Edit(len(plain), len(plain), f"{gap}[{header}]\n{name} = {render(value)}\n")
     line = plain.rfind("\n", 0, place.key_start) + 1
     prefix = plain[line : place.key_end]
-    return _Splice(line, line, f"{prefix}.{name} = {render(value)}\n")
+    return _Edit(line, line, f"{prefix}.{name} = {render(value)}\n")
 
 
-def _is_dotted(places: dict[Path, Place], path: Path) -> bool:
+def _is_dotted(places: dict[KeyPath, Position], path: KeyPath) -> bool:
     """Whether the table at `path` is the left part of `a.b = ...`: its value starts where that of a key of it does."""
     start, depth = places[path].start, len(path)
     return any(other[:depth] == path and len(other) > depth and at.start == start for other, at in places.items())
 
 
-def _is_inside_value(places: dict[Path, Place], sections: list[_Section], path: Path) -> bool:
+def _is_inside_value(places: dict[KeyPath, Position], sections: list[_Section], path: KeyPath) -> bool:
     """Whether an ancestor of `path` is written as a value, so that a header for `path` would define it twice."""
     headed = {section.path[:size] for section in sections for size in range(1, len(section.path) + 1)}
     return any(path[:size] in places and path[:size] not in headed for size in range(1, len(path)))
 
 
-def _behind_last_pair(plain: str, places: dict[Path, Place], section: _Section, line: str) -> _Splice:
+def _behind_last_pair(plain: str, places: dict[KeyPath, Position], section: _Section, line: str) -> _Edit:
     ends = [place.end for place in places.values() if section.body <= place.key_start and place.end <= section.end]
     if ends:
         at = _line_end(plain, max(ends))
@@ -229,64 +231,64 @@ def _behind_last_pair(plain: str, places: dict[Path, Place], section: _Section, 
     else:  # the document begins with a header or has nothing but comments
         at = _above_comments(plain, section.end)
         line = line if at == len(plain) else line + "\n"
-    return _Splice(at, at, line if at == 0 or plain[at - 1] == "\n" else f"\n{line}")
+    return _Edit(at, at, line if at == 0 or plain[at - 1] == "\n" else f"\n{line}")
 
 
-def _cut(plain: str, places: dict[Path, Place], path: Path) -> _Splice:
+def _cut(plain: str, places: dict[KeyPath, Position], path: KeyPath) -> _Edit:
     sections = _sections(plain)
     headed = [section for section in sections if section.path and section.path[: len(path)] == path]
     if headed:
         end = _above_comments(plain, headed[-1].end)
         start = headed[0].start
-        return _Splice(start, max(end, _section_content_end(plain, places, headed[-1])), "")
+        return _Edit(start, max(end, _section_content_end(plain, places, headed[-1])), "")
     if path not in places:
         raise EditError(f"there is no {_shown(path)}")
     place = places[path]
     around = [other for other in places.values() if other.start < place.key_start and place.end < other.end]
     if around:
         return _cut_item(plain, place)
-    return _Splice(plain.rfind("\n", 0, place.key_start) + 1, _line_end(plain, place.end), "")
+    return _Edit(plain.rfind("\n", 0, place.key_start) + 1, _line_end(plain, place.end), "")
 
 
-def _cut_item(plain: str, place: Place) -> _Splice:
+def _cut_item(plain: str, place: Position) -> _Edit:
     """An item of an inline array or table, with one comma."""
     behind = re.compile(r"\s*,[ \t]*").match(plain, place.end)
     if behind:
-        return _Splice(place.key_start, behind.end(), "")
+        return _Edit(place.key_start, behind.end(), "")
     before = re.compile(r"(,?)(\s*)\Z").search(plain, 0, place.key_start)
     start = before.start() if before and before[1] else place.key_start
-    return _Splice(start, place.end, "")
+    return _Edit(start, place.end, "")
 
 
-def _add(plain: str, places: dict[Path, Place], path: Path, value: dict[str, Any]) -> _Splice:
+def _add(plain: str, places: dict[KeyPath, Position], path: KeyPath, value: dict[str, Any]) -> _Edit:
     own = [section for section in _sections(plain) if section.path[: len(path)] == path and section.path]
     if own:
         pairs = "".join(f"{_key(name)} = {render(item)}\n" for name, item in value.items())
         header = ".".join(_key(str(step)) for step in path)
         at = _section_content_end(plain, places, own[-1])
         gap = "\n" if at and plain[at - 1] == "\n" else "\n\n"
-        return _Splice(at, at, f"{gap}[[{header}]]\n{pairs}")
+        return _Edit(at, at, f"{gap}[[{header}]]\n{pairs}")
     place = places[path]
     items = [other for other_path, other in places.items() if other_path[:-1] == path and len(other_path) > len(path)]
     if not items:
-        return _Splice(place.start, place.end, f"[{render(value)}]")
+        return _Edit(place.start, place.end, f"[{render(value)}]")
     last = max(items, key=lambda item: item.end)
     line = plain.rfind("\n", 0, last.start) + 1
     indent = plain[line : last.start]
     gap = f"\n{indent}" if "\n" in plain[place.start : last.start] and not indent.strip() else " "
     comma = re.compile(r"[ \t]*,").match(plain, last.end)
     if comma is None:
-        return _Splice(last.end, last.end, f",{gap}{render(value)}")
+        return _Edit(last.end, last.end, f",{gap}{render(value)}")
     # A comma stands behind the last item: so it does behind the new one, and a comment there stays with its item.
     at = _line_end(plain, comma.end()) - 1 if gap != " " else comma.end()
-    return _Splice(at, at, f"{gap}{render(value)},")
+    return _Edit(at, at, f"{gap}{render(value)},")
 
 
 def _sections(plain: str) -> list[_Section]:
     """The root and every header, in order."""
     spans = sorted((place.start, place.end) for place in index(plain).values() if place.key_start != place.start)
-    found: list[tuple[Path, int, int, bool]] = [((), 0, 0, False)]
-    counts: dict[Path, int] = {}
+    found: list[tuple[KeyPath, int, int, bool]] = [((), 0, 0, False)]
+    counts: dict[KeyPath, int] = {}
     inside = 0
     number = 0
     for line in re.finditer(r"[^\n]*\n?", plain):
@@ -303,13 +305,13 @@ def _sections(plain: str) -> list[_Section]:
     ]
 
 
-def _header_path(line: str, is_array: bool, counts: dict[Path, int]) -> Path:
+def _header_path(line: str, is_array: bool, counts: dict[KeyPath, int]) -> KeyPath:
     node: Any = tomllib.loads(line)
     names: list[str] = []
     while isinstance(node, dict) and node:
         ((name, node),) = node.items()
         names.append(name)
-    path: Path = ()
+    path: KeyPath = ()
     for position, name in enumerate(names, 1):
         path = (*path, name)
         if position == len(names) and is_array:
@@ -319,7 +321,7 @@ def _header_path(line: str, is_array: bool, counts: dict[Path, int]) -> Path:
     return path
 
 
-def _section_content_end(plain: str, places: dict[Path, Place], section: _Section) -> int:
+def _section_content_end(plain: str, places: dict[KeyPath, Position], section: _Section) -> int:
     """Behind the line of the section's last pair (or its header)."""
     ends = [place.end for place in places.values() if section.body <= place.key_start and place.end <= section.end]
     return _line_end(plain, max(ends)) if ends else section.body

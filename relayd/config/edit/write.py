@@ -27,7 +27,7 @@ from relayd.config.source.tree import read_tree
 
 Files = Mapping[str, bytes]  # POSIX path in the tree: content
 Check = Callable[[Files], Sequence[str]]  # what is wrong with a tree, in words; empty when it compiles
-Plan = Callable[[Files], Mapping[str, bytes | None]]  # the files that change, with their new content; None deletes
+EditPlan = Callable[[Files], Mapping[str, bytes | None]]  # the files that change, with their new content; None deletes
 
 
 class WriteError(Exception):
@@ -43,7 +43,7 @@ class _Staged:
     before: bytes | None
 
 
-def edit_tree(root: Path, plan: Plan, *, check: Check | None = None, force: bool = False) -> tuple[str, ...]:
+def edit_tree(root: Path, plan: EditPlan, *, check: Check | None = None, force: bool = False) -> tuple[str, ...]:
     """Change the tree at `root`. Returns the paths that changed.
 
     Args:

@@ -14,24 +14,24 @@ from typing import Any, Literal
 import attrs
 
 from relayd.config.model import toml_positions as positions
-from relayd.config.model.toml_positions import Path
+from relayd.config.model.toml_positions import KeyPath
 from relayd.config.problems.leaks import find_leaks, hide, redact, redact_line
 from relayd.config.problems.problem import Problem, Related
 
-Kind = Literal["relay", "account", "key", "deny", "prices", "test", "stray", "ignored"]
+FileKind = Literal["relay", "account", "key", "deny", "prices", "test", "stray", "ignored"]
 
 # A hand-written file has a few kB; a tree of 10,000 keys in one file would have 2 MB and is better split.
 MAX_FILE = 1 << 20
 
-_SINGLE: dict[str, Kind] = {"relay.toml": "relay", "deny.toml": "deny", "prices.toml": "prices"}
-_MANY: dict[str, Kind] = {"accounts.d": "account", "keys.d": "key", "tests.d": "test"}
+_SINGLE: dict[str, FileKind] = {"relay.toml": "relay", "deny.toml": "deny", "prices.toml": "prices"}
+_MANY: dict[str, FileKind] = {"accounts.d": "account", "keys.d": "key", "tests.d": "test"}
 # What editors, patch, merge tools and interrupted copies leave behind: vim (swp, swo, swx, 4913), emacs (#x#, x~),
 # patch and git (orig, rej), rsync and others (tmp, part).
 _DROPPING = re.compile(r".*(?:~|\.(?:swp|swo|swx|tmp|part|orig|rej))|#.*#|4913")
 
 
 @functools.lru_cache(maxsize=1 << 15)  # asked several times of each file of a tree
-def classify(path: str) -> Kind:
+def classify(path: str) -> FileKind:
     """What a file is, by its POSIX path in the tree."""
     parts = path.split("/")
     if any(part.startswith(".") for part in parts) or _DROPPING.fullmatch(parts[-1]):
@@ -60,12 +60,12 @@ class Document:
     file: str
     text: str = attrs.field(repr=False)
     table: dict[str, Any] | None = attrs.field(default=None, repr=False)
-    _places: dict[Path, positions.Place] | None = attrs.field(default=None, repr=False, init=False)
+    _places: dict[KeyPath, positions.Position] | None = attrs.field(default=None, repr=False, init=False)
 
     def problem(
         self,
         code: str,
-        path: Path,
+        path: KeyPath,
         message: str,
         *,
         hint: str = "",
@@ -114,7 +114,7 @@ class Document:
             code=code, file=self.file, line=1, column=1, end_column=2, message=message, hint=hint, related=related
         )
 
-    def related(self, path: Path, message: str) -> Related:
+    def related(self, path: KeyPath, message: str) -> Related:
         """The place of `path`, for a problem elsewhere."""
         place = positions.lookup(self._index(), path)
         line, column, _ = self._line(place.start if place else 0)
@@ -124,7 +124,7 @@ class Document:
         """Let go of the table, of which the noun says all: a tree of 10,000 files holds 50 MB of them."""
         self.table = None if self.table is None else {}
 
-    def _index(self) -> dict[Path, positions.Place]:
+    def _index(self) -> dict[KeyPath, positions.Position]:
         if self._places is None:
             self._places = positions.index(self.text) if self.table is not None else {}
         return self._places

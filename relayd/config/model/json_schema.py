@@ -155,7 +155,7 @@ def _default(field: attrs.Attribute[Any]) -> Any:
 
 
 @attrs.frozen(kw_only=True)
-class Row:
+class KeyRow:
     """One key, for the table: all of it as people read it."""
 
     key: str
@@ -165,12 +165,12 @@ class Row:
     doc: str
 
 
-def rows(kind: str) -> list[Row]:
+def rows(kind: str) -> list[KeyRow]:
     """Every key of a kind of file, in the order of snapshot.py."""
     return list(_rows(KINDS[kind][0], ""))
 
 
-def _rows(noun: type, prefix: str) -> Iterator[Row]:
+def _rows(noun: type, prefix: str) -> Iterator[KeyRow]:
     for field in _fields(noun):
         key = f"{prefix}{field.name}"
         kind = _inner(field_type(field))
@@ -193,12 +193,12 @@ def _table_of(kind: Any, key: str) -> tuple[type | None, str]:
     return None, key
 
 
-def _row(field: attrs.Attribute[Any], key: str, kind: Any) -> Row:
+def _row(field: attrs.Attribute[Any], key: str, kind: Any) -> KeyRow:
     low, high = field.metadata["low"], field.metadata["high"]
     limited = (low, high) != (None, None) and not (low == 0 and high is None)
     doc = field.metadata["doc"] + (f" {_sentence(bounds(kind, low, high))}" if limited else "")
     default = _default(field)
-    return Row(
+    return KeyRow(
         key=key,
         type=_words(kind),
         default="required" if field.default is attrs.NOTHING else "" if default is None else json.dumps(default),

@@ -19,7 +19,7 @@ from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_fa
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
-from relayd.config.model.toml_positions import Path
+from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.types import FORMS, SCALARS, write
 from relayd.config.model.values import HIDE, Bad, quote
 
@@ -31,7 +31,7 @@ Hook = Callable[[Any, Any], Any]
 class Finding:
     """What is wrong with the key at `path`. `secret`: what is assigned there is not to be shown."""
 
-    path: Path
+    path: KeyPath
     code: str
     message: str
     hint: str = ""
@@ -54,7 +54,7 @@ def structure(noun: type[T], table: Mapping[str, Any]) -> T | list[Finding]:
         return list(_findings(error, (), noun, table, secret=False))
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """A path as people write it: `limits.windows[1].cost`."""
     text = ""
     for item in path:
@@ -75,7 +75,7 @@ def field_type(field: attrs.Attribute[Any]) -> Any:
 
 
 def _findings(
-    error: BaseException, path: Path, noun: type, table: Mapping[str, Any], *, secret: bool
+    error: BaseException, path: KeyPath, noun: type, table: Mapping[str, Any], *, secret: bool
 ) -> Iterator[Finding]:
     """Flatten cattrs' tree of exceptions. Its notes carry the names and indexes that lead to each one."""
     match error:
@@ -108,13 +108,13 @@ def _is_secret(noun: type, name: str) -> bool:
     return bool(attrs.fields_dict(noun)[name].metadata.get("secret"))
 
 
-def _at(table: Any, path: Path) -> Any:
+def _at(table: Any, path: KeyPath) -> Any:
     for item in path:
         table = table[item]
     return table
 
 
-def _unknown_key(cl: type, name: str, path: Path, noun: type, value: Any) -> Finding:
+def _unknown_key(cl: type, name: str, path: KeyPath, noun: type, value: Any) -> Finding:
     """A key that the schema does not have. Its value may be a secret under a wrong name, so only numbers are shown."""
     where = f" in [{dotted(path)}]" if path else ""
     return Finding(

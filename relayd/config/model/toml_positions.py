@@ -14,14 +14,14 @@ import re
 import tomllib
 from typing import NamedTuple
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 # Nothing in the schema is nested deeper than 6. What lies deeper has the place of its 64th ancestor, which bounds the
 # cost of hostile documents.
 MAX_DEPTH = 64
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Offsets into the text, ends exclusive. For an array's element and a table's header, key and value coincide."""
 
     key_start: int
@@ -34,9 +34,9 @@ class _TooDeep(Exception):
     """The rest of the document is not indexed."""
 
 
-def index(text: str) -> dict[Path, Place]:
+def index(text: str) -> dict[KeyPath, Position]:
     """The place of each path of the document; `text` has LF line ends."""
-    walk = _Walk(text)
+    walk = _Parser(text)
     try:
         walk.document()
     except _TooDeep:
@@ -44,7 +44,7 @@ def index(text: str) -> dict[Path, Place]:
     return walk.places
 
 
-def lookup(places: dict[Path, Place], path: Path) -> Place | None:
+def lookup(places: dict[KeyPath, Position], path: KeyPath) -> Position | None:
     """The place of `path`, or of its nearest ancestor that has one; None for the document as a whole."""
     while path:
         if path in places:
@@ -64,17 +64,17 @@ _LONG_LITERAL = re.compile(r"'''(?:[^']|'{1,2}(?!'))*+'{3,5}")
 _PLAIN = re.compile(r"[^,\]}#\n]+")
 
 
-class _Walk:
+class _Parser:
     """One pass over a document."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.places: dict[Path, Place] = {}
-        self.elements: dict[Path, int] = {}  # arrays of tables: the index of the last element
+        self.places: dict[KeyPath, Position] = {}
+        self.elements: dict[KeyPath, int] = {}  # arrays of tables: the index of the last element
 
     def document(self) -> None:
-        base: Path = ()
+        base: KeyPath = ()
         while True:
             self._skip(_TRIVIA)
             if self.at >= len(self.text):
@@ -84,16 +84,16 @@ class _Walk:
             else:
                 self._pair(base)
 
-    def _header(self) -> Path:
+    def _header(self) -> KeyPath:
         """`[a.b]` or `[[a.b]]`: the path under which the following pairs stand."""
         brackets = 2 if self.text.startswith("[[", self.at) else 1
         self.at += brackets
         segments = self._key()
         self.at += brackets
-        path: Path = ()
+        path: KeyPath = ()
         for number, (name, start, end) in enumerate(segments, 1):
             path = (*path, name)
-            place = Place(start, end, start, end)
+            place = Position(start, end, start, end)
             if number == len(segments) and brackets == 1:
                 self._put(path, place)  # a table's own header is a better place than that of a child
             self.places.setdefault(path, place)
@@ -122,7 +122,7 @@ class _Walk:
             return str(tomllib.loads(f"{token} = 0").popitem()[0])
         return token[1:-1] if token[0] in "\"'" else token
 
-    def _pair(self, base: Path) -> None:
+    def _pair(self, base: KeyPath) -> None:
         segments = self._key()
         self.at += 1  # the equals sign
         self._skip(_BLANK)
@@ -135,9 +135,9 @@ class _Walk:
                 raise _TooDeep
         self._value(path)
         for table, key_start, key_end in inner:
-            self.places.setdefault(table, Place(key_start, key_end, start, self.at))
+            self.places.setdefault(table, Position(key_start, key_end, start, self.at))
 
-    def _value(self, path: Path) -> None:
+    def _value(self, path: KeyPath) -> None:
         """Stands behind the value afterwards."""
         if len(path) > MAX_DEPTH:
             raise _TooDeep
@@ -154,17 +154,17 @@ class _Walk:
                 token = self._take(_PLAIN)
                 self.at -= len(token) - len(token.rstrip())
 
-    def _array(self, path: Path) -> None:
+    def _array(self, path: KeyPath) -> None:
         self.at += 1
         number = 0
         while self._next("]"):
             start = self.at
             element = (*path, number)
             self._value(element)
-            self._put(element, Place(start, self.at, start, self.at))
+            self._put(element, Position(start, self.at, start, self.at))
             number += 1
 
-    def _inline_table(self, path: Path) -> None:
+    def _inline_table(self, path: KeyPath) -> None:
         self.at += 1
         while self._next("}"):
             self._pair(path)
@@ -180,7 +180,7 @@ class _Walk:
         self.at += 1
         return False
 
-    def _put(self, path: Path, place: Place) -> None:
+    def _put(self, path: KeyPath, place: Position) -> None:
         if len(path) > MAX_DEPTH:
             raise _TooDeep
         self.places[path] = place

@@ -12,9 +12,9 @@ from typing import Any
 
 import attrs
 
-from relayd.config.model.document import Document, Kind
+from relayd.config.model.document import Document, FileKind
 from relayd.config.model.structure import dotted
-from relayd.config.model.toml_positions import Path
+from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem, Related
 from relayd.config.snapshot import PREDEFINED_CLIENTS, Account, ApiKey, Deny, Relay
@@ -33,7 +33,7 @@ class Parsed:
     """
 
     digest: bytes
-    kind: Kind
+    kind: FileKind
     id: str
     document: Document
     noun: Any = None
@@ -41,7 +41,7 @@ class Parsed:
     given_limits: frozenset[str] = frozenset()
 
     def problem(
-        self, code: str, path: Path, message: str, *, hint: str = "", related: Sequence[Related] = ()
+        self, code: str, path: KeyPath, message: str, *, hint: str = "", related: Sequence[Related] = ()
     ) -> Problem:
         """A problem with a key of this file."""
         return self.document.problem(code, path, message, hint=hint, related=tuple(related))
@@ -83,7 +83,7 @@ def _same_hash(keys: Iterable[Parsed]) -> Iterator[Problem]:
         for number, entry in enumerate(file.noun.hashes if file.noun else ()):
             other, index = first.setdefault(entry.sha256, (file, number))
             if other is not file:
-                path: Path = ("hashes", number, "sha256")
+                path: KeyPath = ("hashes", number, "sha256")
                 message = f"{dotted(path)}: key {quote(other.id)} has the same hash"
                 related = other.document.related(("hashes", index, "sha256"), f"in key {quote(other.id)}")
                 yield file.problem("E-DUP-HASH", path, message, related=[related])
@@ -104,7 +104,7 @@ def _groups(accounts: Sequence[Parsed], keys: Iterable[Parsed]) -> Iterator[Prob
             continue
         for number, group in enumerate(key.groups):
             if group not in served:
-                path: Path = ("groups", number)
+                path: KeyPath = ("groups", number)
                 message = f"groups: no enabled account is in group {quote(group)}"
                 yield file.problem("W-EMPTY-GROUP", path, message, hint=f"groups that have one: {_listed(served)}")
 
@@ -134,7 +134,7 @@ def _clients(relay: Parsed, keys: Iterable[Parsed]) -> Iterator[Problem]:
     for file in keys:
         for number, client in enumerate(file.noun.clients if file.noun else ()):
             if client not in known:
-                path: Path = ("clients", number)
+                path: KeyPath = ("clients", number)
                 message = f"{dotted(path)}: there is no client rule {quote(client)}"
                 yield file.problem("E-REF", path, message, hint=f"known: {_listed(known)}")
 
@@ -158,7 +158,7 @@ def _expired(keys: Iterable[Parsed], now: datetime.datetime) -> Iterator[Problem
             yield file.problem("W-EXPIRED", ("expires",), f"the key expired at {key.expires.isoformat()}")
         for number, entry in enumerate(key.hashes):
             if entry.expires and entry.expires <= now:
-                path: Path = ("hashes", number, "expires")
+                path: KeyPath = ("hashes", number, "expires")
                 yield file.problem("W-EXPIRED", path, f"the hash expired at {entry.expires.isoformat()}")
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from relayd.config.model.structure import Finding, dotted
-from relayd.config.model.toml_positions import Path
+from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import Bad, name, quote
 from relayd.config.snapshot import Account, Alert, ApiKey, ClientRule, Limits, Relay
 
@@ -70,7 +70,7 @@ def key_findings(key: ApiKey) -> Iterator[Finding]:
     yield from _limits_findings(key.limits)
 
 
-def idle_findings(noun: Any, table: Mapping[str, Any], path: Path = ()) -> Iterator[Finding]:
+def idle_findings(noun: Any, table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[Finding]:
     """A note for each key that is set and has no effect yet: a table that is there, a value that is not the default."""
     for field in _idle_fields(noun.__class__):
         if field.name not in table:
@@ -115,7 +115,7 @@ def _listen_findings(relay: Relay) -> Iterator[Finding]:
 def _limits_findings(limits: Limits) -> Iterator[Finding]:
     for number, window in enumerate(limits.windows):
         if not (window.requests or window.tokens or window.cost):
-            path: Path = ("limits", "windows", number)
+            path: KeyPath = ("limits", "windows", number)
             message = f"{dotted(path)}: expected requests, tokens or cost above 0"
             yield Finding(path=path, code="E-WINDOW", message=message)
 
@@ -125,7 +125,7 @@ _MODEL = re.compile(r"[!-~]{1,200}")
 
 def _alias_findings(models: Mapping[str, str]) -> Iterator[Finding]:
     for alias, target in models.items():
-        path: Path = ("models", alias)
+        path: KeyPath = ("models", alias)
         yield from _model_findings(path, alias, target)
         if resolve_alias(models, alias) is None:
             way = " -> ".join(quote(step) for step in _way(models, alias))
@@ -148,7 +148,7 @@ def _way(models: Mapping[str, str], alias: str) -> list[str]:
     return steps
 
 
-def _model_findings(path: Path, asked: str, sent: str) -> Iterator[Finding]:
+def _model_findings(path: KeyPath, asked: str, sent: str) -> Iterator[Finding]:
     for model, at in ((asked, "key"), (sent, "value")):
         if not _MODEL.fullmatch(model) or "*" in model or "?" in model:
             message = f"{dotted(path)}: expected the name of one model, not {quote(model)}"
@@ -156,7 +156,7 @@ def _model_findings(path: Path, asked: str, sent: str) -> Iterator[Finding]:
 
 
 def _client_findings(client: str, rule: ClientRule) -> Iterator[Finding]:
-    path: Path = ("clients", client)
+    path: KeyPath = ("clients", client)
     yield from _name_findings(path, client)
     if rule.user_agent is None and not rule.headers:
         yield Finding(path=path, code="E-CLIENT", message=f"{dotted(path)}: expected user_agent or headers", at="key")
@@ -172,7 +172,7 @@ def _client_findings(client: str, rule: ClientRule) -> Iterator[Finding]:
             yield Finding(path=(*path, "headers", header), code="E-HEADER", message=message, at="key")
 
 
-def _name_findings(path: Path, text: str) -> Iterator[Finding]:
+def _name_findings(path: KeyPath, text: str) -> Iterator[Finding]:
     try:
         name(text)
     except Bad as bad:
@@ -180,14 +180,14 @@ def _name_findings(path: Path, text: str) -> Iterator[Finding]:
 
 
 def _alert_findings(alert: str, target: Alert) -> Iterator[Finding]:
-    path: Path = ("alerts", alert)
+    path: KeyPath = ("alerts", alert)
     yield from _name_findings(path, alert)
     if bool(target.url) == bool(target.url_file):
         message = f"{dotted(path)}: expected either url (a sealed value) or url_file"
         yield Finding(path=path, code="E-ALERT", message=message, at="key")
 
 
-def _repeated(code: str, path: Path, values: Iterable[str], field: str = "name") -> Iterator[Finding]:
+def _repeated(code: str, path: KeyPath, values: Iterable[str], field: str = "name") -> Iterator[Finding]:
     """A finding for each value that an earlier element of the array has."""
     seen: set[str] = set()
     for number, value in enumerate(values):
@@ -199,7 +199,7 @@ def _repeated(code: str, path: Path, values: Iterable[str], field: str = "name")
 
 def _recipient_findings(relay: Relay) -> Iterator[Finding]:
     recipients = relay.secrets.recipients
-    path: Path = ("secrets", "recipients")
+    path: KeyPath = ("secrets", "recipients")
     if len(recipients) > MAX_RECIPIENTS:
         message = f"secrets.recipients: {len(recipients)} recipients, more than {MAX_RECIPIENTS}"
         yield Finding(path=path, code="E-RECIPIENT", message=message)
@@ -245,7 +245,7 @@ _OURS_PREFIX = ("x-forwarded-", "relayd-")
 _CLIENTS_PREFIX = ("x-stainless-", "x-claude-", "sec-")
 
 
-def _header_findings(path: Path, value: str) -> Iterator[Finding]:
+def _header_findings(path: KeyPath, value: str) -> Iterator[Finding]:
     """A constant header: well formed, and neither the relay's own business nor a client's word about itself."""
     header = str(path[-1])
     lower = header.lower()

@@ -17,7 +17,7 @@ from typing import Literal
 import attrs
 
 from relayd.config.model.structure import Finding, dotted
-from relayd.config.model.toml_positions import Path
+from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
@@ -95,7 +95,7 @@ def scenario_findings(noun: Scenarios) -> Iterator[Finding]:
     """What is wrong with the scenarios of a file by themselves."""
     seen: set[str] = set()
     for number, one in enumerate(noun.scenario):
-        path: Path = ("scenario", number)
+        path: KeyPath = ("scenario", number)
         if one.name in seen:
             message = f"{dotted((*path, 'name'))}: {quote(one.name)} is there already"
             yield Finding(path=(*path, "name"), code="E-DUP-NAME", message=message)
@@ -128,13 +128,13 @@ def scenario_problems(files: Sequence[Parsed]) -> Iterator[Problem]:
     accounts = {file.id for file in files if file.kind == "account"}
     for file in files:
         for number, one in enumerate(file.noun.scenario if isinstance(file.noun, Scenarios) else ()):
-            path: Path = ("scenario", number)
+            path: KeyPath = ("scenario", number)
             yield from _known(file, (*path, "key"), "key", [one.key], keys)
             for name in ("accounts", "first", "down"):
                 yield from _known(file, (*path, name), "account", getattr(one, name), accounts)
 
 
-def _known(file: Parsed, path: Path, what: str, names: Iterable[str], known: set[str]) -> Iterator[Problem]:
+def _known(file: Parsed, path: KeyPath, what: str, names: Iterable[str], known: set[str]) -> Iterator[Problem]:
     for name in names:
         if name not in known:
             message = f"{dotted(path)}: the tree has no {what} {quote(name)}"

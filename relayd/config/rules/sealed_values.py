@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from relayd.config.model.structure import dotted
-from relayd.config.model.toml_positions import Path
+from relayd.config.model.toml_positions import KeyPath
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
 from relayd.config.secrets.binding import Binding, account_binding, alert_binding, totp_binding
@@ -32,7 +32,7 @@ def seal_problems(files: Sequence[Parsed]) -> Iterator[Problem]:
             yield from _credential(place, relay)
     for number, user in enumerate(relay.admin.users):
         if user.totp:
-            path: Path = ("admin", "users", number, "totp")
+            path: KeyPath = ("admin", "users", number, "totp")
             yield from _value(file, path, user.totp, totp_binding(relay.realm, user.name), recipients)
     for name, alert in relay.alerts.items():
         if alert.url:
@@ -45,7 +45,7 @@ def _recipients(file: Parsed, recipients: Sequence[Recipient]) -> Iterator[Probl
         try:
             parse_public(recipient.public)
         except SealError as error:
-            path: Path = ("secrets", "recipients", number, "public")
+            path: KeyPath = ("secrets", "recipients", number, "public")
             yield file.problem(error.code, path, f"{dotted(path)}: {error}")
     for finding in check_recipients(recipients):
         if finding.code == "W-RECIPIENT-MIXED":  # the others are said above, or where relay.toml is judged by itself
@@ -63,7 +63,7 @@ def _credential(file: Parsed, relay: Relay) -> Iterator[Problem]:
 
 
 def _value(
-    file: Parsed, path: Path, value: str, binding: Binding, recipients: Sequence[Recipient]
+    file: Parsed, path: KeyPath, value: str, binding: Binding, recipients: Sequence[Recipient]
 ) -> Iterator[Problem]:
     for finding in inspect(value, binding, recipients):
         # Not an error of the tree: while a new recipient is on its way, every node that had the value can open it.

@@ -32,7 +32,7 @@ class SealError(ValueError):
 
 
 @attrs.frozen(kw_only=True)
-class Finding:
+class SealFinding:
     """What can be seen to be wrong without a key. `code` is stable: `E-` an error, `W-` a warning."""
 
     code: str
@@ -59,7 +59,7 @@ class PublicKey:
         return key_text("rlpub", self.suite, self.raw)
 
 
-class Recipient(Protocol):
+class RecipientEntry(Protocol):
     """An entry of `[secrets] recipients`; relayd.config.snapshot.Recipient is one."""
 
     @property
@@ -80,7 +80,7 @@ def parse_public(text: str) -> PublicKey:
     return PublicKey(suite, raw)
 
 
-def by_kid(recipients: Iterable[Recipient]) -> dict[str, Recipient]:
+def by_kid(recipients: Iterable[RecipientEntry]) -> dict[str, RecipientEntry]:
     """The recipients by the short name of their key; malformed ones are left out (`check_recipients` tells)."""
     known = {}
     for recipient in recipients:
@@ -91,37 +91,37 @@ def by_kid(recipients: Iterable[Recipient]) -> dict[str, Recipient]:
     return known
 
 
-def active_keys(recipients: Iterable[Recipient]) -> list[PublicKey]:
+def active_keys(recipients: Iterable[RecipientEntry]) -> list[PublicKey]:
     """The keys that new values are sealed for. Raises: SealError on a malformed one."""
     return [parse_public(recipient.public) for recipient in recipients if recipient.state == "active"]
 
 
-def check_recipients(recipients: Sequence[Recipient]) -> list[Finding]:
+def check_recipients(recipients: Sequence[RecipientEntry]) -> list[SealFinding]:
     """What is wrong with the list itself."""
-    findings: list[Finding] = []
+    findings: list[SealFinding] = []
     first: dict[str, str] = {}
     for recipient in recipients:
         try:
             kid = parse_public(recipient.public).kid
         except SealError as error:
-            findings.append(Finding(code=error.code, message=f"recipient {recipient.name}: {error}"))
+            findings.append(SealFinding(code=error.code, message=f"recipient {recipient.name}: {error}"))
             continue
         if kid in first:
             text = f"recipients {first[kid]} and {recipient.name} have the same key"
-            findings.append(Finding(code="E-RECIPIENT-TWICE", message=text))
+            findings.append(SealFinding(code="E-RECIPIENT-TWICE", message=text))
         first.setdefault(kid, recipient.name)
     return findings + _active_findings(recipients)
 
 
-def _active_findings(recipients: Sequence[Recipient]) -> list[Finding]:
+def _active_findings(recipients: Sequence[RecipientEntry]) -> list[SealFinding]:
     findings = []
     active = [recipient for recipient in recipients if recipient.state == "active"]
     if len(active) > MAX_RECIPIENTS:
         text = f"{len(active)} active recipients, at most {MAX_RECIPIENTS} fit in a value"
-        findings.append(Finding(code="E-RECIPIENT-COUNT", message=text))
+        findings.append(SealFinding(code="E-RECIPIENT-COUNT", message=text))
     if {recipient.public[:6] for recipient in active} >= {"rlpub1", "rlpub2"}:
         text = "an X25519 recipient (rlpub1) beside a post-quantum one (rlpub2): values are no stronger than X25519"
-        findings.append(Finding(code="W-RECIPIENT-MIXED", message=text))
+        findings.append(SealFinding(code="W-RECIPIENT-MIXED", message=text))
     return findings
 
 

@@ -25,10 +25,10 @@ import attrs
 from relayd.config.secrets.binding import Binding
 from relayd.config.secrets.recipients import (
     MAX_RECIPIENTS,
-    Finding,
     PublicKey,
-    Recipient,
+    RecipientEntry,
     SealError,
+    SealFinding,
     Suite,
     b64,
     by_kid,
@@ -129,7 +129,7 @@ def parse_sealed(value: str) -> Sealed:
     return Sealed(suite=suite, tag=match["tag"], wraps=wraps, head=match["head"], body=body)
 
 
-def inspect(value: str, binding: Binding | None, recipients: Sequence[Recipient]) -> list[Finding]:
+def inspect(value: str, binding: Binding | None, recipients: Sequence[RecipientEntry]) -> list[SealFinding]:
     """Everything that can be said without a key: form, checksum, binding tag, set of recipients.
 
     A right tag is no proof: only opening is. `binding` None leaves the tag out.
@@ -139,12 +139,12 @@ def inspect(value: str, binding: Binding | None, recipients: Sequence[Recipient]
         if binding is not None:
             _check_tag(sealed, binding)
     except SealError as error:
-        return [Finding(code=error.code, message=str(error))]
+        return [SealFinding(code=error.code, message=str(error))]
     return _recipient_findings(sealed.kids, by_kid(recipients))
 
 
 def open_sealed(
-    value: str, binding: Binding, identities: Sequence[Identity], recipients: Sequence[Recipient] = ()
+    value: str, binding: Binding, identities: Sequence[Identity], recipients: Sequence[RecipientEntry] = ()
 ) -> Secret:
     """The secret inside `value`: the only place where one comes to light.
 
@@ -172,22 +172,22 @@ def _check_tag(sealed: Sealed, binding: Binding) -> None:
         raise SealError("E-SEAL-CONTEXT", text)
 
 
-def _recipient_findings(kids: frozenset[str], known: dict[str, Recipient]) -> list[Finding]:
+def _recipient_findings(kids: frozenset[str], known: dict[str, RecipientEntry]) -> list[SealFinding]:
     findings = []
     for kid, recipient in known.items():
         if recipient.state == "active" and kid not in kids:
             text = f"not sealed for recipient {recipient.name} (run `relayd secret reseal`)"
-            findings.append(Finding(code="E-SEAL-RECIPIENT-MISSING", message=text))
+            findings.append(SealFinding(code="E-SEAL-RECIPIENT-MISSING", message=text))
     for kid in sorted(kids):
         entry = known.get(kid)
         if entry is None or entry.state != "active":
             what = f"unknown recipient {kid}" if entry is None else f"{entry.state} recipient {entry.name}"
             text = f"still sealed for {what} (run `relayd secret reseal`)"
-            findings.append(Finding(code="W-SEAL-RECIPIENT-STALE", message=text))
+            findings.append(SealFinding(code="W-SEAL-RECIPIENT-STALE", message=text))
     return findings
 
 
-def _no_identity_message(kids: frozenset[str], identities: Sequence[Identity], known: dict[str, Recipient]) -> str:
+def _no_identity_message(kids: frozenset[str], identities: Sequence[Identity], known: dict[str, RecipientEntry]) -> str:
     names = {kid: recipient.name for kid, recipient in known.items()}
     wanted = ", ".join(sorted(names.get(kid, kid) for kid in kids))
     loaded = ", ".join(names.get(one.public.kid, one.public.kid) for one in identities)

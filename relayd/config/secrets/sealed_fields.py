@@ -18,7 +18,7 @@ from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import Recipient, Upstream
 
 Table = dict[str, Any]
-Path = tuple[str | int, ...]
+SealedPath = tuple[str | int, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -33,7 +33,7 @@ class Slot:
 
     name: str
     file: str
-    path: Path
+    path: SealedPath
     value: str = attrs.field(repr=False)
     binding: Binding | None
     problem: str = ""
@@ -119,7 +119,7 @@ def _relay_slots(relay: Table) -> Iterator[Slot]:
     for alert, table in _table(relay, "alerts").items():
         value = table.get("url") if isinstance(table, dict) else None
         if isinstance(value, str) and value:
-            path: Path = ("alerts", alert, "url")
+            path: SealedPath = ("alerts", alert, "url")
             binding = alert_binding(realm, alert)
             yield Slot(name=f"alert {alert}", file="relay.toml", path=path, value=value, binding=binding)
     users = _table(relay, "admin").get("users", [])

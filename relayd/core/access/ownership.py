@@ -25,13 +25,13 @@ from relayd.core.balancing.candidates import serves
 from relayd.wire.peek import Peeked
 from relayd.wire.refusal import Refusal
 
-Kind = Literal["batches", "files"]
+ObjectType = Literal["batches", "files"]
 Act = Literal["create", "list", "read", "delete", "cancel", "results", "content"]
 
-WORD: dict[Kind, str] = {"batches": "message batch", "files": "file"}
+WORD: dict[ObjectType, str] = {"batches": "message batch", "files": "file"}
 
 # What is asked how, below the collection's path: (parts, method) to act. Source: API reference.
-_ACTS: dict[Kind, dict[tuple[str, ...], dict[str, Act]]] = {
+_ACTS: dict[ObjectType, dict[tuple[str, ...], dict[str, Act]]] = {
     "batches": {
         (): {"POST": "create", "GET": "list"},
         ("*",): {"GET": "read", "DELETE": "delete"},
@@ -44,7 +44,7 @@ _ACTS: dict[Kind, dict[tuple[str, ...], dict[str, Act]]] = {
         ("*", "content"): {"GET": "content"},
     },
 }
-_ROOTS: tuple[tuple[Kind, str], ...] = (("batches", "/v1/messages/batches"), ("files", "/v1/files"))
+_ROOTS: tuple[tuple[ObjectType, str], ...] = (("batches", "/v1/messages/batches"), ("files", "/v1/files"))
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 # How the API counts pages. Source: API reference, `limit`.
@@ -52,7 +52,7 @@ _DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
 
 
 @attrs.frozen(kw_only=True)
-class Asked:
+class ObjectRequest:
     """A request that is about batches or files.
 
     Args:
@@ -60,13 +60,13 @@ class Asked:
         id: of the object; "" where none is named.
     """
 
-    kind: Kind
+    kind: ObjectType
     act: Act
     path: str
     id: str = ""
 
 
-def asked(method: str, path: str) -> Asked | tuple[str, ...] | None:
+def asked(method: str, path: str) -> ObjectRequest | tuple[str, ...] | None:
     """What a canonical path asks for; the methods that it has, when this is none of them; None for other paths."""
     for kind, root in _ROOTS:
         if path != root and not path.startswith(root + "/"):
@@ -79,12 +79,12 @@ def asked(method: str, path: str) -> Asked | tuple[str, ...] | None:
             return None
         if method not in acts:
             return tuple(acts)
-        return Asked(kind=kind, act=acts[method], path=path, id=parts[0] if parts else "")
+        return ObjectRequest(kind=kind, act=acts[method], path=path, id=parts[0] if parts else "")
     return None
 
 
 @attrs.frozen(kw_only=True)
-class Deed:
+class OwnershipRecord:
     """Where an object lives and whose it is.
 
     Args:
@@ -92,7 +92,7 @@ class Deed:
         owner: of that key, then; "" for none.
     """
 
-    kind: Kind
+    kind: ObjectType
     account: str
     key: str
     owner: str = ""
@@ -106,36 +106,36 @@ def deed_name(object_id: str) -> str:
     return f"object/{object_id}"
 
 
-def write_deed(deed: Deed) -> str:
+def write_deed(deed: OwnershipRecord) -> str:
     """A deed as the state keeps it."""
     return msgspec.json.encode(attrs.asdict(deed)).decode()
 
 
-def read_deed(text: str | None) -> Deed | None:
+def read_deed(text: str | None) -> OwnershipRecord | None:
     """A deed that the state kept; None when there is none, or none that can be read."""
     if text is None:
         return None
     try:
         found = _deed.decode(text)
-        kind: Kind = "files" if found["kind"] == "files" else "batches"
-        return Deed(kind=kind, account=found["account"], key=found["key"], owner=found["owner"])
+        kind: ObjectType = "files" if found["kind"] == "files" else "batches"
+        return OwnershipRecord(kind=kind, account=found["account"], key=found["key"], owner=found["owner"])
     except (msgspec.MsgspecError, KeyError):
         return None
 
 
-def deed_of(kind: Kind, account: str, key: ApiKey) -> Deed:
+def deed_of(kind: ObjectType, account: str, key: ApiKey) -> OwnershipRecord:
     """The deed of an object that `key` makes on `account`."""
-    return Deed(kind=kind, account=account, key=key.id, owner=key.owner)
+    return OwnershipRecord(kind=kind, account=account, key=key.id, owner=key.owner)
 
 
-def may_reach(deed: Deed | None, kind: Kind, key: ApiKey) -> bool:
+def may_reach(deed: OwnershipRecord | None, kind: ObjectType, key: ApiKey) -> bool:
     """Whether an object exists as far as `key` is concerned."""
     if deed is None or deed.kind != kind:
         return False
     return deed.key == key.id or bool(key.owner and deed.owner == key.owner)
 
 
-def shelves(kind: Kind, key: str, owner: str) -> tuple[str, ...]:
+def shelves(kind: ObjectType, key: str, owner: str) -> tuple[str, ...]:
     """The topics under which it is noted which accounts hold objects of a key, and of its owner."""
     found = [f"holders/{kind}/key/{key}"]
     if owner:
@@ -143,12 +143,12 @@ def shelves(kind: Kind, key: str, owner: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def not_found(asked: Asked) -> Refusal:
+def not_found(asked: ObjectRequest) -> Refusal:
     """The answer about an object that does not exist, or is another owner's."""
     return Refusal(status=404, message=f"{WORD[asked.kind]} not found: {asked.id}", code="no_such_object")
 
 
-def home(asked: Asked, deed: Deed, snapshot: Snapshot) -> Account:
+def home(asked: ObjectRequest, deed: OwnershipRecord, snapshot: Snapshot) -> Account:
     """The account that alone can serve an object.
 
     Raises: Refusal 404 when it has left the config, 409 when it may not serve at present. A client is told not to try
@@ -165,7 +165,7 @@ def home(asked: Asked, deed: Deed, snapshot: Snapshot) -> Account:
     return account
 
 
-def bound(deeds: Mapping[str, Deed | None], key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
+def bound(deeds: Mapping[str, OwnershipRecord | None], key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
     """The accounts that cannot serve a call, because the files that it names live on another one; with reasons.
 
     A name without a deed may be anything, also a tool's own data: the upstream will know.
@@ -177,7 +177,7 @@ def bound(deeds: Mapping[str, Deed | None], key: ApiKey, snapshot: Snapshot) -> 
     for name, deed in deeds.items():
         if deed is None or deed.kind != "files":
             continue
-        about = Asked(kind="files", act="read", path="", id=name)
+        about = ObjectRequest(kind="files", act="read", path="", id=name)
         if not may_reach(deed, "files", key):
             raise not_found(about)
         homes.setdefault(home(about, deed, snapshot).id, name)
@@ -238,7 +238,7 @@ def _missing(account: Account, models: Sequence[str]) -> str:
 
 
 @attrs.frozen(kw_only=True)
-class Window:
+class PageRequest:
     """The part of a list that is asked for.
 
     Args:
@@ -253,7 +253,7 @@ class Window:
     rest: str = ""
 
 
-def read_window(query: str) -> Window:
+def read_window(query: str) -> PageRequest:
     """The page that a query asks for. Raises: Refusal 400."""
     pairs = parse_qsl(query, keep_blank_values=True)
     last = dict(pairs)
@@ -263,7 +263,7 @@ def read_window(query: str) -> Window:
         raise Refusal(status=400, message=message, param="limit")
     ids = tuple(value for name, value in pairs if name in ("ids", "ids[]") for value in value.split(",") if value)
     own = ("limit", "after_id", "before_id", "page", "ids", "ids[]")
-    return Window(
+    return PageRequest(
         limit=int(limit),
         after=last.get("after_id") or last.get("page", "").removeprefix("page_"),
         before=last.get("before_id", ""),
@@ -281,7 +281,7 @@ class Listed:
     raw: bytes = attrs.field(repr=False)
 
 
-def page_of(listed: Iterable[Listed], window: Window) -> tuple[list[Listed], bool]:
+def page_of(listed: Iterable[Listed], window: PageRequest) -> tuple[list[Listed], bool]:
     """The page asked for, newest first, and whether there are more in its direction.
 
     Objects of one second stay in the order in which the accounts gave them.

@@ -14,7 +14,7 @@ import attrs
 
 from relayd.config.snapshot import Account
 from relayd.core.balancing.breaker import Gate
-from relayd.core.balancing.explain import Hold
+from relayd.core.balancing.explain import Block
 from relayd.core.balancing.headroom import Gauge, pull
 
 MINUTE = 60.0
@@ -57,7 +57,7 @@ class Health:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Standing:
+class AccountState:
     """One account at run time.
 
     Args:
@@ -79,7 +79,7 @@ class Standing:
     pace: int = 0
     in_flight: int = 0
     starts: deque[float] = attrs.field(factory=deque)
-    elsewhere: Hold | None = None
+    elsewhere: Block | None = None
     used: float = 0.0
     whole: Health = attrs.field(factory=Health)
     models: dict[str, Health] = attrs.field(factory=dict)
@@ -137,7 +137,7 @@ class Lease:
     account: str
     model: str
     began: float
-    standing: Standing
+    standing: AccountState
     health: Health
     trials: tuple[tuple[Gate, int], ...] = ()
     observed: bool = False

@@ -18,7 +18,7 @@ import random
 import attrs
 
 from relayd.config.snapshot import Breaker
-from relayd.core.balancing.failover import Kind
+from relayd.core.balancing.failover import FailureKind
 
 JITTER = 0.2  # share of a rest that is added at random, so that nodes and accounts do not come back at one instant
 _MOST_JITTER = 30.0  # s; a fifth of a five-hour rest would be an hour of nothing
@@ -43,7 +43,7 @@ class Gate:
     """
 
     until: float = 0.0
-    kind: Kind = "outage"
+    kind: FailureKind = "outage"
     reason: str = ""
     soft: bool = False
     level: int = 0
@@ -66,7 +66,7 @@ class Gate:
         """Whether the rest is not over. Recovery comes after it."""
         return self.ramp > 0 and now < self.until
 
-    def rest(self, seconds: float, kind: Kind, reason: str, now: float, rng: random.Random) -> bool:
+    def rest(self, seconds: float, kind: FailureKind, reason: str, now: float, rng: random.Random) -> bool:
         """Rest as was asked for. A rest that already lasts longer stands. Returns whether it had not been resting."""
         fresh = not self.resting(now) or self.soft
         until = now + jittered(seconds, rng)
@@ -76,7 +76,14 @@ class Gate:
         return fresh
 
     def strike(
-        self, breaker: Breaker, seconds: float, kind: Kind, reason: str, now: float, rng: random.Random, trial: bool
+        self,
+        breaker: Breaker,
+        seconds: float,
+        kind: FailureKind,
+        reason: str,
+        now: float,
+        rng: random.Random,
+        trial: bool,
     ) -> bool:
         """Note a failure. Returns whether the breaker tripped by it.
 
@@ -121,7 +128,7 @@ class Gate:
         self.strikes.clear()
         self.changed = now
 
-    def _close(self, until: float, kind: Kind, reason: str, soft: bool, now: float) -> None:
+    def _close(self, until: float, kind: FailureKind, reason: str, soft: bool, now: float) -> None:
         self.until, self.kind, self.reason, self.soft = until, kind, reason, soft
         self.ramp, self.changed = 1, now
         self.round += 1

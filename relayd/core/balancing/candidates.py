@@ -15,9 +15,9 @@ import attrs
 
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.access.permissions import glob_matches
-from relayd.core.balancing.account_state import Standing
+from relayd.core.balancing.account_state import AccountState
 from relayd.core.balancing.breaker import Gate
-from relayd.core.balancing.explain import Hold
+from relayd.core.balancing.explain import Block
 
 
 @attrs.define(eq=False)
@@ -25,7 +25,7 @@ class Candidate:
     """An account that may serve. Attributes are flat because choosing reads them for every account of every call."""
 
     id: str
-    standing: Standing
+    standing: AccountState
     origin: Gate
     priority: int
     weight: int
@@ -58,7 +58,7 @@ class Tier:
 
 
 @attrs.define(eq=False)
-class Roster:
+class Candidates:
     """Who may serve.
 
     Args:
@@ -69,7 +69,7 @@ class Roster:
 
     groups: tuple[tuple[Tier, ...], ...]
     by_id: Mapping[str, Candidate]
-    never: tuple[Hold, ...]
+    never: tuple[Block, ...]
 
 
 def serves(account: Account, model: str) -> bool:
@@ -90,21 +90,21 @@ def why_never(account: Account, model: str, snapshot: Snapshot) -> str:
 
 def build_roster(
     snapshot: Snapshot, groups: tuple[str, ...], model: str, candidate: Callable[[Account], Candidate]
-) -> Roster:
+) -> Candidates:
     """Sort the accounts. One that is in several of the groups counts in the first."""
     left = list(snapshot.accounts.values())
     tiers: list[tuple[Tier, ...]] = []
     by_id: dict[str, Candidate] = {}
-    never: list[Hold] = []
+    never: list[Block] = []
     for group in groups:
         members = [account for account in left if group in account.groups]
         left = [account for account in left if group not in account.groups]
         reasons = {account.id: why_never(account, model, snapshot) for account in members}
-        never += [Hold(name, "never", math.inf, reason) for name, reason in reasons.items() if reason]
+        never += [Block(name, "never", math.inf, reason) for name, reason in reasons.items() if reason]
         able = [candidate(account) for account in members if not reasons[account.id]]
         by_id |= {one.id: one for one in able}
         tiers.append(_tiers(able))
-    return Roster(groups=tuple(tier for tier in tiers if tier), by_id=by_id, never=tuple(never))
+    return Candidates(groups=tuple(tier for tier in tiers if tier), by_id=by_id, never=tuple(never))
 
 
 def _tiers(candidates: list[Candidate]) -> tuple[Tier, ...]:

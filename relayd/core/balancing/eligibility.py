@@ -12,8 +12,8 @@ import attrs
 
 from relayd.core.balancing.account_state import Health
 from relayd.core.balancing.breaker import Gate
-from relayd.core.balancing.candidates import Candidate, Roster
-from relayd.core.balancing.explain import Hold
+from relayd.core.balancing.candidates import Candidate, Candidates
+from relayd.core.balancing.explain import Block
 from relayd.core.quota.limits import Slots, Term
 
 SOON = 1.0  # s; when to ask again where no time is known (an account that is full or on trial)
@@ -21,7 +21,7 @@ LOOK = 0.25  # s; how long the store's word holds that an account is full: calls
 
 
 @attrs.frozen
-class Ask:
+class Wanted:
     """What is asked of the accounts.
 
     Args:
@@ -45,7 +45,7 @@ def free(one: Candidate, model: str, now: float) -> bool:
     return hold_of(one, model, now) is None
 
 
-def hold_of(one: Candidate, model: str, now: float, past_soft: bool = False) -> Hold | None:
+def hold_of(one: Candidate, model: str, now: float, past_soft: bool = False) -> Block | None:
     """What keeps an account from one more call now; None when nothing does.
 
     Args:
@@ -57,14 +57,14 @@ def hold_of(one: Candidate, model: str, now: float, past_soft: bool = False) -> 
             return hold
     in_flight = one.standing.in_flight
     if one.limit and in_flight >= one.limit:
-        return Hold(one.id, "rate", now + SOON, f"{in_flight} of {one.limit} calls in flight")
+        return Block(one.id, "rate", now + SOON, f"{in_flight} of {one.limit} calls in flight")
     if one.pace and (until := one.standing.paced_until(now)):
-        return Hold(one.id, "rate", until, f"{one.pace} calls started in a minute, next at", "", True)
+        return Block(one.id, "rate", until, f"{one.pace} calls started in a minute, next at", "", True)
     elsewhere = one.standing.elsewhere
     return elsewhere if elsewhere is not None and elsewhere.until > now else None
 
 
-def hold_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -> Hold:
+def hold_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -> Block:
     """What the calls of all processes together leave no room for on an account.
 
     Args:
@@ -73,14 +73,14 @@ def hold_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -
             lease would end, which says little.
     """
     if isinstance(term, Slots):
-        return Hold(account, "rate", now + LOOK, f"{term.limit} calls in flight on all nodes")
+        return Block(account, "rate", now + LOOK, f"{term.limit} calls in flight on all nodes")
     text = f"{term.limit} calls started in a minute on all nodes"
     if retry_ms is None:
-        return Hold(account, "rate", now + SOON, text)
-    return Hold(account, "rate", now + retry_ms / 1000, f"{text}, next at", "", True)
+        return Block(account, "rate", now + SOON, text)
+    return Block(account, "rate", now + retry_ms / 1000, f"{text}, next at", "", True)
 
 
-def _health_hold(one: Candidate, model: str, now: float, past_soft: bool) -> Hold | None:
+def _health_hold(one: Candidate, model: str, now: float, past_soft: bool) -> Block | None:
     whole, of_model = one.standing.whole, one.standing.models.get(model)
     gates = [(whole.gate, ""), (one.origin, "upstream ")]
     if of_model is not None:
@@ -94,24 +94,24 @@ def _health_hold(one: Candidate, model: str, now: float, past_soft: bool) -> Hol
     return None
 
 
-def _gate_hold(account: str, gate: Gate, whose: str, now: float) -> Hold:
+def _gate_hold(account: str, gate: Gate, whose: str, now: float) -> Block:
     if now < gate.until:
-        return Hold(account, gate.kind, gate.until, f"{whose}cooling down until", f", {gate.reason}", True)
-    return Hold(account, gate.kind, now + SOON, f"{whose}recovering, {gate.trials} on trial", f", {gate.reason}")
+        return Block(account, gate.kind, gate.until, f"{whose}cooling down until", f", {gate.reason}", True)
+    return Block(account, gate.kind, now + SOON, f"{whose}recovering, {gate.trials} on trial", f", {gate.reason}")
 
 
-def _dry_hold(account: str, health: Health) -> Hold:
+def _dry_hold(account: str, health: Health) -> Block:
     text = f"{health.dry_window} window is spent down to the reserve, resets"
-    return Hold(account, "rate", health.dry_until, text, "", True)
+    return Block(account, "rate", health.dry_until, text, "", True)
 
 
-def holds_of(roster: Roster, ask: Ask) -> list[Hold]:
+def holds_of(roster: Candidates, ask: Wanted) -> list[Block]:
     """Why each account of a roster cannot serve, when none can."""
     holds = []
     for one in roster.by_id.values():
         hold = hold_of(one, ask.model, ask.now)
         if hold is None and one.id in ask.excluded:
-            hold = Hold(one.id, "outage", ask.now + SOON, "already tried")
+            hold = Block(one.id, "outage", ask.now + SOON, "already tried")
         if hold is not None:
             holds.append(hold)
     return holds

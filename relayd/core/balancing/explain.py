@@ -12,10 +12,10 @@ from typing import Literal
 
 import attrs
 
-from relayd.core.balancing.failover import Kind
+from relayd.core.balancing.failover import FailureKind
 from relayd.wire.refusal import Refusal
 
-HoldKind = Literal[Kind, "never"]
+HoldKind = Literal[FailureKind, "never"]
 
 SHOWN = 5  # accounts that a refusal names; the rest is a number
 # From here on, s, a client does better to give up than to sleep: official SDKs obey any retry-after, however long.
@@ -23,7 +23,7 @@ _TOO_LONG = 300.0
 
 
 @attrs.frozen
-class Hold:
+class Block:
     """Why one account cannot serve a call.
 
     Args:
@@ -58,7 +58,7 @@ class Unavailable:
 
     until: float
     kind: Literal["rate", "overload", "outage", "none"]
-    holds: tuple[Hold, ...]
+    holds: tuple[Block, ...]
     model: str = ""
 
 
@@ -71,7 +71,7 @@ class Reason:
     text: str
 
 
-def unavailable(holds: Sequence[Hold], model: str) -> Unavailable:
+def unavailable(holds: Sequence[Block], model: str) -> Unavailable:
     """What the holds of all accounts come to: the one that is over first decides."""
     hopeful = [hold for hold in holds if hold.kind != "never"]
     if not hopeful:
@@ -113,7 +113,7 @@ def refusal_of(found: Unavailable, *, now: float, zone: datetime.tzinfo = dateti
     )
 
 
-def summary(holds: Sequence[Hold], now: float, zone: datetime.tzinfo = datetime.UTC) -> str:
+def summary(holds: Sequence[Block], now: float, zone: datetime.tzinfo = datetime.UTC) -> str:
     """ "a: cooling down until 12:03:10, 429 from upstream; b: does not serve claude-opus-4-1; and 7 more".
 
     Who can serve soonest comes first.

@@ -22,8 +22,8 @@ from relayd.wire.http import Headers
 from relayd.wire.refusal import KIND_BY_STATUS, Refusal
 
 Scope = Literal["account", "model", "upstream", "none"]
-Kind = Literal["rate", "overload", "outage", "auth"]
-Fault = Literal["connect", "timeout", "reset", "protocol", "proxy"]
+FailureKind = Literal["rate", "overload", "outage", "auth"]
+ConnectionFault = Literal["connect", "timeout", "reset", "protocol", "proxy"]
 
 AUTH_REASON = "Invalid session key or expired"
 
@@ -65,7 +65,7 @@ class Unreachable:
         reused: on a connection that had served before.
     """
 
-    kind: Fault
+    kind: ConnectionFault
     reason: str = ""
     bytes_sent: bool = attrs.field(
         default=attrs.Factory(lambda self: self.kind in ("timeout", "reset", "protocol"), takes_self=True)
@@ -111,7 +111,7 @@ class Retry:
     """
 
     scope: Scope
-    kind: Kind
+    kind: FailureKind
     reason: str
     cooldown: float = 0.0
     strike: bool = False
@@ -129,7 +129,7 @@ Verdict = Deliver | Retry
 
 
 @attrs.frozen(kw_only=True)
-class Row:
+class Rule:
     """One line of the table.
 
     Args:
@@ -139,7 +139,7 @@ class Row:
     """
 
     scope: Scope
-    kind: Kind
+    kind: FailureKind
     default: Literal["overloaded", "server_error", "unreachable", "auth", "rate_limited"]
     strike: bool
     free: bool = False
@@ -149,31 +149,31 @@ class Row:
 
 # THE TABLE. What falls through it is delivered. Sources: API = the Claude API's documentation, "Errors" and "Rate
 # limits"; SDK = what the official SDKs retry (408, 409, 429, >= 500, connection errors, x-should-retry).
-TABLE: dict[str, Row] = {
+TABLE: dict[str, Rule] = {
     # 429: the account's window, or one model's. API: "retry-after" and reset headers say how long. The account rests
     # at once, so that further attempts cannot pile up on it: no token is asked.
-    "rate_limit": Row(scope="account", kind="rate", default="rate_limited", strike=False, free=True, named=True),
+    "rate_limit": Rule(scope="account", kind="rate", default="rate_limited", strike=False, free=True, named=True),
     # 429 of a monthly spend limit, 402: it fails until a person acts. API: no retry-after comes with it.
-    "billing": Row(scope="account", kind="auth", default="auth", strike=False, free=True),
+    "billing": Rule(scope="account", kind="auth", default="auth", strike=False, free=True),
     # 401, 403: our credential, not the client's key. RFC 9110 section 15.5.2; API: "authentication_error".
-    "credential": Row(scope="account", kind="auth", default="auth", strike=False, free=True),
+    "credential": Rule(scope="account", kind="auth", default="auth", strike=False, free=True),
     # 403 that speaks of the model: this account may not use it. API: "permission_error".
-    "permission": Row(scope="model", kind="auth", default="auth", strike=False, free=True),
+    "permission": Rule(scope="model", kind="auth", default="auth", strike=False, free=True),
     # 529, and overloaded_error in any status or first event: the API as a whole, though some accounts may still be
     # served (the pool strikes both). API: "Errors", 529. SDK: backs off.
-    "overloaded": Row(scope="upstream", kind="overload", default="overloaded", strike=True, named=True, waits=True),
+    "overloaded": Rule(scope="upstream", kind="overload", default="overloaded", strike=True, named=True, waits=True),
     # 5xx. API: 500 api_error, 504 timeout_error. It may be one organization's, so the account is blamed. SDK: retried.
-    "server_error": Row(scope="account", kind="outage", default="server_error", strike=True, named=True),
+    "server_error": Rule(scope="account", kind="outage", default="server_error", strike=True, named=True),
     # 3xx: a wrong base_url or a captive proxy; never followed, for the credential belongs to its origin (RFC 9110
     # section 15.4 allows, and security forbids).
-    "redirect": Row(scope="account", kind="outage", default="server_error", strike=True),
+    "redirect": Rule(scope="account", kind="outage", default="server_error", strike=True),
     # No connection: nothing was asked, nothing can be billed. The origin's fault. RFC 9110 section 9.2.2.
-    "connect": Row(scope="upstream", kind="outage", default="unreachable", strike=True),
+    "connect": Rule(scope="upstream", kind="outage", default="unreachable", strike=True),
     # A proxy is one account's own way out.
-    "proxy": Row(scope="account", kind="outage", default="unreachable", strike=True),
+    "proxy": Rule(scope="account", kind="outage", default="unreachable", strike=True),
     # Sent, but no answer: RFC 9110 section 9.2.2 leaves repeating to who knows the request; generating twice is waste,
     # not harm. One slow or broken connection may be the path of this account, so the account is blamed.
-    "silent": Row(scope="account", kind="outage", default="unreachable", strike=True),
+    "silent": Rule(scope="account", kind="outage", default="unreachable", strike=True),
 }
 
 # An error's type decides before its status: "also seen with other statuses" (API, 529) and it is all that an error
@@ -349,7 +349,7 @@ def _judge_silence(outcome: Unreachable, cooldown: Cooldown, repeatable: bool) -
     )
 
 
-_SILENCE: dict[Fault, str] = {
+_SILENCE: dict[ConnectionFault, str] = {
     "connect": "upstream unreachable",
     "timeout": "no answer from upstream in time",
     "reset": "upstream closed the connection without an answer",

@@ -17,17 +17,17 @@ from typing import Any, Literal
 import attrs
 
 from relayd.config.snapshot import Account, Routing, Snapshot
-from relayd.core.balancing.account_state import Health, Lease, Standing, health_state, identity_of, merge_health
+from relayd.core.balancing.account_state import AccountState, Health, Lease, health_state, identity_of, merge_health
 from relayd.core.balancing.breaker import Gate
-from relayd.core.balancing.candidates import Candidate, Roster, build_roster
-from relayd.core.balancing.eligibility import Ask, free, hold_of, holds_of, well
-from relayd.core.balancing.explain import Hold, Reason, Unavailable, refusal_of, unavailable
-from relayd.core.balancing.failover import Deliver, Kind, Retry, Verdict
+from relayd.core.balancing.candidates import Candidate, Candidates, build_roster
+from relayd.core.balancing.eligibility import Wanted, free, hold_of, holds_of, well
+from relayd.core.balancing.explain import Block, Reason, Unavailable, refusal_of, unavailable
+from relayd.core.balancing.failover import Deliver, FailureKind, Retry, Verdict
 from relayd.core.balancing.headroom import read_gauges
 from relayd.core.balancing.strategy import choose, last_resort
 from relayd.wire.http import Headers
 
-__all__ = ["Change", "Lease", "Picked", "Pool", "Unavailable", "refusal_of"]
+__all__ = ["HealthChange", "Lease", "Picked", "Pool", "Unavailable", "refusal_of"]
 
 _LEARN_EVERY = 0.2  # s between two readings of the headers of good answers; a reading costs as much as a choice
 _REVIEW = 5.0  # s between reviews of every account's windows, whose time runs on without an answer
@@ -43,7 +43,7 @@ class Picked:
 
 
 @attrs.frozen
-class Change:
+class HealthChange:
     """A turn in an account's health, for alerts and the log.
 
     Args:
@@ -64,9 +64,9 @@ class Pool:
 
     _snapshot: Snapshot | None = None
     _routing: Routing = attrs.field(factory=Routing)
-    _standings: dict[str, Standing] = attrs.field(factory=dict)
+    _standings: dict[str, AccountState] = attrs.field(factory=dict)
     _origins: dict[str, Gate] = attrs.field(factory=dict)
-    _rosters: dict[tuple[tuple[str, ...], str], Roster] = attrs.field(factory=dict)
+    _rosters: dict[tuple[tuple[str, ...], str], Candidates] = attrs.field(factory=dict)
     _changed: set[str] = attrs.field(factory=set)
     _reviews: int = 0
     _next_review: float = 0.0
@@ -98,7 +98,7 @@ class Pool:
             home = roster.by_id.get(affinity)
             if home is not None and free(home, model, now):
                 return Picked(affinity, "affinity")
-        ask = Ask(model, excluded, now)
+        ask = Wanted(model, excluded, now)
         for tiers in roster.groups:
             for tier in tiers:
                 chosen = choose(self._routing.strategy, tier, ask, rng, self._reviews)
@@ -109,7 +109,7 @@ class Pool:
             return Picked(chosen.id, "last resort")
         return unavailable([*holds_of(roster, ask), *roster.never], model)
 
-    def _roster(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float) -> Roster:
+    def _roster(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float) -> Candidates:
         self.adopt_if_new(snapshot, now)
         if now >= self._next_review:
             self._review(now)
@@ -167,7 +167,7 @@ class Pool:
 
     def observe(
         self, lease: Lease, verdict: Verdict, headers: Headers | None, now: float, rng: random.Random
-    ) -> Change | None:
+    ) -> HealthChange | None:
         """Learn from an attempt's outcome, once per lease.
 
         Args:
@@ -203,11 +203,11 @@ class Pool:
             lease.standing.model(lease.model).learn(of_model, now)
         return bool(gauges)
 
-    def _praise(self, lease: Lease, now: float) -> Change | None:
+    def _praise(self, lease: Lease, now: float) -> HealthChange | None:
         reopened = [gate.succeed(now, lease.on_trial(gate)) for gate in self._gates(lease)]
-        return Change(lease.account, "recovered", "", 0.0) if any(reopened) else None
+        return HealthChange(lease.account, "recovered", "", 0.0) if any(reopened) else None
 
-    def _blame(self, lease: Lease, verdict: Retry, now: float, rng: random.Random) -> Change | None:
+    def _blame(self, lease: Lease, verdict: Retry, now: float, rng: random.Random) -> HealthChange | None:
         origin = lease.standing.origin
         if verdict.status and verdict.kind != "overload":
             origin.succeed(now, lease.on_trial(origin))  # whatever it said, it was there to say it
@@ -230,7 +230,7 @@ class Pool:
         else:
             turned = gate.rest(verdict.cooldown, verdict.kind, verdict.reason, now, rng)
         what: Literal["out", "credential"] = "credential" if verdict.kind == "auth" else "out"
-        return Change(lease.account, what, verdict.reason, gate.until) if turned else None
+        return HealthChange(lease.account, what, verdict.reason, gate.until) if turned else None
 
     def _strike(self, lease: Lease, gate: Gate, verdict: Retry, now: float, rng: random.Random) -> bool:
         trial = lease.on_trial(gate)
@@ -238,7 +238,7 @@ class Pool:
 
     # --- config, and what others know
 
-    def hold(self, hold: Hold) -> None:
+    def hold(self, hold: Block) -> None:
         """The state store says that an account has no room, whatever this process knows."""
         standing = self._standings.get(hold.account)
         if standing is not None:
@@ -269,7 +269,7 @@ class Pool:
         identity = identity_of(account, base_url)
         standing = self._standings.get(account.id)
         if standing is None:
-            standing = self._standings[account.id] = Standing(id=account.id, identity=identity, origin=origin)
+            standing = self._standings[account.id] = AccountState(id=account.id, identity=identity, origin=origin)
         if standing.identity != identity:
             standing.clear()
             standing.identity, standing.origin = identity, origin
@@ -315,7 +315,7 @@ class Pool:
         standing = self._standings.get(account)
         return 0.0 if standing is None else standing.used
 
-    def resting(self, account: str, now: float) -> tuple[Kind, float, str] | None:
+    def resting(self, account: str, now: float) -> tuple[FailureKind, float, str] | None:
         """Why an account as a whole rests: kind, until (Unix time, s), reason. None when it does not."""
         gate = self._standings[account].whole.gate
         return (gate.kind, gate.until, gate.reason) if gate.resting(now) else None

@@ -16,8 +16,8 @@ import math
 import random
 from typing import Literal
 
-from relayd.core.balancing.candidates import Candidate, Roster, Tier
-from relayd.core.balancing.eligibility import Ask, free, hold_of
+from relayd.core.balancing.candidates import Candidate, Candidates, Tier
+from relayd.core.balancing.eligibility import Wanted, free, hold_of
 
 RACE = 16  # accounts up to which all run; beyond it some are drawn
 _RUNNERS = 8  # drawn
@@ -25,7 +25,7 @@ _DRAWS = 24  # before the whole tier is looked through, because most of it is no
 
 
 def choose(
-    strategy: Literal["balanced", "priority", "round-robin"], tier: Tier, ask: Ask, rng: random.Random, review: int
+    strategy: Literal["balanced", "priority", "round-robin"], tier: Tier, ask: Wanted, rng: random.Random, review: int
 ) -> Candidate | None:
     """One of a tier's accounts; None when none is free.
 
@@ -42,11 +42,11 @@ def choose(
             return drawn or race(ready(tier, ask), rng)
 
 
-def _takes(one: Candidate, ask: Ask) -> bool:
+def _takes(one: Candidate, ask: Wanted) -> bool:
     return one.id not in ask.excluded and free(one, ask.model, ask.now)
 
 
-def ready(tier: Tier, ask: Ask) -> list[Candidate]:
+def ready(tier: Tier, ask: Wanted) -> list[Candidate]:
     """Those of a tier who are free."""
     model, now, excluded = ask.model, ask.now, ask.excluded
     found = [
@@ -69,7 +69,7 @@ def race(runners: list[Candidate], rng: random.Random) -> Candidate | None:
     return winner
 
 
-def _draw(tier: Tier, ask: Ask, rng: random.Random, review: int) -> Candidate | None:
+def _draw(tier: Tier, ask: Wanted, rng: random.Random, review: int) -> Candidate | None:
     """The least loaded of a few free accounts, each drawn by its share; None when hardly any is free."""
     best, least, found = None, math.inf, 0
     for _ in range(_DRAWS):
@@ -103,7 +103,7 @@ def _next_turn(tier: Tier, runners: list[Candidate]) -> Candidate | None:
     return chosen
 
 
-def last_resort(roster: Roster, ask: Ask, rng: random.Random) -> Candidate | None:
+def last_resort(roster: Candidates, ask: Wanted, rng: random.Random) -> Candidate | None:
     """Someone whom only a breaker keeps back: better to find out than to refuse. Those first whose own gate is open."""
     for tiers in roster.groups:
         willing = [
@@ -115,7 +115,7 @@ def last_resort(roster: Roster, ask: Ask, rng: random.Random) -> Candidate | Non
     return None
 
 
-def _only_soft(one: Candidate, ask: Ask) -> bool:
+def _only_soft(one: Candidate, ask: Wanted) -> bool:
     gate = one.standing.whole.gate
     if gate.resting(ask.now) and not gate.soft:
         return False

@@ -89,7 +89,7 @@ Term = Rolling | Calendar | Slots
 
 
 @attrs.frozen
-class Standing:
+class TermLevel:
     """How a term stands: what is used, and when the window is empty again (Unix ms) if nothing more comes."""
 
     used: int
@@ -416,7 +416,7 @@ def rfc3339(ms: int) -> str:
     return datetime.datetime.fromtimestamp(-(-ms // 1000), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def limit_headers(charged: tuple[Term, ...], standings: tuple[Standing, ...], now_ms: int) -> HeaderPairs:
+def limit_headers(charged: tuple[Term, ...], standings: tuple[TermLevel, ...], now_ms: int) -> HeaderPairs:
     """The key's own `anthropic-ratelimit-*`: for requests and tokens the window with the least left.
 
     Source: API docs, "Rate limits", response headers.
@@ -440,7 +440,7 @@ def limit_headers(charged: tuple[Term, ...], standings: tuple[Standing, ...], no
 
 
 def usage_document(
-    key: ApiKey, shown: tuple[Term, ...], standings: tuple[Standing, ...], now_ms: int
+    key: ApiKey, shown: tuple[Term, ...], standings: tuple[TermLevel, ...], now_ms: int
 ) -> dict[str, Any]:
     """`GET /usage`: a key's limits, consumption and reset times, ready for JSON. Costs are exact strings in USD.
 
@@ -457,7 +457,7 @@ def usage_document(
     }
 
 
-def _usage_row(term: Term, standing: Standing) -> dict[str, Any]:
+def _usage_row(term: Term, standing: TermLevel) -> dict[str, Any]:
     unit = "concurrent" if isinstance(term, Slots) else term.unit
     left = max(term.limit - standing.used, 0)
     resets = not isinstance(term, Slots) and standing.used > 0 and standing.resets_at < FOREVER

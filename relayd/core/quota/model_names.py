@@ -1,6 +1,6 @@
 """Names: under which name a model stands in the books, and as what it may be sent.
 
-Rule: pure, but for the names that `Names` has learnt in the last days.
+Rule: pure, but for the names that `ModelNames` has learnt in the last days.
 
 Theory: a model's name comes from the client, and each name is a line of its own in the books. One that a client made up
 must not get a line, or a loop over random names would grow the books without end. A name has a line when it is *listed*
@@ -53,7 +53,7 @@ def sendings(snapshot: Snapshot) -> _Sendings:
 
 
 @attrs.define(eq=False)
-class Names:
+class ModelNames:
     """What one process knows of models' names."""
 
     _listed: frozenset[str] = attrs.field(default=frozenset(), init=False)

@@ -25,9 +25,9 @@ from relayd.core.quota.limits import (
     terms,
     unpriced,
 )
-from relayd.core.quota.model_names import Names
+from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.prices import price_of
-from relayd.core.quota.usage_record import Record, orphan_of
+from relayd.core.quota.usage_record import UsageRecord, orphan_of
 from relayd.wire.call import Call
 
 
@@ -41,10 +41,10 @@ class Quota:
     """
 
     terms: tuple[Term, ...]
-    orphan: Record
+    orphan: UsageRecord
 
 
-def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: Names, lease_ms: int = LEASE_MS) -> Quota:
+def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: ModelNames, lease_ms: int = LEASE_MS) -> Quota:
     """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
     call, key, relay = plan.call, plan.key, snapshot.relay
     # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.

@@ -13,7 +13,7 @@ from relayd.core.receipt import Receipt
 
 
 @attrs.frozen(kw_only=True)
-class Record:
+class UsageRecord:
     """What one call, or all calls of one day, key, account and model, consumed."""
 
     day: str  # YYYY-MM-DD in `state.timezone`, the day on which the call began
@@ -37,10 +37,10 @@ class Record:
         return self.input + self.cache_write_5m + self.cache_write_1h + self.cache_read + self.output
 
 
-COUNTS = tuple(field.name for field in attrs.fields(Record))[4:]
+COUNTS = tuple(field.name for field in attrs.fields(UsageRecord))[4:]
 
 
-def record_of(receipt: Receipt, day: str, model: str) -> Record:
+def record_of(receipt: Receipt, day: str, model: str) -> UsageRecord:
     """The line of a call that has ended. An answer of 400 and above, and one that was cut, is an error.
 
     Args:
@@ -48,7 +48,7 @@ def record_of(receipt: Receipt, day: str, model: str) -> Record:
         model: its name in the books (names.py).
     """
     usage = receipt.usage
-    return Record(
+    return UsageRecord(
         day=day,
         key=receipt.key,
         account=receipt.account,
@@ -65,13 +65,13 @@ def record_of(receipt: Receipt, day: str, model: str) -> Record:
     )
 
 
-def orphan_of(key: str, model: str, reserved: Estimate, now_ms: int, tz: str) -> Record:
+def orphan_of(key: str, model: str, reserved: Estimate, now_ms: int, tz: str) -> UsageRecord:
     """What is booked for a call that nobody settles, say after a power cut: its prompt, by estimate.
 
     Args:
         model: its name in the books.
     """
-    return Record(
+    return UsageRecord(
         day=day_of(now_ms, tz),
         key=key,
         account="",

@@ -17,7 +17,7 @@ from relayd.core.access.permissions import Plan
 from relayd.core.balancing.failover import Unreachable
 from relayd.core.outbound import prepare
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.net.stream import Source
+from relayd.daemon.net.stream import BodySource
 from relayd.daemon.net.tls import shared_context
 from relayd.wire.call import Call
 
@@ -37,7 +37,7 @@ MEANINGS = {
 
 
 @attrs.frozen(kw_only=True)
-class Trial:
+class AccountCheck:
     """What came of it.
 
     Args:
@@ -54,7 +54,7 @@ class Trial:
     seconds: float = 0.0
 
 
-async def try_account(account: Account, credential: Secret, relay: Relay, model: str) -> Trial:
+async def try_account(account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
     """Count the tokens of one word on `account`."""
     upstreams = Upstreams(tls=shared_context, wall=trio.current_time)
     started = trio.current_time()
@@ -64,15 +64,15 @@ async def try_account(account: Account, credential: Secret, relay: Relay, model:
             return attrs.evolve(found, seconds=trio.current_time() - started)
         finally:
             upstreams.close()
-    return Trial(ok=False, status=0, message=f"no answer within {PATIENCE:g} s", seconds=PATIENCE)
+    return AccountCheck(ok=False, status=0, message=f"no answer within {PATIENCE:g} s", seconds=PATIENCE)
 
 
-def run_trial(account: Account, credential: Secret, relay: Relay, model: str) -> Trial:
+def run_trial(account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
     """`try_account` on an event loop of its own."""
     return trio.run(try_account, account, credential, relay, model)
 
 
-async def _ask(upstreams: Upstreams, account: Account, credential: Secret, relay: Relay, model: str) -> Trial:
+async def _ask(upstreams: Upstreams, account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]}).encode()
     call = Call(endpoint="messages", path="/v1/messages/count_tokens", model=model, body=body)
     plan = Plan(call=call, key=_NOBODY, model=model, groups=(), attempts=1)
@@ -80,7 +80,7 @@ async def _ask(upstreams: Upstreams, account: Account, credential: Secret, relay
     base_url = account.base_url or relay.upstream.base_url
     inbound = await upstreams.open(account, prepare(plan, account, base_url, credential, own), relay.upstream)
     if isinstance(inbound, Unreachable):
-        return Trial(
+        return AccountCheck(
             ok=False, status=0, message=f"{base_url} cannot be reached ({inbound.kind})", detail=inbound.reason
         )
     try:
@@ -93,7 +93,7 @@ async def _ask(upstreams: Upstreams, account: Account, credential: Secret, relay
     return attrs.evolve(found, detail=found.detail.replace(quoted, MASK)) if quoted else found
 
 
-async def _read(source: Source) -> bytes:
+async def _read(source: BodySource) -> bytes:
     answer = b""
     while len(answer) < LONGEST:
         piece = source.take()
@@ -106,19 +106,19 @@ async def _read(source: Source) -> bytes:
     return answer[:LONGEST]
 
 
-def judge(status: int, answer: bytes) -> Trial:
+def judge(status: int, answer: bytes) -> AccountCheck:
     """What an answer to count_tokens says about the account."""
     parsed = _parsed(answer)
     if status == 200 and isinstance(parsed.get("input_tokens"), int):
-        return Trial(ok=True, status=status, message="the account works")
+        return AccountCheck(ok=True, status=status, message="the account works")
     if status == 200:
-        return Trial(
+        return AccountCheck(
             ok=False, status=status, message="an answer came, and it is not from a Claude API (check base_url)"
         )
     meaning = MEANINGS.get(status, "the upstream has a fault of its own" if status >= 500 else "an unexpected answer")
     error = parsed.get("error")
     detail = f"{error.get('type', '')}: {error.get('message', '')}" if isinstance(error, dict) else ""
-    return Trial(ok=False, status=status, message=meaning, detail=_shown(detail))
+    return AccountCheck(ok=False, status=status, message=meaning, detail=_shown(detail))
 
 
 def _parsed(answer: bytes) -> dict[str, object]:

@@ -27,11 +27,11 @@ import trio
 from relayd.config.secrets.recipients import SealError, active_keys
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
-from relayd.core.oauth import Refused, Tokens, due_at, newer, note_name, parse_tokens, retry_in, utc
+from relayd.core.oauth import RefreshFailed, Tokens, due_at, newer, note_name, parse_tokens, retry_in, utc
 from relayd.core.quota.limits import Slots
 from relayd.daemon.accounts.credentials import Credentials, Opened
 from relayd.daemon.accounts.token_endpoint import refresh
-from relayd.daemon.accounts.token_store import Holding, State, TokenNotes
+from relayd.daemon.accounts.token_store import Holding, TokenState, TokenStore
 from relayd.state import contract as c
 
 LOOK = 2.0  # s between looks at the notes
@@ -46,7 +46,7 @@ log = logging.getLogger("relayd.oauth")
 
 
 @attrs.frozen(kw_only=True)
-class OAuthStanding:
+class OAuthStatus:
     """How an account's tokens stand, for `status`. `expires_at`: Unix time, s; `trouble`: "" when all is well."""
 
     account: str
@@ -70,7 +70,7 @@ class OAuthKeeper:
 
     credentials: Credentials
     snapshot: Callable[[], Snapshot]
-    state: State
+    state: TokenState
     node: str
     wall: Callable[[], float]
     rng: random.Random
@@ -78,11 +78,11 @@ class OAuthKeeper:
     renewed: Callable[[str], None] = lambda account: None
     _held: dict[str, Holding] = attrs.field(factory=dict, init=False)
     _bell: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _notes: TokenNotes = attrs.field(init=False)
+    _notes: TokenStore = attrs.field(init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._notes = TokenNotes(
+        self._notes = TokenStore(
             credentials=self.credentials, snapshot=self.snapshot, state=self.state, wall=self.wall, use=self._use
         )
 
@@ -132,11 +132,11 @@ class OAuthKeeper:
                 await turn.wait()
         return holding.tokens.access != rejected
 
-    def standings(self) -> list[OAuthStanding]:
+    def standings(self) -> list[OAuthStatus]:
         """Every OAuth account of this process, by id."""
         now = self._notes.now()
         return [
-            OAuthStanding(
+            OAuthStatus(
                 account=name,
                 generation=holding.tokens.generation,
                 expires_at=holding.tokens.expires_at,
@@ -254,10 +254,10 @@ class OAuthKeeper:
         try:
             await self._rotate(holding)
         except c.StoreUnavailable:
-            self._failed(holding, Refused(reason="the state store is away, and without it nothing is refreshed"))
+            self._failed(holding, RefreshFailed(reason="the state store is away, and without it nothing is refreshed"))
         except Exception:  # a bug must not end the daemon; its traceback quotes no values
             log.exception("oauth.fault", extra={"account": holding.account.id})
-            self._failed(holding, Refused(reason="an internal error; the log has its traceback"))
+            self._failed(holding, RefreshFailed(reason="an internal error; the log has its traceback"))
         finally:
             holding.busy = False
             holding.turn.set()
@@ -284,7 +284,7 @@ class OAuthKeeper:
         before = holding.tokens
         slot = Slots(counter=lock, name="token refresh", limit=1, ttl=LOCK_MS)
         while True:
-            answer = await self.state.ask(c.Lease(holder=self.node, terms=(slot,)))
+            answer = await self.state.ask(c.Acquire(holder=self.node, terms=(slot,)))
             if isinstance(answer, c.Granted):
                 return True
             if not isinstance(answer, c.Denied):
@@ -310,13 +310,13 @@ class OAuthKeeper:
     async def _ask_provider(self, holding: Holding) -> None:
         """Use the refresh token. From the written intent to the stored answer nothing is cancelled."""
         if why := self._why_not(holding):
-            self._failed(holding, Refused(reason=why))
+            self._failed(holding, RefreshFailed(reason=why))
             return
         before = holding.tokens
         with trio.CancelScope(shield=True) as guard:
             if not await self._notes.write(holding, before, asking=self.node):
                 if holding.tokens is before:
-                    self._failed(holding, Refused(reason="another node wrote at the same time"))
+                    self._failed(holding, RefreshFailed(reason="another node wrote at the same time"))
                 return
             oauth, proxy = self.snapshot().relay.oauth, holding.account.proxy
             answer = await refresh(oauth, proxy, before, self.tls, self._notes.now)
@@ -356,7 +356,7 @@ class OAuthKeeper:
             return False
         return True
 
-    async def _refused(self, holding: Holding, refused: Refused) -> None:
+    async def _refused(self, holding: Holding, refused: RefreshFailed) -> None:
         before = holding.tokens
         if not refused.unknown:
             try:
@@ -378,7 +378,7 @@ class OAuthKeeper:
         holding.spent = holding.rejected = holding.rested = False
         self.renewed(holding.account.id)
 
-    def _failed(self, holding: Holding, refused: Refused) -> None:
+    def _failed(self, holding: Holding, refused: RefreshFailed) -> None:
         """Note a failure; one that is like the last is not complained of again."""
         level = logging.INFO if holding.trouble == refused.reason and holding.failures else logging.WARNING
         holding.failures += 1

@@ -17,8 +17,8 @@ import trio
 
 from relayd.config import snapshot
 from relayd.config.snapshot import Simulator
-from relayd.daemon.net.client import HungUp
-from relayd.daemon.net.server import Exchange, Server, open_listener
+from relayd.daemon.net.client import Disconnected
+from relayd.daemon.net.server import Exchange, HttpServer, open_listener
 from relayd.daemon.net.stream import READ_SIZE
 from relayd.simulator.api import respond
 from relayd.simulator.script import Ending, Script, Step, error_script, make_id
@@ -140,7 +140,7 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
         )
         await _wait_for_head(script, request)
         if script.end == "drop":
-            raise HungUp(ENDINGS["drop"], request=request)
+            raise Disconnected(ENDINGS["drop"], request=request)
         return httpx2.Response(script.status, headers=_framed(script), stream=SimulatedBody(script), request=request)
 
 
@@ -242,7 +242,7 @@ async def serve_simulator(
     """
     sockets = open_listener(listen)
     limits = snapshot.Server(max_request_body=snapshot.Size(BODY_LIMIT))
-    server = Server(SimulatorApplication(settings, clock), lambda: limits)
+    server = HttpServer(SimulatorApplication(settings, clock), lambda: limits)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, server, nursery.cancel_scope)
@@ -260,7 +260,7 @@ class _Announced(trio.TaskStatus[None]):
         self.announce()
 
 
-async def _stop_on_signal(signals: AsyncIterator[int], server: Server, scope: trio.CancelScope) -> None:
+async def _stop_on_signal(signals: AsyncIterator[int], server: HttpServer, scope: trio.CancelScope) -> None:
     await anext(signals)
     server.drain()
     scope.deadline = trio.current_time() + LAST_WORDS

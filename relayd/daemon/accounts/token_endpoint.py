@@ -2,7 +2,7 @@
 
 Rule: relayd's own transport and the account's proxy; no redirect is followed. A fresh connection each time: on one that
 is used again the transport may send a request twice, and a refresh token must not be used twice. Nothing is raised for
-what a network or a provider can do: it is a `Refused`.
+what a network or a provider can do: it is a `RefreshFailed`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from relayd.config.secrets.binding import origin_of
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import OAuth
 from relayd.core.balancing.headroom import retry_after
-from relayd.core.oauth import Refused, Tokens, read_answer, request_body
+from relayd.core.oauth import RefreshFailed, Tokens, read_answer, request_body
 from relayd.core.outbound import OAUTH_BETA
 from relayd.daemon.net.client import Transport, build_request
-from relayd.daemon.net.stream import Source
+from relayd.daemon.net.stream import BodySource
 from relayd.wire.http import Headers
 
 PATIENCE = 20.0  # s for the whole exchange; less than the life of the lock that is held meanwhile
@@ -31,22 +31,22 @@ LONGEST = 12 << 10  # bytes of an answer, so that its tokens can be sealed (seal
 
 async def refresh(
     oauth: OAuth, proxy: str, old: Tokens, tls: Callable[[], ssl.SSLContext], now: Callable[[], float]
-) -> Tokens | Refused:
+) -> Tokens | RefreshFailed:
     """Ask for the next tokens. `now` gives Unix time, s. Cancellation leaves it open whether the provider rotated."""
     try:
         origin_of(oauth.token_url)  # https, or http to this machine
         transport = Transport(tls=tls(), proxy=proxy, idle_per_origin=0)
     except (SealError, ValueError, OSError):
-        return Refused(reason="[oauth].token_url or the account's proxy cannot be used as it is written")
+        return RefreshFailed(reason="[oauth].token_url or the account's proxy cannot be used as it is written")
     try:
         with trio.fail_after(PATIENCE):
             status, headers, body = await _post(transport, oauth, old)
     except trio.TooSlowError:
-        return Refused(reason=f"the token endpoint did not answer within {PATIENCE:g} s", unknown=True)
+        return RefreshFailed(reason=f"the token endpoint did not answer within {PATIENCE:g} s", unknown=True)
     except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
-        return Refused(reason=f"the token endpoint cannot be reached: {error}")
+        return RefreshFailed(reason=f"the token endpoint cannot be reached: {error}")
     except httpx2.TransportError as error:
-        return Refused(reason=f"the token endpoint did not answer: {error}", unknown=True)
+        return RefreshFailed(reason=f"the token endpoint did not answer: {error}", unknown=True)
     finally:
         transport.close()
     return read_answer(status, body, old, now(), retry_after(headers, now()) or 0.0)
@@ -65,14 +65,14 @@ async def _post(transport: Transport, oauth: OAuth, old: Tokens) -> tuple[int, H
     timeout = {"connect": CONNECT, "write": CONNECT, "first_byte": PATIENCE}
     request = build_request("POST", httpx2.URL(oauth.token_url), headers, body, timeout)
     response = await transport.handle_async_request(request)
-    source: Source = response.stream  # type: ignore[assignment]
+    source: BodySource = response.stream  # type: ignore[assignment]
     try:
         return response.status_code, Headers(list(response.headers.raw)), await _read(source)
     finally:
         source.close()
 
 
-async def _read(source: Source) -> bytes:
+async def _read(source: BodySource) -> bytes:
     answer = b""
     while len(answer) < LONGEST:
         piece = source.take()

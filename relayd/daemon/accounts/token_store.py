@@ -22,7 +22,7 @@ from relayd.config.secrets.seal import open_sealed, parse_sealed, seal
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.oauth import (
     UNUSED,
-    Note,
+    StoredTokens,
     Tokens,
     newer,
     parse_tokens,
@@ -36,12 +36,12 @@ from relayd.daemon.accounts.credentials import Credentials, Opened
 from relayd.state import contract as c
 
 TOPIC = "oauth"
-_NO_NOTE = Note()
+_NO_NOTE = StoredTokens()
 
 log = logging.getLogger("relayd.oauth")
 
 
-class State(Protocol):
+class TokenState(Protocol):
     """What is needed of the state store; relayd.daemon.store.batcher.Pump is one."""
 
     async def ask(self, op: c.Op) -> c.Answer:
@@ -75,7 +75,7 @@ class Holding:
     tokens: Tokens
     stored: Tokens | None
     due: float | None
-    note: Note = _NO_NOTE
+    note: StoredTokens = _NO_NOTE
     heard: tuple[int, str] = (0, "")
     unreadable: str = ""
     resealed: set[frozenset[str]] = attrs.field(factory=set)
@@ -92,7 +92,7 @@ class Holding:
 
 
 @attrs.define(eq=False, kw_only=True)
-class TokenNotes:
+class TokenStore:
     """The notes of this process's OAuth accounts.
 
     Args:
@@ -102,7 +102,7 @@ class TokenNotes:
 
     credentials: Credentials
     snapshot: Callable[[], Snapshot]
-    state: State
+    state: TokenState
     wall: Callable[[], float]
     use: Callable[[Holding, Tokens, float], None]
     _skew: float = attrs.field(default=0.0, init=False)  # s that the store's clock is ahead of ours
@@ -130,14 +130,14 @@ class TokenNotes:
         """Publish a note. False when another one stands there, which is taken over.
 
         Args:
-            asking: as in `Note`.
+            asking: as in `StoredTokens`.
             anew: seal again what is sealed already.
         Raises: StoreUnavailable.
         """
         async with self._talk:
             same = tokens is holding.stored and not anew
             sealed = holding.note.sealed if same else self._sealed(holding, tokens)
-            note = Note(sealed=sealed, asking=asking, at=self.now())
+            note = StoredTokens(sealed=sealed, asking=asking, at=self.now())
             body = write_note(note, holding.name, holding.opened.whole)
             op = c.Publish(topic=TOPIC, name=holding.name, body=body, expect=holding.heard[0])
             answer = await self.state.ask(op)
@@ -204,7 +204,7 @@ class TokenNotes:
             await self.state.ask(c.Publish(topic=TOPIC, name=note.name, body="", expect=note.version))
 
 
-def _kids(note: Note) -> frozenset[str]:
+def _kids(note: StoredTokens) -> frozenset[str]:
     """Whom the tokens of a note are sealed for."""
     try:
         return parse_sealed(note.sealed).kids

@@ -16,12 +16,12 @@ import httpx2
 import trio
 
 from relayd.config.snapshot import Account, Snapshot, Upstream
-from relayd.core.balancing.failover import Fault, Unreachable
+from relayd.core.balancing.failover import ConnectionFault, Unreachable
 from relayd.core.outbound import Outbound
 from relayd.daemon.accounts.simulator import SimulatorTransport
-from relayd.daemon.net.client import HungUp, Transport, build_request
+from relayd.daemon.net.client import Disconnected, Transport, build_request
 from relayd.daemon.net.connect import Resolver
-from relayd.daemon.net.stream import Source
+from relayd.daemon.net.stream import BodySource
 from relayd.wire.http import Headers
 
 SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
@@ -33,7 +33,7 @@ class Inbound:
 
     status: int
     headers: Headers
-    source: Source
+    source: BodySource
 
 
 @attrs.define(eq=False)
@@ -65,7 +65,7 @@ class Upstreams:
         return Inbound(
             status=response.status_code,
             headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
-            source=cast("Source", response.stream),
+            source=cast("BodySource", response.stream),
         )
 
     def _transport(self, account: Account) -> httpx2.AsyncBaseTransport:
@@ -107,12 +107,12 @@ def unreachable(error: httpx2.TransportError) -> Unreachable:
     return Unreachable(kind=kind, reason=str(error) or type(error).__name__)
 
 
-_KINDS: tuple[tuple[type[Exception], Fault], ...] = (
+_KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
     (httpx2.ProxyError, "proxy"),
     (httpx2.ConnectTimeout, "connect"),
     (httpx2.ConnectError, "connect"),
     (httpx2.TimeoutException, "timeout"),
-    (HungUp, "reset"),
+    (Disconnected, "reset"),
     (httpx2.ProtocolError, "protocol"),
     (httpx2.TransportError, "reset"),
 )

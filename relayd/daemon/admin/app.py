@@ -21,13 +21,13 @@ from relayd.core.access.admin_tokens import Role, authorise, may_scrape
 from relayd.core.access.auth import client_address
 from relayd.core.access.throttle import BadKeys
 from relayd.core.quota.limits import day_of
-from relayd.core.quota.usage_record import Record
-from relayd.daemon.admin.status import Sources, metrics_text, result_document, status_document
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.admin.status import StatusSources, metrics_text, result_document, status_document
 from relayd.daemon.log import scrub
 from relayd.daemon.net.exchange import Exchange
-from relayd.daemon.reload.requests import Outcome, Reload, Result
+from relayd.daemon.reload.requests import Reload, ReloadOutcome, ReloadResult
 from relayd.daemon.store.failsafe import RETRY
-from relayd.daemon.store.state_client import Books
+from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import Report, Reported, StoreUnavailable
 from relayd.state.report import DayError, days_between, report_document, span, split_dimensions
 from relayd.wire.anthropic import JSON
@@ -41,11 +41,11 @@ METRICS = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _HARD = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 # What a reload came to, as a status. Source: RFC 9110 section 15; 412 stands for an expectation that was not met.
-STATUS: dict[Outcome, int] = {"applied": 200, "unchanged": 200, "held": 409, "rejected": 422, "busy": 503}
+STATUS: dict[ReloadOutcome, int] = {"applied": 200, "unchanged": 200, "held": 409, "rejected": 422, "busy": 503}
 
 
 @attrs.define(eq=False, kw_only=True)
-class AdminFront:
+class AdminApp:
     """Serves programs that watch and steer one daemon.
 
     Args:
@@ -54,10 +54,10 @@ class AdminFront:
         sources: set before the first request; the reloader in it is told of this listener.
     """
 
-    books: Books
+    books: StateClient
     wall: Callable[[], float]
     new_id: Callable[[], str]
-    sources: Sources = attrs.field(init=False)
+    sources: StatusSources = attrs.field(init=False)
     bad_tokens: BadKeys = attrs.field(factory=lambda: BadKeys("invalid tokens"))
 
     async def serve(self, exchange: Exchange) -> None:
@@ -147,7 +147,7 @@ class AdminFront:
             raise Refusal(status=503, message=f"the state store is away: {error}", retry_after=RETRY) from None
         return report_document(rows, first, last, by)
 
-    async def _booked(self, day: str) -> tuple[Record, ...]:
+    async def _booked(self, day: str) -> tuple[UsageRecord, ...]:
         """The lines of one day; asked one by one, for a Redis does nothing else while it reads."""
         answer = await self.books.main.ask(Report(first=day, last=day))
         if not isinstance(answer, Reported):
@@ -197,7 +197,7 @@ def _reload_request(body: bytes) -> Reload:
     return Reload(**asked)
 
 
-def _status_of(result: Result) -> int:
+def _status_of(result: ReloadResult) -> int:
     return int(HTTPStatus.PRECONDITION_FAILED) if result.unexpected else STATUS[result.result]
 
 

@@ -46,7 +46,7 @@ class Durations:
 
 
 @attrs.define(eq=False)
-class Tally:
+class CallMetrics:
     """Sums over the calls of this process."""
 
     calls: Counter[tuple[str, str, int]] = attrs.field(factory=Counter)  # dialect, outcome, status

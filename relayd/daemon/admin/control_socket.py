@@ -25,7 +25,7 @@ import attrs
 import trio
 
 from relayd.daemon.admin.status import (
-    Sources,
+    StatusSources,
     diff_document,
     generations_document,
     metrics_text,
@@ -33,9 +33,9 @@ from relayd.daemon.admin.status import (
     status_document,
 )
 from relayd.daemon.paths import MAX_PATH
-from relayd.daemon.reload.history import LastGood
+from relayd.daemon.reload.history import History
 from relayd.daemon.reload.reloader import Reloader
-from relayd.daemon.reload.requests import Reload, Request, Resume, Rollback, Trigger
+from relayd.daemon.reload.requests import Operation, Reload, Resume, Rollback, Trigger
 
 log = logging.getLogger("relayd.control")
 
@@ -50,12 +50,12 @@ class BadRequest(Exception):
 
 
 @attrs.frozen(kw_only=True)
-class Control:
+class ControlSocket:
     """Answers requests."""
 
     reloader: Reloader
-    sources: Sources
-    vault: LastGood
+    sources: StatusSources
+    vault: History
     wall: Callable[[], float]
 
     async def answer(self, line: bytes) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Control:
             case verb:
                 raise BadRequest(f"verb: {verb!r} is none of {', '.join(VERBS)}")
 
-    async def _ask(self, trigger: Trigger, request: Request) -> dict[str, Any]:
+    async def _ask(self, trigger: Trigger, request: Operation) -> dict[str, Any]:
         result = await self.reloader.poke(trigger, request).wait()
         return {"ok": True, "result": result_document(result)}
 
@@ -99,7 +99,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return asked
 
 
-def _request(kind: type[Request], fields: dict[str, Any]) -> Request:
+def _request(kind: type[Operation], fields: dict[str, Any]) -> Operation:
     """A request from its JSON fields; each must be known and of its type."""
     known = {field.name: field.default for field in attrs.fields(kind)}
     for name, value in fields.items():
@@ -160,7 +160,11 @@ def _remove_stale(path: Path) -> None:
 
 
 async def serve_control(
-    control: Control, sock: socket.socket, path: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    control: ControlSocket,
+    sock: socket.socket,
+    path: Path,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve for ever; the file goes with it."""
     ours = os.lstat(path).st_ino
@@ -186,7 +190,7 @@ def _unlink(path: Path, ours: int) -> None:
         pass
 
 
-async def _serve_peer(control: Control, stream: trio.SocketStream, places: trio.CapacityLimiter) -> None:
+async def _serve_peer(control: ControlSocket, stream: trio.SocketStream, places: trio.CapacityLimiter) -> None:
     async with stream, places:
         if not allowed(stream.socket):
             log.warning("control.refused", extra={"uid": peer_user(stream.socket)})
@@ -201,7 +205,7 @@ async def _serve_peer(control: Control, stream: trio.SocketStream, places: trio.
             log.exception("control.failed")
 
 
-async def _converse(control: Control, stream: trio.SocketStream) -> None:
+async def _converse(control: ControlSocket, stream: trio.SocketStream) -> None:
     buffer = b""
     while True:
         while b"\n" not in buffer:

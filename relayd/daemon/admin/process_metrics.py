@@ -16,8 +16,8 @@ import attrs
 
 from relayd import __version__
 from relayd.daemon.admin.prometheus import Family, family, gauge
-from relayd.daemon.net.server import Statistics
-from relayd.daemon.store.batcher import Pump
+from relayd.daemon.net.server import ServerStatistics
+from relayd.daemon.store.batcher import Batcher
 
 _PROC = Path("/proc/self")
 
@@ -40,7 +40,7 @@ def process_families(started: float) -> list[Family]:
     return [*found, gauge("process_max_fds", "Most descriptors that may be open.", limit)]
 
 
-def traffic_families(calls: int, connections: Statistics, tasks: int, draining: bool) -> list[Family]:
+def traffic_families(calls: int, connections: ServerStatistics, tasks: int, draining: bool) -> list[Family]:
     """What is under way."""
     return [
         gauge("relayd_calls_in_flight", "Calls under way.", calls),
@@ -71,7 +71,7 @@ def account_families(rows: Iterable[Mapping[str, Any]]) -> list[Family]:
     ]
 
 
-def state_families(pump: Pump) -> list[Family]:
+def state_families(pump: Batcher) -> list[Family]:
     """The way to the state store."""
     stats = attrs.asdict(pump.stats)
     told = {

@@ -21,8 +21,7 @@ from relayd.core.balancing.pool import Pool
 from relayd.core.cluster import Drift, Node, doubled
 from relayd.core.cluster import drift as drift_of
 from relayd.core.inventory import Inventory, ending_within, take_inventory
-from relayd.core.live import Live
-from relayd.core.live import Running as InFlight
+from relayd.core.live import InFlight, Live
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.admin.process_metrics import account_families, process_families, traffic_families
 from relayd.daemon.admin.prometheus import (
@@ -34,10 +33,10 @@ from relayd.daemon.admin.prometheus import (
     fleet_metrics,
     inventory_metrics,
 )
-from relayd.daemon.net.server import Statistics
-from relayd.daemon.reload.cluster import Fleet
+from relayd.daemon.net.server import ServerStatistics
+from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.reloader import Reloader
-from relayd.daemon.reload.requests import Candidate, Result, Running
+from relayd.daemon.reload.requests import ConfigOrigin, PendingTree, ReloadResult
 from relayd.daemon.reload.watch import Watcher
 
 PROBLEMS_SHOWN = 20
@@ -47,7 +46,7 @@ SOON = 30 * 86_400.0  # s; a key that ends within it is named
 
 
 @attrs.frozen(kw_only=True)
-class Sources:
+class StatusSources:
     """Where the facts come from.
 
     Args:
@@ -65,13 +64,13 @@ class Sources:
     watching: Watcher | None
     pool: Pool
     in_flight: InFlight
-    connections: Callable[[], Statistics]
+    connections: Callable[[], ServerStatistics]
     node: str
     started: float
     clock: Callable[[], float]
     tasks: Callable[[], int]
     draining: Callable[[], bool]
-    fleet: Fleet
+    fleet: Cluster
     credentials: Credentials
     tree: str
     more_metrics: Callable[[], list[Family | Histogram]] = list
@@ -92,7 +91,7 @@ class Stock:
         return self._taken
 
 
-def status_document(sources: Sources, now: float) -> dict[str, Any]:
+def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     """Everything about this node, for `relayd status` and the admin listener.
 
     Args:
@@ -174,7 +173,7 @@ def _tree(node: Node) -> str:
     return f"tree {node.tree[:12]}"
 
 
-def account_rows(sources: Sources, now: float) -> list[dict[str, Any]]:
+def account_rows(sources: StatusSources, now: float) -> list[dict[str, Any]]:
     """Each account: does it serve, and why (not)? In the order of ids."""
     snapshot = sources.live.snapshot
     groups = tuple(sorted({group for account in snapshot.accounts.values() for group in account.groups}))
@@ -196,7 +195,7 @@ def account_rows(sources: Sources, now: float) -> list[dict[str, Any]]:
     return rows
 
 
-def result_document(result: Result) -> dict[str, Any]:
+def result_document(result: ReloadResult) -> dict[str, Any]:
     """A reload's result for programs: the answer of the control socket and of the admin listener."""
     return {
         "result": result.result,
@@ -216,7 +215,7 @@ def result_document(result: Result) -> dict[str, Any]:
     }
 
 
-def diff_document(sources: Sources, result: Result) -> dict[str, Any]:
+def diff_document(sources: StatusSources, result: ReloadResult) -> dict[str, Any]:
     """What runs, and what the tree on disk would change of it: the answer to `relayd diff`.
 
     Args:
@@ -257,7 +256,7 @@ def _generation(one: Summary | Skipped, reloader: Reloader, next_back: list[int]
     }
 
 
-def metrics_text(sources: Sources, now: float) -> str:
+def metrics_text(sources: StatusSources, now: float) -> str:
     """All metrics in Prometheus's text format."""
     return exposition(
         [
@@ -272,7 +271,7 @@ def metrics_text(sources: Sources, now: float) -> str:
     )
 
 
-def config_facts(sources: Sources, now: float) -> ConfigFacts:
+def config_facts(sources: StatusSources, now: float) -> ConfigFacts:
     """The numbers behind the config metrics."""
     reloader, running = sources.reloader, sources.reloader.running
     candidate = reloader.candidate
@@ -296,7 +295,7 @@ def config_facts(sources: Sources, now: float) -> ConfigFacts:
     )
 
 
-def _running(running: Running, generation: int) -> dict[str, Any]:
+def _running(running: ConfigOrigin, generation: int) -> dict[str, Any]:
     return {
         "generation": generation,
         "digest": running.digest,
@@ -311,11 +310,11 @@ def _running(running: Running, generation: int) -> dict[str, Any]:
     }
 
 
-def _dirty(running: Running) -> str:
+def _dirty(running: ConfigOrigin) -> str:
     return "unknown" if running.dirty is None else "true" if running.dirty else "false"
 
 
-def _candidate(candidate: Candidate | None, now: float) -> dict[str, Any] | None:
+def _candidate(candidate: PendingTree | None, now: float) -> dict[str, Any] | None:
     if candidate is None:
         return None
     outcome = candidate.outcome
@@ -380,7 +379,7 @@ def _secrets(credentials: Credentials, stock: Inventory) -> dict[str, Any]:
     }
 
 
-def _watch(sources: Sources) -> dict[str, Any]:
+def _watch(sources: StatusSources) -> dict[str, Any]:
     watching = sources.watching
     if watching is None:
         return {"backend": "off", "rearms": 0, "failure": "", "last_look_seconds": None}

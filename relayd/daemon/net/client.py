@@ -5,10 +5,10 @@ exactly framed answer to a completely sent request; on any doubt, error or cance
 sync. Nothing is followed, stored, decompressed or read from the environment: no redirects, cookies, netrc, proxies.
 
 Theory: a request is encoded to bytes, a connection is taken (`_take_idle`, one plain decision) or dialled, the bytes
-are written while an eye is kept on an early answer, and the head is awaited. From then on the caller holds an
-`Answer`, a `link.Source`: each `take` is one recv, one pass of the parser, one piece of body. Only one read is ever
-held, so a slow client makes the upstream block. A reused connection that dies before a byte of answer was read had
-been closed by the upstream meanwhile, and is replaced once, free; nothing else is retried here.
+are written while an eye is kept on an early answer, and the head is awaited. From then on the caller holds a
+`ResponseStream`, which is a `BodySource`: each `take` is one recv, one pass of the parser, one piece of body. Only one
+read is ever held, so a slow client makes the upstream block. A reused connection that dies before a byte of answer was
+read had been closed by the upstream meanwhile, and is replaced once, free; nothing else is retried here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import httptools
 import httpx2
 import trio
 
-from relayd.daemon.net.connect import DialError, Origin, ProxyRefused, Resolver, cause, dial, parse_proxy
-from relayd.daemon.net.stream import Link
+from relayd.daemon.net.connect import ConnectFailed, Origin, ProxyRefused, Resolver, cause, dial, parse_proxy
+from relayd.daemon.net.stream import Stream
 from relayd.wire.http import HeaderPairs
 
 # A response head, and any other run of bytes without body in it (trailers, chunk extensions, 1xx), bytes. llhttp has
@@ -35,7 +35,7 @@ JOIN_LIMIT = 65536
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class HungUp(httpx2.RemoteProtocolError):
+class Disconnected(httpx2.RemoteProtocolError):
     """The upstream closed the connection before its answer was whole; what came until then was HTTP."""
 
 
@@ -61,7 +61,7 @@ def build_request(
 
 
 @attrs.frozen(kw_only=True)
-class Statistics:
+class PoolStatistics:
     """What a transport holds open now (`dialing`, `busy`, `idle`), and what it has done since it was made."""
 
     dialing: int
@@ -73,11 +73,11 @@ class Statistics:
 
 
 @attrs.define(eq=False)
-class Connection:
+class UpstreamConnection:
     """A link to an origin, bound to it. `idle_since`: trio's time, s."""
 
     origin: Origin
-    link: Link
+    link: Stream
     reused: bool = False
     idle_since: float = 0.0
 
@@ -89,14 +89,14 @@ class Connection:
             return False
 
 
-class Answer(httpx2.AsyncByteStream):
+class ResponseStream(httpx2.AsyncByteStream):
     """An upstream's answer: the parser's view of it, and a `link.Source` for its body.
 
     The methods called `on_...` are the parser's; they never raise, because what they raise reaches us only as the
     context of another exception. What is wrong goes to `_failure`, and text read before it is still handed out.
     """
 
-    def __init__(self, connection: Connection, transport: Transport, *, bodiless: bool) -> None:
+    def __init__(self, connection: UpstreamConnection, transport: Transport, *, bodiless: bool) -> None:
         self.status = 0
         self.headers: HeaderPairs = []
         self.head_complete = False
@@ -210,7 +210,7 @@ class Answer(httpx2.AsyncByteStream):
         if self._until_end and self.head_complete:
             self._ended = True
         elif not self._ended:
-            self._fail("cut off" if self.received else "closed the connection without an answer", HungUp)
+            self._fail("cut off" if self.received else "closed the connection without an answer", Disconnected)
 
     def _break(self, exc: OSError) -> None:
         kind = httpx2.RemoteProtocolError if isinstance(exc, ssl.SSLEOFError) else httpx2.ReadError
@@ -274,7 +274,7 @@ class Answer(httpx2.AsyncByteStream):
 
 
 class Transport(httpx2.AsyncBaseTransport):
-    """HTTP/1.1 upstream. `response.stream` is an `Answer`; response header names are lower-case.
+    """HTTP/1.1 upstream. `response.stream` is an `ResponseStream`; response header names are lower-case.
 
     Close every response, or cancel inside `handle_async_request`: each gives its connection back. There is no limit
     to the connections and no queue for them; how many calls may run is the caller's business.
@@ -304,7 +304,7 @@ class Transport(httpx2.AsyncBaseTransport):
         self._idle_per_origin = idle_per_origin
         self._idle_expiry = idle_expiry
         self._resolver = resolver or Resolver()
-        self._idle: dict[Origin, list[Connection]] = {}
+        self._idle: dict[Origin, list[UpstreamConnection]] = {}
         self._closed = False
         self._dialing = self._busy = self._dialed = self._reused = self._retried = 0
 
@@ -333,7 +333,7 @@ class Transport(httpx2.AsyncBaseTransport):
         assert response is not None, "only a reused connection can be stale"
         return response
 
-    def _take_idle(self, origin: Origin, now: float) -> Connection | None:
+    def _take_idle(self, origin: Origin, now: float) -> UpstreamConnection | None:
         """The connection to `origin` that was used last, if it is fresh and quiet. Those found unfit are closed."""
         stack = self._idle.get(origin)
         while stack:
@@ -345,7 +345,7 @@ class Transport(httpx2.AsyncBaseTransport):
             connection.link.close()
         return None
 
-    async def _dial(self, origin: Origin, timeout: Mapping[str, float | None]) -> Connection:
+    async def _dial(self, origin: Origin, timeout: Mapping[str, float | None]) -> UpstreamConnection:
         self._dialing += 1
         try:
             with trio.fail_after(_seconds(timeout, "connect")):
@@ -354,17 +354,17 @@ class Transport(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectTimeout(f"{origin}: not connected in {timeout['connect']:g} s") from exc
         except ProxyRefused as exc:
             raise httpx2.ProxyError(str(exc)) from exc
-        except DialError as exc:
+        except ConnectFailed as exc:
             raise httpx2.ConnectError(str(exc)) from exc
         finally:
             self._dialing -= 1
         self._dialed += 1
         self._busy += 1
-        return Connection(origin, link)
+        return UpstreamConnection(origin, link)
 
     async def _exchange(
         self,
-        connection: Connection,
+        connection: UpstreamConnection,
         origin: Origin,
         method: str,
         head: bytes,
@@ -375,7 +375,7 @@ class Transport(httpx2.AsyncBaseTransport):
 
         The connection belongs to the response's stream then; if there is none, it is closed here.
         """
-        answer = Answer(connection, self, bodiless=method == "HEAD")
+        answer = ResponseStream(connection, self, bodiless=method == "HEAD")
         try:
             if connection.origin != origin:
                 raise AssertionError(f"a connection to {connection.origin} is not for {origin}")
@@ -394,7 +394,7 @@ class Transport(httpx2.AsyncBaseTransport):
             raise
         return httpx2.Response(answer.status, headers=answer.headers, stream=answer)
 
-    def _give_back(self, connection: Connection, reusable: bool) -> None:
+    def _give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
         """End of a call: keep the connection or close it."""
         self._busy -= 1
         if not reusable or self._closed or not self._idle_per_origin:
@@ -414,9 +414,9 @@ class Transport(httpx2.AsyncBaseTransport):
             if not stack:
                 del self._idle[origin]
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> PoolStatistics:
         """The figures at this moment."""
-        return Statistics(
+        return PoolStatistics(
             dialing=self._dialing,
             busy=self._busy,
             idle=sum(map(len, self._idle.values())),
@@ -477,7 +477,9 @@ def encode(request: httpx2.Request, body: bytes) -> bytes:
     return head
 
 
-async def _send(answer: Answer, connection: Connection, head: bytes, body: bytes, patience: float) -> None:
+async def _send(
+    answer: ResponseStream, connection: UpstreamConnection, head: bytes, body: bytes, patience: float
+) -> None:
     """Write the request, unless an answer comes first: then the rest is not sent, and `answer.sent` stays False.
 
     Raises: httpx2.WriteTimeout after `patience` s without progress; httpx2.WriteError.
@@ -497,7 +499,7 @@ async def _send(answer: Answer, connection: Connection, head: bytes, body: bytes
     answer.sent = True
 
 
-async def _send_piece(answer: Answer, connection: Connection, piece: bytes, patience: float) -> bool:
+async def _send_piece(answer: ResponseStream, connection: UpstreamConnection, piece: bytes, patience: float) -> bool:
     """Write all of `piece`; False when an answer or its failure came before the end. Raises: OSError, WriteTimeout."""
     taken = connection.link.send(piece)
     rest = memoryview(piece)[taken:]
@@ -513,7 +515,7 @@ async def _send_piece(answer: Answer, connection: Connection, piece: bytes, pati
     return True
 
 
-async def _either(link: Link) -> None:
+async def _either(link: Stream) -> None:
     """Wait until `link` is readable or writable."""
     async with trio.open_nursery() as nursery:
 
@@ -526,14 +528,14 @@ async def _either(link: Link) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _await_head(answer: Answer) -> None:
+async def _await_head(answer: ResponseStream) -> None:
     """Read until the head is complete or broken."""
     while not answer.head_complete and answer.failure is None:
         await answer.wait()  # first: an answer is never there as soon as its request is sent
         answer.poll()
 
 
-async def _await_head_until(answer: Answer, origin: Origin, patience: float) -> None:
+async def _await_head_until(answer: ResponseStream, origin: Origin, patience: float) -> None:
     """As `_await_head`. Raises: httpx2.ReadTimeout after `patience` s."""
     if patience == math.inf:  # the caller has a deadline of its own; a second one costs some 15 us
         await _await_head(answer)

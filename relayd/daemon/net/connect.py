@@ -24,8 +24,8 @@ from typing import NamedTuple
 import attrs
 import trio
 
-from relayd.daemon.net.stream import Link, PlainLink, send_all, tune
-from relayd.daemon.net.tls import TlsLink
+from relayd.daemon.net.stream import PlainStream, Stream, send_all, tune
+from relayd.daemon.net.tls import TlsStream
 
 # A name is looked up again after this long, s. Cloud front doors announce records of 60 to 300 s; half of the shortest.
 NAME_TTL = 30.0
@@ -36,15 +36,15 @@ ADDRESS_TIMEOUT = 3.5
 # The head of a proxy's answer to CONNECT, bytes. Real ones are some hundred.
 PROXY_HEAD_LIMIT = 16384
 
-Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
-LookUp = Callable[[str, int], Awaitable[list[Address]]]
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+LookUp = Callable[[str, int], Awaitable[list[SocketAddress]]]
 
 
-class DialError(Exception):
+class ConnectFailed(Exception):
     """No connection. The text names the origin and the cause, never a credential."""
 
 
-class ProxyRefused(DialError):
+class ProxyRefused(ConnectFailed):
     """The proxy could not be used, or it would not connect us."""
 
 
@@ -65,7 +65,7 @@ def authority(host: str, port: int) -> str:
 
 
 @attrs.frozen(kw_only=True)
-class Proxy:
+class ProxyServer:
     """A proxy from its URL. `scheme`: http, https or socks5."""
 
     scheme: str
@@ -82,7 +82,7 @@ class Proxy:
 PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080}
 
 
-def parse_proxy(url: str) -> Proxy:
+def parse_proxy(url: str) -> ProxyServer:
     """Read a proxy URL. Raises: ValueError, whose text quotes no part that could hold a credential."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -98,7 +98,9 @@ def parse_proxy(url: str) -> Proxy:
     password = urllib.parse.unquote(parts.password or "")
     if parts.scheme == "socks5":
         _check_socks_credentials(user, password)
-    return Proxy(scheme=parts.scheme, host=host, port=port or PROXY_PORTS[parts.scheme], user=user, password=password)
+    return ProxyServer(
+        scheme=parts.scheme, host=host, port=port or PROXY_PORTS[parts.scheme], user=user, password=password
+    )
 
 
 def _check_socks_credentials(user: str, password: str) -> None:
@@ -120,7 +122,7 @@ def cause(exc: OSError) -> str:
     return (exc.strerror or type(exc).__name__).lower()
 
 
-async def _system_look_up(host: str, port: int) -> list[Address]:
+async def _system_look_up(host: str, port: int) -> list[SocketAddress]:
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # a label that is empty or longer than 63 bytes
@@ -129,10 +131,10 @@ async def _system_look_up(host: str, port: int) -> list[Address]:
 
 
 @attrs.define(eq=False)
-class Entry:
+class ResolvedName:
     """What is known about a name. Times are trio's, s."""
 
-    addresses: list[Address] = attrs.field(factory=list)
+    addresses: list[SocketAddress] = attrs.field(factory=list)
     expires: float = -math.inf
     failure: str = ""  # of the last look-up, when nothing is known
     asked: int = 0  # look-ups so far
@@ -149,11 +151,11 @@ class Resolver:
     def __init__(self, *, look_up: LookUp = _system_look_up, ttl: float = NAME_TTL) -> None:
         self._look_up = look_up
         self._ttl = ttl
-        self._entries: dict[tuple[str, int], Entry] = {}
+        self._entries: dict[tuple[str, int], ResolvedName] = {}
 
-    async def resolve(self, host: str, port: int) -> list[Address]:
+    async def resolve(self, host: str, port: int) -> list[SocketAddress]:
         """Addresses of `host`, best first; at least one. Raises: OSError when it has none and never had one."""
-        entry = self._entries.setdefault((host, port), Entry())
+        entry = self._entries.setdefault((host, port), ResolvedName())
         now, asked = trio.current_time(), entry.asked
         if now >= entry.expires and not (entry.addresses and entry.turn.locked()):
             async with entry.turn:  # one asks; the others wait, and take its answer or its failure for theirs
@@ -163,8 +165,8 @@ class Resolver:
                     await self._refresh(entry, host, port)
         return list(entry.addresses)
 
-    async def _refresh(self, entry: Entry, host: str, port: int) -> None:
-        found: list[Address] = []
+    async def _refresh(self, entry: ResolvedName, host: str, port: int) -> None:
+        found: list[SocketAddress] = []
         failure = "no address for this name"
         with trio.move_on_after(REFRESH_TIMEOUT if entry.addresses else math.inf):
             try:
@@ -183,7 +185,7 @@ class Resolver:
             trio.current_time() + self._ttl
         )  # an old answer is good for as long again: the resolver is spared, too
 
-    def prefer(self, host: str, port: int, address: Address) -> None:
+    def prefer(self, host: str, port: int, address: SocketAddress) -> None:
         """Try `address`, which has just worked, first from now on."""
         entry = self._entries.get((host, port))
         if entry is not None and address in entry.addresses:
@@ -191,7 +193,7 @@ class Resolver:
             entry.addresses.insert(0, address)
 
 
-async def dial(origin: Origin, *, tls: ssl.SSLContext, resolver: Resolver, proxy: Proxy | None = None) -> Link:
+async def dial(origin: Origin, *, tls: ssl.SSLContext, resolver: Resolver, proxy: ProxyServer | None = None) -> Stream:
     """A connected Link to `origin`, TLS included where its scheme is https.
 
     Raises: DialError; ProxyRefused when a proxy is in the way; nothing is left open then, nor on cancellation.
@@ -202,13 +204,13 @@ async def dial(origin: Origin, *, tls: ssl.SSLContext, resolver: Resolver, proxy
     try:
         return await _secure(link, origin.host, tls)
     except OSError as exc:
-        raise DialError(f"{origin}: {cause(exc)}") from exc
+        raise ConnectFailed(f"{origin}: {cause(exc)}") from exc
 
 
-async def _secure(link: Link, host: str, context: ssl.SSLContext) -> Link:
+async def _secure(link: Stream, host: str, context: ssl.SSLContext) -> Stream:
     """TLS over `link`, which is closed on failure. Raises: OSError."""
     try:
-        secured = TlsLink(link, context, host)
+        secured = TlsStream(link, context, host)
         await secured.handshake()
     except BaseException:
         link.close()
@@ -216,19 +218,19 @@ async def _secure(link: Link, host: str, context: ssl.SSLContext) -> Link:
     return secured
 
 
-async def _dial_direct(origin: Origin, resolver: Resolver) -> Link:
+async def _dial_direct(origin: Origin, resolver: Resolver) -> Stream:
     try:
-        return PlainLink(await try_addresses(origin.host, origin.port, resolver, connect_tcp))
+        return PlainStream(await try_addresses(origin.host, origin.port, resolver, connect_tcp))
     except OSError as exc:
-        raise DialError(f"{origin}: {cause(exc)}") from exc
+        raise ConnectFailed(f"{origin}: {cause(exc)}") from exc
 
 
-async def _dial_proxy(origin: Origin, proxy: Proxy, tls: ssl.SSLContext, resolver: Resolver) -> Link:
+async def _dial_proxy(origin: Origin, proxy: ProxyServer, tls: ssl.SSLContext, resolver: Resolver) -> Stream:
     """A Link that a proxy has connected to `origin`. The proxy looks the origin's name up."""
     try:
         if proxy.scheme == "socks5":
             return await _dial_socks5(origin, proxy, resolver)
-        link: Link = PlainLink(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
+        link: Stream = PlainStream(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
         if proxy.scheme == "https":
             link = await _secure(link, proxy.host, tls)
     except OSError as exc:
@@ -244,7 +246,7 @@ async def _dial_proxy(origin: Origin, proxy: Proxy, tls: ssl.SSLContext, resolve
 
 
 async def try_addresses(
-    host: str, port: int, resolver: Resolver, connect: Callable[[Address], Awaitable[socket.socket]]
+    host: str, port: int, resolver: Resolver, connect: Callable[[SocketAddress], Awaitable[socket.socket]]
 ) -> socket.socket:
     """The first address of `host` that answers. Raises: OSError, that of the last one."""
     addresses = await resolver.resolve(host, port)
@@ -259,7 +261,7 @@ async def try_addresses(
     return await connect(addresses[-1])
 
 
-async def connect_tcp(address: Address) -> socket.socket:
+async def connect_tcp(address: SocketAddress) -> socket.socket:
     """A connected, tuned socket. Raises: OSError."""
     family, where = address
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -277,7 +279,7 @@ async def connect_tcp(address: Address) -> socket.socket:
     return sock
 
 
-async def _ask_connect(link: Link, origin: Origin, proxy: Proxy) -> None:
+async def _ask_connect(link: Stream, origin: Origin, proxy: ProxyServer) -> None:
     """HTTP CONNECT (RFC 9110 section 9.3.6). Raises: OSError, ProxyRefused."""
     target = authority(origin.host, origin.port)
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
@@ -300,7 +302,7 @@ async def _ask_connect(link: Link, origin: Origin, proxy: Proxy) -> None:
         raise ProxyRefused(f"{where}: spoke before we did")
 
 
-async def _read_head(link: Link) -> tuple[bytes, bytes]:
+async def _read_head(link: Stream) -> tuple[bytes, bytes]:
     """Bytes up to the empty line, and those after it. Raises: OSError at an end before that, or beyond the limit."""
     read = b""
     while b"\r\n\r\n" not in read:
@@ -315,7 +317,7 @@ async def _read_head(link: Link) -> tuple[bytes, bytes]:
     return head, surplus
 
 
-async def _dial_socks5(origin: Origin, proxy: Proxy, resolver: Resolver) -> Link:
+async def _dial_socks5(origin: Origin, proxy: ProxyServer, resolver: Resolver) -> Stream:
     """SOCKS5 (RFC 1928, RFC 1929) by python-socks. Raises: OSError, ProxyRefused."""
     where = f"{origin}: proxy {proxy.origin}"
     try:
@@ -324,7 +326,7 @@ async def _dial_socks5(origin: Origin, proxy: Proxy, resolver: Resolver) -> Link
     except ImportError:
         raise ProxyRefused(f"{where}: python-socks is not installed (see `pip install 'relayd[proxy]'`)") from None
 
-    async def connect(address: Address) -> socket.socket:
+    async def connect(address: SocketAddress) -> socket.socket:
         _, where_to = address
         socks = SocksProxy(
             python_socks.ProxyType.SOCKS5, str(where_to[0]), proxy.port, proxy.user, proxy.password, rdns=True
@@ -339,7 +341,7 @@ async def _dial_socks5(origin: Origin, proxy: Proxy, resolver: Resolver) -> Link
         return sock
 
     try:
-        return PlainLink(await try_addresses(proxy.host, proxy.port, resolver, connect))
+        return PlainStream(await try_addresses(proxy.host, proxy.port, resolver, connect))
     except python_socks.ProxyConnectionError as exc:
         raise OSError(exc.errno or 0, str(exc)) from exc
     except python_socks.ProxyError as exc:

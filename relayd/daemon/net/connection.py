@@ -12,8 +12,8 @@ from email.utils import formatdate
 import attrs
 import trio
 
-from relayd.daemon.net.disconnect import Hangups
-from relayd.daemon.net.stream import PlainLink
+from relayd.daemon.net.disconnect import Disconnects
+from relayd.daemon.net.stream import PlainStream
 
 # How much of an unread body is read and thrown away to keep a connection; a longer one closes it.
 UNREAD_LIMIT = 64 * 1024
@@ -25,7 +25,7 @@ LINGER = 1.0
 class Edge:
     """What all connections of one server share."""
 
-    hangups: Hangups
+    hangups: Disconnects
     draining: bool = False
     _second: int | None = None
     _date: bytes = b""
@@ -40,7 +40,7 @@ class Edge:
 
 
 @attrs.define(eq=False)
-class Connection:
+class ClientConnection:
     """A client's connection, from accept to close.
 
     Args:
@@ -50,7 +50,7 @@ class Connection:
         expired: the scope was cancelled. Whoever was woken at the same moment looks here before going on.
     """
 
-    link: PlainLink
+    link: PlainStream
     peer: str
     edge: Edge
     buffer: bytes = b""

@@ -22,7 +22,7 @@ import trio
 PEEK_INTERVAL = 0.1  # s; a client that leaves is noticed well within a quarter of a second
 
 
-class Hangups(Protocol):
+class Disconnects(Protocol):
     """Tells once for each watched socket that its peer has hung up."""
 
     def add(self, sock: socket.socket, tell: Callable[[], None]) -> None:
@@ -40,7 +40,7 @@ class Hangups(Protocol):
 
 if sys.platform == "linux":
 
-    class EpollHangups:
+    class EpollDisconnects:
         """Hang-ups by a nested epoll."""
 
         def __init__(self) -> None:
@@ -75,7 +75,7 @@ if sys.platform == "linux":
                 tell()
 
 
-class PeekHangups:
+class PeekDisconnects:
     """Hang-ups by peeking at each watched socket every 100 ms, for systems without epoll."""
 
     def __init__(self, interval: float = PEEK_INTERVAL) -> None:
@@ -104,8 +104,8 @@ def _has_left(sock: socket.socket) -> bool:
         return True
 
 
-def make_hangups() -> Hangups:
+def make_hangups() -> Disconnects:
     """What this system does best."""
     if sys.platform == "linux":
-        return EpollHangups()
-    return PeekHangups()
+        return EpollDisconnects()
+    return PeekDisconnects()

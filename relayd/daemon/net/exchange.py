@@ -20,7 +20,7 @@ from types import TracebackType
 import trio
 
 from relayd.config import snapshot
-from relayd.daemon.net.connection import LINGER, UNREAD_LIMIT, Connection
+from relayd.daemon.net.connection import LINGER, UNREAD_LIMIT, ClientConnection
 from relayd.wire.call import Reply
 from relayd.wire.h1 import CONTINUE, LAST_CHUNK, ChunkedDecoder, FramingError, bodyless, chunk, response_head
 from relayd.wire.http import HeaderPairs, RequestHead
@@ -57,7 +57,7 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self, connection: Connection, head: RequestHead, settings: snapshot.Server, clock_start: float
+        self, connection: ClientConnection, head: RequestHead, settings: snapshot.Server, clock_start: float
     ) -> None:
         self.head = head
         self.peer = connection.peer

@@ -21,17 +21,17 @@ import attrs
 import trio
 
 from relayd.config import snapshot
-from relayd.daemon.net.connection import LINGER, Connection, Edge
-from relayd.daemon.net.disconnect import Hangups, make_hangups
+from relayd.daemon.net.connection import LINGER, ClientConnection, Edge
+from relayd.daemon.net.disconnect import Disconnects, make_hangups
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.net.listen import open_listener
-from relayd.daemon.net.stream import PlainLink, tune
+from relayd.daemon.net.stream import PlainStream, tune
 from relayd.wire.call import Reply
 from relayd.wire.h1 import FramingError, find_head, parse_head, response_head
 from relayd.wire.http import RequestHead
 from relayd.wire.refusal import Refusal
 
-__all__ = ["Application", "Exchange", "Server", "Statistics", "open_listener"]
+__all__ = ["Application", "Exchange", "HttpServer", "ServerStatistics", "open_listener"]
 
 logger = logging.getLogger("relayd.server")
 
@@ -59,7 +59,7 @@ class Application(Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Statistics:
+class ServerStatistics:
     """Connections: open now; accepted and turned away (over max_connections) since the start."""
 
     open: int
@@ -67,7 +67,7 @@ class Statistics:
     refused: int
 
 
-class Server:
+class HttpServer:
     """An HTTP/1.1 server on listening sockets that it is given.
 
     Args:
@@ -81,12 +81,12 @@ class Server:
         application: Application,
         settings: Callable[[], snapshot.Server],
         *,
-        hangups: Hangups | None = None,
+        hangups: Disconnects | None = None,
     ) -> None:
         self._application = application
         self._settings = settings
         self._edge = Edge(hangups or make_hangups())
-        self._open: set[Connection] = set()
+        self._open: set[ClientConnection] = set()
         self._accepting = trio.CancelScope()
         self._listening: dict[socket.socket, trio.CancelScope] = {}
         self._nurseries: tuple[trio.Nursery, trio.Nursery] | None = None  # acceptors, connections
@@ -96,9 +96,9 @@ class Server:
         self._complained = -math.inf
 
     @property
-    def statistics(self) -> Statistics:
+    def statistics(self) -> ServerStatistics:
         """How many connections there are and were."""
-        return Statistics(open=len(self._open), accepted=self._accepted, refused=self._refused)
+        return ServerStatistics(open=len(self._open), accepted=self._accepted, refused=self._refused)
 
     async def serve(
         self, sockets: list[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -189,7 +189,7 @@ class Server:
             sock.close()
             return
         peer = str(place[0]) if isinstance(place, tuple) else ""
-        connection = Connection(PlainLink(sock), peer, self._edge)
+        connection = ClientConnection(PlainStream(sock), peer, self._edge)
         self._accepted += 1
         if len(self._open) < self._settings().max_connections:
             self._open.add(connection)
@@ -209,7 +209,7 @@ class Server:
             hint = " (raise the limit of open files)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
             logger.warning("server.accept", extra={"reason": f"cannot accept connections: {error.strerror}{hint}"})
 
-    async def _turn_away(self, connection: Connection) -> None:
+    async def _turn_away(self, connection: ClientConnection) -> None:
         """Say 503 to a client that is one too many, once it has asked."""
         try:
             with trio.move_on_after(LINGER):
@@ -233,7 +233,7 @@ class Server:
 
     # One connection
 
-    async def _serve_connection(self, connection: Connection) -> None:
+    async def _serve_connection(self, connection: ClientConnection) -> None:
         """Serve a connection to its end; nothing that goes wrong in it reaches the others."""
         try:
             await self._converse(connection)
@@ -245,7 +245,7 @@ class Server:
             connection.close()
             self._open.discard(connection)
 
-    async def _converse(self, connection: Connection) -> None:
+    async def _converse(self, connection: ClientConnection) -> None:
         try:
             with connection.scope:
                 while head := await self._next_head(connection):
@@ -258,7 +258,7 @@ class Server:
         if connection.expired and connection.buffer:
             await self._say(connection, Refusal(status=408, message="the request head took too long"))
 
-    async def _next_head(self, connection: Connection) -> RequestHead | None:
+    async def _next_head(self, connection: ClientConnection) -> RequestHead | None:
         """Wait for the next request. None when there will be none.
 
         Raises: FramingError when it cannot be read; OSError when the connection broke.
@@ -292,7 +292,7 @@ class Server:
         connection.buffer = buffer[end:]
         return parse_head(buffer[:end])
 
-    async def _serve_request(self, connection: Connection, head: RequestHead) -> bool:
+    async def _serve_request(self, connection: ClientConnection, head: RequestHead) -> bool:
         """Serve one request. Returns: whether the connection can carry another one."""
         exchange = Exchange(connection, head, self._settings(), trio.current_time())
         try:
@@ -317,7 +317,7 @@ class Server:
         refusal = error if isinstance(error, Refusal) else Refusal(status=500, message="internal error")
         await exchange.reply(self._application.refuse(refusal, exchange.head.path))
 
-    async def _say(self, connection: Connection, refusal: Refusal) -> None:
+    async def _say(self, connection: ClientConnection, refusal: Refusal) -> None:
         """Our own no, where there is no exchange; the connection is to be closed after it."""
         reply = self._application.refuse(refusal, "")
         date = self._edge.date()

@@ -17,7 +17,7 @@ import trio
 READ_SIZE = 65536
 
 
-class Link(Protocol):
+class Stream(Protocol):
     """What server and transport need of a connection, plain or TLS."""
 
     def recv(self) -> bytes | None:
@@ -49,7 +49,7 @@ class Link(Protocol):
 
 
 @attrs.define(eq=False)
-class PlainLink:
+class PlainStream:
     """A Link over a TCP or unix socket, which it owns."""
 
     sock: socket.socket
@@ -81,7 +81,7 @@ class PlainLink:
         return self.sock.fileno()
 
 
-async def send_all(link: Link, data: bytes) -> None:
+async def send_all(link: Stream, data: bytes) -> None:
     """Write all of `data`, waiting where the peer is slow. Cancelled midway, the rest is not sent: close the link."""
     taken = link.send(data)
     if taken == len(data):
@@ -106,7 +106,7 @@ def tune(sock: socket.socket, *, send_buffer: int = 0) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     """The body of an upstream's answer, framing removed: what relay.py reads on its hot path.
 
     Like a Link: sync attempts, async waits that may be cancelled without loss.

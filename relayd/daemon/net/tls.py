@@ -15,7 +15,7 @@ import ssl
 
 import trio
 
-from relayd.daemon.net.stream import READ_SIZE, Link
+from relayd.daemon.net.stream import READ_SIZE, Stream
 
 # Plaintext encrypted at a time. A body of many megabytes must not stand in memory a second time as ciphertext.
 WRITE_SIZE = 65536
@@ -39,10 +39,10 @@ def shared_context(ca_file: str = "") -> ssl.SSLContext:
     return context
 
 
-class TlsLink:
+class TlsStream:
     """A Link that speaks TLS to `host` over `inner`, which it owns. Call `handshake` before anything else."""
 
-    def __init__(self, inner: Link, context: ssl.SSLContext, host: str) -> None:
+    def __init__(self, inner: Stream, context: ssl.SSLContext, host: str) -> None:
         self._inner = inner
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()

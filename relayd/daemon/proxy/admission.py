@@ -12,16 +12,16 @@ import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.access.permissions import Plan
-from relayd.core.quota.limits import Standing, counting_terms, denial, limit_headers
-from relayd.core.quota.model_names import Names
+from relayd.core.quota.limits import TermLevel, counting_terms, denial, limit_headers
+from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.reservation import quota
-from relayd.core.quota.usage_record import Record
-from relayd.state.contract import Admit, Closed, Denied, Granted, Lease, Stale
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.state.contract import Acquire, Admit, Closed, Denied, Granted, Stale
 from relayd.wire.http import HeaderPairs
 from relayd.wire.refusal import Refusal
 
 
-class Counts(Protocol):
+class CountingStore(Protocol):
     """The state as a call sees it (daemon/store/failsafe.py).
 
     Args:
@@ -32,9 +32,9 @@ class Counts(Protocol):
 
     async def admit(self, op: Admit) -> Granted | Denied | Stale | Closed: ...
 
-    async def lease(self, op: Lease) -> Granted | Denied | Stale: ...
+    async def lease(self, op: Acquire) -> Granted | Denied | Stale: ...
 
-    def settle(self, call: str, record: Record) -> None: ...
+    def settle(self, call: str, record: UsageRecord) -> None: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +42,7 @@ class Admitted:
     """The right to go on, and how the key's limits stood then."""
 
     op: Admit  # its orphan is what the call is booked with if nothing better is known
-    standings: tuple[Standing, ...]
+    standings: tuple[TermLevel, ...]
     now_ms: int
 
     def headers(self) -> HeaderPairs:
@@ -51,7 +51,7 @@ class Admitted:
 
 
 async def admit(
-    counts: Counts, call_id: str, plan: Plan, snapshot: Snapshot, wall: Callable[[], float], names: Names
+    counts: CountingStore, call_id: str, plan: Plan, snapshot: Snapshot, wall: Callable[[], float], names: ModelNames
 ) -> Admitted:
     """Pass every limit of a message call. Raises: Refusal 429, 529, 503, 403."""
     now_ms = round(wall() * 1000)
@@ -71,12 +71,12 @@ async def admit(
     raise _clocks_apart()
 
 
-async def admit_count(counts: Counts, call_id: str, key: ApiKey) -> None:
+async def admit_count(counts: CountingStore, call_id: str, key: ApiKey) -> None:
     """Pass the bound on token counting; nothing is left to settle. Raises: Refusal 429, 503."""
     bound = counting_terms(key, 1)
     if not bound:
         return
-    answer = await counts.lease(Lease(holder=call_id, terms=bound))
+    answer = await counts.lease(Acquire(holder=call_id, terms=bound))
     if isinstance(answer, Denied):
         raise denial(bound[answer.term], answer.retry, answer.now)
 

@@ -11,11 +11,11 @@ import attrs
 import msgspec
 
 from relayd.core.access.model_list import find_model, usable_models
-from relayd.core.access.ownership import Asked
+from relayd.core.access.ownership import ObjectRequest
 from relayd.core.access.permissions import allow_endpoint
 from relayd.daemon.net.exchange import Exchange
-from relayd.daemon.proxy.batches_files import Objects
-from relayd.daemon.proxy.call import Relay
+from relayd.daemon.proxy.batches_files import BatchesAndFiles
+from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.key_usage import usage_of
 from relayd.daemon.proxy.routes import (
     MESSAGES,
@@ -35,7 +35,7 @@ from relayd.wire.refusal import Refusal
 
 
 @attrs.define(eq=False, kw_only=True)
-class Front:
+class PublicApp:
     """The application of the public listener.
 
     Args:
@@ -43,14 +43,14 @@ class Front:
         facts: what /health tells beside "ok".
     """
 
-    relay: Relay
+    relay: CallServer
     known_models: Callable[[], Iterable[str]]
     facts: Callable[[], Mapping[str, object]] = dict
     draining: bool = False
-    objects: Objects = attrs.field(init=False)
+    objects: BatchesAndFiles = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.objects = Objects(relay=self.relay)
+        self.objects = BatchesAndFiles(relay=self.relay)
         self.relay.bind = self.objects.bind
 
     async def serve(self, exchange: Exchange) -> None:
@@ -76,7 +76,7 @@ class Front:
                 await self._models(exchange, target)
             case OwnUsage():
                 await self._own_usage(exchange)
-            case Asked():
+            case ObjectRequest():
                 await self.objects.serve(exchange, target)
             case _:
                 await self.relay.serve_call(exchange, target)

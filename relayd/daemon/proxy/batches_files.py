@@ -22,10 +22,10 @@ import trio
 from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.access.auth import inside
 from relayd.core.access.ownership import (
-    Asked,
-    Deed,
     Listed,
-    Window,
+    ObjectRequest,
+    OwnershipRecord,
+    PageRequest,
     available,
     bound,
     check_batch,
@@ -46,13 +46,13 @@ from relayd.core.balancing.failover import NoCredential, Unreachable
 from relayd.core.receipt import Draft
 from relayd.daemon.accounts.upstreams import Inbound
 from relayd.daemon.net.exchange import Exchange
-from relayd.daemon.proxy.call import Relay, Trial
-from relayd.daemon.proxy.response import Answer
+from relayd.daemon.proxy.call import CallContext, CallServer
+from relayd.daemon.proxy.response import Response
 from relayd.daemon.proxy.routes import MESSAGES, cors_headers
 from relayd.daemon.proxy.streaming import gather
 from relayd.daemon.store.failsafe import RETRY
-from relayd.state.contract import Answer as Told
 from relayd.state.contract import (
+    Answer,
     Gather,
     Gathered,
     GetPin,
@@ -64,7 +64,7 @@ from relayd.state.contract import (
     StoreUnavailable,
     Unpin,
 )
-from relayd.wire.answer import read_fault
+from relayd.wire.answer import read_error
 from relayd.wire.anthropic import JSON
 from relayd.wire.call import Call, Reply
 from relayd.wire.http import RequestHead
@@ -89,23 +89,23 @@ IN_THREAD = 256 << 10  # bytes; a larger body is read in a thread, so that it ho
 log = logging.getLogger("relayd")
 
 T = TypeVar("T")
-Amend = Callable[[str, Answer], Awaitable[Answer]]
+Amend = Callable[[str, Response], Awaitable[Response]]
 
 
 @attrs.define(eq=False, kw_only=True)
-class Objects:
+class BatchesAndFiles:
     """Serves batches and files.
 
     Args:
         relay: whose accounts, pool and books these are.
     """
 
-    relay: Relay
+    relay: CallServer
     _unwritten: dict[str, str] = attrs.field(factory=dict, init=False)  # deeds that the store did not take
     _asked_of: Callable[[], Snapshot | None] = attrs.field(default=lambda: None, init=False)
     _keeps: bool = attrs.field(default=False, init=False)
 
-    async def serve(self, exchange: Exchange, asked: Asked) -> None:
+    async def serve(self, exchange: Exchange, asked: ObjectRequest) -> None:
         """Serve one request to its end. One receipt is recorded."""
 
         async def serve(draft: Draft) -> None:
@@ -141,7 +141,9 @@ class Objects:
 
     # --- making one
 
-    async def _create(self, exchange: Exchange, asked: Asked, draft: Draft, key: ApiKey, snapshot: Snapshot) -> None:
+    async def _create(
+        self, exchange: Exchange, asked: ObjectRequest, draft: Draft, key: ApiKey, snapshot: Snapshot
+    ) -> None:
         await self._ask(Ping())  # before a large body is read
         body = await self._body(exchange, draft, snapshot)
         models: tuple[str, ...] = ()
@@ -151,7 +153,7 @@ class Objects:
         draft.model = call.model
         url = results_base(exchange.head, exchange.peer, snapshot)
 
-        async def write_down(account: str, answer: Answer) -> Answer:
+        async def write_down(account: str, answer: Response) -> Response:
             if 200 <= answer.inbound.status < 300:
                 with trio.CancelScope(shield=True):  # the object exists: whoever left, its owner must find it
                     await self._write_down(object_id(answer.opening.data), deed_of(asked.kind, account, key))
@@ -163,7 +165,7 @@ class Objects:
             trial.barred = {**trial.barred, **await self.bind(body, key, snapshot)}
         await self.relay.carry(trial, snapshot)
 
-    async def _write_down(self, name: str, deed: Deed) -> None:
+    async def _write_down(self, name: str, deed: OwnershipRecord) -> None:
         if not name:
             log.warning("objects.no_id", extra={"account": deed.account, "key": deed.key, "kind": deed.kind})
             return
@@ -179,7 +181,7 @@ class Objects:
             fields = {"id": name, "account": deed.account, "key": deed.key}
             log.error("objects.not_written_down", extra=fields)  # this process still knows it, and tries again
 
-    async def _replace(self, name: str, deed: Deed, known: str | None) -> None:
+    async def _replace(self, name: str, deed: OwnershipRecord, known: str | None) -> None:
         """An id that was known before. On the same account it means that the older object is gone; on another one, two
         objects have one id, and the older one keeps it."""
         other = read_deed(known)
@@ -191,7 +193,9 @@ class Objects:
 
     # --- one that exists
 
-    async def _reach(self, exchange: Exchange, asked: Asked, draft: Draft, key: ApiKey, snapshot: Snapshot) -> None:
+    async def _reach(
+        self, exchange: Exchange, asked: ObjectRequest, draft: Draft, key: ApiKey, snapshot: Snapshot
+    ) -> None:
         deed = (await self._deeds([asked.id]))[0]
         if deed is None or not may_reach(deed, asked.kind, key):
             raise not_found(asked)
@@ -199,7 +203,7 @@ class Objects:
         call = _call(exchange, asked, body=await self._body(exchange, draft, snapshot))
         url = results_base(exchange.head, exchange.peer, snapshot)
 
-        async def amend(account: str, answer: Answer) -> Answer:
+        async def amend(account: str, answer: Response) -> Response:
             if asked.act == "delete" and 200 <= answer.inbound.status < 300:
                 self._forget(asked.id)
             shows = asked.kind == "batches" and asked.act in ("read", "cancel")
@@ -217,7 +221,9 @@ class Objects:
 
     # --- all of an owner
 
-    async def _list(self, exchange: Exchange, asked: Asked, draft: Draft, key: ApiKey, snapshot: Snapshot) -> None:
+    async def _list(
+        self, exchange: Exchange, asked: ObjectRequest, draft: Draft, key: ApiKey, snapshot: Snapshot
+    ) -> None:
         window = read_window(exchange.head.query)
         accounts = await self._holders(asked, key, snapshot)
         url = results_base(exchange.head, exchange.peer, snapshot)
@@ -243,7 +249,7 @@ class Objects:
             status=200, headers=[JSON, (b"request-id", call_id), (b"relayd-request-id", call_id), *cors], body=body
         )
 
-    async def _holders(self, asked: Asked, key: ApiKey, snapshot: Snapshot) -> list[Account]:
+    async def _holders(self, asked: ObjectRequest, key: ApiKey, snapshot: Snapshot) -> list[Account]:
         """The accounts that may hold objects of the key or its owner, and can be asked, by name."""
         names: set[str] = set()
         for topic in shelves(asked.kind, key.id, key.owner):
@@ -254,7 +260,13 @@ class Objects:
         return [account for account in accounts if available(account, snapshot)]
 
     async def _owned_on(
-        self, account: Account, exchange: Exchange, asked: Asked, window: Window, key: ApiKey, snapshot: Snapshot
+        self,
+        account: Account,
+        exchange: Exchange,
+        asked: ObjectRequest,
+        window: PageRequest,
+        key: ApiKey,
+        snapshot: Snapshot,
     ) -> list[Listed]:
         """The objects on an account that the key may reach, in the account's order. Raises: Refusal."""
         mine: list[Listed] = []
@@ -295,7 +307,7 @@ class Objects:
 
     # --- the store
 
-    async def _deeds(self, names: Sequence[str]) -> list[Deed | None]:
+    async def _deeds(self, names: Sequence[str]) -> list[OwnershipRecord | None]:
         """The deeds of some objects, None for those without one. Raises: StoreIsAway."""
         await self._write_again()
         found: dict[str, str | None] = {}
@@ -326,7 +338,7 @@ class Objects:
                 del self._unwritten[name]
                 await self._write_down(name.removeprefix("object/"), deed)
 
-    async def _ask(self, op: Op) -> Told:
+    async def _ask(self, op: Op) -> Answer:
         """Raises: StoreIsAway."""
         if self.relay.books is None:
             raise StoreIsAway
@@ -342,8 +354,8 @@ class Objects:
         draft.bytes_in = len(body)
         return body
 
-    def _trial(self, exchange: Exchange, draft: Draft, plan: Plan, snapshot: Snapshot, amend: Amend) -> Trial:
-        return Trial(
+    def _trial(self, exchange: Exchange, draft: Draft, plan: Plan, snapshot: Snapshot, amend: Amend) -> CallContext:
+        return CallContext(
             exchange=exchange,
             dialect=MESSAGES,
             plan=plan,
@@ -374,12 +386,12 @@ async def _in_thread(read: Callable[[bytes], T], body: bytes) -> T:
     return await trio.to_thread.run_sync(read, body, abandon_on_cancel=True)
 
 
-def _call(exchange: Exchange, asked: Asked, *, body: bytes = b"", model: str = "") -> Call:
+def _call(exchange: Exchange, asked: ObjectRequest, *, body: bytes = b"", model: str = "") -> Call:
     head = exchange.head
     return Call(endpoint=asked.kind, method=head.method, path=asked.path, query=head.query, model=model, body=body)
 
 
-def _addressed(answer: Answer, url: str) -> Answer:
+def _addressed(answer: Response, url: str) -> Response:
     """A batch whose results are to be had here. Their address names the upstream, and SDKs ask there with our key."""
     if answer.inbound.status != 200 or not answer.opening.ended:
         return answer
@@ -410,7 +422,7 @@ def _no_answer(account: Account, outcome: Unreachable | NoCredential) -> Refusal
 
 def _failed(account: Account, inbound: Inbound, body: bytes) -> Refusal:
     """An account's refusal to list. What denies our credential is not the client's 401."""
-    fault = read_fault(body)
+    fault = read_error(body)
     said = fault.message if fault is not None and fault.message else f"status {inbound.status}"
     status = inbound.status if inbound.status >= 400 and inbound.status not in (401, 403) else 502
     seconds = inbound.headers.text(b"retry-after")

@@ -22,7 +22,7 @@ from relayd.core.access.clients import permit
 from relayd.core.access.permissions import Plan, resolve
 from relayd.core.access.throttle import BadKeys
 from relayd.core.balancing.affinity import Pins, affinity_id, sets_pin
-from relayd.core.balancing.explain import Hold, unavailable
+from relayd.core.balancing.explain import Block, unavailable
 from relayd.core.balancing.failover import (
     Answered,
     NoCredential,
@@ -33,21 +33,21 @@ from relayd.core.balancing.failover import (
     last_word,
     may_retry,
 )
-from relayd.core.balancing.pool import Change, Lease, Pool, Unavailable, refusal_of
+from relayd.core.balancing.pool import HealthChange, Lease, Pool, Unavailable, refusal_of
 from relayd.core.balancing.retry_budget import RetryBudget
 from relayd.core.live import Live
 from relayd.core.outbound import answer_headers, prepare
 from relayd.core.quota.limits import day_of, rfc3339
-from relayd.core.quota.model_names import Names
+from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.prices import cost
 from relayd.core.quota.reservation import account_terms
-from relayd.core.quota.usage_record import Record, record_of
+from relayd.core.quota.usage_record import UsageRecord, record_of
 from relayd.core.receipt import Attempt, Draft, Receipt
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Inbound, Upstreams
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.admission import Admitted, admit, admit_count
-from relayd.daemon.proxy.response import Answer, look, status_of_error
+from relayd.daemon.proxy.response import Response, peek_response, status_of_error
 from relayd.daemon.proxy.routes import cors_headers
 from relayd.daemon.proxy.streaming import (
     MESSAGE_LIMIT,
@@ -56,7 +56,7 @@ from relayd.daemon.proxy.streaming import (
     EventStream,
     pass_through,
 )
-from relayd.daemon.store.state_client import Books
+from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import Admit
 from relayd.wire.call import Call, Dialect, Reply, Translator
 from relayd.wire.conversation import conversation
@@ -74,7 +74,7 @@ log = logging.getLogger("relayd")
 
 
 @attrs.define(eq=False, kw_only=True)
-class Trial:
+class CallContext:
     """A call on its way through its attempts.
 
     Args:
@@ -102,11 +102,11 @@ class Trial:
     barred: Mapping[str, str] = attrs.field(factory=dict)
     creates: bool = False
     free: bool = False
-    amend: Callable[[str, Answer], Awaitable[Answer]] | None = None
+    amend: Callable[[str, Response], Awaitable[Response]] | None = None
 
 
 @attrs.define(eq=False, kw_only=True)
-class Relay:
+class CallServer:
     """Serves calls. Everything it needs of the outside world is handed in.
 
     Args:
@@ -131,11 +131,11 @@ class Relay:
     bad_keys: BadKeys = attrs.field(factory=BadKeys)
     budget: RetryBudget = attrs.field(factory=RetryBudget)
     pins: Pins = attrs.field(factory=Pins)
-    names: Names = attrs.field(factory=Names)
-    books: Books | None = None
+    names: ModelNames = attrs.field(factory=ModelNames)
+    books: StateClient | None = None
     bind: Callable[[bytes, ApiKey, Snapshot], Awaitable[Mapping[str, str]]] | None = None
     keeper: OAuthKeeper | None = None
-    _open: dict[str, Trial] = attrs.field(factory=dict, init=False)
+    _open: dict[str, CallContext] = attrs.field(factory=dict, init=False)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
         """Serve one call to its end."""
@@ -200,7 +200,7 @@ class Relay:
         call = dialect.parse(exchange.head, body, now=draft.started, aliases=snapshot.relay.models)
         draft.model, draft.stream = call.model, call.stream
         plan = resolve(call, key, snapshot)
-        trial = Trial(
+        trial = CallContext(
             exchange=exchange,
             dialect=dialect,
             plan=plan,
@@ -214,7 +214,7 @@ class Relay:
             trial.barred = await self.bind(call.body, key, snapshot)
         await self.carry(trial, snapshot)
 
-    async def carry(self, trial: Trial, snapshot: Snapshot) -> None:
+    async def carry(self, trial: CallContext, snapshot: Snapshot) -> None:
         """Serve a trial to its end, or until the client leaves or the time is up. Raises: Refusal."""
 
         async def counted() -> None:
@@ -246,7 +246,7 @@ class Relay:
         elif scope.cancelled_caught:
             self._cut_short(exchange, draft, REVOKED if draft.reason == REVOKED.message else TIME_IS_UP)
 
-    async def _counted(self, trial: Trial, snapshot: Snapshot) -> None:
+    async def _counted(self, trial: CallContext, snapshot: Snapshot) -> None:
         """Deliver a call within the limits of its key, and settle it whatever comes."""
         books, plan, draft = self.books, trial.plan, trial.draft
         if books is None or trial.free:
@@ -267,7 +267,7 @@ class Relay:
             del self._open[draft.call_id]
             books.counting.settle(draft.call_id, self._record(trial))
 
-    def _record(self, trial: Trial) -> Record:
+    def _record(self, trial: CallContext) -> UsageRecord:
         """What a call is booked with, as far as is known now.
 
         A call that no upstream has seen gives its place back. One that was sent and of which nothing was heard (the
@@ -290,13 +290,13 @@ class Relay:
             return attrs.evolve(trial.admitted.op.orphan, account=trial.tried[-1], errors=0, model=name, day=day)
         return record
 
-    def open_calls(self) -> dict[str, Callable[[], Record]]:
+    def open_calls(self) -> dict[str, Callable[[], UsageRecord]]:
         """The calls in flight, each with a way to find out what it has consumed up to then, for the heartbeat.
 
         Whoever books that will do so because this process has died, and their clients with an error.
         """
 
-        def consumed(trial: Trial) -> Record:
+        def consumed(trial: CallContext) -> UsageRecord:
             return attrs.evolve(self._record(trial), errors=1)
 
         return {call_id: partial(consumed, trial) for call_id, trial in self._open.items()}
@@ -319,7 +319,7 @@ class Relay:
         draft.outcome, draft.reason = "cut", why.message
         exchange.abort()
 
-    async def _deliver(self, trial: Trial) -> None:
+    async def _deliver(self, trial: CallContext) -> None:
         """Try accounts until one answer is good enough, or there is nothing left to try."""
         self.budget.earn()
         await self._find_home(trial)
@@ -336,7 +336,7 @@ class Relay:
             if verdict.backoff:
                 await trio.sleep(verdict.backoff)
 
-    async def _find_home(self, trial: Trial) -> None:
+    async def _find_home(self, trial: CallContext) -> None:
         """Where the call's conversation is. The store is asked only about one that this process does not know."""
         keep = self.live.snapshot.relay.routing.affinity
         if trial.affinity:
@@ -344,7 +344,7 @@ class Relay:
             if trial.home is None and self.books is not None:
                 trial.home = await self.books.remembered(trial.affinity, keep)
 
-    async def _find_account(self, trial: Trial, snapshot: Snapshot) -> Account:
+    async def _find_account(self, trial: CallContext, snapshot: Snapshot) -> Account:
         """The account of the next attempt, waited for where it is held for a moment only. Raises: Refusal."""
         if trial.tried:
             trial.plan = self._plan_anew(trial, snapshot)
@@ -366,7 +366,7 @@ class Relay:
             snapshot = self.live.snapshot
             trial.plan = self._plan_anew(trial, snapshot)
 
-    async def _seated(self, trial: Trial, account: Account) -> bool:
+    async def _seated(self, trial: CallContext, account: Account) -> bool:
         """Whether all processes together leave room for this attempt. Raises: Refusal 503."""
         if trial.only or self.books is None:
             return True
@@ -376,7 +376,7 @@ class Relay:
         trial.seat = f"{trial.draft.call_id}.{len(trial.tried)}"
         return await self.books.seats.take(trial.seat, account.id, ceilings)
 
-    def _choose(self, trial: Trial, snapshot: Snapshot) -> str | Unavailable:
+    def _choose(self, trial: CallContext, snapshot: Snapshot) -> str | Unavailable:
         """The one account that can serve, or the pool's choice."""
         if trial.only:
             self.pool.adopt_if_new(snapshot, self.wall())
@@ -394,14 +394,14 @@ class Relay:
             return picked.account
         return _with_bars(picked, trial.barred) if trial.barred else picked
 
-    def _plan_anew(self, trial: Trial, snapshot: Snapshot) -> Plan:
+    def _plan_anew(self, trial: CallContext, snapshot: Snapshot) -> Plan:
         """What was taken from a key while its call was tried, it gets no further attempt with. Raises: Refusal."""
         headers = trial.exchange.head.headers
         key = authenticate(headers, snapshot, trial.draft.peer, self.wall())
         permit(headers, key, snapshot.relay.clients)
         return resolve(trial.plan.call, key, snapshot)
 
-    async def _attempt(self, trial: Trial, account: Account, snapshot: Snapshot) -> Retry | None:
+    async def _attempt(self, trial: CallContext, account: Account, snapshot: Snapshot) -> Retry | None:
         """Try one account. None when the client has its answer, else why another try is worth while."""
         plan = trial.plan
         model = plan.model if plan.call.endpoint in ("messages", "openai") else ""  # else its limits are others
@@ -412,7 +412,9 @@ class Relay:
             inbound = await self.ask(plan, account, trial.client, snapshot)
             if not isinstance(inbound, Inbound):
                 return self._settle_attempt(trial, lease, inbound, None, began)
-            answer, outcome = await look(inbound, snapshot, message=plan.call.endpoint in ("messages", "openai"))
+            answer, outcome = await peek_response(
+                inbound, snapshot, message=plan.call.endpoint in ("messages", "openai")
+            )
             trial.draft.account = account.id
             trial.draft.sent_model = account.model_map.get(plan.model, plan.model)
             verdict = self._settle_attempt(trial, lease, outcome, answer, began)
@@ -456,7 +458,7 @@ class Relay:
         return await self.upstreams.open(account, outbound, limits)
 
     def _settle_attempt(
-        self, trial: Trial, lease: Lease, outcome: Outcome, answer: Answer | None, began: float
+        self, trial: CallContext, lease: Lease, outcome: Outcome, answer: Response | None, began: float
     ) -> Retry | None:
         """Judge an attempt, let the pool learn from it and write it down. Sync.
 
@@ -503,11 +505,11 @@ class Relay:
         if self.pins.pin(affinity, account, now, keep) and self.books is not None:
             self.books.remember(affinity, account, keep)
 
-    def _another_is_free(self, trial: Trial) -> bool:
+    def _another_is_free(self, trial: CallContext) -> bool:
         """Whether a further attempt has anywhere to go; else the last answer is what the client should see."""
         return not trial.only and not isinstance(self._choose(trial, self.live.snapshot), Unavailable)
 
-    async def _send(self, trial: Trial, answer: Answer, snapshot: Snapshot) -> None:
+    async def _send(self, trial: CallContext, answer: Response, snapshot: Snapshot) -> None:
         """Hand an answer to the client. From its first byte there is no way back."""
         draft, exchange, inbound = trial.draft, trial.exchange, answer.inbound
         draft.status = inbound.status
@@ -534,14 +536,14 @@ class Relay:
             if fault:
                 draft.outcome, draft.reason = "cut", fault
 
-    async def _whole(self, trial: Trial, status: int, body: bytes, headers: HeaderPairs) -> None:
+    async def _whole(self, trial: CallContext, status: int, body: bytes, headers: HeaderPairs) -> None:
         if status == 200 and trial.plan.call.endpoint in ("messages", "openai"):
             trial.draft.usage = usage_of_message(body) or trial.draft.usage
         if trial.translator is not None:
             body = trial.translator.whole(status, body)
         await trial.exchange.reply(Reply(status=status, headers=headers, body=body))
 
-    async def _stream(self, trial: Trial, answer: Answer, headers: HeaderPairs, snapshot: Snapshot) -> None:
+    async def _stream(self, trial: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:
         meter = trial.meter = Meter()
         stream = EventStream(
             exchange=trial.exchange,
@@ -565,7 +567,7 @@ class Relay:
             trial.draft.usage = meter.usage_so_far()
             trial.meter = None
 
-    def _headers(self, trial: Trial, upstream: Headers) -> HeaderPairs:
+    def _headers(self, trial: CallContext, upstream: Headers) -> HeaderPairs:
         """The answer's headers: the upstream's end-to-end ones, and our ids."""
         pairs = answer_headers(upstream)
         own = trial.admitted.headers() if trial.admitted is not None else []
@@ -600,7 +602,7 @@ class Relay:
         await exchange.reply(attrs.evolve(reply, headers=[*reply.headers, *extra]))
 
 
-def tell(change: Change | None) -> None:
+def tell(change: HealthChange | None) -> None:
     """Log that an account's health has turned, if it has."""
     if change is None:
         return
@@ -625,7 +627,7 @@ def credential_rejected(account: str, verdict: Retry) -> Refusal:
 def _with_bars(found: Unavailable, barred: Mapping[str, str]) -> Unavailable:
     """What keeps the accounts from a call, where some are kept from it by what the pool does not know."""
     holds = [
-        Hold(hold.account, "never", math.inf, barred[hold.account]) if hold.account in barred else hold
+        Block(hold.account, "never", math.inf, barred[hold.account]) if hold.account in barred else hold
         for hold in found.holds
     ]
     return unavailable(holds, found.model)

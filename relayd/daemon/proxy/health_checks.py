@@ -21,9 +21,9 @@ from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.access.ownership import available
 from relayd.core.balancing.failover import Answered, Deliver, NoCredential, Outcome, Unreachable, judge
-from relayd.core.balancing.pool import Change, Pool
-from relayd.daemon.accounts.account_test import Trial, try_account
-from relayd.daemon.proxy.call import Relay, tell
+from relayd.core.balancing.pool import HealthChange, Pool
+from relayd.daemon.accounts.account_test import AccountCheck, try_account
+from relayd.daemon.proxy.call import CallServer, tell
 
 LOOK = 5.0  # s between looks at what is due; short intervals are looked at more often
 # The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
@@ -56,14 +56,14 @@ def due(snapshot: Snapshot, pool: Pool, probed: Mapping[str, float], began: floa
 
 
 @attrs.define(eq=False)
-class Probes:
+class HealthChecks:
     """The probes of a process.
 
     Args:
         relay: whose accounts these are.
     """
 
-    relay: Relay
+    relay: CallServer
     _probed: dict[str, float] = attrs.field(factory=dict, init=False)
     _running: set[str] = attrs.field(factory=set, init=False)
 
@@ -93,7 +93,7 @@ class Probes:
             rest = relay.pool.resting(account.id, now)
             if isinstance(verdict, Deliver) and rest is not None and rest[0] == "auth":
                 relay.pool.restore(account.id, now)
-                tell(Change(account.id, "recovered", "", 0.0))
+                tell(HealthChange(account.id, "recovered", "", 0.0))
             else:
                 tell(relay.pool.observe(lease, verdict, None, now, relay.rng))
             log.info("account.probed", extra={"account": account.id, "outcome": verdict.reason})
@@ -111,7 +111,7 @@ async def _outcome(account: Account, secret: Secret | str, snapshot: Snapshot) -
         return Unreachable(kind="reset", reason=str(error) or type(error).__name__)
 
 
-def outcome_of(trial: Trial) -> Outcome:
+def outcome_of(trial: AccountCheck) -> Outcome:
     """A trial, as the table of failover.py reads it."""
     if not trial.status:
         return Unreachable(kind="connect", reason=trial.detail or trial.message)

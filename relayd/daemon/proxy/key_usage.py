@@ -13,13 +13,13 @@ from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.quota.limits import Term, day_of, usage_document
 from relayd.core.quota.reservation import shown_terms
 from relayd.daemon.store.failsafe import RETRY
-from relayd.daemon.store.state_client import Books
-from relayd.state.contract import Peek, Peeked, Report, Reported, StoreUnavailable
+from relayd.daemon.store.state_client import StateClient
+from relayd.state.contract import Peek, Report, Reported, StoreUnavailable, TermLevels
 from relayd.state.report import totals_of
 from relayd.wire.refusal import Refusal
 
 
-async def usage_of(key: ApiKey, snapshot: Snapshot, books: Books | None, wall: Callable[[], float]) -> bytes:
+async def usage_of(key: ApiKey, snapshot: Snapshot, books: StateClient | None, wall: Callable[[], float]) -> bytes:
     """The document, as JSON.
 
     Args:
@@ -39,7 +39,7 @@ async def usage_of(key: ApiKey, snapshot: Snapshot, books: Books | None, wall: C
         ) from None
 
 
-async def _document(key: ApiKey, snapshot: Snapshot, books: Books, now_ms: int) -> bytes:
+async def _document(key: ApiKey, snapshot: Snapshot, books: StateClient, now_ms: int) -> bytes:
     zone = snapshot.relay.state.timezone
     terms = shown_terms(key, snapshot, now_ms)
     peeked = await _peek(books, terms)
@@ -53,8 +53,8 @@ async def _document(key: ApiKey, snapshot: Snapshot, books: Books, now_ms: int) 
     return msgspec.json.encode({**document, "today": {"day": day, **totals_of(rows)}})
 
 
-async def _peek(books: Books, terms: tuple[Term, ...]) -> Peeked:
+async def _peek(books: StateClient, terms: tuple[Term, ...]) -> TermLevels:
     answer = await books.main.ask(Peek(terms=terms))
-    if not isinstance(answer, Peeked):
+    if not isinstance(answer, TermLevels):
         raise StoreUnavailable(str(answer))
     return answer

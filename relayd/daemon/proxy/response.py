@@ -10,22 +10,22 @@ import attrs
 from relayd.config.snapshot import Snapshot
 from relayd.core.balancing.failover import Answered, Outcome, Unreachable
 from relayd.daemon.accounts.upstreams import Inbound
-from relayd.daemon.proxy.streaming import GATHER_LIMIT, MESSAGE_LIMIT, Opening, first_event, gather
-from relayd.wire.answer import read_fault
+from relayd.daemon.proxy.streaming import GATHER_LIMIT, MESSAGE_LIMIT, BufferedBody, first_event, gather
+from relayd.wire.answer import read_error
 from relayd.wire.anthropic import EVENT_STREAM
 from relayd.wire.refusal import KIND_BY_STATUS
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
+class Response:
     """An upstream's answer, held back until it is judged. `streams`: it is an event stream."""
 
     inbound: Inbound
-    opening: Opening
+    opening: BufferedBody
     streams: bool
 
 
-async def look(inbound: Inbound, snapshot: Snapshot, *, message: bool) -> tuple[Answer, Outcome]:
+async def peek_response(inbound: Inbound, snapshot: Snapshot, *, message: bool) -> tuple[Response, Outcome]:
     """As much of an answer as must be known to judge it: all of a short one, the first event of a stream.
 
     Args:
@@ -35,20 +35,20 @@ async def look(inbound: Inbound, snapshot: Snapshot, *, message: bool) -> tuple[
     streams = inbound.status == 200 and inbound.headers.text(b"content-type").startswith(EVENT_STREAM.decode())
     if streams:
         opening, first = await first_event(inbound.source, min(silence or limits.idle_timeout, limits.idle_timeout))
-        answer = Answer(inbound=inbound, opening=opening, streams=True)
+        answer = Response(inbound=inbound, opening=opening, streams=True)
         if isinstance(first, Unreachable):
             return answer, first
         return answer, Answered(status=inbound.status, headers=inbound.headers, first_event=first)
     opening = await gather(inbound.source, limits.idle_timeout, MESSAGE_LIMIT if message else GATHER_LIMIT)
-    answer = Answer(inbound=inbound, opening=opening, streams=False)
+    answer = Response(inbound=inbound, opening=opening, streams=False)
     if opening.cut:
         return answer, Unreachable(kind="reset", reason=opening.cut)
     return answer, _answered(inbound, opening)
 
 
-def _answered(inbound: Inbound, opening: Opening) -> Answered:
+def _answered(inbound: Inbound, opening: BufferedBody) -> Answered:
     """What an answer says, with its error looked into when it is one."""
-    fault = read_fault(opening.data) if inbound.status >= 400 else None
+    fault = read_error(opening.data) if inbound.status >= 400 else None
     if fault is None:
         return Answered(status=inbound.status, headers=inbound.headers)
     return Answered(
@@ -62,7 +62,7 @@ def _answered(inbound: Inbound, opening: Opening) -> Answered:
 
 def status_of_error(event: bytes) -> int:
     """The status that goes with the data of an error event. Source: API docs, "Errors"."""
-    fault = read_fault(event)
+    fault = read_error(event)
     return _STATUS_BY_KIND.get(fault.type, 500) if fault is not None else 500
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import attrs
 import msgspec
 
-from relayd.core.access.ownership import Asked, asked
+from relayd.core.access.ownership import ObjectRequest, asked
 from relayd.daemon.log import scrub
 from relayd.wire.anthropic import JSON, Native
 from relayd.wire.call import Dialect, Reply
@@ -53,7 +53,7 @@ class OwnUsage:
     """What the caller's key has used, and what it may."""
 
 
-Target = Dialect | Models | Local | Asked | OwnUsage
+Target = Dialect | Models | Local | ObjectRequest | OwnUsage
 
 _LOCAL = {
     "/": Local(name="root"),

@@ -19,8 +19,8 @@ import trio
 
 from relayd.core.balancing.failover import FirstEvent, Unreachable
 from relayd.daemon.net.exchange import Exchange
-from relayd.daemon.net.stream import Source
-from relayd.wire.answer import read_fault
+from relayd.daemon.net.stream import BodySource
+from relayd.wire.answer import read_error
 from relayd.wire.anthropic import error_event
 from relayd.wire.call import Translator
 from relayd.wire.refusal import Refusal
@@ -49,7 +49,7 @@ STOPPED = Refusal(status=503, message="the relay is stopping", code="stopping")
 
 
 @attrs.frozen(kw_only=True)
-class Opening:
+class BufferedBody:
     """The beginning of a body, or all of it.
 
     Args:
@@ -64,7 +64,7 @@ class Opening:
     error: bytes = b""
 
 
-async def gather(source: Source, idle: float, limit: int = GATHER_LIMIT) -> Opening:
+async def gather(source: BodySource, idle: float, limit: int = GATHER_LIMIT) -> BufferedBody:
     """A whole body, or its first `limit` bytes and a few more. `idle` seconds without a byte count as a cut."""
     pieces: list[bytes] = []
     size = 0
@@ -72,15 +72,15 @@ async def gather(source: Source, idle: float, limit: int = GATHER_LIMIT) -> Open
         while size <= limit:
             data = await _next(source, idle)
             if not data:
-                return Opening(data=b"".join(pieces), ended=True)
+                return BufferedBody(data=b"".join(pieces), ended=True)
             pieces.append(data)
             size += len(data)
     except (httpx2.TransportError, trio.TooSlowError) as error:
-        return Opening(data=b"".join(pieces), cut=_why(error))
-    return Opening(data=b"".join(pieces))
+        return BufferedBody(data=b"".join(pieces), cut=_why(error))
+    return BufferedBody(data=b"".join(pieces))
 
 
-async def first_event(source: Source, patience: float) -> tuple[Opening, FirstEvent | Unreachable]:
+async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody, FirstEvent | Unreachable]:
     """An event stream up to its first event that counts, or what came of it within `patience` seconds."""
     decoder = EventDecoder()
     deadline = trio.current_time() + patience
@@ -89,24 +89,24 @@ async def first_event(source: Source, patience: float) -> tuple[Opening, FirstEv
         while len(data) < FIRST_EVENT_LIMIT:
             more = await _next(source, max(0.0, deadline - trio.current_time()))
             if not more:
-                return Opening(data=data, ended=True), FirstEvent(name="")
+                return BufferedBody(data=data, ended=True), FirstEvent(name="")
             data += more
             for event in decoder.feed(more):
                 if event.name not in ("ping", ""):
-                    return Opening(data=data, error=event.data if event.name == "error" else b""), _judged(event)
+                    return BufferedBody(data=data, error=event.data if event.name == "error" else b""), _judged(event)
     except trio.TooSlowError:
         pass  # long thought is no fault: go on, and keep the client awake
     except httpx2.TransportError as error:
-        return Opening(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
-    return Opening(data=data), FirstEvent(name="unknown")
+        return BufferedBody(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
+    return BufferedBody(data=data), FirstEvent(name="unknown")
 
 
 def _judged(event: Event) -> FirstEvent:
-    fault = read_fault(event.data) if event.name == "error" else None
+    fault = read_error(event.data) if event.name == "error" else None
     return FirstEvent(name=event.name, error_type=fault.type if fault is not None else "")
 
 
-async def _next(source: Source, patience: float) -> bytes:
+async def _next(source: BodySource, patience: float) -> bytes:
     data = source.take()
     if data is not None:
         return data
@@ -134,7 +134,7 @@ class EventStream:
     """
 
     exchange: Exchange
-    source: Source
+    source: BodySource
     meter: Meter
     translator: Translator | None
     keepalive: float
@@ -262,7 +262,7 @@ class EventStream:
         self.exchange.push(seam + error_event(fault, self.request_id))
 
 
-async def pass_through(exchange: Exchange, source: Source, opening: bytes, idle: float) -> str:
+async def pass_through(exchange: Exchange, source: BodySource, opening: bytes, idle: float) -> str:
     """A large body that is no event stream. Returns "" after its proper end, else what went wrong."""
     data = opening
     try:

@@ -17,8 +17,8 @@ from relayd.config.problems.problem import Problem
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import Tree, Unstable, deny_of
 from relayd.daemon.paths import text_setting
-from relayd.daemon.reload.history import LastGood
-from relayd.daemon.reload.requests import Running, origin_of
+from relayd.daemon.reload.history import History
+from relayd.daemon.reload.requests import ConfigOrigin, origin_of
 
 
 @attrs.frozen(kw_only=True)
@@ -37,7 +37,7 @@ class Start:
     """
 
     snapshot: Snapshot
-    running: Running
+    running: ConfigOrigin
     memo: Memo
     fresh: Tree | None = attrs.field(default=None, repr=False)
     degraded: str = ""
@@ -84,7 +84,7 @@ class _Look:
 def choose_start(
     read: Callable[[], Tree | Unstable],
     sign: Callable[[], object],
-    store: Callable[[str], LastGood],
+    store: Callable[[str], History],
     now: float,
     *,
     strict: bool = False,
@@ -124,7 +124,7 @@ def _look(read: Callable[[], Tree | Unstable], sign: Callable[[], object]) -> _L
     return _Look(tree=found, compiled=compiled, memo=memo, examined=examined, why=why)
 
 
-def _usable(vault: LastGood, number: int, realm: str, notes: list[str]) -> tuple[Tree, Compiled] | None:
+def _usable(vault: History, number: int, realm: str, notes: list[str]) -> tuple[Tree, Compiled] | None:
     """A stored generation that can be served here; else why not, in `notes`."""
     try:
         _, tree = vault.load(number, "")

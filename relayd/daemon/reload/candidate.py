@@ -18,7 +18,7 @@ from relayd.core.transition import acts_now
 
 
 @attrs.frozen(kw_only=True)
-class Seen:
+class Inspection:
     """What a look at the tree showed.
 
     Args:
@@ -55,7 +55,7 @@ class Seen:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Study:
+class Inspector:
     """Looks at one tree, again and again.
 
     Args:
@@ -77,7 +77,7 @@ class Study:
     denied: Deny = attrs.field(factory=Deny)
     realm: str = ""
 
-    def look(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Seen | Unstable:
+    def look(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Inspection | Unstable:
         """Read the tree and compile it, unless its digest is `known`."""
         began = self.clock()
         tree = self.read(thorough)
@@ -86,10 +86,10 @@ class Study:
             return tree
         self.examined = tree.signature
         if tree.digest == known:
-            return Seen(tree=tree)
+            return Inspection(tree=tree)
         return self.compile(tree, running, began)
 
-    def compile(self, tree: Tree, running: Snapshot, began: float | None = None) -> Seen:
+    def compile(self, tree: Tree, running: Snapshot, began: float | None = None) -> Inspection:
         """What a tree means, and what it would change."""
         read = self.clock()
         compiled = compile_tree(tree.files, memo=self.memo, reading=tree.problems)
@@ -98,12 +98,12 @@ class Study:
         deny = deny_of(tree.files)
         known_deny = deny if isinstance(deny, Deny) else None
         if compiled.snapshot is None:
-            return Seen(tree=tree, compiled=compiled, deny=known_deny, seconds=seconds)
+            return Inspection(tree=tree, compiled=compiled, deny=known_deny, seconds=seconds)
         changes = self.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
         reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
         model = model_digest(compiled.snapshot)
         seconds["diff"] = self.clock() - compiled_at
-        return Seen(
+        return Inspection(
             tree=tree,
             compiled=compiled,
             deny=known_deny,

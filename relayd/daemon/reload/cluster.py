@@ -22,8 +22,8 @@ import trio
 from relayd import __version__
 from relayd.core.cluster import Drift, Node, Past, doubled, drift, present, stagger
 from relayd.daemon.reload.reloader import Reloader
-from relayd.daemon.store.batcher import Pump
-from relayd.state.contract import Alive, Heartbeat, NodeList, Nodes, StoreUnavailable
+from relayd.daemon.store.batcher import Batcher
+from relayd.state.contract import Alive, Beat, NodeList, Nodes, StoreUnavailable
 
 BEAT = 10.0  # s between heartbeats; one follows each reload at once
 TTL = 30.0  # s that a heartbeat lives: two may be lost
@@ -33,7 +33,7 @@ log = logging.getLogger("relayd.fleet")
 
 
 @attrs.frozen(kw_only=True)
-class Said:
+class Heartbeat:
     """A heartbeat's body. Fields are only ever added, with a default: nodes of several versions read each other.
 
     Args:
@@ -58,7 +58,7 @@ class Said:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Fleet:
+class Cluster:
     """This node among the others.
 
     Args:
@@ -69,7 +69,7 @@ class Fleet:
         beat: s between heartbeats.
     """
 
-    store: Pump
+    store: Batcher
     reloader: Reloader
     name: str
     life: str
@@ -92,13 +92,13 @@ class Fleet:
                 with trio.move_on_after(self.beat):
                     await settled.wait()
         finally:
-            self.store.submit_nowait(Heartbeat(node=self._place, body="", ttl=0))
+            self.store.submit_nowait(Beat(node=self._place, body="", ttl=0))
 
     async def look(self) -> None:
         """Beat, and hear the others. Never raises for a store that is away."""
         body = msgspec.json.encode(self.said()).decode()
         try:
-            await self.store.ask(Heartbeat(node=self._place, body=body, ttl=round(TTL * 1000)))
+            await self.store.ask(Beat(node=self._place, body=body, ttl=round(TTL * 1000)))
             answer = await self.store.ask(Nodes())
         except StoreUnavailable as error:
             self.problem = str(error)
@@ -111,11 +111,11 @@ class Fleet:
         with trio.move_on_after(LOOK):
             await self.look()
 
-    def said(self) -> Said:
+    def said(self) -> Heartbeat:
         """What we say of ourselves."""
         now, running = self.wall(), self.reloader.running
         result, stands = standing(self.reloader)
-        return Said(
+        return Heartbeat(
             node=self.name,
             life=self.life,
             version=__version__,
@@ -200,7 +200,7 @@ def standing(reloader: Reloader) -> tuple[str, float]:
     return ("applied" if candidate is None else candidate.outcome.result), since
 
 
-def as_node(said: Said, seen: float, ahead: float) -> Node:
+def as_node(said: Heartbeat, seen: float, ahead: float) -> Node:
     """A heartbeat as it stood at `seen`, by a clock that the store's is `ahead` of (s)."""
     at = seen - ahead
     return Node(
@@ -225,6 +225,6 @@ def as_node(said: Said, seen: float, ahead: float) -> Node:
 def _understood(one: Alive, ahead: float) -> Node | None:
     """None for what a node says that speaks otherwise."""
     try:
-        return as_node(msgspec.json.decode(one.body, type=Said), one.seen / 1000, ahead)
+        return as_node(msgspec.json.decode(one.body, type=Heartbeat), one.seen / 1000, ahead)
     except msgspec.DecodeError:
         return None

@@ -26,7 +26,7 @@ HELD = "held"  # file with the number of the generation that a rollback holds
 
 
 @attrs.frozen
-class LastGood:
+class History:
     """The store of one node."""
 
     directory: Path
@@ -89,9 +89,7 @@ def as_tree(one: Generation) -> Tree:
     return Tree(files=one.files, problems=(), digest=one.meta.digest, provenance=origin)
 
 
-async def keep_last_good(
-    reloader: Reloader, vault: LastGood, wall: Callable[[], float], *, proof: float = 30.0
-) -> None:
+async def keep_last_good(reloader: Reloader, vault: History, wall: Callable[[], float], *, proof: float = 30.0) -> None:
     """Store each config once it has run for `proof` seconds, for ever."""
     while True:
         committed = reloader.committed
@@ -104,7 +102,7 @@ async def keep_last_good(
         await _store(reloader, vault, wall)
 
 
-async def _store(reloader: Reloader, vault: LastGood, wall: Callable[[], float]) -> None:
+async def _store(reloader: Reloader, vault: History, wall: Callable[[], float]) -> None:
     tree, reloader.fresh = reloader.fresh, None
     if tree is None:
         return

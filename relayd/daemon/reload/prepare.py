@@ -17,7 +17,7 @@ from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import Account, Snapshot
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.net.listen import open_listener
-from relayd.daemon.net.server import Server
+from relayd.daemon.net.server import HttpServer
 from relayd.daemon.reload.reloader import Unprepared
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Sockets = dict[str, list[socket.socket]]
 
 
 @attrs.define(eq=False, kw_only=True)
-class Door:
+class Listener:
     """One of the daemon's listeners, and its addresses.
 
     Args:
@@ -41,7 +41,7 @@ class Door:
     """
 
     setting: str
-    server: Server
+    server: HttpServer
     wanted: Callable[[Snapshot], Sequence[str]]
     pinned: bool = False
     listening: Sockets = attrs.field(factory=dict)
@@ -92,7 +92,7 @@ class Preparation:
         shut: accounts whose secret could not be had when last looked.
     """
 
-    doors: Sequence[Door]
+    doors: Sequence[Listener]
     credentials: Credentials
     identities: Callable[[], Sequence[Identity]]
     shut: frozenset[str] = frozenset()
@@ -169,8 +169,8 @@ def _presents(account: Account | None, snapshot: Snapshot) -> tuple[object, ...]
 class Arranged:
     """What was opened for one config."""
 
-    opened: list[tuple[Door, str, list[socket.socket]]] = attrs.field(factory=list)
-    unneeded: list[tuple[Door, str]] = attrs.field(factory=list)
+    opened: list[tuple[Listener, str, list[socket.socket]]] = attrs.field(factory=list)
+    unneeded: list[tuple[Listener, str]] = attrs.field(factory=list)
 
     def commit(self) -> None:
         """Accept on the new sockets."""

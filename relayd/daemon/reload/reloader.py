@@ -26,18 +26,18 @@ from relayd.config.source.tree import Tree, Unstable
 from relayd.core.cluster import MOST_PAST, Past
 from relayd.core.live import Live
 from relayd.core.transition import added, keep_running
-from relayd.daemon.reload.candidate import Seen, Study
+from relayd.daemon.reload.candidate import Inspection, Inspector
 from relayd.daemon.reload.requests import (
     BY_ITSELF,
-    Candidate,
-    Outcome,
+    ConfigOrigin,
+    Operation,
+    PendingTree,
     Reload,
-    Request,
-    Result,
+    ReloadOutcome,
+    ReloadRequest,
+    ReloadResult,
     Resume,
     Rollback,
-    Running,
-    Ticket,
     Trigger,
     fields_of,
     is_expected,
@@ -98,11 +98,11 @@ class Reloader:
     """
 
     live: Live
-    study: Study
+    study: Inspector
     prepare: Callable[[Snapshot, Snapshot], Prepared]
     adopted: Callable[[Snapshot, Snapshot], None]
     vault: Vault
-    running: Running
+    running: ConfigOrigin
     wall: Callable[[], float]
     reopen: Callable[[Snapshot], list[str]] = lambda snapshot: []
     reopened: Callable[[list[str]], None] = lambda accounts: None
@@ -113,15 +113,15 @@ class Reloader:
     degraded: str = ""  # why a stored generation was taken at the start; "" once the tree is sound again
     hold: int = 0  # number of the generation that a rollback holds; 0 = none
     restart_required: tuple[str, ...] = ()
-    candidate: Candidate | None = None
+    candidate: PendingTree | None = None
     fresh: Tree | None = attrs.field(default=None, repr=False)  # running, and not stored yet
-    rounds: Counter[tuple[Trigger, Outcome]] = attrs.field(factory=Counter)
+    rounds: Counter[tuple[Trigger, ReloadOutcome]] = attrs.field(factory=Counter)
     seconds: dict[str, float] = attrs.field(factory=dict)  # of the last round, by phase
     succeeded: float = 0.0  # Unix time of the last round that left disk and daemon in agreement
     committed: trio.Event = attrs.field(factory=trio.Event, repr=False)  # set, and replaced, by each swap
     settled: trio.Event = attrs.field(factory=trio.Event, repr=False)  # the same, by each round, whatever came of it
     past: tuple[Past, ...] = ()  # configs that ran before, the newest first
-    _pending: list[Ticket] = attrs.field(factory=list, init=False, repr=False)
+    _pending: list[ReloadRequest] = attrs.field(factory=list, init=False, repr=False)
     _bell: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _urgent: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _next: float = attrs.field(default=-1.0, init=False)
@@ -129,10 +129,10 @@ class Reloader:
 
     # --- ringing
 
-    def poke(self, trigger: Trigger, request: Request | None = None, *, hurry: bool = False) -> Ticket:
+    def poke(self, trigger: Trigger, request: Operation | None = None, *, hurry: bool = False) -> ReloadRequest:
         """Ask for a round. Sync; the ticket may be waited for or dropped. `hurry`: it is not to be brought together
         with others, or put off."""
-        ticket = Ticket(trigger, request or Reload())
+        ticket = ReloadRequest(trigger, request or Reload())
         self._pending.append(ticket)
         self._bell.set()
         if hurry or trigger not in BY_ITSELF:
@@ -173,7 +173,7 @@ class Reloader:
             self.settled.set()
             self.settled = trio.Event()
 
-    async def _serve(self, tickets: list[Ticket]) -> None:
+    async def _serve(self, tickets: list[ReloadRequest]) -> None:
         for ticket in tickets:
             match ticket.request:
                 case Rollback():
@@ -189,7 +189,7 @@ class Reloader:
         if following:
             await self._follow(following)
 
-    async def _follow(self, tickets: list[Ticket]) -> None:
+    async def _follow(self, tickets: list[ReloadRequest]) -> None:
         """Look at the tree and do what the tickets want with it."""
         asked = any(ticket.trigger not in BY_ITSELF for ticket in tickets)
         thorough = any(ticket.trigger == "hash" for ticket in tickets)
@@ -219,7 +219,7 @@ class Reloader:
         """Digest of the tree that the last round saw."""
         return self.candidate.outcome.digest if self.candidate is not None else self.running.digest
 
-    def _same_again(self, seen: Seen) -> Result:
+    def _same_again(self, seen: Inspection) -> ReloadResult:
         if self.candidate is not None:
             return self.candidate.outcome
         about = seen.tree.provenance  # what was dirty may have been committed
@@ -227,13 +227,13 @@ class Reloader:
         return self._result("unchanged", seen)
 
     @staticmethod
-    def _is_to_act(ticket: Ticket, seen: Seen) -> bool:
+    def _is_to_act(ticket: ReloadRequest, seen: Inspection) -> bool:
         request = ticket.request
         if not isinstance(request, Reload):
             return True
         return not request.dry_run and is_expected(request.expect, seen.tree)
 
-    def _without_effect(self, request: Request, seen: Seen) -> Result:
+    def _without_effect(self, request: Operation, seen: Inspection) -> ReloadResult:
         """What a dry run is told, or who expected another tree."""
         assert isinstance(request, Reload)
         if not is_expected(request.expect, seen.tree):
@@ -244,7 +244,7 @@ class Reloader:
 
     # --- deciding
 
-    def _judge(self, seen: Seen, accepted: Sequence[str]) -> Result:
+    def _judge(self, seen: Inspection, accepted: Sequence[str]) -> ReloadResult:
         """What is to become of a tree; "applied" when nothing speaks against it yet. Without effect."""
         if seen.snapshot is None:
             return self._result("rejected", seen)
@@ -254,10 +254,12 @@ class Reloader:
             return attrs.evolve(self._result("held", seen, reasons=seen.held), accept=seen.tree.digest)
         return self._result("applied" if seen.acts else "unchanged", seen)
 
-    def _result(self, result: Outcome, seen: Seen | None = None, *, reasons: tuple[str, ...] = ()) -> Result:
+    def _result(
+        self, result: ReloadOutcome, seen: Inspection | None = None, *, reasons: tuple[str, ...] = ()
+    ) -> ReloadResult:
         if seen is None:
-            return Result(result=result, generation=self.live.generation, reasons=reasons)
-        return Result(
+            return ReloadResult(result=result, generation=self.live.generation, reasons=reasons)
+        return ReloadResult(
             result=result,
             generation=self.live.generation,
             digest=seen.tree.digest,
@@ -273,7 +275,7 @@ class Reloader:
 
     # --- doing
 
-    async def _act(self, seen: Seen, result: Result, trigger: Trigger) -> Result:
+    async def _act(self, seen: Inspection, result: ReloadResult, trigger: Trigger) -> ReloadResult:
         match result.result:
             case "applied":
                 assert seen.snapshot is not None
@@ -291,7 +293,7 @@ class Reloader:
             self._deny_at_once(seen.deny)
         return result
 
-    async def _apply(self, wanted: Snapshot, result: Result, origin: Running) -> Result:
+    async def _apply(self, wanted: Snapshot, result: ReloadResult, origin: ConfigOrigin) -> ReloadResult:
         """Prepare, then swap. From the call of `commit` on nothing waits and nothing fails."""
         old = self.live.snapshot
         new = keep_running(old, wanted)
@@ -320,7 +322,7 @@ class Reloader:
         except Exception:  # the new config runs; what only follows it must not undo that
             log.exception("reload.adopt_failed")
 
-    def _take_over(self, seen: Seen, trigger: Trigger) -> None:
+    def _take_over(self, seen: Inspection, trigger: Trigger) -> None:
         """The same config in other words (comments, a moved file): calls are booked under the new revision."""
         assert seen.compiled is not None
         if self.live.snapshot.revision != seen.compiled.revision:
@@ -331,7 +333,7 @@ class Reloader:
             about = seen.tree.provenance
             self.running = attrs.evolve(self.running, commit=about.commit, dirty=about.dirty)
 
-    def _run_from(self, origin: Running) -> None:
+    def _run_from(self, origin: ConfigOrigin) -> None:
         """What runs has another origin from now on. What it had before is remembered, for the other nodes."""
         old = self.running
         if (old.digest, old.model) != (origin.digest, origin.model):
@@ -339,7 +341,7 @@ class Reloader:
             self.past = (left, *self.past)[:MOST_PAST]
         self.running = origin
 
-    def _origin(self, seen: Seen, trigger: Trigger) -> Running:
+    def _origin(self, seen: Inspection, trigger: Trigger) -> ConfigOrigin:
         assert seen.compiled is not None
         return origin_of(seen.tree, seen.compiled.revision, self.wall(), trigger, model=seen.model)
 
@@ -359,7 +361,7 @@ class Reloader:
 
     # --- going back
 
-    async def _roll_back(self, request: Rollback) -> Result:
+    async def _roll_back(self, request: Rollback) -> ReloadResult:
         try:
             number, tree = await trio.to_thread.run_sync(self.vault.load, request.generation, self.running.digest)
         except LookupError as error:
@@ -377,14 +379,14 @@ class Reloader:
             await trio.to_thread.run_sync(self.vault.hold, number)
             self.hold, self.fresh = number, None
             held = attrs.evolve(result, result="held", digest="", reasons=(kept_back(number),))
-            self.candidate = Candidate(since=self.wall(), outcome=held)
+            self.candidate = PendingTree(since=self.wall(), outcome=held)
             log.warning("reload.rolled_back", extra={"generation": self.live.generation, "stored": number})
         self.rounds["rollback", result.result] += 1
         return result
 
     # --- telling
 
-    def _note(self, tickets: Sequence[Ticket], result: Result) -> Result:
+    def _note(self, tickets: Sequence[ReloadRequest], result: ReloadResult) -> ReloadResult:
         """Remember and log what a round came to. A tree that was rejected before is not complained of again."""
         trigger = tickets[0].trigger
         self.rounds[trigger, result.result] += 1
@@ -395,12 +397,12 @@ class Reloader:
             self.restart_required = result.restart_required
         else:
             since = self.candidate.since if self.candidate is not None else self.wall()
-            self.candidate = Candidate(since=since, outcome=result)
+            self.candidate = PendingTree(since=since, outcome=result)
         log.log(_LEVELS[result.result], "reload.%s", result.result, extra=fields_of(result, trigger))
         return result
 
     @staticmethod
-    def _answer(tickets: Sequence[Ticket], result: Result) -> None:
+    def _answer(tickets: Sequence[ReloadRequest], result: ReloadResult) -> None:
         for ticket in tickets:
             ticket.answer(result)
 
@@ -423,7 +425,7 @@ class Reloader:
         return f"{head}{' DEGRADED' * bool(self.degraded)} {outcome.result.upper()} {why}".rstrip()
 
 
-_LEVELS: dict[Outcome, int] = {
+_LEVELS: dict[ReloadOutcome, int] = {
     "applied": logging.INFO,
     "unchanged": logging.INFO,
     "rejected": logging.WARNING,

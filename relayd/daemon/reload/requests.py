@@ -15,7 +15,7 @@ from relayd.config.guard import LEAST_DIGITS, accepts
 from relayd.config.problems.problem import Problem
 from relayd.config.source.tree import Tree
 
-Outcome = Literal["applied", "unchanged", "rejected", "held", "busy"]
+ReloadOutcome = Literal["applied", "unchanged", "rejected", "held", "busy"]
 Trigger = Literal["boot", "event", "poll", "hash", "sighup", "command", "http", "rollback", "resume"]
 
 # Nobody waits for these, so they may be brought together and say nothing when there is no news.
@@ -51,11 +51,11 @@ class Resume:
     """End a rollback: follow the tree again."""
 
 
-Request = Reload | Rollback | Resume
+Operation = Reload | Rollback | Resume
 
 
 @attrs.frozen(kw_only=True)
-class Result:
+class ReloadResult:
     """What a round came to.
 
     Args:
@@ -69,7 +69,7 @@ class Result:
         accept: the digest that lets it pass, where the guard holds it; "" where accepting would not help.
     """
 
-    result: Outcome
+    result: ReloadOutcome
     generation: int
     digest: str = ""
     revision: str = ""
@@ -86,21 +86,21 @@ class Result:
 
 
 @attrs.define(eq=False)
-class Ticket:
+class ReloadRequest:
     """Somebody's claim to the result of a round that begins after now."""
 
     trigger: Trigger
-    request: Request
-    result: Result | None = None
+    request: Operation
+    result: ReloadResult | None = None
     _done: trio.Event = attrs.field(factory=trio.Event, init=False)
 
-    def answer(self, result: Result) -> None:
+    def answer(self, result: ReloadResult) -> None:
         """Give the result, once."""
         if self.result is None:
             self.result = result
             self._done.set()
 
-    async def wait(self) -> Result:
+    async def wait(self) -> ReloadResult:
         """The result of the round that answers this ticket."""
         await self._done.wait()
         assert self.result is not None
@@ -108,7 +108,7 @@ class Ticket:
 
 
 @attrs.frozen(kw_only=True)
-class Running:
+class ConfigOrigin:
     """Where the running config comes from.
 
     Args:
@@ -130,11 +130,11 @@ class Running:
 
 
 @attrs.frozen(kw_only=True)
-class Candidate:
+class PendingTree:
     """A tree on disk that is not what runs, and why not. `since`: Unix time, s, from which on it was so."""
 
     since: float
-    outcome: Result
+    outcome: ReloadResult
 
 
 def kept_back(number: int) -> str:
@@ -142,7 +142,7 @@ def kept_back(number: int) -> str:
     return f"rolled back to generation {number}; `relayd resume` follows the tree again"
 
 
-def fields_of(result: Result, trigger: Trigger) -> dict[str, object]:
+def fields_of(result: ReloadResult, trigger: Trigger) -> dict[str, object]:
     """A result as fields of a log line: at most three problems, the count of the rest."""
     errors = [str(problem) for problem in result.problems if problem.severity == "error"]
     fields: dict[str, object] = {
@@ -158,9 +158,11 @@ def fields_of(result: Result, trigger: Trigger) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value}
 
 
-def origin_of(tree: Tree, revision: str, now: float, trigger: Trigger, stored: int = 0, *, model: str = "") -> Running:
+def origin_of(
+    tree: Tree, revision: str, now: float, trigger: Trigger, stored: int = 0, *, model: str = ""
+) -> ConfigOrigin:
     """Where a config comes from that begins to run at `now`."""
-    return Running(
+    return ConfigOrigin(
         digest=tree.digest,
         revision=revision,
         commit=tree.provenance.commit,

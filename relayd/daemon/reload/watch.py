@@ -30,7 +30,7 @@ from relayd.daemon.reload.reloader import Reloader
 log = logging.getLogger("relayd.watch")
 
 Backend = Literal["inotify", "poll", "off"]
-Place = tuple[str, int, int]  # path, device, inode
+WatchedFile = tuple[str, int, int]  # path, device, inode
 
 POLL = 2.0  # s between stat signatures
 HASH = 60.0  # s between readings of all bytes
@@ -63,7 +63,7 @@ class Watcher:
     failure: str = ""  # why there are no events
     _heard: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _moved: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
-    _places: frozenset[Place] = frozenset()
+    _places: frozenset[WatchedFile] = frozenset()
     _deny: bytes | None = None  # deny.toml, as the last look saw it
 
     async def run(self) -> None:
@@ -102,7 +102,7 @@ class Watcher:
         if study.examined is None or signature != study.examined:
             self.reloader.poke("event" if event else "poll", hurry=hurry)
 
-    def _survey(self) -> tuple[object, frozenset[Place], bytes]:
+    def _survey(self) -> tuple[object, frozenset[WatchedFile], bytes]:
         places = frozenset(places_of(self.tree)) if self.listen is not None else frozenset()
         return self.reloader.study.sign(), places, _bytes_of(self.tree / "deny.toml")
 
@@ -230,7 +230,7 @@ def _bytes_of(path: Path) -> bytes:
 # --- what to watch
 
 
-def places_of(tree: Path) -> Iterator[Place]:
+def places_of(tree: Path) -> Iterator[WatchedFile]:
     """The directories whose entries decide what the tree is, as far as they exist; at most MAX_PLACES."""
     seen: set[str] = set()
     for path in _directories(tree):

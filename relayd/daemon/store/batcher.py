@@ -32,12 +32,12 @@ import attrs
 import trio
 
 from relayd.core.quota.limits import Slots
-from relayd.daemon.store.journal import Entry, Journal
+from relayd.daemon.store.journal import Journal, JournalEntry
 from relayd.state.contract import (
+    Acquire,
     Admit,
     Answer,
     Failed,
-    Lease,
     Op,
     Ping,
     Release,
@@ -74,7 +74,7 @@ class _Pending:
 
 
 @attrs.define
-class PumpStats:
+class BatcherStats:
     """For metrics and `status`. Counts since the start."""
 
     operations: int = 0
@@ -101,7 +101,7 @@ class QuickStore(Protocol):
 
 
 @attrs.define(eq=False)
-class Pump:
+class Batcher:
     """Asks the store on behalf of calls.
 
     Args:
@@ -118,7 +118,7 @@ class Pump:
     threaded: bool = True
     quick: QuickStore | None = None
     on_change: Callable[[bool, str], None] | None = None
-    stats: PumpStats = attrs.field(factory=PumpStats, init=False)
+    stats: BatcherStats = attrs.field(factory=BatcherStats, init=False)
     up: bool = attrs.field(default=False, init=False)
     reason: str = attrs.field(default="not connected yet", init=False)
     warnings: tuple[str, ...] = attrs.field(default=(), init=False)
@@ -281,7 +281,7 @@ class Pump:
         match pending.op:
             case Admit(call=call):
                 self.submit_nowait(Void(call=call))
-            case Lease(holder=holder, terms=terms):
+            case Acquire(holder=holder, terms=terms):
                 counters = tuple(term.counter for term in terms if isinstance(term, Slots))
                 self.submit_nowait(Release(holder=holder, counters=counters))
             case _:
@@ -457,7 +457,7 @@ class Pump:
 
     def _keep(self, ops: Sequence[Op]) -> None:
         """Journal what must not be lost."""
-        entries: list[Entry] = [op for op in ops if isinstance(op, Settle | Void)]
+        entries: list[JournalEntry] = [op for op in ops if isinstance(op, Settle | Void)]
         self.stats.dropped += len(ops) - len(entries)
         if not entries:
             return

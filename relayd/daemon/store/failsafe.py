@@ -17,15 +17,15 @@ from typing import Literal
 import attrs
 
 from relayd.core.quota.limits import LEASE_MS, Slots, Term
-from relayd.core.quota.usage_record import Record
-from relayd.daemon.store.batcher import Pump
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.store.batcher import Batcher
 from relayd.state.contract import (
+    Acquire,
     Admit,
     Answer,
     Closed,
     Denied,
     Granted,
-    Lease,
     Reap,
     Reaped,
     Release,
@@ -47,7 +47,7 @@ log = logging.getLogger("relayd.state")
 
 
 @attrs.define(eq=False)
-class Counting:
+class FailsafeStore:
     """What a call asks of the state, in good times and bad.
 
     Args:
@@ -57,8 +57,8 @@ class Counting:
         lease_ms: how long a call and its slots are held without a heartbeat.
     """
 
-    main: Pump
-    side: Pump
+    main: Batcher
+    side: Batcher
     policy: Callable[[], Literal["allow", "deny"]]
     lease_ms: int = LEASE_MS
     # Calls that were admitted to the side store: how (perhaps under another id), and when.
@@ -85,7 +85,7 @@ class Counting:
             self._side_calls[op.call] = (op, answer.now)
         return answer
 
-    async def lease(self, op: Lease) -> Granted | Denied | Stale:
+    async def lease(self, op: Acquire) -> Granted | Denied | Stale:
         """Lease slots on an account. Raises: Refusal 503 as `admit` does."""
         try:
             answer = _admission(await self.main.ask(op))
@@ -100,7 +100,7 @@ class Counting:
         assert not isinstance(answer, Closed)
         return answer
 
-    def settle(self, call: str, record: Record) -> None:
+    def settle(self, call: str, record: UsageRecord) -> None:
         """Settle a call. Sync; nothing is lost whatever the state of the store."""
         found = self._side_calls.pop(call, None)
         if found is None:
@@ -117,7 +117,7 @@ class Counting:
 
     def renew(
         self,
-        calls: Mapping[str, Record | None],
+        calls: Mapping[str, UsageRecord | None],
         leases: Iterable[tuple[str, str]],
         lost: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
@@ -143,7 +143,7 @@ class Counting:
         pump = self.side if op.call in self._side_calls else self.main
         pump.submit_nowait(op)
 
-    def restore_lease(self, op: Lease) -> None:
+    def restore_lease(self, op: Acquire) -> None:
         """The same of a lease."""
         pump = self.side if op.holder in self._side_leases else self.main
         pump.submit_nowait(op)
@@ -170,7 +170,7 @@ class Counting:
             if call not in alive:
                 self._settle_late(call, record, (), 0)
 
-    def _settle_late(self, call: str, record: Record, terms: tuple[Term, ...], at: int) -> None:
+    def _settle_late(self, call: str, record: UsageRecord, terms: tuple[Term, ...], at: int) -> None:
         """Settle a call that the side store admitted: in the main store, and once that is safe, in the side store.
 
         So whatever moment this process is killed at, somebody still has the call. The main store may have admitted it

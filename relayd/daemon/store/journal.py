@@ -26,7 +26,7 @@ from relayd.core.quota.limits import Calendar, Rolling, Term
 from relayd.state.contract import Settle, Void
 from relayd.state.rows import from_row, to_row
 
-Entry = Settle | Void
+JournalEntry = Settle | Void
 
 # With no disk to write to, this many settlements (about 500 bytes each) are kept in memory; then the oldest are lost.
 MOST_WAITING = 20_000
@@ -35,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-def encode_entry(entry: Entry) -> bytes:
+def encode_entry(entry: JournalEntry) -> bytes:
     """One line."""
     match entry:
         case Void():
@@ -60,14 +60,14 @@ def _term(row: list[Any]) -> Term:
     return Calendar(counter=counter, name="", unit=unit, limit=limit, cost=0, start=first, end=second)
 
 
-def decode_lines(raw: bytes) -> Iterator[Entry | None]:
+def decode_lines(raw: bytes) -> Iterator[JournalEntry | None]:
     """The entries of a file; None for each line that does not add up."""
     for line in raw.split(b"\n"):
         if line:
             yield _decode_line(line)
 
 
-def _decode_line(line: bytes) -> Entry | None:
+def _decode_line(line: bytes) -> JournalEntry | None:
     try:
         length, checksum, payload = int(line[:8], 16), int(line[9:17], 16), line[18:]
         if len(payload) != length or zlib.crc32(payload) != checksum:
@@ -98,7 +98,7 @@ class Journal:
     _file: int = attrs.field(default=-1, init=False)
     _path: Path | None = attrs.field(default=None, init=False)
 
-    def append(self, entries: list[Entry]) -> bool:
+    def append(self, entries: list[JournalEntry]) -> bool:
         """Keep entries. Returns whether they are on disk; if not, `problem` says why and they wait in memory."""
         self._waiting += [encode_entry(entry) for entry in entries]
         if len(self._waiting) > MOST_WAITING:
@@ -118,9 +118,9 @@ class Journal:
         """Whether nothing waits to be replayed, here or in files without an owner."""
         return not self._waiting and not any(path.stat().st_size for path in self._files())
 
-    def pending(self) -> list[tuple[Path | None, list[Entry]]]:
+    def pending(self) -> list[tuple[Path | None, list[JournalEntry]]]:
         """What is to be replayed: pairs of a file (None: memory) and its entries. `forget` each once it is replayed."""
-        found: list[tuple[Path | None, list[Entry]]] = []
+        found: list[tuple[Path | None, list[JournalEntry]]] = []
         if self._waiting:
             found.append((None, [entry for line in self._waiting for entry in decode_lines(line) if entry]))
         for path in self._files():
@@ -155,7 +155,7 @@ class Journal:
         every = sorted(self.directory.glob("settlements-*.journal"))
         return [path for path in every if path == self._path or not _is_owned(path)]
 
-    def _read(self, path: Path) -> list[Entry]:
+    def _read(self, path: Path) -> list[JournalEntry]:
         try:
             lines = list(decode_lines(path.read_bytes()))
         except OSError:

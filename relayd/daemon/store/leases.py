@@ -17,19 +17,19 @@ import attrs
 from relayd.core.balancing.eligibility import hold_elsewhere
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import Slots, Term
-from relayd.daemon.store.failsafe import Counting
-from relayd.state.contract import Denied, Lease, Release
+from relayd.daemon.store.failsafe import FailsafeStore
+from relayd.state.contract import Acquire, Denied, Release
 
 
 @attrs.define(eq=False)
-class Seats:
+class Leases:
     """The seats of this process.
 
     Args:
         wall: Unix time, s.
     """
 
-    counting: Counting
+    counting: FailsafeStore
     pool: Pool
     wall: Callable[[], float]
     _held: dict[str, tuple[Slots, ...]] = attrs.field(factory=dict, init=False)  # by holder
@@ -41,7 +41,7 @@ class Seats:
             holder: names the attempt.
             terms: `account_terms`.
         """
-        answer = await self.counting.lease(Lease(holder=holder, terms=terms))
+        answer = await self.counting.lease(Acquire(holder=holder, terms=terms))
         if isinstance(answer, Denied):
             self.pool.hold(hold_elsewhere(account, terms[answer.term], answer.retry, self.wall()))
             return False
@@ -64,4 +64,4 @@ class Seats:
         """Take the slots of an attempt under way again, where the store has lost them. Sync; no pace is charged."""
         slots = self._held.get(holder)
         if slots is not None:
-            self.counting.restore_lease(Lease(holder=holder, terms=slots))
+            self.counting.restore_lease(Acquire(holder=holder, terms=slots))

@@ -23,11 +23,11 @@ import trio
 
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import LEASE_MS
-from relayd.core.quota.usage_record import Record
-from relayd.daemon.store.batcher import Pump
-from relayd.daemon.store.failsafe import Counting
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
-from relayd.daemon.store.leases import Seats
+from relayd.daemon.store.leases import Leases
 from relayd.state.contract import Admit, Gather, Gathered, GetPin, Pin, Pinned, Publish, Store, StoreUnavailable
 from relayd.state.opening import open_store
 from relayd.state.sqlite import SqliteStore
@@ -43,7 +43,7 @@ log = logging.getLogger("relayd.state")
 
 
 @attrs.define(eq=False, kw_only=True)
-class Books:
+class StateClient:
     """One process's way to the state.
 
     Args:
@@ -53,18 +53,18 @@ class Books:
         wall: Unix time, s.
     """
 
-    main: Pump
-    counting: Counting
-    side: Pump
+    main: Batcher
+    counting: FailsafeStore
+    side: Batcher
     pool: Pool
     wall: Callable[[], float]
-    open_calls: Callable[[], Mapping[str, Callable[[], Record]]] = dict
+    open_calls: Callable[[], Mapping[str, Callable[[], UsageRecord]]] = dict
     admission_of: Callable[[str], Admit | None] = lambda call: None
-    seats: Seats = attrs.field(init=False)
+    seats: Leases = attrs.field(init=False)
     _heard: int = 0  # version of the last health note
 
     def __attrs_post_init__(self) -> None:
-        self.seats = Seats(self.counting, self.pool, self.wall)
+        self.seats = Leases(self.counting, self.pool, self.wall)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Started once the store was tried. Raises: StoreMisfit."""
@@ -156,7 +156,7 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
         await act()
 
 
-def open_books(
+def open_state(
     *,
     url: str,
     password: str,
@@ -167,7 +167,7 @@ def open_books(
     wall: Callable[[], float],
     own: str = "",
     lease: float = LEASE_MS / 1000,
-) -> Books:
+) -> StateClient:
     """The books of a process; nothing is connected yet.
 
     Args:
@@ -185,10 +185,10 @@ def open_books(
     store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
     local = state_directory(url, base, own)
     quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
-    main = Pump(store, Journal(local / "journal"), quick=quick)
-    side = Pump(SqliteStore(str(local / "side.db"), clock=clock))
-    counting = Counting(main, side, policy, lease_ms=round(lease * 1000))
-    return Books(main=main, side=side, counting=counting, pool=pool, wall=wall)
+    main = Batcher(store, Journal(local / "journal"), quick=quick)
+    side = Batcher(SqliteStore(str(local / "side.db"), clock=clock))
+    counting = FailsafeStore(main, side, policy, lease_ms=round(lease * 1000))
+    return StateClient(main=main, side=side, counting=counting, pool=pool, wall=wall)
 
 
 def state_directory(url: str, base: Path, own: str = "") -> Path:

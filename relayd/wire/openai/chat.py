@@ -41,7 +41,7 @@ from relayd.wire.openai.fields import (
 from relayd.wire.openai.parts import Blocks, content_blocks, text_block, text_blocks
 from relayd.wire.openai.request import (
     AnswerFormat,
-    Draft,
+    RequestDraft,
     collect_common,
     collect_effort,
     collect_ignored,
@@ -118,7 +118,7 @@ OPENAI_CHAT = ChatDialect()
 
 def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool) -> Call:
     model = a_name(fields.get("model"), "model")
-    draft = Draft(model=model, stream=a_flag(fields, "stream"), able=capabilities(aliases.get(model, model)))
+    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=capabilities(aliases.get(model, model)))
     draft.show_thinking = reasoning and a_flag(fields, "include_reasoning", default=True)
     _refuse_impossible(fields)
     _collect_messages(draft, fields.get("messages"))
@@ -169,7 +169,7 @@ def _include_usage(fields: Json) -> bool:
     return options is not None and an_object(options, "stream_options").get("include_usage") is True
 
 
-def _collect_rest(draft: Draft, fields: Json) -> None:
+def _collect_rest(draft: RequestDraft, fields: Json) -> None:
     collect_common(draft, fields)
     newer, older = a_count(fields, "max_completion_tokens"), a_count(fields, "max_tokens")
     draft.max_tokens = older if newer is None else newer
@@ -202,7 +202,7 @@ def _format(value: object) -> AnswerFormat | None:
 # --- messages
 
 
-def _collect_messages(draft: Draft, value: object) -> None:
+def _collect_messages(draft: RequestDraft, value: object) -> None:
     if value is None:
         refuse_field("messages", "is required", "missing_required_parameter")
     calls: list[str] = []  # ids given to old function_calls, so that their results find them
@@ -241,7 +241,7 @@ def _marked(blocks: Blocks, message: Json) -> Blocks:
     return blocks
 
 
-def _collect_result(draft: Draft, message: Json, call_id: str, where: str) -> None:
+def _collect_result(draft: RequestDraft, message: Json, call_id: str, where: str) -> None:
     content = message.get("content")
     blocks = [] if isinstance(content, str) else content_blocks(content, f"{where}.content")
     result = tool_result(call_id, content, blocks)
@@ -250,7 +250,7 @@ def _collect_result(draft: Draft, message: Json, call_id: str, where: str) -> No
     draft.turns.result(result)
 
 
-def _collect_assistant(draft: Draft, message: Json, where: str, calls: list[str]) -> None:
+def _collect_assistant(draft: RequestDraft, message: Json, where: str, calls: list[str]) -> None:
     thinking = _thinking_blocks(message, where)
     said, plain = _content(message, where)
     if not said and isinstance(message.get("refusal"), str):
@@ -304,7 +304,7 @@ def _tool_use(given: Json, call_id: str, where: str) -> Json:
 # --- tools
 
 
-def _collect_tools(draft: Draft, fields: Json) -> bool:
+def _collect_tools(draft: RequestDraft, fields: Json) -> bool:
     """Tools and the choice among them. Returns whether the form before tools was used."""
     functions = fields.get("functions")
     if functions and not fields.get("tools"):
@@ -337,7 +337,7 @@ def _function_choice(value: object) -> Json | None:
     return None if value is None else {"type": a_choice(value, "function_call", ("auto", "none"))}
 
 
-def _collect_choice(draft: Draft, value: object) -> None:
+def _collect_choice(draft: RequestDraft, value: object) -> None:
     if value is None:
         return
     if not isinstance(value, dict):

@@ -15,11 +15,10 @@ from typing import Any, Literal, assert_never
 import attrs
 
 from relayd.wire.answer import (
-    Block,
     BlockDelta,
     BlockStart,
     BlockStop,
-    Counts,
+    ContentBlock,
     Delta,
     ErrorEvent,
     Garbled,
@@ -27,8 +26,9 @@ from relayd.wire.answer import (
     MessageDelta,
     MessageStart,
     MessageStop,
-    Said,
     StopDetails,
+    StreamEvent,
+    UsageCounts,
     read_block,
     read_event,
     read_message,
@@ -104,11 +104,11 @@ def completion(message: Message, hints: Hints) -> dict[str, Any]:
         "created": hints.created,
         "model": hints.model,
         "choices": [{"index": 0, "message": said, "logprobs": None, "finish_reason": finish}],
-        "usage": chat_usage(message.usage or Counts()),
+        "usage": chat_usage(message.usage or UsageCounts()),
     }
 
 
-def _message(blocks: list[Block], message: Message, hints: Hints) -> tuple[dict[str, Any], str]:
+def _message(blocks: list[ContentBlock], message: Message, hints: Hints) -> tuple[dict[str, Any], str]:
     calls = [_call(block) for block in blocks if block.type == "tool_use" and not hints.unwraps(block.name)]
     text = _text(blocks, hints)
     said: dict[str, Any] = {
@@ -126,14 +126,14 @@ def _message(blocks: list[Block], message: Message, hints: Hints) -> tuple[dict[
     return said, final_word(message.stop_reason, bool(calls), hints)
 
 
-def _text(blocks: list[Block], hints: Hints) -> str:
+def _text(blocks: list[ContentBlock], hints: Hints) -> str:
     """The text; of a structured answer the forced tool's input alone, for anything beside it would break the JSON."""
     if hints.unwrap:
         return "".join(block.input_text for block in blocks if hints.unwraps(block.name))
     return "".join(block.text or "" for block in blocks if block.type == "text")
 
 
-def _call(block: Block) -> dict[str, Any]:
+def _call(block: ContentBlock) -> dict[str, Any]:
     return {
         "id": block.id or "",
         "type": "function",
@@ -175,7 +175,7 @@ class ChatStream:
     _after: bytes = attrs.field(default=b"", init=False)  # and what follows it
     _blocks: dict[int, _OpenBlock] = attrs.field(factory=dict, init=False)
     _calls: int = attrs.field(default=0, init=False)
-    _counts: Counts = attrs.field(factory=Counts, init=False)
+    _counts: UsageCounts = attrs.field(factory=UsageCounts, init=False)
     _stop_reason: str | None = attrs.field(default=None, init=False)
     _stop_details: StopDetails | None = attrs.field(default=None, init=False)
     _over: bool = attrs.field(default=False, init=False)
@@ -203,7 +203,7 @@ class ChatStream:
         self._over = True
         return b"data: " + encode(error) + b"\n\n"
 
-    def _say(self, said: Said, out: list[bytes]) -> None:
+    def _say(self, said: StreamEvent, out: list[bytes]) -> None:
         match said:
             case BlockDelta(delta=delta, index=index):
                 self._delta(delta, self._blocks.get(index), out)
@@ -212,10 +212,10 @@ class ChatStream:
             case BlockStop(index=index):
                 self._end_block(self._blocks.pop(index, None), out)
             case MessageStart(message=message):
-                self._counts = self._counts.overlaid(message.usage or Counts())
+                self._counts = self._counts.overlaid(message.usage or UsageCounts())
                 self._begin(message.id, out)
             case MessageDelta(delta=ending, usage=usage):
-                self._counts = self._counts.overlaid(usage or Counts())
+                self._counts = self._counts.overlaid(usage or UsageCounts())
                 self._stop_reason = ending.stop_reason or self._stop_reason
                 self._stop_details = ending.stop_details or self._stop_details
             case MessageStop():
@@ -252,7 +252,7 @@ class ChatStream:
         if text and self.hints.reasoning:
             self._put(b'{"reasoning_content":' + encode(text) + b"}", out)
 
-    def _begin_block(self, block: Block | None, index: int, out: list[bytes]) -> None:
+    def _begin_block(self, block: ContentBlock | None, index: int, out: list[bytes]) -> None:
         if block is None:
             return
         if block.type == "text":
@@ -267,7 +267,7 @@ class ChatStream:
         elif block.type == "tool_use":
             self._begin_call(block, index, out)
 
-    def _begin_call(self, block: Block, index: int, out: list[bytes]) -> None:
+    def _begin_call(self, block: ContentBlock, index: int, out: list[bytes]) -> None:
         self._blocks[index] = _OpenBlock("call", index=self._calls, whole=block.input_text)
         self._calls += 1
         function = {"name": block.name or "", "arguments": ""}

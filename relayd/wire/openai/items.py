@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from relayd.wire.answer import NOT_JSON, Block, Counts, Message, read_block
+from relayd.wire.answer import NOT_JSON, ContentBlock, Message, UsageCounts, read_block
 from relayd.wire.openai.reasoning import enclosed
 from relayd.wire.openai.shapes import Hints, ToolName, encode, finish_reason, responses_usage
 
@@ -34,7 +34,7 @@ def text_part(text: str) -> Item:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def reasoning_item(item_id: str, block: Block, hints: Hints) -> Item:
+def reasoning_item(item_id: str, block: ContentBlock, hints: Hints) -> Item:
     """A thinking block; its text is shown if that was asked for, and travels unseen in any case."""
     shown = block.thinking if hints.reasoning else None
     return {
@@ -46,7 +46,7 @@ def reasoning_item(item_id: str, block: Block, hints: Hints) -> Item:
     }
 
 
-def call_item(item_id: str, block: Block, text: str, hints: Hints, status: str = "completed") -> Item:
+def call_item(item_id: str, block: ContentBlock, text: str, hints: Hints, status: str = "completed") -> Item:
     """A tool call under the name and in the form that the client knows. `text`: the input as JSON."""
     tool = hints.names.get(block.name or "") or ToolName(name=block.name or "")
     item: Item = {"id": item_id, "call_id": block.id or "", "name": tool.name, "status": status}
@@ -88,7 +88,14 @@ def end_state(stop_reason: str | None) -> tuple[str, str | None]:
 
 
 def response_object(
-    hints: Hints, base: str, status: str, output: bytes, *, usage: Counts | None, why: str | None, error: Any = None
+    hints: Hints,
+    base: str,
+    status: str,
+    output: bytes,
+    *,
+    usage: UsageCounts | None,
+    why: str | None,
+    error: Any = None,
 ) -> bytes:
     """A Responses object. `output` is the items' JSON array; `why` the reason of an incomplete answer."""
     own = {
@@ -115,11 +122,11 @@ def response(message: Message, hints: Hints) -> bytes:
         if block is not None:
             _add_item(items, block, base, hints)
     status, why = end_state(message.stop_reason)
-    usage = message.usage or Counts()
+    usage = message.usage or UsageCounts()
     return response_object(hints, base, status, encode(items), usage=usage, why=why)
 
 
-def _add_item(items: list[Item], block: Block, base: str, hints: Hints) -> None:
+def _add_item(items: list[Item], block: ContentBlock, base: str, hints: Hints) -> None:
     index = len(items)
     if block.type == "tool_use" and not hints.unwraps(block.name):
         items.append(call_item(f"fc_{base}_{index}", block, block.input_text, hints))
@@ -133,7 +140,7 @@ def _add_item(items: list[Item], block: Block, base: str, hints: Hints) -> None:
             items.append(message_item(f"msg_{base}_{index}", text))
 
 
-def _answer_text(block: Block, hints: Hints) -> str:
+def _answer_text(block: ContentBlock, hints: Hints) -> str:
     """Text for the client: of a structured answer, the forced tool's input and nothing beside it."""
     if hints.unwrap:
         return block.input_text if block.type == "tool_use" else ""

@@ -15,7 +15,7 @@ import binascii
 
 import msgspec
 
-from relayd.wire.answer import NOT_JSON, Block
+from relayd.wire.answer import NOT_JSON, ContentBlock
 from relayd.wire.openai.fields import Json
 
 _MARK = "relayd1."
@@ -28,7 +28,7 @@ class _Sealed(msgspec.Struct, omit_defaults=True):
     data: str = ""  # of a redacted block
 
 
-def enclosed(block: Block, model: str) -> str | None:
+def enclosed(block: ContentBlock, model: str) -> str | None:
     """The `encrypted_content` for a finished thinking block; None when nothing vouches for the block."""
     if not block.signature and not block.data:
         return None

@@ -51,7 +51,7 @@ class AnswerFormat:
 
 
 @attrs.define(kw_only=True)
-class Draft:
+class RequestDraft:
     """Everything a client asked for. `choice` is a tool_choice of the Claude API."""
 
     model: str
@@ -244,7 +244,7 @@ def _beside_thinking(name: str, wish: float) -> bool:
 # --- fields that both dialects have
 
 
-def collect_common(draft: Draft, fields: Json) -> None:
+def collect_common(draft: RequestDraft, fields: Json) -> None:
     """Sampling, identity and the extensions that pass as they are: the same names in both dialects."""
     temperature = a_number(fields, "temperature", 0, 2)
     draft.temperature = None if temperature is None else min(temperature, 1)  # the API's scale ends at 1
@@ -257,7 +257,7 @@ def collect_common(draft: Draft, fields: Json) -> None:
     _collect_user(draft, fields)
 
 
-def _collect_user(draft: Draft, fields: Json) -> None:
+def _collect_user(draft: RequestDraft, fields: Json) -> None:
     """`metadata.user_id` must be opaque: what looks like an address or a phone number stays here."""
     for name in ("safety_identifier", "user"):
         value = fields.get(name)
@@ -269,13 +269,13 @@ def _collect_user(draft: Draft, fields: Json) -> None:
             draft.user_id = value
 
 
-def collect_effort(draft: Draft, value: object, param: str) -> None:
+def collect_effort(draft: RequestDraft, value: object, param: str) -> None:
     """reasoning_effort, by whatever name."""
     if value is not None:
         draft.effort = a_choice(value, param, EFFORTS)
 
 
-def collect_stop(draft: Draft, value: object) -> None:
+def collect_stop(draft: RequestDraft, value: object) -> None:
     """`stop`: a string or several. Empty and blank ones, which the API refuses, could never have matched usefully."""
     if value is None:
         return
@@ -287,7 +287,7 @@ def collect_stop(draft: Draft, value: object) -> None:
             draft.ignored.append("stop")
 
 
-def collect_ignored(draft: Draft, fields: Json, defaults: Mapping[str, object]) -> None:
+def collect_ignored(draft: RequestDraft, fields: Json, defaults: Mapping[str, object]) -> None:
     """Name what has no counterpart, unless it says what happens anyway."""
     for name, default in defaults.items():
         value = fields.get(name)
@@ -295,7 +295,7 @@ def collect_ignored(draft: Draft, fields: Json, defaults: Mapping[str, object]) 
             draft.ignored.append(name)
 
 
-def collect_unknown(draft: Draft, fields: Json, known: frozenset[str]) -> None:
+def collect_unknown(draft: RequestDraft, fields: Json, known: frozenset[str]) -> None:
     """Name the fields that nobody here has heard of; they are accepted, as clients send many."""
     for name, value in fields.items():
         if name not in known and value is not None:

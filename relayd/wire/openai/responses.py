@@ -41,7 +41,7 @@ from relayd.wire.openai.parts import content_blocks, text_blocks
 from relayd.wire.openai.reasoning import opened
 from relayd.wire.openai.request import (
     AnswerFormat,
-    Draft,
+    RequestDraft,
     collect_common,
     collect_effort,
     collect_ignored,
@@ -132,7 +132,7 @@ class _Names:
 def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
     model = a_name(fields.get("model"), "model")
     _refuse_impossible(fields)
-    draft = Draft(model=model, stream=a_flag(fields, "stream"), able=capabilities(aliases.get(model, model)))
+    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=capabilities(aliases.get(model, model)))
     names = _Names()
     instructions = fields.get("instructions")
     if instructions is not None:
@@ -202,7 +202,7 @@ def _echo(fields: Json) -> bytes:
     return msgspec.json.encode(repeated)[1:-1]
 
 
-def _collect_rest(draft: Draft, fields: Json) -> None:
+def _collect_rest(draft: RequestDraft, fields: Json) -> None:
     collect_common(draft, fields)
     draft.max_tokens = a_count(fields, "max_output_tokens")
     reasoning = an_object(fields.get("reasoning") or {}, "reasoning")
@@ -237,7 +237,7 @@ def _format(value: object) -> AnswerFormat | None:
 # --- input items
 
 
-def _collect_input(draft: Draft, value: object, names: _Names) -> None:
+def _collect_input(draft: RequestDraft, value: object, names: _Names) -> None:
     if value is None:
         refuse_field("input", "is required", "missing_required_parameter")
     if isinstance(value, str):
@@ -248,7 +248,7 @@ def _collect_input(draft: Draft, value: object, names: _Names) -> None:
         _collect_item(draft, an_object(item, where), where, names)
 
 
-def _collect_item(draft: Draft, item: Json, where: str, names: _Names) -> None:
+def _collect_item(draft: RequestDraft, item: Json, where: str, names: _Names) -> None:
     match item.get("type", "message"):
         case "message":
             _collect_message(draft, item, where)
@@ -270,7 +270,7 @@ def _collect_item(draft: Draft, item: Json, where: str, names: _Names) -> None:
             unsupported(f"{where}.type", f"items of type {shown(kind)} are not understood")
 
 
-def _collect_message(draft: Draft, item: Json, where: str) -> None:
+def _collect_message(draft: RequestDraft, item: Json, where: str) -> None:
     content, at = item.get("content"), f"{where}.content"
     match item.get("role"):
         case "user":
@@ -301,7 +301,7 @@ def _tool_use(item: Json, where: str, names: _Names, *, custom: bool) -> Json:
 # --- tools
 
 
-def _collect_tools(draft: Draft, value: object, names: _Names) -> None:
+def _collect_tools(draft: RequestDraft, value: object, names: _Names) -> None:
     for index, item in enumerate(a_list(value or [], "tools")):
         where = f"tools[{index}]"
         tool = an_object(item, where)
@@ -314,7 +314,7 @@ def _collect_tools(draft: Draft, value: object, names: _Names) -> None:
             _collect_tool(draft, tool, where, names, "")
 
 
-def _collect_tool(draft: Draft, tool: Json, where: str, names: _Names, namespace: str) -> None:
+def _collect_tool(draft: RequestDraft, tool: Json, where: str, names: _Names, namespace: str) -> None:
     match tool.get("type"):
         case "function" | "custom" as kind:
             name = names.learn(a_name(tool.get("name"), f"{where}.name"), namespace, kind == "custom")
@@ -337,7 +337,7 @@ def _free_text(tool: Json) -> Json:
     return {"description": (description or "").strip(), "parameters": parameters}
 
 
-def _collect_choice(draft: Draft, value: object, names: _Names) -> None:
+def _collect_choice(draft: RequestDraft, value: object, names: _Names) -> None:
     if value is None:
         return
     if not isinstance(value, dict):

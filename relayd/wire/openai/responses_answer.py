@@ -15,19 +15,19 @@ from typing import Any, Literal, assert_never
 import attrs
 
 from relayd.wire.answer import (
-    Block,
+    ApiError,
     BlockDelta,
     BlockStart,
     BlockStop,
-    Counts,
+    ContentBlock,
     Delta,
     ErrorEvent,
-    Fault,
     Garbled,
     MessageDelta,
     MessageStart,
     MessageStop,
-    Said,
+    StreamEvent,
+    UsageCounts,
     read_block,
     read_event,
     read_message,
@@ -84,7 +84,7 @@ class ResponsesTranslator:
 
     def fail(self, refusal: Refusal) -> bytes:
         error = refusal_object(refusal)["error"]
-        return self._open().fail(Fault(type=error["type"], message=error["message"]))
+        return self._open().fail(ApiError(type=error["type"], message=error["message"]))
 
     def _open(self) -> ResponsesStream:
         if self._stream is None:
@@ -105,7 +105,7 @@ class _OpenItem:
     kind: Literal["message", "reasoning", "call", "custom"]
     index: int  # among the output
     id: str
-    block: Block
+    block: ContentBlock
     pieces: list[str] = attrs.field(factory=list)
     shown: bool = False  # a reasoning item's summary has begun
 
@@ -122,7 +122,7 @@ class ResponsesStream:
     _message: _OpenItem | None = attrs.field(default=None, init=False)  # the message item that is still open
     _added: int = attrs.field(default=0, init=False)
     _done: dict[int, bytes] = attrs.field(factory=dict, init=False)  # finished items by output index
-    _counts: Counts = attrs.field(factory=Counts, init=False)
+    _counts: UsageCounts = attrs.field(factory=UsageCounts, init=False)
     _stop_reason: str | None = attrs.field(default=None, init=False)
     _over: bool = attrs.field(default=False, init=False)
     _out: list[bytes] = attrs.field(factory=list, init=False)
@@ -135,10 +135,10 @@ class ResponsesStream:
                 if said is not None and not self._over:
                     self._say(said)
         except (Garbled, TooLong) as error:
-            self._fail(Fault(message=str(error)))
+            self._fail(ApiError(message=str(error)))
         return self._taken()
 
-    def fail(self, fault: Fault) -> bytes:
+    def fail(self, fault: ApiError) -> bytes:
         """An error instead of the end; nothing when the end has been said."""
         self._fail(fault)
         return self._taken()
@@ -156,7 +156,7 @@ class ResponsesStream:
     def _put_item(self, kind: bytes, item: _OpenItem, **members: Any) -> None:
         self._put(kind, encode({"item_id": item.id, "output_index": item.index, **members})[1:-1])
 
-    def _say(self, said: Said) -> None:
+    def _say(self, said: StreamEvent) -> None:
         match said:
             case BlockDelta(delta=delta, index=index):
                 self._delta(delta, self._blocks.get(index))
@@ -168,10 +168,10 @@ class ResponsesStream:
             case BlockStop(index=index):
                 self._end_block(self._blocks.pop(index, None))
             case MessageStart(message=message):
-                self._counts = self._counts.overlaid(message.usage or Counts())
+                self._counts = self._counts.overlaid(message.usage or UsageCounts())
                 self._begin(message.id)
             case MessageDelta(delta=ending, usage=usage):
-                self._counts = self._counts.overlaid(usage or Counts())
+                self._counts = self._counts.overlaid(usage or UsageCounts())
                 self._stop_reason = ending.stop_reason or self._stop_reason
             case MessageStop():
                 self._end()
@@ -190,7 +190,9 @@ class ResponsesStream:
         self._put(b"response.created", started)
         self._put(b"response.in_progress", started)
 
-    def _response(self, status: str, why: str | None = None, error: Any = None, usage: Counts | None = None) -> bytes:
+    def _response(
+        self, status: str, why: str | None = None, error: Any = None, usage: UsageCounts | None = None
+    ) -> bytes:
         output = b"[" + b",".join(item for _, item in sorted(self._done.items())) + b"]"
         whole = response_object(self.hints, self._base, status, output, usage=usage, why=why, error=error)
         return b'"response":' + whole
@@ -204,7 +206,7 @@ class ResponsesStream:
         self._put(b"response.%b" % status.encode(), self._response(status, why, usage=self._counts))
         self._over = True
 
-    def _fail(self, fault: Fault) -> None:
+    def _fail(self, fault: ApiError) -> None:
         if self._over:
             return
         self._begin(None)
@@ -214,7 +216,9 @@ class ResponsesStream:
 
     # --- items
 
-    def _add(self, kind: Literal["message", "reasoning", "call", "custom"], prefix: str, block: Block) -> _OpenItem:
+    def _add(
+        self, kind: Literal["message", "reasoning", "call", "custom"], prefix: str, block: ContentBlock
+    ) -> _OpenItem:
         if kind != "message":
             self._end_message()
         item = _OpenItem(kind, self._added, f"{prefix}_{self._base}_{self._added}", block)
@@ -229,7 +233,7 @@ class ResponsesStream:
         self._done[item.index] = encoded
         self._put(b"response.output_item.done", b'"output_index":%d,"item":' % item.index + encoded)
 
-    def _begin_block(self, block: Block, index: int) -> None:
+    def _begin_block(self, block: ContentBlock, index: int) -> None:
         if block.type == "text":
             if not self.hints.unwrap:
                 self._blocks[index] = _OpenText()
@@ -242,20 +246,20 @@ class ResponsesStream:
             self._blocks[index] = self._begin_reasoning(block)
 
     def _open_message(self) -> _OpenItem:
-        item = self._message = self._add("message", "msg", Block(type="text"))
+        item = self._message = self._add("message", "msg", ContentBlock(type="text"))
         self._announce(item, message_item(item.id, "") | {"status": "in_progress", "content": []})
         self._put_item(b"response.content_part.added", item, content_index=0, part=text_part(""))
         return item
 
-    def _begin_call(self, block: Block) -> _OpenItem:
+    def _begin_call(self, block: ContentBlock) -> _OpenItem:
         name = self.hints.names.get(block.name or "")
         item = self._add("custom" if name is not None and name.custom else "call", "fc", block)
         self._announce(item, call_item(item.id, block, "", self.hints, "in_progress"))
         return item
 
-    def _begin_reasoning(self, block: Block) -> _OpenItem:
+    def _begin_reasoning(self, block: ContentBlock) -> _OpenItem:
         item = self._add("reasoning", "rs", block)
-        shape = reasoning_item(item.id, Block(type="thinking"), self.hints)
+        shape = reasoning_item(item.id, ContentBlock(type="thinking"), self.hints)
         self._announce(item, shape | {"status": "in_progress"})
         self._thought(item, block.thinking)
         return item

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from relayd.wire.answer import Counts, Fault, Garbled, read_fault
+from relayd.wire.answer import ApiError, Garbled, UsageCounts, read_error
 from relayd.wire.anthropic import JSON, ModelEntry, refusal_headers
 from relayd.wire.call import Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
@@ -142,7 +142,7 @@ def refuse(refusal: Refusal, request_id: str) -> Reply:
     return Reply(status=refusal.status, headers=headers, body=encode(refusal_object(refusal)))
 
 
-def fault_object(fault: Fault, status: int = 0) -> dict[str, Any]:
+def fault_object(fault: ApiError, status: int = 0) -> dict[str, Any]:
     """An upstream's error: its own words, in the other shape. Its 401 is about our credential, not the client's key."""
     code = fault.code or (None if status == 401 else error_code(status, fault.message))
     return error_object(fault.message or f"the upstream answered {status or 'an error'}", fault.type, code=code)
@@ -150,9 +150,9 @@ def fault_object(fault: Fault, status: int = 0) -> dict[str, Any]:
 
 def upstream_error(status: int, body: bytes) -> bytes:
     """An upstream's error body of any kind. What is no API error (a proxy's page) is not quoted: it may be anything."""
-    fault = read_fault(body)
+    fault = read_error(body)
     if fault is None:
-        fault = Fault(type=error_kind(status), message=f"the upstream answered {status} without an explanation")
+        fault = ApiError(type=error_kind(status), message=f"the upstream answered {status} without an explanation")
     return encode(fault_object(fault, status))
 
 
@@ -161,7 +161,7 @@ def unreadable(error: Garbled) -> Refusal:
     return Refusal(status=502, message=str(error), code="bad_upstream_answer")
 
 
-CUT_SHORT = Fault(type="api_error", message="the upstream ended the stream before the message was complete")
+CUT_SHORT = ApiError(type="api_error", message="the upstream ended the stream before the message was complete")
 
 
 # --- answers
@@ -180,7 +180,7 @@ def finish_reason(stop_reason: str | None) -> str:
     return _FINISH.get(stop_reason or "", "stop")
 
 
-def chat_usage(counts: Counts) -> dict[str, Any]:
+def chat_usage(counts: UsageCounts) -> dict[str, Any]:
     """Chat's usage. OpenAI counts cached tokens within the prompt, the Claude API beside it."""
     return {
         "prompt_tokens": counts.prompt,
@@ -191,7 +191,7 @@ def chat_usage(counts: Counts) -> dict[str, Any]:
     }
 
 
-def responses_usage(counts: Counts) -> dict[str, Any]:
+def responses_usage(counts: UsageCounts) -> dict[str, Any]:
     """The usage of a Responses object."""
     return {
         "input_tokens": counts.prompt,

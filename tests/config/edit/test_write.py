@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relayd.config.edit.write import Files, Plan, WriteError, edit_tree
+from relayd.config.edit.write import EditPlan, Files, WriteError, edit_tree
 
 
 def tree(root: Path) -> Path:
@@ -28,7 +28,7 @@ def broken_where_x_is_9(files: Files) -> list[str]:
     return [f"{path}:1:1: x is 9" for path, content in files.items() if b"x = 9" in content]
 
 
-def change(**files: bytes | None) -> Plan:
+def change(**files: bytes | None) -> EditPlan:
     names = {"dev": "keys.d/team/dev.toml", "new": "accounts.d/new.toml", "relay": "relay.toml"}
     return lambda _: {names[name]: content for name, content in files.items()}
 

@@ -12,7 +12,7 @@ import pytest
 from builders import KEY
 
 from relayd.config.compile import compile_tree
-from relayd.config.model.json_schema import KINDS, Row, rows
+from relayd.config.model.json_schema import KINDS, KeyRow, rows
 from relayd.config.problems.problem import Problem
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.secrets.binding import Binding, account_binding, alert_binding, totp_binding
@@ -82,7 +82,7 @@ def binding_of(kind: str, key: str) -> Binding:
     return alert_binding("test", "x") if key.startswith("alerts") else totp_binding("test", "some words")
 
 
-def example(kind: str, row: Row) -> str:
+def example(kind: str, row: KeyRow) -> str:
     if (kind, row.key) in OF_KEY:
         return OF_KEY[kind, row.key]
     if row.type == "sealed":
@@ -127,7 +127,7 @@ def _may_join(kind: str, key: str) -> bool:
 
 
 @pytest.mark.parametrize(("kind", "row"), EVERY, ids=[f"{kind}:{row.key}" for kind, row in EVERY])
-def test_a_right_value_is_taken_and_a_wrong_one_is_refused_at_its_line(kind: str, row: Row) -> None:
+def test_a_right_value_is_taken_and_a_wrong_one_is_refused_at_its_line(kind: str, row: KeyRow) -> None:
     right = [problem for problem in problems_at(kind, row.key, example(kind, row)) if problem.severity == "error"]
     wrong = problems_at(kind, row.key, WRONG)
 

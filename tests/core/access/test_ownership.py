@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.core.access.ownership import (
-    Asked,
-    Deed,
     Listed,
-    Window,
+    ObjectRequest,
+    OwnershipRecord,
+    PageRequest,
     asked,
     bound,
     check_batch,
@@ -56,7 +56,7 @@ from relayd.wire.refusal import Refusal
 def test_a_path_says_what_is_asked(method: str, path: str, kind: str, act: str, object_id: str) -> None:
     found = asked(method, path)
 
-    assert isinstance(found, Asked)
+    assert isinstance(found, ObjectRequest)
     assert (found.kind, found.act, found.id, found.path) == (kind, act, object_id, path)
 
 
@@ -87,7 +87,7 @@ names = st.text(max_size=8)
 @given(names, names, names)
 @settings(deadline=None, max_examples=50)
 def test_a_deed_survives_the_state(account_id: str, key: str, owner: str) -> None:
-    deed = Deed(kind="files", account=account_id, key=key, owner=owner)
+    deed = OwnershipRecord(kind="files", account=account_id, key=key, owner=owner)
 
     assert read_deed(write_deed(deed)) == deed
 
@@ -123,14 +123,14 @@ def test_a_key_and_an_owner_of_one_name_have_different_shelves() -> None:
 
 def test_where_an_object_lives_is_said_when_it_cannot_be_reached_there() -> None:
     tree = snapshot(accounts=(account("a"), account("off", enabled=False)))
-    about = Asked(kind="files", act="read", path="/v1/files/file_1", id="file_1")
+    about = ObjectRequest(kind="files", act="read", path="/v1/files/file_1", id="file_1")
 
     def why(name: str) -> Refusal:
         with pytest.raises(Refusal) as error:
-            home(about, Deed(kind="files", account=name, key="dev"), tree)
+            home(about, OwnershipRecord(kind="files", account=name, key="dev"), tree)
         return error.value
 
-    assert home(about, Deed(kind="files", account="a", key="dev"), tree).id == "a"
+    assert home(about, OwnershipRecord(kind="files", account="a", key="dev"), tree).id == "a"
     assert (why("gone").status, why("off").status) == (404, 409)
     assert why("gone").should_retry is why("off").should_retry is False
 
@@ -170,8 +170,8 @@ def test_accounts_that_would_rename_or_refuse_a_model_are_unfit() -> None:
 # --- files that a body names
 
 
-def files_on(**homes: str) -> dict[str, Deed | None]:
-    return {name: Deed(kind="files", account=home, key="dev") for name, home in homes.items()}
+def files_on(**homes: str) -> dict[str, OwnershipRecord | None]:
+    return {name: OwnershipRecord(kind="files", account=home, key="dev") for name, home in homes.items()}
 
 
 THREE = snapshot(accounts=(account("a"), account("b"), account("off", enabled=False)))
@@ -253,7 +253,7 @@ def listed(name: str, day: int) -> Listed:
 
 
 def test_the_newest_come_first_and_those_of_one_moment_keep_their_order() -> None:
-    page, more = page_of([listed("a", 1), listed("b", 3), listed("c", 3), listed("d", 2)], Window(limit=3))
+    page, more = page_of([listed("a", 1), listed("b", 3), listed("c", 3), listed("d", 2)], PageRequest(limit=3))
 
     assert [one.id for one in page] == ["b", "c", "d"]
     assert more
@@ -263,19 +263,19 @@ def test_the_newest_come_first_and_those_of_one_moment_keep_their_order() -> Non
 @settings(deadline=None, max_examples=50)
 def test_walking_forwards_and_backwards_meets_each_object_once(days: list[int], limit: int) -> None:
     things = [listed(f"x{at}", day) for at, day in enumerate(days)]
-    everything = [one.id for one in page_of(things, Window(limit=1000))[0]]
+    everything = [one.id for one in page_of(things, PageRequest(limit=1000))[0]]
 
     there: list[str] = []
     more = True
     while more:
-        page, more = page_of(things, Window(limit=limit, after=there[-1] if there else ""))
+        page, more = page_of(things, PageRequest(limit=limit, after=there[-1] if there else ""))
         there += [one.id for one in page]
     assert there == everything
 
     back: list[str] = everything[-1:]
     more = bool(back)
     while more:
-        page, more = page_of(things, Window(limit=limit, before=back[0]))
+        page, more = page_of(things, PageRequest(limit=limit, before=back[0]))
         back = [one.id for one in page] + back
     assert back == everything
 
@@ -283,7 +283,7 @@ def test_walking_forwards_and_backwards_meets_each_object_once(days: list[int], 
 def test_a_query_is_split_into_what_is_ours_and_what_is_the_upstreams() -> None:
     window = read_window("limit=5&page=page_file_1&beta=true&ids[]=a&ids[]=b&scope_id=x%20y")
 
-    assert window == Window(limit=5, after="file_1", ids=("a", "b"), rest="beta=true&scope_id=x+y")
+    assert window == PageRequest(limit=5, after="file_1", ids=("a", "b"), rest="beta=true&scope_id=x+y")
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=-1", "limit=1e3", "limit=٣"])

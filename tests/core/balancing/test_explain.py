@@ -9,7 +9,7 @@ import pytest
 from pool_world import MODEL, NOW, World, accounts, answered, snapshot
 
 from relayd.config.snapshot import Deny, Pace
-from relayd.core.balancing.explain import Hold, clock, refusal_of, summary, unavailable
+from relayd.core.balancing.explain import Block, clock, refusal_of, summary, unavailable
 from relayd.core.balancing.pool import Unavailable
 
 NOON = datetime.datetime(2026, 11, 22, 12, 0, tzinfo=datetime.UTC).timestamp()
@@ -90,14 +90,14 @@ def test_an_empty_group_is_403_too() -> None:
 
 
 def test_long_lists_are_shortened() -> None:
-    holds = [Hold(f"a{n}", "rate", NOW + n, "full") for n in range(12)]
+    holds = [Block(f"a{n}", "rate", NOW + n, "full") for n in range(12)]
 
     assert summary(holds, NOW) == "a0: full; a1: full; a2: full; a3: full; a4: full; and 7 more"
 
 
 def test_the_wait_is_at_least_a_second_and_a_long_one_tells_clients_to_give_up() -> None:
     for seconds, wait, should in ((0.2, 1, None), (299.5, 300, None), (301.0, 301, False)):
-        found = unavailable([Hold("a", "rate", NOW + seconds, "full")], "m")
+        found = unavailable([Block("a", "rate", NOW + seconds, "full")], "m")
         refusal = refusal_of(found, now=NOW)
         assert (refusal.retry_after, refusal.should_retry) == (wait, should)
 

@@ -14,8 +14,8 @@ from relayd.core.quota.limits import (
     Estimate,
     Rolling,
     Slots,
-    Standing,
     Term,
+    TermLevel,
     counting_terms,
     day_of,
     dearest_percent,
@@ -315,7 +315,7 @@ def test_the_keys_concurrency_is_429_and_the_relays_is_529() -> None:
 def test_the_headers_show_the_window_with_the_least_left() -> None:
     charged = of(rate=Rate(requests=100), daily_requests=50, tokens_per_minute=9000, concurrency=1)
     used = {"key/dev/requests/1m": 98, "key/dev/requests/day": 40, "key/dev/tokens/1m": 9500, "key/dev/slots": 1}
-    standings = tuple(Standing(used[term.counter], NOW + 30_500) for term in charged)
+    standings = tuple(TermLevel(used[term.counter], NOW + 30_500) for term in charged)
     found = limit_headers(charged, standings, NOW)
     assert dict(found) == {
         b"anthropic-ratelimit-requests-limit": b"100",
@@ -329,7 +329,7 @@ def test_the_headers_show_the_window_with_the_least_left() -> None:
 
 def test_the_relays_own_limits_are_not_shown_to_a_client() -> None:
     charged = terms(key(), Server(rate=Rate(requests=9)), "messages", RESERVE, NOW, "UTC")
-    assert limit_headers(charged, (Standing(1, NOW),), NOW) == []
+    assert limit_headers(charged, (TermLevel(1, NOW),), NOW) == []
 
 
 def test_a_call_admitted_before_has_no_standings_and_no_headers() -> None:
@@ -339,8 +339,8 @@ def test_a_call_admitted_before_has_no_standings_and_no_headers() -> None:
 def test_the_usage_document_shows_every_limit_with_what_is_left() -> None:
     who = key(daily_cost=5_000_000, total_cost=9_000_000, concurrency=3)
     shown = key_terms(who, NOTHING, NOW, "UTC") + counting_terms(who, 0)
-    standings = (Standing(1, NOW + 5), Standing(1_250_000, ms("2026-11-23T00:00Z")), Standing(9_000_001, FOREVER))
-    document = usage_document(who, shown, (*standings, Standing(0, NOW)), NOW)
+    standings = (TermLevel(1, NOW + 5), TermLevel(1_250_000, ms("2026-11-23T00:00Z")), TermLevel(9_000_001, FOREVER))
+    document = usage_document(who, shown, (*standings, TermLevel(0, NOW)), NOW)
     assert document["key"] == "dev"
     rows = {row["limit_name"]: row for row in document["limits"]}
     assert rows["daily cost $5.00"] == {

@@ -22,7 +22,7 @@ from relayd.config.snapshot import Credential, OAuth, Recipient, Secrets, Snapsh
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.net.tls import shared_context
-from relayd.daemon.store.batcher import Pump
+from relayd.daemon.store.batcher import Batcher
 from relayd.state import contract as c
 from relayd.state.sqlite import SqliteStore
 
@@ -48,7 +48,7 @@ class Died(BaseException):
 class NodeState:
     """A node's way to the store, which can be away, or take the node's life."""
 
-    pump: Pump
+    pump: Batcher
     away: bool = False
     dies_at: Callable[[c.Op], bool] = lambda op: False
     dead: bool = False
@@ -113,14 +113,14 @@ def tree(
     return snapshot(accounts=(one,), relay={"oauth": oauth, "secrets": Secrets(recipients=listed)})
 
 
-def sqlite_pump(path: Path | str, clock: Callable[[], float], *, threaded: bool = False) -> Pump:
-    return Pump(SqliteStore(str(path), clock=lambda: round(clock() * 1000)), threaded=threaded)
+def sqlite_pump(path: Path | str, clock: Callable[[], float], *, threaded: bool = False) -> Batcher:
+    return Batcher(SqliteStore(str(path), clock=lambda: round(clock() * 1000)), threaded=threaded)
 
 
 @asynccontextmanager
 async def node(
     config: Snapshot,
-    pump: Pump,
+    pump: Batcher,
     wall: Callable[[], float],
     name: str = "n1",
     *,

@@ -21,7 +21,7 @@ from trio.testing import MockClock
 from relayd.config import snapshot
 from relayd.config.snapshot import Seconds, Simulator
 from relayd.daemon.accounts.simulator import SimulatedBody, SimulatorApplication, SimulatorTransport
-from relayd.daemon.net.server import Server, open_listener
+from relayd.daemon.net.server import HttpServer, open_listener
 
 MODEL = "claude-sonnet-5-5"
 
@@ -165,7 +165,7 @@ async def simulator(nursery: trio.Nursery) -> AsyncIterator[Callable[..., Any]]:
 
     async def start(settings: Simulator | None = None) -> str:
         sockets = open_listener("127.0.0.1:0")
-        server = Server(SimulatorApplication(settings or Simulator(), clock), snapshot.Server)
+        server = HttpServer(SimulatorApplication(settings or Simulator(), clock), snapshot.Server)
         await nursery.start(server.serve, sockets)
         host, port = sockets[0].getsockname()[:2]
         return f"http://{host}:{port}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from relayd.core.receipt import Attempt, Receipt
-from relayd.daemon.admin.call_metrics import MOST_NAMES, Tally
+from relayd.daemon.admin.call_metrics import MOST_NAMES, CallMetrics
 from relayd.daemon.admin.prometheus import exposition
 from relayd.wire.usage import Usage
 
@@ -19,7 +19,7 @@ def receipt(**fields: Any) -> Receipt:
 
 
 def told(*receipts: Receipt) -> list[str]:
-    tally = Tally()
+    tally = CallMetrics()
     for one in receipts:
         tally.record(one)
     return exposition(tally.families()).splitlines()

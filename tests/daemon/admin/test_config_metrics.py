@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from relayd.core.cluster import Node
-from relayd.core.inventory import Inventory, Recipient
+from relayd.core.inventory import Inventory, SealedFor
 from relayd.daemon.admin.prometheus import (
     ConfigFacts,
     config_metrics,
@@ -119,8 +119,8 @@ def test_nodes_are_counted_by_tree_and_their_drift_is_a_time() -> None:
 
 def test_sealed_values_are_counted_by_recipient_and_keys_that_end_have_a_time() -> None:
     recipients = (
-        Recipient(kid="a_-9ZZZZ", name="prod", state="retiring", values=0),
-        Recipient(kid="b0000000", name="", state="unknown", values=2),
+        SealedFor(kid="a_-9ZZZZ", name="prod", state="retiring", values=0),
+        SealedFor(kid="b0000000", name="", state="unknown", values=2),
     )
     told = exposition(inventory_metrics(Inventory(recipients=recipients, ends={"dev": 1.5e9}))).splitlines()
 

@@ -14,7 +14,7 @@ import attrs
 import httpx2
 import trio
 
-from relayd.daemon.net.client import Answer, Transport, build_request
+from relayd.daemon.net.client import ResponseStream, Transport, build_request
 from relayd.wire.http import HeaderPairs
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
@@ -207,8 +207,8 @@ async def ask(transport: Transport, url: httpx2.URL, **more: Any) -> tuple[int, 
     return response.status_code, await read(response)
 
 
-def source(response: httpx2.Response) -> Answer:
-    assert isinstance(response.stream, Answer)
+def source(response: httpx2.Response) -> ResponseStream:
+    assert isinstance(response.stream, ResponseStream)
     return response.stream
 
 

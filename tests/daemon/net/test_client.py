@@ -27,7 +27,7 @@ from scripted import (
 )
 
 from relayd.daemon.net.client import Transport, build_request, encode
-from relayd.daemon.net.connect import Address, Resolver
+from relayd.daemon.net.connect import Resolver, SocketAddress
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 BIG = b"x" * 6_000_000  # more than both ends' socket buffers together
@@ -420,7 +420,7 @@ async def test_an_upstream_that_takes_no_more_is_a_write_timeout(transport: Tran
 
 
 async def test_a_connection_that_does_not_come_about_is_a_connect_timeout() -> None:
-    async def look_up(host: str, port: int) -> list[Address]:
+    async def look_up(host: str, port: int) -> list[SocketAddress]:
         await trio.sleep_forever()
         return []
 
@@ -454,7 +454,7 @@ async def test_cancelling_any_wait_of_a_call_leaves_nothing_open() -> None:
             await conversation.bytewise(CHUNKED)
             await conversation.bytewise(b"5\r\nhello\r\n0\r\n\r\n")
 
-    async def look_up(host: str, port: int) -> list[Address]:
+    async def look_up(host: str, port: int) -> list[SocketAddress]:
         await trio.sleep(0.001)
         return [(2, ("127.0.0.1", port))]  # type: ignore[list-item]
 

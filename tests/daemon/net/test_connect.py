@@ -23,9 +23,9 @@ from relayd.daemon.net.connect import (
     NAME_TTL,
     PROXY_HEAD_LIMIT,
     REFRESH_TIMEOUT,
-    Address,
     Origin,
     Resolver,
+    SocketAddress,
     authority,
     connect_tcp,
     parse_proxy,
@@ -38,20 +38,20 @@ CA.issue_cert("localhost").configure_cert(SERVER)
 CLIENT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 CA.configure_trust(CLIENT)
 
-ONE: Address = (socket.AF_INET, ("192.0.2.1", 443))
-TWO: Address = (socket.AF_INET6, ("2001:db8::2", 443, 0, 0))
-THREE: Address = (socket.AF_INET, ("192.0.2.3", 443))
+ONE: SocketAddress = (socket.AF_INET, ("192.0.2.1", 443))
+TWO: SocketAddress = (socket.AF_INET6, ("2001:db8::2", 443, 0, 0))
+THREE: SocketAddress = (socket.AF_INET, ("192.0.2.3", 443))
 
 
 class Names:
     """A name server: answers what it is told to, after `delay` s. An OSError is raised; None is no answer ever."""
 
-    def __init__(self, *answers: list[Address] | OSError | None, delay: float = 0.01) -> None:
+    def __init__(self, *answers: list[SocketAddress] | OSError | None, delay: float = 0.01) -> None:
         self.answers = list(answers)
         self.delay = delay
         self.asked = 0
 
-    async def look_up(self, host: str, port: int) -> list[Address]:
+    async def look_up(self, host: str, port: int) -> list[SocketAddress]:
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         await trio.sleep(math.inf if answer is None else self.delay)
@@ -110,7 +110,7 @@ async def test_many_who_ask_at_once_share_one_failure_and_the_next_asks_again(
 async def test_when_the_one_who_asks_is_cancelled_another_asks(autojump_clock: trio.testing.MockClock) -> None:
     names = Names(None, [ONE])
     resolver = Resolver(look_up=names.look_up)
-    found: list[list[Address]] = []
+    found: list[list[SocketAddress]] = []
 
     async def first() -> None:
         with trio.move_on_after(1):
@@ -128,7 +128,7 @@ async def test_when_the_one_who_asks_is_cancelled_another_asks(autojump_clock: t
 
 @pytest.mark.parametrize("trouble", [DOWN, None, []])
 async def test_a_known_name_outlives_the_name_server(
-    autojump_clock: trio.testing.MockClock, trouble: list[Address] | OSError | None
+    autojump_clock: trio.testing.MockClock, trouble: list[SocketAddress] | OSError | None
 ) -> None:
     names = Names([ONE], trouble)
     resolver = Resolver(look_up=names.look_up)
@@ -178,13 +178,13 @@ async def test_the_system_knows_localhost() -> None:
 class Wire:
     """Stands for the network: who answers, who refuses; all others never say anything."""
 
-    def __init__(self, *, answers: set[Address], refuses: set[Address] = frozenset()) -> None:  # type: ignore[assignment]
+    def __init__(self, *, answers: set[SocketAddress], refuses: set[SocketAddress] = frozenset()) -> None:  # type: ignore[assignment]
         self.answers = answers
         self.refuses = refuses
-        self.tried: list[Address] = []
+        self.tried: list[SocketAddress] = []
         self.socket = socket.socket()
 
-    async def connect(self, address: Address) -> socket.socket:
+    async def connect(self, address: SocketAddress) -> socket.socket:
         self.tried.append(address)
         await trio.sleep(0.01)
         if address in self.refuses:

@@ -18,8 +18,8 @@ import trio.lowlevel
 from wire.h1_corpus import CASES
 
 from relayd.config import snapshot
-from relayd.daemon.net.disconnect import EpollHangups, Hangups, PeekHangups
-from relayd.daemon.net.server import Exchange, Server, open_listener
+from relayd.daemon.net.disconnect import Disconnects, EpollDisconnects, PeekDisconnects
+from relayd.daemon.net.server import Exchange, HttpServer, open_listener
 from relayd.wire.call import Reply
 from relayd.wire.h1 import LAST_CHUNK, MAX_HEAD, ChunkedDecoder
 from relayd.wire.http import HeaderPairs
@@ -124,7 +124,7 @@ class Client:
 class House:
     """A running server and its front door."""
 
-    def __init__(self, server: Server, sockets: list[socket.socket]) -> None:
+    def __init__(self, server: HttpServer, sockets: list[socket.socket]) -> None:
         self.server = server
         self.sockets = sockets
         self.place = sockets[0].getsockname()
@@ -169,11 +169,11 @@ async def open_house(
     desk: Desk | None = None,
     sockets: list[socket.socket] | None = None,
     at: str = "127.0.0.1:0",
-    hangups: Hangups | None = None,
+    hangups: Disconnects | None = None,
     **settings: object,
 ) -> House:
     table = snapshot.Server(**settings)  # type: ignore[arg-type]
-    server = Server(desk or Desk(answer), lambda: table, hangups=hangups)
+    server = HttpServer(desk or Desk(answer), lambda: table, hangups=hangups)
     house = House(server, sockets or open_listener(at))
     await nursery.start(house.run)
     return house
@@ -659,9 +659,9 @@ def leave_by_half_close(client: Client) -> None:
 
 
 @pytest.mark.parametrize("leave", [leave_by_fin, Client.reset, leave_by_half_close], ids=["FIN", "RST", "half"])
-@pytest.mark.parametrize("make", [EpollHangups, PeekHangups])
+@pytest.mark.parametrize("make", [EpollDisconnects, PeekDisconnects])
 async def test_a_client_that_leaves_is_noticed_while_the_application_waits(
-    nursery: trio.Nursery, make: Callable[[], Hangups], leave: Callable[[Client], None]
+    nursery: trio.Nursery, make: Callable[[], Disconnects], leave: Callable[[Client], None]
 ) -> None:
     began, ended = trio.Event(), trio.Event()
     noticed = 0.0
@@ -718,8 +718,8 @@ async def test_a_client_that_left_before_the_watch_is_noticed(nursery: trio.Nurs
         await ended.wait()
 
 
-@pytest.mark.parametrize("make", [EpollHangups, PeekHangups])
-async def test_a_watch_that_has_ended_disturbs_nobody(nursery: trio.Nursery, make: Callable[[], Hangups]) -> None:
+@pytest.mark.parametrize("make", [EpollDisconnects, PeekDisconnects])
+async def test_a_watch_that_has_ended_disturbs_nobody(nursery: trio.Nursery, make: Callable[[], Disconnects]) -> None:
     async def watched(exchange: Exchange) -> None:
         with exchange.watch() as scope:
             await trio.lowlevel.checkpoint()

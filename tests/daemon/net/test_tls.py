@@ -27,7 +27,7 @@ from scripted import (
 )
 
 from relayd.daemon.net.client import Transport
-from relayd.daemon.net.tls import TlsLink, shared_context
+from relayd.daemon.net.tls import TlsStream, shared_context
 
 CA = trustme.CA()
 CERTIFICATE = CA.issue_cert("localhost", "proxy.test")
@@ -118,14 +118,14 @@ class Peer:
         return -1 if self.closed else 99
 
 
-def connected(step: int) -> tuple[TlsLink, Peer]:
+def connected(step: int) -> tuple[TlsStream, Peer]:
     peer = Peer(step)
-    link = TlsLink(peer, CLIENT, "localhost")
+    link = TlsStream(peer, CLIENT, "localhost")
     trio.run(link.handshake)
     return link, peer
 
 
-def receive(link: TlsLink, size: int) -> bytes:
+def receive(link: TlsStream, size: int) -> bytes:
     read = b""
     for _ in range(200_000):
         if len(read) >= size:

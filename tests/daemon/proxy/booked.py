@@ -16,10 +16,10 @@ from fakes import NO_TLS, NOON, House, relaying
 
 from relayd.config.snapshot import Snapshot
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.store.batcher import Pump
-from relayd.daemon.store.failsafe import Counting
+from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
-from relayd.daemon.store.state_client import Books
+from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import Answer, Op, StoreUnavailable
 from relayd.state.sqlite import SqliteStore
 
@@ -77,9 +77,9 @@ class Booked:
 
     house: House
     store: FickleStore
-    pump: Pump
+    pump: Batcher
     clock: Clock
-    books: Books
+    books: StateClient
     _clients: dict[tuple[str, str], anthropic.AsyncAnthropic] = attrs.field(factory=dict)
 
     @property
@@ -118,12 +118,12 @@ async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = 
     """
     clock = beside.clock if beside else Clock()
     store = FickleStore(beside.store.inner if beside else SqliteStore(":memory:", clock=clock.ms))
-    main = Pump(store, Journal(tmp_path / "journal"), threaded=False)
-    side = Pump(SqliteStore(":memory:", clock=clock.ms), threaded=False)
+    main = Batcher(store, Journal(tmp_path / "journal"), threaded=False)
+    side = Batcher(SqliteStore(":memory:", clock=clock.ms), threaded=False)
     async with relaying(snapshot, upstreams=Upstreams(lambda: NO_TLS, clock)) as house, trio.open_nursery() as nursery:
         policy = lambda: house.live.snapshot.relay.state.on_outage  # noqa: E731
-        books = Books(
-            main=main, side=side, counting=Counting(main, side, policy), pool=house.pool, wall=house.relay.wall
+        books = StateClient(
+            main=main, side=side, counting=FailsafeStore(main, side, policy), pool=house.pool, wall=house.relay.wall
         )
         house.relay.books = books
         books.open_calls = house.relay.open_calls

@@ -34,7 +34,7 @@ from relayd.config.snapshot import Cooldown, Routing, Seconds, Server, Snapshot
 from relayd.core.live import Live
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.proxy.call import Relay
+from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.routes import MESSAGES
 
 EVENTS = events_of(recorded_stream())
@@ -95,7 +95,7 @@ def tree(ports: list[int]) -> Snapshot:
 class Scene:
     """One call that is about to be served, and all it could leave behind."""
 
-    relay: Relay
+    relay: CallServer
     upstreams: Upstreams
     receipts: Receipts
     pair: Pair

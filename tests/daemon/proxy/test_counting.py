@@ -14,7 +14,7 @@ from fakes import ASK, NOON, Told
 
 from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Server, Simulator, Snapshot, Window
 from relayd.core.quota.model_names import MOST, OTHER
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Report, Reported
 from relayd.wire.openai.request import PLAIN_TOKENS
 
@@ -36,7 +36,7 @@ def asking(model: str = "claude-haiku-4-5", **fields: Any) -> bytes:
     ).encode()
 
 
-def rows(world: Booked) -> tuple[Record, ...]:
+def rows(world: Booked) -> tuple[UsageRecord, ...]:
     answer = world.ask(Report(first="2000-01-01", last="2100-01-01"))
     assert isinstance(answer, Reported)
     return answer.rows

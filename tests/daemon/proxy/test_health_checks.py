@@ -16,11 +16,11 @@ from relayd.config.snapshot import Deny, Routing, Seconds, Snapshot
 from relayd.core.balancing.failover import Answered, Deliver, NoCredential, Unreachable, judge
 from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
-from relayd.daemon.accounts.account_test import Trial
+from relayd.daemon.accounts.account_test import AccountCheck
 from relayd.daemon.accounts.account_test import judge as judge_trial
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.proxy.call import Relay
-from relayd.daemon.proxy.health_checks import Probes, due, model_for, outcome_of
+from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.health_checks import HealthChecks, due, model_for, outcome_of
 
 EVERY = 300.0
 COUNTED = b'HTTP/1.1 200 OK\r\ncontent-length: 18\r\n\r\n{"input_tokens":8}'
@@ -98,7 +98,7 @@ def test_a_trial_is_judged_like_a_call() -> None:
     assert isinstance(judge(ok, cooldown=Routing().cooldown, now=NOON), Deliver)
     assert judge(broke, cooldown=Routing().cooldown, now=NOON).reason == "400 x from upstream"
     assert other == Answered(status=502)
-    assert outcome_of(Trial(ok=False, status=0, message="no", detail="refused")) == Unreachable(
+    assert outcome_of(AccountCheck(ok=False, status=0, message="no", detail="refused")) == Unreachable(
         kind="connect", reason="refused"
     )
 
@@ -111,7 +111,7 @@ def test_the_model_is_one_that_the_account_names() -> None:
 # Doing it, on a real socket.
 
 
-def make(config: Snapshot, clock: Clock) -> Relay:
+def make(config: Snapshot, clock: Clock) -> CallServer:
     relay = make_relay(Live(config), Receipts(), upstreams=Upstreams(lambda: NO_TLS, clock))
     relay.wall = clock
     relay.pool.adopt(config, clock.now)
@@ -147,7 +147,7 @@ async def test_a_probe_that_succeeds_brings_the_account_back() -> None:
         assert relay.pool.resting("a", NOON) is not None
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Probes(relay).run)
+            nursery.start_soon(HealthChecks(relay).run)
             await until(lambda: relay.pool.resting("a", NOON + 1) is None, clock)
             nursery.cancel_scope.cancel()
 
@@ -159,7 +159,7 @@ async def test_a_probe_that_fails_takes_an_idle_account_out() -> None:
     async with serving(answering(DENIED)) as upstream:
         relay = make(tree(upstream_account("a", upstream.port), every=0.02), clock := Clock())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Probes(relay).run)
+            nursery.start_soon(HealthChecks(relay).run)
             await until(lambda: relay.pool.resting("a", clock.now) is not None, clock)
             nursery.cancel_scope.cancel()
 
@@ -176,7 +176,7 @@ async def test_never_two_probes_at_once_on_one_account() -> None:
     async with serving(silent) as upstream:
         relay = make(tree(upstream_account("a", upstream.port), every=0.01), clock := Clock())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Probes(relay).run)
+            nursery.start_soon(HealthChecks(relay).run)
             for _ in range(20):
                 clock.now += 1
                 await trio.sleep(0.01)
@@ -190,7 +190,7 @@ async def test_an_answer_that_is_cut_does_not_end_the_probes() -> None:
     async with serving(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", COUNTED)) as upstream:
         relay = make(tree(upstream_account("a", upstream.port), every=0.01), clock := Clock())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Probes(relay).run)
+            nursery.start_soon(HealthChecks(relay).run)
             await until(lambda: upstream.accepted == 2, clock)
             nursery.cancel_scope.cancel()
 
@@ -200,7 +200,7 @@ async def test_without_an_interval_the_probes_only_look_at_the_config(autojump_c
     rest(relay.pool, "a", Answered(status=401))
 
     with trio.move_on_after(3600):
-        await Probes(relay).run()
+        await HealthChecks(relay).run()
 
     assert relay.pool.resting("a", clock.now) is not None
 

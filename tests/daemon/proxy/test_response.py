@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import CHUNKED, OK
 
-from relayd.daemon.net.client import FRAMING_LIMIT, HEADER_LIMIT, Answer, Connection, Transport
+from relayd.daemon.net.client import FRAMING_LIMIT, HEADER_LIMIT, ResponseStream, Transport, UpstreamConnection
 from relayd.daemon.net.connect import Origin
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -66,7 +66,7 @@ def observe(pieces: list[bytes], ending: bytes | OSError | None = None, *, metho
     """Feed the pieces to an answer and read it to where it goes."""
     feed = Feed([piece for piece in pieces if piece], ending)
     spy = TransportSpy()
-    answer = Answer(Connection(ORIGIN, feed), spy, bodiless=method == "HEAD")
+    answer = ResponseStream(UpstreamConnection(ORIGIN, feed), spy, bodiless=method == "HEAD")
     answer.sent = True
     body, how = b"", ""
     try:
@@ -89,7 +89,7 @@ class TransportSpy(Transport):
         super().__init__(tls=NO_TLS)
         self.kept = False
 
-    def _give_back(self, connection: Connection, reusable: bool) -> None:
+    def _give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
         self.kept = reusable
 
 
@@ -257,14 +257,16 @@ def test_headers_of_a_1xx_and_trailers_are_not_the_answers() -> None:
 
 def test_an_answer_to_a_request_that_was_not_sent_whole_is_not_followed_by_another() -> None:
     spy = TransportSpy()
-    answer = Answer(Connection(ORIGIN, Feed([OK], None)), spy, bodiless=False)
+    answer = ResponseStream(UpstreamConnection(ORIGIN, Feed([OK], None)), spy, bodiless=False)
     assert answer.take() == b"hi"
     answer.close()
     assert not spy.kept
 
 
 def test_a_closed_answer_is_read_no_more() -> None:
-    answer = Answer(Connection(ORIGIN, Feed([CHUNKED, b"1\r\na\r\n"], None)), TransportSpy(), bodiless=False)
+    answer = ResponseStream(
+        UpstreamConnection(ORIGIN, Feed([CHUNKED, b"1\r\na\r\n"], None)), TransportSpy(), bodiless=False
+    )
     answer.poll()
     answer.close()
     with pytest.raises(httpx2.ReadError, match="closed by us"):

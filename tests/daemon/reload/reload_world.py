@@ -24,18 +24,18 @@ from fakes import ASK, ASK_STREAM, Client, Told
 
 from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.daemon.admin.status import metrics_text, status_document
-from relayd.daemon.bell import EarlyBell
+from relayd.daemon.bell import EarlySignals
 from relayd.daemon.log import AccessLog, Output, set_log
 from relayd.daemon.node import NodeSettings, open_sockets
 from relayd.daemon.reload.boot import Start
 from relayd.daemon.reload.reloader import Reloader
-from relayd.daemon.reload.requests import Reload, Request, Result, Trigger
-from relayd.daemon.reloading import Edition, Pace, Reloading, find_start
+from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, Trigger
+from relayd.daemon.reloading import Intervals, ReloadTasks, TreeReader, find_start
 from relayd.daemon.run import Daemon, build
 
 KEY = mint(lambda size: b"\x01" * size)
 PATIENCE = 10.0  # s for anything that is waited for
-FAST = Pace(poll=0.05, hash_every=30.0, interval=0.02, proof=0.1, patience=2.0, quiet=0.06)
+FAST = Intervals(poll=0.05, hash_every=30.0, interval=0.02, proof=0.1, patience=2.0, quiet=0.06)
 RELAYD = [sys.executable, "-m", "relayd"]
 
 
@@ -110,7 +110,7 @@ class World:
     clients: list[Client] = attrs.field(factory=list)
 
     @property
-    def reloading(self) -> Reloading:
+    def reloading(self) -> ReloadTasks:
         return self.daemon.reloading
 
     @property
@@ -134,10 +134,10 @@ class World:
         found = [line for line in lines if line.startswith((f"relayd_config_{name} ", f"relayd_config_{name}{{"))]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
-    async def reload(self, trigger: Trigger = "command", **fields: Any) -> Result:
+    async def reload(self, trigger: Trigger = "command", **fields: Any) -> ReloadResult:
         return await self.ask(Reload(**fields), trigger)
 
-    async def ask(self, request: Request, trigger: Trigger = "command") -> Result:
+    async def ask(self, request: Operation, trigger: Trigger = "command") -> ReloadResult:
         with trio.fail_after(PATIENCE):
             return await self.reloader.poke(trigger, request).wait()
 
@@ -206,7 +206,7 @@ class World:
 async def living(
     tree: Tree,
     *,
-    pace: Pace = FAST,
+    pace: Intervals = FAST,
     watch: bool = True,
     deaf: bool = False,
     strict: bool = False,
@@ -234,13 +234,13 @@ async def living(
             strict_boot=strict,
             pace=pace,
         )
-        edition = Edition(tree=where, wall=time.time, patience=pace.patience, quiet=pace.quiet)
+        edition = TreeReader(tree=where, wall=time.time, patience=pace.patience, quiet=pace.quiet)
         start = find_start(edition, node.state_url, strict=strict)
         assert isinstance(start, Start), start
         output = Output(outside / "log.jsonl")
         access = AccessLog(output, "json", enabled=False)
         opened = open_sockets(node, start.snapshot)
-        daemon = build(node, start, edition, output, access, opened, EarlyBell())
+        daemon = build(node, start, edition, output, access, opened, EarlySignals())
         del start
         if deaf and daemon.reloading.watcher is not None:
             daemon.reloading.watcher.listen = None

@@ -16,9 +16,9 @@ from reload_world import FAST, World, living, make_tree
 from relayd.cli.status import in_words
 from relayd.core.cluster import DRIFT_AFTER
 from relayd.daemon.admin.status import metrics_text, status_document
-from relayd.daemon.reload.cluster import Said
+from relayd.daemon.reload.cluster import Heartbeat
 from relayd.daemon.run import Daemon
-from relayd.state.contract import Heartbeat, NodeList, Nodes, StoreUnavailable
+from relayd.state.contract import Beat, NodeList, Nodes, StoreUnavailable
 
 OFTEN = attrs.evolve(FAST, beat=0.02)
 ONCE = attrs.evolve(FAST, beat=3600.0)  # but after reloads
@@ -26,16 +26,16 @@ ONCE = attrs.evolve(FAST, beat=3600.0)  # but after reloads
 
 async def says(world: World, name: str, *, ttl: int = 60_000, **fields: Any) -> None:
     """Another node's heartbeat."""
-    said = Said(**{"node": name, "life": f"life-of-{name}", "tree": "f" * 64, "model": "e" * 64, **fields})
+    said = Heartbeat(**{"node": name, "life": f"life-of-{name}", "tree": "f" * 64, "model": "e" * 64, **fields})
     body = msgspec.json.encode(said).decode()
-    await world.daemon.books.main.ask(Heartbeat(node=f"{name}#{said.life}", body=body, ttl=ttl))
+    await world.daemon.books.main.ask(Beat(node=f"{name}#{said.life}", body=body, ttl=ttl))
 
 
-async def heard(world: World) -> dict[str, Said]:
+async def heard(world: World) -> dict[str, Heartbeat]:
     """What lies in the store, by name."""
     answer = await world.daemon.books.main.ask(Nodes())
     assert isinstance(answer, NodeList)
-    found = [msgspec.json.decode(one.body, type=Said) for one in answer.nodes]
+    found = [msgspec.json.decode(one.body, type=Heartbeat) for one in answer.nodes]
     return {said.node: said for said in found}
 
 
@@ -51,7 +51,7 @@ async def test_a_heartbeat_follows_each_reload_at_once_and_tells_its_result(tmp_
         before = (await heard(world))["test"]
         assert (before.tree, before.result, before.past) == (world.status()["running"]["digest"], "applied", ())
 
-        async def told(result: str) -> Said:
+        async def told(result: str) -> Heartbeat:
             for _ in range(1000):
                 said = (await heard(world))["test"]
                 if said.result == result:
@@ -130,9 +130,9 @@ async def test_two_processes_of_one_name_are_both_shown_and_warned_of(tmp_path: 
 async def test_what_other_versions_say_is_understood_as_far_as_it_goes(tmp_path: Path) -> None:
     async with living(make_tree(tmp_path / "tree"), watch=False, pace=OFTEN) as world:
         ask = world.daemon.books.main.ask
-        await ask(Heartbeat(node="n#1", body='{"node":"newer","life":"1","mood":"good"}', ttl=60_000))
-        await ask(Heartbeat(node="o#1", body="hello", ttl=60_000))
-        await ask(Heartbeat(node="p#1", body='{"node":3,"life":"1"}', ttl=60_000))
+        await ask(Beat(node="n#1", body='{"node":"newer","life":"1","mood":"good"}', ttl=60_000))
+        await ask(Beat(node="o#1", body="hello", ttl=60_000))
+        await ask(Beat(node="p#1", body='{"node":3,"life":"1"}', ttl=60_000))
         await world.until(lambda: "newer" in names(world))
 
         assert names(world) == ["newer", "test"]

@@ -14,9 +14,9 @@ import attrs
 from reload_world import FAST, RELAYD, Tree, World, living, make_tree
 
 from relayd.daemon.reload.boot import NoStart, Start
-from relayd.daemon.reload.history import LastGood
+from relayd.daemon.reload.history import History
 from relayd.daemon.reload.requests import Resume, Rollback
-from relayd.daemon.reloading import Edition, find_start
+from relayd.daemon.reloading import TreeReader, find_start
 
 
 async def stored(world: World, number: int) -> None:
@@ -26,7 +26,7 @@ async def stored(world: World, number: int) -> None:
 
 def start(tree: Tree, *, strict: bool = False) -> Start | NoStart:
     """What a node of this tree would start with now."""
-    edition = Edition(tree=tree.root, wall=time.time, patience=0.2, quiet=0.0)
+    edition = TreeReader(tree=tree.root, wall=time.time, patience=0.2, quiet=0.0)
     return find_start(edition, f"sqlite:{tree.root.parent}/{tree.root.name}.node/relayd.db", strict=strict)
 
 
@@ -237,7 +237,7 @@ async def test_a_rollback_to_nothing_says_what_there_is(tmp_path: Path) -> None:
 
 
 def test_what_is_held_is_remembered_and_forgotten(tmp_path: Path) -> None:
-    store = LastGood(tmp_path)
+    store = History(tmp_path)
     assert store.held() == 0
     store.hold(12)
     assert store.held() == 12

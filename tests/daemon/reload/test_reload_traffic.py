@@ -21,7 +21,7 @@ from relayd.config.snapshot import Server as ServerSettings
 from relayd.config.snapshot import Simulator
 from relayd.daemon.accounts.simulator import SimulatorApplication
 from relayd.daemon.net.listen import open_listener
-from relayd.daemon.net.server import Server
+from relayd.daemon.net.server import HttpServer
 
 
 @attrs.frozen
@@ -29,7 +29,7 @@ class Origin:
     """A Claude API on a real socket."""
 
     port: int
-    server: Server
+    server: HttpServer
 
     @property
     def account(self) -> str:
@@ -39,7 +39,7 @@ class Origin:
 @asynccontextmanager
 async def origin(**settings: object) -> AsyncIterator[Origin]:
     sockets = open_listener("127.0.0.1:0")
-    server = Server(SimulatorApplication(Simulator(**settings), lambda: 1.8e9), ServerSettings)
+    server = HttpServer(SimulatorApplication(Simulator(**settings), lambda: 1.8e9), ServerSettings)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve, sockets)
         yield Origin(sockets[0].getsockname()[1], server)

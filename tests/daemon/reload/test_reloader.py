@@ -15,7 +15,7 @@ from reload_world import FAST, World, free_port, key_of, living, make_tree
 
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Tree, Unstable
-from relayd.daemon.reload.candidate import Seen
+from relayd.daemon.reload.candidate import Inspection
 from relayd.daemon.reload.requests import Resume
 from relayd.daemon.run import Daemon
 
@@ -474,6 +474,6 @@ async def test_resume_without_a_rollback_is_a_reload(tmp_path: Path) -> None:
 
 
 def test_a_look_at_nothing_new_costs_no_compile() -> None:
-    seen = Seen(tree=Tree(files={}, digest="0" * 64))
+    seen = Inspection(tree=Tree(files={}, digest="0" * 64))
 
     assert (seen.snapshot, seen.acts, seen.restart) == (None, False, ())

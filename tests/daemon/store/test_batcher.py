@@ -12,9 +12,9 @@ import trio
 import trio.testing
 
 from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
-from relayd.core.quota.usage_record import Record
-from relayd.daemon.store.batcher import Pump
-from relayd.daemon.store.failsafe import Counting
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
 from relayd.state.contract import (
     Admit,
@@ -24,7 +24,6 @@ from relayd.state.contract import (
     Granted,
     Op,
     Peek,
-    Peeked,
     Ping,
     Pong,
     Reap,
@@ -36,6 +35,7 @@ from relayd.state.contract import (
     Settle,
     StoreMisfit,
     StoreUnavailable,
+    TermLevels,
     Void,
 )
 from relayd.state.sqlite import SqliteStore
@@ -104,9 +104,9 @@ class FlakyStore:
         return sum(row.requests for row in answer.rows)
 
 
-def record(**changes: object) -> Record:
+def record(**changes: object) -> UsageRecord:
     values = {"day": "2027-01-15", "key": "dev", "account": "main", "model": "claude-opus-5-5", "input": 7, "cost": 3}
-    return Record(**{**values, **changes})  # type: ignore[arg-type]
+    return UsageRecord(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def one_slot(limit: int = 1) -> tuple[Term, ...]:
@@ -130,7 +130,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_question_is_answered_and_the_store_is_closed_at_the_end() -> None:
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        pump = Pump(store)
+        pump = Batcher(store)
         await nursery.start(pump.run)
         assert pump.up
         assert pump.warnings == ("flaky: a warning",)
@@ -141,7 +141,7 @@ async def test_a_question_is_answered_and_the_store_is_closed_at_the_end() -> No
 
 async def test_what_queues_while_the_store_is_busy_goes_as_one_batch(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=5)
-    pump = Pump(store)
+    pump = Batcher(store)
     await nursery.start(pump.run)
     store.hold = threading.Event()
     answers: list[Answer] = []
@@ -164,7 +164,7 @@ async def test_what_queues_while_the_store_is_busy_goes_as_one_batch(nursery: tr
 
 async def test_who_waits_too_long_gives_up_and_the_admission_is_voided(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=0.1)
-    pump = Pump(store)
+    pump = Batcher(store)
     await nursery.start(pump.run)
     store.hold = threading.Event()
     began = trio.current_time()
@@ -179,7 +179,7 @@ async def test_who_waits_too_long_gives_up_and_the_admission_is_voided(nursery: 
 
 async def test_a_cancelled_admission_is_voided(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=5)
-    pump = Pump(store)
+    pump = Batcher(store)
     await nursery.start(pump.run)
     store.hold = threading.Event()
     with trio.move_on_after(0.05):
@@ -194,7 +194,7 @@ async def test_while_the_store_is_away_questions_fail_at_once_and_settlements_ar
 ) -> None:
     store = FlakyStore()
     changes: list[bool] = []
-    pump = Pump(store, Journal(tmp_path), on_change=lambda up, _: changes.append(up))
+    pump = Batcher(store, Journal(tmp_path), on_change=lambda up, _: changes.append(up))
     await nursery.start(pump.run)
     assert isinstance(await pump.ask(admit("c1", one_slot())), Granted)
     store.away = True
@@ -217,7 +217,7 @@ async def test_while_the_store_is_away_questions_fail_at_once_and_settlements_ar
 
 async def test_a_settlement_whose_answer_was_lost_is_booked_once(nursery: trio.Nursery, tmp_path: Path) -> None:
     store = FlakyStore()
-    pump = Pump(store, Journal(tmp_path))
+    pump = Batcher(store, Journal(tmp_path))
     await nursery.start(pump.run)
     await pump.ask(admit("c1"))
     store.loses_answers = True
@@ -234,7 +234,7 @@ async def test_a_journal_of_an_earlier_life_is_replayed_at_the_start(tmp_path: P
     earlier.close()
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        pump = Pump(store, Journal(tmp_path))
+        pump = Batcher(store, Journal(tmp_path))
         await nursery.start(pump.run)
         assert store.booked() == 300
         nursery.cancel_scope.cancel()
@@ -243,7 +243,7 @@ async def test_a_journal_of_an_earlier_life_is_replayed_at_the_start(tmp_path: P
 
 async def test_a_store_that_is_away_at_the_start_is_found_later(nursery: trio.Nursery) -> None:
     store = FlakyStore(away=True)
-    pump = Pump(store)
+    pump = Batcher(store)
     await nursery.start(pump.run)
     assert not pump.up
     with pytest.raises(StoreUnavailable, match="flaky: away"):
@@ -256,13 +256,13 @@ async def test_a_store_that_is_away_at_the_start_is_found_later(nursery: trio.Nu
 async def test_a_store_that_can_never_work_ends_the_pump() -> None:
     with pytest.RaisesGroup(StoreMisfit):
         async with trio.open_nursery() as nursery:
-            await nursery.start(Pump(FlakyStore(misfit="tables of version 9")).run)
+            await nursery.start(Batcher(FlakyStore(misfit="tables of version 9")).run)
 
 
 async def test_what_is_queued_when_the_daemon_stops_is_delivered(tmp_path: Path) -> None:
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        pump = Pump(store, Journal(tmp_path))
+        pump = Batcher(store, Journal(tmp_path))
         await nursery.start(pump.run)
         for number in range(500):
             pump.submit_nowait(Settle(call=f"c{number}", record=record()))
@@ -273,7 +273,7 @@ async def test_what_is_queued_when_the_daemon_stops_is_delivered(tmp_path: Path)
 async def test_what_is_queued_when_the_daemon_stops_during_an_outage_is_journaled(tmp_path: Path) -> None:
     store = FlakyStore(away=True)
     async with trio.open_nursery() as nursery:
-        pump = Pump(store, Journal(tmp_path))
+        pump = Batcher(store, Journal(tmp_path))
         await nursery.start(pump.run)
         for number in range(500):
             pump.submit_nowait(Settle(call=f"c{number}", record=record()))
@@ -284,7 +284,7 @@ async def test_what_is_queued_when_the_daemon_stops_during_an_outage_is_journale
 
 async def test_a_fault_of_ours_in_the_store_is_an_outage_and_not_the_end(nursery: trio.Nursery) -> None:
     store = FlakyStore()
-    pump = Pump(store)
+    pump = Batcher(store)
     await nursery.start(pump.run)
     bad = Settle(call="c", record="no record")  # type: ignore[arg-type]
     answer = await pump.ask(bad)
@@ -293,7 +293,7 @@ async def test_a_fault_of_ours_in_the_store_is_an_outage_and_not_the_end(nursery
 
 
 async def test_submitted_operations_tell_their_answer(nursery: trio.Nursery) -> None:
-    pump = Pump(FlakyStore())
+    pump = Batcher(FlakyStore())
     await nursery.start(pump.run)
     told: list[Answer] = []
     pump.submit_nowait(Ping(), told.append)
@@ -302,7 +302,7 @@ async def test_submitted_operations_tell_their_answer(nursery: trio.Nursery) -> 
 
 async def test_the_loop_is_never_held_up_by_a_stalled_store(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=0.3)
-    pump = Pump(store)
+    pump = Batcher(store)
     await nursery.start(pump.run)
     store.hold = threading.Event()
     longest = 0.0
@@ -326,7 +326,7 @@ async def test_the_loop_is_never_held_up_by_a_stalled_store(nursery: trio.Nurser
 async def test_without_a_thread_answers_are_there_at_once_under_a_simulated_clock(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    pump = Pump(FlakyStore(), threaded=False)
+    pump = Batcher(FlakyStore(), threaded=False)
     await nursery.start(pump.run)
     assert isinstance(await pump.ask(admit("c1", one_slot())), Granted)
     assert isinstance(await pump.ask(admit("c2", one_slot())), Denied)
@@ -342,12 +342,12 @@ def day_cost(cost: int, limit: int = 10) -> tuple[Term, ...]:
     return (Calendar(counter="key/dev/cost/total", name="", unit="cost", limit=limit, cost=cost, start=0, end=FOREVER),)
 
 
-async def counting(nursery: trio.Nursery, tmp_path: Path, policy: str) -> tuple[Counting, FlakyStore, FlakyStore]:
+async def counting(nursery: trio.Nursery, tmp_path: Path, policy: str) -> tuple[FailsafeStore, FlakyStore, FlakyStore]:
     main, side = FlakyStore(), FlakyStore()
-    pumps = Pump(main, Journal(tmp_path)), Pump(side)
+    pumps = Batcher(main, Journal(tmp_path)), Batcher(side)
     for pump in pumps:
         await nursery.start(pump.run)
-    return Counting(*pumps, policy=lambda: policy), main, side  # type: ignore[arg-type, return-value]
+    return FailsafeStore(*pumps, policy=lambda: policy), main, side  # type: ignore[arg-type, return-value]
 
 
 async def test_deny_refuses_with_503_while_the_store_is_away(nursery: trio.Nursery, tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ async def test_allow_enforces_the_limits_here_and_charges_them_to_the_store_late
     await until(lambda: count.main.up)
     assert main.booked() == 2
     (peeked,) = main.inner.apply([Peek(terms=day_cost(0))])
-    assert isinstance(peeked, Peeked)
+    assert isinstance(peeked, TermLevels)
     assert peeked.standings[0].used == 9
     # And what is left is enforced by the real store again.
     assert isinstance(await count.admit(admit("c4", day_cost(2))), Denied)
@@ -392,7 +392,7 @@ async def test_an_admission_whose_answer_was_lost_is_booked_once_though_it_went_
     await until(lambda: count.main.up and main.booked() == 1)
     await until(lambda: Void(call="c1") in main.log)
     (peeked,) = main.inner.apply([Peek(terms=day_cost(0))])
-    assert isinstance(peeked, Peeked)
+    assert isinstance(peeked, TermLevels)
     assert peeked.standings[0].used == 4
 
 
@@ -413,10 +413,10 @@ async def test_what_a_killed_process_had_admitted_during_an_outage_is_booked_by_
     side.inner.apply([Admit(call="c1", terms=one_slot(), orphan=record(), ttl=1000)])
     later = FlakyStore(inner=SqliteStore(str(tmp_path / "side.db"), clock=lambda: NOW + 1000))
     main = FlakyStore()
-    pumps = Pump(main, Journal(tmp_path)), Pump(later)
+    pumps = Batcher(main, Journal(tmp_path)), Batcher(later)
     for pump in pumps:
         await nursery.start(pump.run)
-    count = Counting(*pumps, policy=lambda: "allow")
+    count = FailsafeStore(*pumps, policy=lambda: "allow")
     count.reap()
     await until(lambda: main.booked() == 1)
     count.reap()
@@ -446,7 +446,7 @@ async def test_a_store_that_is_back_is_found_though_settlements_keep_coming(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     store = FlakyStore()
-    pump = Pump(store, Journal(tmp_path))
+    pump = Batcher(store, Journal(tmp_path))
     await nursery.start(pump.run)
     store.away = True
     with pytest.raises(StoreUnavailable):
@@ -486,10 +486,10 @@ async def test_whatever_a_dead_node_left_is_reaped_at_once_however_much_it_is(
 ) -> None:
     main = FlakyStore()
     main.inner.apply([Admit(call=f"c{number}", terms=(), orphan=record(), ttl=0) for number in range(350)])
-    pumps = Pump(main, Journal(tmp_path)), Pump(FlakyStore())
+    pumps = Batcher(main, Journal(tmp_path)), Batcher(FlakyStore())
     for pump in pumps:
         await nursery.start(pump.run)
-    Counting(*pumps, policy=lambda: "allow").reap()
+    FailsafeStore(*pumps, policy=lambda: "allow").reap()
     await until_booked(pumps[0], 350)
 
 
@@ -497,7 +497,7 @@ async def test_a_store_that_was_replaced_is_told_again_what_it_may_have_lost(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     store = FlakyStore(life="first")
-    pump = Pump(store, Journal(tmp_path))
+    pump = Batcher(store, Journal(tmp_path))
     await nursery.start(pump.run)
     for number in range(200):
         pump.submit_nowait(Settle(call=f"s{number}", record=record()))
@@ -517,7 +517,7 @@ async def test_an_answer_that_comes_as_patience_ends_is_not_both_taken_and_voide
 ) -> None:
     """The loop is held up, so that the answer and the end of the wait are found in one pass, in either order."""
     store = FlakyStore(deadline=0.1)
-    pump = Pump(store, Journal(tmp_path))
+    pump = Batcher(store, Journal(tmp_path))
     await nursery.start(pump.run)
     granted = 0
 
@@ -546,10 +546,10 @@ async def test_a_call_that_two_stores_admitted_is_booked_once_after_its_process_
     main, side = FlakyStore(), FlakyStore()
     for store in (main, side):
         store.inner.apply([Admit(call="c1", terms=one_slot(), orphan=record(), ttl=0)])
-    pumps = Pump(main, Journal(tmp_path)), Pump(side)
+    pumps = Batcher(main, Journal(tmp_path)), Batcher(side)
     for pump in pumps:
         await nursery.start(pump.run)
-    count = Counting(*pumps, policy=lambda: "allow")
+    count = FailsafeStore(*pumps, policy=lambda: "allow")
     for _ in range(2):
         count.reap()
         await until_booked(pumps[1], 1)
@@ -568,7 +568,7 @@ async def test_a_call_that_neither_store_answered_for_is_booked_though_its_proce
     side.deadline = 8
     await count.side.ask(Ping())  # the side store has caught up; then the process dies, and its time runs out
     main.away = False
-    later = Counting(count.main, Pump(FlakyStore(inner=side.inner)), policy=lambda: "allow")
+    later = FailsafeStore(count.main, Batcher(FlakyStore(inner=side.inner)), policy=lambda: "allow")
     await nursery.start(later.side.run)
     await until(lambda: later.main.up)
     (told,) = side.inner.apply([Renew(calls=(("c1~", None),), ttl=0)])
@@ -578,14 +578,14 @@ async def test_a_call_that_neither_store_answered_for_is_booked_though_its_proce
     await until_booked(later.main, 1)
 
 
-async def booked_by(pump: Pump) -> int:
+async def booked_by(pump: Batcher) -> int:
     """The requests in the books, behind whatever was asked before."""
     answer = await pump.ask(Report(first="2000-01-01", last="2100-01-01"))
     assert isinstance(answer, Reported)
     return sum(row.requests for row in answer.rows)
 
 
-async def until_booked(pump: Pump, requests: int) -> None:
+async def until_booked(pump: Batcher, requests: int) -> None:
     with trio.fail_after(8):
         while await booked_by(pump) != requests:  # noqa: ASYNC110 - the store's thread books
             await trio.sleep(0.01)

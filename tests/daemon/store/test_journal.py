@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.core.quota.limits import Calendar, Rolling, Slots
-from relayd.core.quota.usage_record import Record
-from relayd.daemon.store.journal import Entry, Journal, decode_lines, encode_entry
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.store.journal import Journal, JournalEntry, decode_lines, encode_entry
 from relayd.state.contract import Settle, Void
 
 
-def record(**changes: object) -> Record:
+def record(**changes: object) -> UsageRecord:
     values = {"day": "2026-11-22", "key": "dev", "account": "main", "model": "claude-opus-5-5", "input": 7, "cost": 3}
-    return Record(**{**values, **changes})  # type: ignore[arg-type]
+    return UsageRecord(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def settlement(call: str = "c1") -> Settle:
@@ -29,7 +29,7 @@ def settlement(call: str = "c1") -> Settle:
     return Settle(call=call, record=record(), terms=terms, at=1_700_000_000_000)
 
 
-def entries_of(journal: Journal) -> list[Entry]:
+def entries_of(journal: Journal) -> list[JournalEntry]:
     return [entry for _, entries in journal.pending() for entry in entries]
 
 

@@ -15,12 +15,12 @@ from fakes import ASK, Client, Told
 
 from relayd.config.snapshot import Account, Pace, Snapshot, State
 from relayd.core.quota.reservation import account_terms
-from relayd.core.quota.usage_record import Record
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.state_client import TOGETHER
-from relayd.state.contract import Admit, Lease, Peek, Peeked, Reap, Reaped, Renew, Report, Reported
+from relayd.state.contract import Acquire, Admit, Peek, Reap, Reaped, Renew, Report, Reported, TermLevels
 from relayd.state.sqlite import SqliteStore
 
-NOTHING_HEARD = Record(day="2027-01-15", key="dev", account="", model="claude-haiku-4-5")
+NOTHING_HEARD = UsageRecord(day="2027-01-15", key="dev", account="", model="claude-haiku-4-5")
 
 
 def tree(*accounts: Account, **relay: Any) -> Snapshot:
@@ -46,13 +46,13 @@ async def begun(world: Booked, seconds: str = "30") -> Client:
 
 def slots(world: Booked, one: Account) -> int:
     answer = world.ask(Peek(terms=account_terms(one)))
-    assert isinstance(answer, Peeked)
+    assert isinstance(answer, TermLevels)
     return answer.standings[0].used
 
 
 def paced(world: Booked, one: Account) -> int:
     answer = world.ask(Peek(terms=account_terms(one)))
-    assert isinstance(answer, Peeked)
+    assert isinstance(answer, TermLevels)
     return answer.standings[1].used
 
 
@@ -107,7 +107,7 @@ async def test_while_the_store_is_away_the_ceiling_holds_on_this_host(tmp_path: 
 async def test_deny_refuses_when_the_store_goes_away_between_admission_and_attempt(tmp_path: Path) -> None:
     only = account("a", max_concurrency=1)
     async with booked(tree(only, state=State(on_outage="deny")), tmp_path) as world:
-        world.store.away_for = (Lease,)
+        world.store.away_for = (Acquire,)
         refused = await world.house.ask(ASK)
 
         assert refused.error[:2] == (503, "api_error")

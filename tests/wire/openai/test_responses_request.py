@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai_cases import HAIKU_45, OPUS_41, OPUS_55, SONNET, flat_function, ignored, parse, respond, sent
 
-from relayd.wire.answer import Block
+from relayd.wire.answer import ContentBlock
 from relayd.wire.openai.reasoning import enclosed, opened
 from relayd.wire.openai.responses import OPENAI_RESPONSES
 from relayd.wire.refusal import Refusal
@@ -221,7 +221,7 @@ def test_text_formats() -> None:
 
 
 def test_thinking_comes_back_as_it_went_to_the_model_that_made_it() -> None:
-    block = Block(type="thinking", thinking="Let me \u2600", signature="c2ln")
+    block = ContentBlock(type="thinking", thinking="Let me \u2600", signature="c2ln")
     item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": enclosed(block, SONNET)}
     call = [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]
     turn = sent(respond(input=[USER, item, *call]))["messages"][1]["content"]
@@ -246,8 +246,8 @@ def test_somebody_elses_reasoning_is_left_out(content: Any) -> None:
 
 
 def test_nothing_vouches_for_thinking_without_a_signature() -> None:
-    assert enclosed(Block(type="thinking", thinking="x"), SONNET) is None
-    redacted = enclosed(Block(type="redacted_thinking", data="ZGF0YQ=="), SONNET)
+    assert enclosed(ContentBlock(type="thinking", thinking="x"), SONNET) is None
+    redacted = enclosed(ContentBlock(type="redacted_thinking", data="ZGF0YQ=="), SONNET)
     assert opened(redacted, SONNET) == {"type": "redacted_thinking", "data": "ZGF0YQ=="}
 
 
