@@ -84,7 +84,8 @@ def taplo_config(folder: str) -> str:
         f'[[rule]]\ninclude = ["{place}"]\n\n[rule.schema]\nenabled = true\npath = "{folder}/{kind}.json"\n'
         for kind, (_, place) in KINDS.items()
     ]
-    return "# Tells TOML editors which schema belongs to which file. Written by `relayd init`.\n\n" + "\n".join(rules)
+    head = f"# For TOML editors: which schema each file has. `relayd schema --out {folder}` writes the schemas.\n"
+    return head + "\n" + "\n".join(rules)
 
 
 def _noun_schema(noun: type) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from relayd import __version__
-from relayd.config.problems.codes import CODES
+from relayd.config.problems.codes import explanations
 from relayd.config.problems.problem import Problem, printable, severity_of
 
 RELAY = "relay.toml"  # stands for the tree as a whole, where a file must be named
@@ -128,7 +128,7 @@ def as_sarif(problems: Sequence[Problem], folder: str = "") -> str:
 
 
 def _rule(code: str) -> dict[str, Any]:
-    text = CODES[code]
+    text = explanations()[code]
     return {
         "id": code,
         "shortDescription": {"text": text.partition(". ")[0].rstrip(".") + "."},
