@@ -28,6 +28,8 @@ Network = NewType("Network", str)  # an address or CIDR range
 Url = NewType("Url", str)  # http:// or https://, no user part, no query
 Proxy = NewType("Proxy", str)  # "", http://, https:// or socks5://, optional user:password
 
+AccountKindName = Literal["api-key", "oauth", "session-key", "simulator"]  # each is a row of secrets/account_kinds.py
+
 HOT, DRAIN, REVOKE, RESTART = "hot", "drain", "revoke", "restart"
 NO_MAP: Mapping[str, str] = MappingProxyType({})
 
@@ -381,9 +383,7 @@ class Account:
     """accounts.d/ID.toml: an identity at an upstream."""
 
     id: ObjectId
-    kind: Literal["api-key", "oauth", "session-key", "simulator"] = key(
-        doc="How the credential is presented.", reload=DRAIN
-    )
+    kind: AccountKindName = key(doc="How the credential is presented.", reload=DRAIN)
     name: str = key("", doc="For people.")
     email: str = key("", doc="For people.")
     enabled: bool = key(True, doc="Whether it may serve.", reload=REVOKE)

@@ -17,6 +17,7 @@ from relayd.config.model.structure import dotted
 from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem, Related
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import PREDEFINED_CLIENTS, Account, ApiKey, Deny, Relay
 
 
@@ -143,7 +144,7 @@ def _oauth(relay: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
     if not isinstance(relay.noun, Relay) or relay.noun.oauth.client_id:
         return
     for file in accounts:
-        if isinstance(file.noun, Account) and file.noun.kind == "oauth":
+        if isinstance(file.noun, Account) and ACCOUNT_KINDS[file.noun.kind].refreshes:
             message = "kind: without [oauth].client_id in relay.toml its tokens are not refreshed when they expire"
             hint = "the operator's own registration; an access token alone needs none"
             yield file.problem("W-OAUTH-CLIENT", ("kind",), message, hint=hint)

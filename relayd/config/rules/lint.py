@@ -20,9 +20,9 @@ from relayd.config.model.types import write_seconds
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.secrets.binding import origin_of
-from relayd.config.secrets.credential import credential_warnings
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import PREDEFINED_CLIENTS, Account, ApiKey, Limits, Policy, Relay
 
@@ -31,7 +31,7 @@ def file_lint(file: Parsed) -> Iterator[Problem]:
     """Findings about one file by itself: they are remembered with it."""
     match file.noun:
         case Account():
-            for warning in credential_warnings(file.noun):
+            if warning := ACCOUNT_KINDS[file.noun.kind].warning:
                 yield file.problem(warning.code, ("kind",), f"kind: {warning.message}")
         case ApiKey():
             yield from _key_sense(file)
@@ -237,7 +237,7 @@ def _serves(account: Account, model: str) -> bool:
 def _account_policy(file: Parsed, relay: Relay) -> Iterator[Problem]:
     account: Account = file.noun
     allowed = relay.policy.allowed_origins
-    if not allowed or account.kind == "simulator":
+    if not allowed or ACCOUNT_KINDS[account.kind].in_process:
         return
     try:
         origin = origin_of(account.base_url or relay.upstream.base_url)

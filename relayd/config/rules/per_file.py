@@ -16,6 +16,7 @@ import attrs
 from relayd.config.model.structure import Finding, dotted
 from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import Bad, name, quote
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Alert, ApiKey, ClientRule, Limits, Relay
 
 SCHEMA = 1
@@ -214,9 +215,9 @@ def _credential_findings(account: Account) -> Iterator[Finding]:
     seal.inspect, which needs the realm and the recipients and so belongs into links.py.
     """
     given = bool(account.credential.sealed) + bool(account.credential.file)
-    if account.kind == "simulator":
+    if not ACCOUNT_KINDS[account.kind].has_credential:
         if given:
-            message = 'credential: an account of kind "simulator" has none'
+            message = f"credential: an account of kind {quote(account.kind)} has none"
             yield Finding(path=("credential",), code="E-CREDENTIAL", message=message, at="key")
     elif given != 1:
         message = f"credential: expected sealed or file, found {'neither' if given == 0 else 'both'}"
@@ -230,9 +231,10 @@ def _nothing_allowed(field: str, effect: str) -> Finding:
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 section 5.6.2
 _VALUE = re.compile(r"[!-~](?:[ \t!-~]{0,4000}[!-~])?")
-_OURS = frozenset(
+_CREDENTIAL_HEADERS = frozenset(kind.header.decode() for kind in ACCOUNT_KINDS.values() if kind.has_credential)
+_OURS = _CREDENTIAL_HEADERS | frozenset(
     {
-        "authorization", "x-api-key", "cookie", "proxy-authorization",
+        "proxy-authorization",
         "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "te", "trailer", "expect",
         "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "upgrade", "http2-settings",
         "accept-encoding", "forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip",
@@ -257,7 +259,7 @@ def _header_findings(path: KeyPath, value: str) -> Iterator[Finding]:
         yield Finding(path=path, code="E-HEADER", message=message, secret=True)
     if lower in _OURS or lower.startswith(_OURS_PREFIX):
         message = f"{dotted(path)}: relayd writes this header itself"
-        hint = "credentials go into [credential]" if lower in ("authorization", "x-api-key", "cookie") else ""
+        hint = "credentials go into [credential]" if lower in _CREDENTIAL_HEADERS else ""
         yield Finding(path=path, code="E-HEADER-RESERVED", message=message, hint=hint, at="key", secret=True)
     if lower in _CLIENTS or lower.startswith(_CLIENTS_PREFIX):
         message = f"{dotted(path)}: this is what a client says about itself, and relayd does not change it"
