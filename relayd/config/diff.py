@@ -1,4 +1,4 @@
-"""Diff: what a new config changes, in the operator's words, each with its reload class and effect.
+"""Config diff: what a new config changes, in the operator's words, each with its reload class and effect.
 
 Rule: pure; two snapshots in, texts out, never a secret. Walks the nouns of snapshot.py field by field; only the words
 for effects know single keys. Arrays of tables are matched by what names their elements (name, hash), else by place.
@@ -24,11 +24,10 @@ from relayd.config.model.structure import dotted, field_type
 from relayd.config.model.types import write
 from relayd.config.secrets.recipients import SealError, by_kid
 from relayd.config.secrets.seal import parse_sealed
-from relayd.config.snapshot import HOT, RESTART, REVOKE, Proxy, Recipient, Snapshot
+from relayd.config.snapshot import HOT, RESTART, REVOKE, KeyPath, Proxy, Recipient, Snapshot
 
 ObjectKind = Literal["relay", "account", "key", "deny", "price"]
 Action = Literal["add", "remove", "change"]
-FieldPath = tuple[str | int, ...]
 
 HIDDEN = "***"  # stands for a secret that is set
 _PART = 256  # objects encoded at once, in about 1 ms
@@ -219,7 +218,7 @@ def _written(walk: _Recipients, kind: ObjectKind, noun: Any) -> tuple[FieldChang
     return tuple(attrs.evolve(one, old="", reload=HOT, effect=_ADDED[kind]) for one in found)
 
 
-def _noun(walk: _Recipients, kind: ObjectKind, old: Any, new: Any, path: FieldPath) -> Iterator[FieldChange]:
+def _noun(walk: _Recipients, kind: ObjectKind, old: Any, new: Any, path: KeyPath) -> Iterator[FieldChange]:
     """Two nouns of one class."""
     for field in attrs.fields(attrs.resolve_types(type(new))):
         before, after = getattr(old, field.name), getattr(new, field.name)
@@ -228,7 +227,7 @@ def _noun(walk: _Recipients, kind: ObjectKind, old: Any, new: Any, path: FieldPa
 
 
 def _value(
-    walk: _Recipients, kind: ObjectKind, field: attrs.Attribute[Any], old: Any, new: Any, path: FieldPath
+    walk: _Recipients, kind: ObjectKind, field: attrs.Attribute[Any], old: Any, new: Any, path: KeyPath
 ) -> Iterator[FieldChange]:
     """Two values of one field; None for none."""
     if attrs.has(type(new)) and old is not None:
@@ -247,7 +246,7 @@ def _mapping(
     field: attrs.Attribute[Any],
     old: Mapping[str, Any],
     new: Mapping[str, Any],
-    path: FieldPath,
+    path: KeyPath,
 ) -> Iterator[FieldChange]:
     for name in [*new, *(name for name in old if name not in new)]:
         before, after = old.get(name), new.get(name)
@@ -267,7 +266,7 @@ def _elements(
     field: attrs.Attribute[Any],
     old: Sequence[Any],
     new: Sequence[Any],
-    path: FieldPath,
+    path: KeyPath,
 ) -> Iterator[FieldChange]:
     """An array of tables."""
     before, after = _by_name(old), _by_name(new)
@@ -295,7 +294,7 @@ def _by_name(elements: Sequence[Any]) -> dict[str, Any]:
 
 
 def _order(
-    kind: ObjectKind, field: attrs.Attribute[Any], old: Sequence[str], new: Sequence[str], path: FieldPath
+    kind: ObjectKind, field: attrs.Attribute[Any], old: Sequence[str], new: Sequence[str], path: KeyPath
 ) -> Iterator[FieldChange]:
     """The same elements in another order."""
     if list(old) != list(new):
@@ -307,7 +306,7 @@ def _order(
 
 
 def _field(
-    walk: _Recipients, kind: ObjectKind, field: attrs.Attribute[Any], old: Any, new: Any, path: FieldPath
+    walk: _Recipients, kind: ObjectKind, field: attrs.Attribute[Any], old: Any, new: Any, path: KeyPath
 ) -> FieldChange:
     reload = field.metadata["reload"]
     note = ""
@@ -353,7 +352,7 @@ _KEY_EFFECTS: dict[tuple[ObjectKind, str], str] = {
 }
 
 
-def _effect(kind: ObjectKind, path: FieldPath, reload: str, new: Any = None) -> str:
+def _effect(kind: ObjectKind, path: KeyPath, reload: str, new: Any = None) -> str:
     name = str(path[-1]) if len(path) == 1 else ""
     if name == "enabled":
         return (_ADDED if new else _REMOVED)[kind]
@@ -390,8 +389,8 @@ def _kids(value: str, recipients: Sequence[Recipient]) -> set[str] | None:
         return None
 
 
-def _path(path: FieldPath) -> str:
-    """`hashes[8a8f]` is one word here; elsewhere names that are no bare TOML keys are quoted."""
+def _path(path: KeyPath) -> str:
+    """`hashes[8a8f]` is one word here; elsewhere names that are not bare TOML keys are quoted."""
     texts = []
     for part in path:
         name, bracket, rest = str(part).partition("[")

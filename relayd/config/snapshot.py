@@ -1,4 +1,4 @@
-"""The nouns of the config: what a tree means once compiled.
+"""Snapshot and schema: the nouns of the config, what a tree means once compiled.
 
 Rule: frozen data only, defaults applied, no parsing (compile.py) and no behaviour. This file is also the one table of
 the schema: every field carries its unit (the type), its reload class and a sentence of documentation; the compiler,
@@ -30,6 +30,8 @@ Proxy = NewType("Proxy", str)  # "", http://, https:// or socks5://, optional us
 
 AccountKindName = Literal["api-key", "oauth", "session-key", "simulator"]  # each is a row of secrets/account_kinds.py
 
+KeyPath = tuple[str | int, ...]  # the place of a key in a file: ("limits", "windows", 0, "cost")
+
 HOT, DRAIN, REVOKE, RESTART = "hot", "drain", "revoke", "restart"
 NO_MAP: Mapping[str, str] = MappingProxyType({})
 
@@ -54,7 +56,7 @@ def key(
         low, high: bounds of a number, a duration (s) or a size (bytes), inclusive.
         secret: never quoted in a problem, a diff or a status.
         idle: why the key has no effect in this version; `check` says so in a note. "" for a key that works.
-        form: name of the syntax that a string (or each string of an array) must have: a key of `syntax.FORMS`.
+        form: name of the form that a string (or each string of an array) must have: a key of `types.FORMS`.
     """
     metadata = {"doc": doc, "reload": reload, "low": low, "high": high, "secret": secret, "idle": idle, "form": form}
     return attrs.field(default=default, metadata=metadata, repr=not secret)

@@ -1,4 +1,4 @@
-"""Schema: the table of keys in snapshot.py, as JSON Schema for editors and as a table for people.
+"""JSON Schema: the table of keys in snapshot.py, for editors; and as a table for people.
 
 Rule: nothing about a single key stands here; a key added to snapshot.py appears by itself. The JSON Schema (2020-12)
 knows types, names, words and simple bounds; what takes more is for `relayd check`.
@@ -101,7 +101,7 @@ def _noun_schema(noun: type) -> dict[str, Any]:
 
 
 def _fields(noun: type) -> Iterator[attrs.Attribute[Any]]:
-    """The keys of a noun. `id` is none: it is the name of the file."""
+    """The keys of a noun. `id` is not one of them: it is the name of the file."""
     return (field for field in attrs.fields(attrs.resolve_types(noun)) if "doc" in field.metadata)
 
 

@@ -1,4 +1,4 @@
-"""Positions: where each key and value of a TOML document stands.
+"""TOML positions: where each key and value of a document is.
 
 Rule: the document was accepted by tomllib, so this walks over it lexically and checks nothing. It is only called when a
 problem is reported: a healthy tree never pays for it.
@@ -14,7 +14,7 @@ import re
 import tomllib
 from typing import NamedTuple
 
-KeyPath = tuple[str | int, ...]
+from relayd.config.snapshot import KeyPath
 
 # Nothing in the schema is nested deeper than 6. What lies deeper has the place of its 64th ancestor, which bounds the
 # cost of hostile documents.

@@ -1,4 +1,4 @@
-"""Syntax: for each type and `form` of snapshot.py its parser and its JSON Schema, side by side.
+"""Types of values: for each type and `form` of snapshot.py its parser and its JSON Schema, side by side.
 
 Rule: the schema of a value is never stricter than its parser, so that an editor marks nothing which relayd accepts.
 """
@@ -49,7 +49,7 @@ SCALARS: dict[Any, Scalar] = {
     Proxy: Scalar(parse=addresses.proxy, schema=_string(r"(?:(?:https?|socks5)://[^\s]+)?")),
 }
 
-# The syntaxes that snapshot.py names in `form`. Each is a NewType of its own, so that the converter tells them apart.
+# The forms that snapshot.py names in `form`. Each is a NewType of its own, so that the converter tells them apart.
 _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "address": (addresses.address, _string(r"unix:/.+|.+:[0-9]{1,5}")),
     "address-or-off": (addresses.address_or_off, _string(r"(?:unix:/.+|.+:[0-9]{1,5})?")),

@@ -17,11 +17,10 @@ from typing import Literal
 import attrs
 
 from relayd.config.model.structure import Finding, dotted
-from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
-from relayd.config.snapshot import NO_MAP, MicroUsd, ObjectId, Size
+from relayd.config.snapshot import NO_MAP, KeyPath, MicroUsd, ObjectId, Size
 from relayd.config.snapshot import key as field
 
 
@@ -97,11 +96,11 @@ def scenario_findings(noun: Scenarios) -> Iterator[Finding]:
     for number, one in enumerate(noun.scenario):
         path: KeyPath = ("scenario", number)
         if one.name in seen:
-            message = f"{dotted((*path, 'name'))}: {quote(one.name)} is there already"
+            message = f"{dotted((*path, 'name'))}: {quote(one.name)} is already used"
             yield Finding(path=(*path, "name"), code="E-DUP-NAME", message=message)
         seen.add(one.name)
         if not one.model and one.endpoint in ("messages", "count_tokens", "openai"):
-            message = f"{dotted(path)}: a call of {quote(one.endpoint)} names a model, and `model` is missing"
+            message = f"{dotted(path)}: a call of {quote(one.endpoint)} needs `model`"
             yield Finding(path=path, code="E-SCENARIO", message=message, at="key")
         if one.address and not _is_address(one.address):
             message = f"{dotted((*path, 'address'))}: expected the address of a client, not {quote(one.address)}"
@@ -110,7 +109,7 @@ def scenario_findings(noun: Scenarios) -> Iterator[Finding]:
         of_service = {"accounts": one.accounts, "first": one.first, "sent_model": one.sent_model}
         for name, value in (of_refusal if one.expect == "allow" else of_service).items():
             if value:
-                message = f"{dotted((*path, name))}: it says nothing where expect is {quote(one.expect)}"
+                message = f"{dotted((*path, name))}: it has no meaning when expect is {quote(one.expect)}"
                 yield Finding(path=(*path, name), code="E-SCENARIO", message=message)
 
 

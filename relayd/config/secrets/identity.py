@@ -1,4 +1,4 @@
-"""Identity files: where a node's private keys lie, and who else could read them.
+"""Identity files: where a node's private keys are, and who else could read them.
 
 Rule: a file that somebody else can read, or that lies in the tree, is refused, not warned about: both are leaks that
 have already happened. One `rlkey...` a line; empty lines and `#` comments are allowed, so are several keys.

@@ -1,4 +1,4 @@
-"""Generations: the last trees that were good, kept on disk for a node that restarts onto a broken one.
+"""Config history: the last trees that were good, kept on disk for a node that restarts onto a broken one.
 
 Rule: the bytes of the tree as they were read; sealed secrets stay sealed, and nothing else is written. A generation is
 one file, made beside its place, synced and renamed, with a digest over all of it: after a power cut at any moment each
@@ -180,7 +180,7 @@ def _files(listed: list[list[object]], rest: bytes) -> dict[str, bytes]:
 
 
 def _numbers(directory: Path) -> list[int]:
-    """The numbers of what is stored, in order; none where there is no such directory."""
+    """The numbers of what is stored, in order; none where the directory does not exist."""
     try:
         names = os.listdir(directory)
     except OSError:

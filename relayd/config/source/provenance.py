@@ -162,7 +162,7 @@ def parse_manifest(data: bytes) -> Manifest:
     if not isinstance(commit, str) or not isinstance(files, dict):
         raise ValueError("manifest.toml has no [files]")
     if not all(isinstance(digest, str) for digest in files.values()):
-        raise ValueError("manifest.toml: a digest is no string")
+        raise ValueError("manifest.toml: a digest is not a string")
     return Manifest(commit=commit, files=files)
 
 
@@ -170,11 +170,11 @@ def mismatch(manifest: Manifest, files: Mapping[str, bytes]) -> str:
     """Where a tree is not what its manifest says; "" when it is exactly that."""
     for path in sorted({*files, *manifest.files}):
         if path not in files:
-            return f"{path} is missing, which manifest.toml lists"
+            return f"{path} is missing, but manifest.toml lists it"
         if path not in manifest.files:
             return f"{path} is not listed in manifest.toml"
         if hashlib.sha256(files[path]).hexdigest() != manifest.files[path].lower():
-            return f"{path} is not as manifest.toml says"
+            return f"{path} differs from what manifest.toml says"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Tree: the files of a config tree, from a directory that somebody may be writing.
+"""Tree reading: the files of a config tree, from a directory that somebody may be writing to.
 
 Rule: reads regular files inside the directory and nothing else; every open is bounded and cannot block. Sync: the
 daemon calls `read_coherent` in a worker thread, and hands in the clock and the sleep.
@@ -335,7 +335,7 @@ def _content(path: str, stamp: Stamp | None = None) -> bytes:
         if stamp is not None and stamp_of(state) != stamp:
             raise _Moved
         if not stat.S_ISREG(state.st_mode):
-            raise OSError("it is no regular file any more")
+            raise OSError("it is no longer a regular file")
         return _whole(file, min(state.st_size, MAX_FILE) + 1)
 
 
