@@ -16,7 +16,7 @@ import msgspec
 from relayd.cli.options import add_config, add_json
 from relayd.cli.store import StateReader, add_state, money, now_ms, number, open_state
 from relayd.cli.tree import Stop, compiled, guarded, print_json, say
-from relayd.config.rules.scenario import Scenario
+from relayd.config.model.scenario import Scenario
 from relayd.config.snapshot import ApiKey, ObjectId, Snapshot
 from relayd.core.balancing.eligibility import hold_elsewhere
 from relayd.core.balancing.pool import Pool

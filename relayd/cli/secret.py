@@ -34,7 +34,6 @@ from relayd.cli.tree import (
 from relayd.config.edit.edits import add_recipient, remove_recipient, set_recipient_state
 from relayd.config.edit.toml_edit import set_value
 from relayd.config.edit.write import Files
-from relayd.config.model.values import NAME
 from relayd.config.secrets.binding import Binding, alert_binding, origin_of, totp_binding
 from relayd.config.secrets.credential import why_unusable
 from relayd.config.secrets.identity import usual_identity, write_identity
@@ -48,7 +47,7 @@ from relayd.config.secrets.sealed_fields import (
     recipients_of,
     sealed_fields,
 )
-from relayd.config.snapshot import Recipient
+from relayd.config.snapshot import NAME, Recipient
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ import attrs
 from relayd.cli.options import add_config
 from relayd.cli.reading import UNSTABLE, folder_of, read_steadily
 from relayd.config.compile import Compiled, compile_tree
+from relayd.config.model.scenario import Scenario, Scenarios
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.problems.report import as_dict, as_github, as_sarif, as_text, totals
-from relayd.config.rules.scenario import Scenario, Scenarios
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Unstable
 from relayd.core.dry_run import DryRunOutcome, failures, rehearse

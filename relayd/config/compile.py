@@ -28,13 +28,15 @@ from relayd.config.model.document import (
     stray_problems,
     without_value,
 )
+from relayd.config.model.scenario import Scenarios
 from relayd.config.model.structure import Finding, structure
+from relayd.config.model.tree_digest import CONFIG_KINDS, revision
 from relayd.config.model.values import Bad, name
 from relayd.config.problems.problem import ConfigError, Problem, in_order, is_error
 from relayd.config.rules import per_file
 from relayd.config.rules.cross_file import Parsed, cross_file_problems
 from relayd.config.rules.lint import file_lint, tree_lint
-from relayd.config.rules.scenario import Scenarios, scenario_findings, scenario_problems
+from relayd.config.rules.scenario import scenario_findings, scenario_problems
 from relayd.config.rules.sealed_values import sealed_value_problems
 from relayd.config.snapshot import (
     PREDEFINED_CLIENTS,
@@ -51,8 +53,14 @@ from relayd.config.snapshot import (
 # More than a person corrects in one go; the rest shows up when these are gone.
 MAX_PROBLEMS = 100
 
-_CONFIG: dict[FileKind, type] = {"relay": Relay, "account": Account, "key": ApiKey, "deny": Deny, "prices": Prices}
-_NOUNS: dict[FileKind, type] = {**_CONFIG, "test": Scenarios}
+_NOUNS: dict[FileKind, type] = {
+    "relay": Relay,
+    "account": Account,
+    "key": ApiKey,
+    "deny": Deny,
+    "prices": Prices,
+    "test": Scenarios,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -129,13 +137,13 @@ def compile_tree(
     if not any(file.kind == "relay" for file in ours) and not any(problem.file == "relay.toml" for problem in problems):
         problems.append(_no_relay_toml())
     kept = sorted(problems, key=lambda problem: "EWN".index(problem.code[0]))[:MAX_PROBLEMS]
-    config = [file for file in ours if file.kind in _CONFIG]
-    revision = _digest((file.document.file, file.digest) for file in config)[:12]
+    config = [file for file in ours if file.kind in CONFIG_KINDS]
+    tree_revision = revision((file.document.file, file.digest) for file in config)
     return Compiled(
-        snapshot=None if any(map(_stops, problems)) else _snapshot(config, revision, memo or Memo()),
+        snapshot=None if any(map(_stops, problems)) else _snapshot(config, tree_revision, memo or Memo()),
         problems=in_order(kept),
         omitted=len(problems) - len(kept),
-        revision=revision,
+        revision=tree_revision,
         files=len(ours),
         accounts=sum(file.kind == "account" for file in ours),
         keys=sum(file.kind == "key" for file in ours),
@@ -155,27 +163,6 @@ def _no_relay_toml() -> Problem:
         message="the tree has no relay.toml",
         hint="relayd init DIR makes one",
     )
-
-
-def tree_digest(files: Mapping[str, bytes], problems: Iterable[Problem] = ()) -> str:
-    """The digest of a tree, 64 hex digits, over the files that are config. Its start is the snapshot's revision.
-
-    Args:
-        problems: of reading the files; a tree that could not be read whole is another one.
-    """
-    config = (
-        (path, hashlib.sha256(data).digest()) for path, data in sorted(files.items()) if classify(path) in _CONFIG
-    )
-    return _digest(config, [str(problem) for problem in problems if is_error(problem)])
-
-
-def _digest(files: Iterable[tuple[str, bytes]], problems: Sequence[str] = ()) -> str:
-    digest = hashlib.sha256()
-    for path, content in files:
-        digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + content)
-    for text in problems:
-        digest.update(b"\0\0" + text.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def deny_of(files: Mapping[str, bytes]) -> Deny | tuple[Problem, ...]:

@@ -21,7 +21,7 @@ import attrs
 Seconds = NewType("Seconds", float)  # written "90s", "5m", "1h30m"
 Size = NewType("Size", int)  # bytes; written "32MiB", "1GB", or a plain integer
 MicroUsd = NewType("MicroUsd", int)  # millionths of a US dollar; written "12.50", exact
-ObjectId = NewType("ObjectId", str)  # [a-z0-9][a-z0-9_-]{0,62}: the stem of an account's or key's file
+ObjectId = NewType("ObjectId", str)  # NAME: the stem of an account's or key's file
 Glob = NewType("Glob", str)  # `*` and `?` over model ids
 Pattern = NewType("Pattern", re.Pattern[str])  # a Python regular expression
 Network = NewType("Network", str)  # an address or CIDR range
@@ -30,6 +30,7 @@ Proxy = NewType("Proxy", str)  # "", http://, https:// or socks5://, optional us
 
 AccountKindName = Literal["api-key", "oauth", "session-key", "simulator"]  # each is a row of secrets/account_kinds.py
 
+NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # of accounts, keys, groups, client rules and the realm
 KeyPath = tuple[str | int, ...]  # the place of a key in a file: ("limits", "windows", 0, "cost")
 
 HOT, DRAIN, REVOKE, RESTART = "hot", "drain", "revoke", "restart"

@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 import attrs
 
+from relayd.config.model.scenario import Scenario, Used
 from relayd.config.model.types import write_seconds
-from relayd.config.rules.scenario import Scenario, Used
 from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.snapshot import Account, ApiKey, KeyHash, Limits, Snapshot
 from relayd.core.access.auth import authenticate

@@ -23,13 +23,13 @@ import pytest
 from cli_tree import RELAY, SealingTree, make_sealing_tree, make_tree
 
 from relayd.cli import login
+from relayd.config.load import load_tree
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.credential import shape_warning, why_unusable
 from relayd.config.secrets.seal import open_sealed
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import OAuth
-from relayd.config.source.tree import load_tree
 from relayd.daemon.accounts.account_test import judge
 
 CANARY = "sk-ant-api03-canary-c0de"

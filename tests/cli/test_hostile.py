@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from cli_tree import Tree, make_sealing_tree, make_tree
 
+from relayd.config.load import load_tree
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.seal import open_sealed
-from relayd.config.source.tree import load_tree
 
 SECRET = "sk-ant-api03-hostile-0123456789"
 OAUTH = '{"access_token": "sk-ant-oat01-hostile-0123456789"}'

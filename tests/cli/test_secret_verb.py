@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from cli_tree import SealingTree, Tree, make_sealing_tree, make_tree
 
+from relayd.config.load import load_tree
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.identity import identity_paths, read_identities
 from relayd.config.secrets.seal import new_identity, open_sealed, parse_sealed
 from relayd.config.secrets.sealed_fields import sealed_fields
-from relayd.config.source.tree import load_tree, read_tree
+from relayd.config.source.tree import read_tree
 
 CANARY = "sk-ant-api03-canary-7b1e"
 OTHER = "sk-ant-api03-other-99aa"

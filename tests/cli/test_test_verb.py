@@ -10,8 +10,8 @@ from builders import KEY
 from cli_tree import Tree, make_tree
 
 from relayd.cli.test import play
+from relayd.config.load import load_tree
 from relayd.config.secrets.api_keys import key_hash
-from relayd.config.source.tree import load_tree
 
 KEY_FILE = f"""\
 hashes = [{{ sha256 = "{key_hash(KEY)}" }}]

@@ -11,10 +11,10 @@ import pytest
 
 from relayd.cli.options import ENVIRONMENT
 from relayd.config import snapshot
+from relayd.config.model import scenario
 from relayd.config.model.json_schema import KINDS, json_schema, markdown, rows, taplo_config
 from relayd.config.model.types import FORMS
 from relayd.config.problems.codes import explanations
-from relayd.config.rules import scenario
 
 ROOT = Path(__file__).parent.parent.parent
 UPDATE = bool(os.environ.get("UPDATE_DOCS"))

@@ -14,9 +14,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
+from relayd.config.model.scenario import Scenarios
 from relayd.config.model.structure import bounds, field_type
 from relayd.config.model.types import FORMS, SCALARS, write
-from relayd.config.rules.scenario import Scenarios
 from relayd.config.snapshot import (
     Account,
     ApiKey,

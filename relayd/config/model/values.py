@@ -17,7 +17,7 @@ from typing import Any
 
 from relayd.config.problems.leaks import redact
 from relayd.config.secrets.password_hash import is_password_hash
-from relayd.config.snapshot import Glob, MicroUsd, ObjectId, Pattern, Seconds, Size
+from relayd.config.snapshot import NAME, Glob, MicroUsd, ObjectId, Pattern, Seconds, Size
 
 HIDE = object()  # as the `value` of Bad: there is a value, and it is not shown
 
@@ -157,7 +157,6 @@ def moment(value: Any) -> datetime.datetime:
     return value
 
 
-NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 _NAME_RE = re.compile(NAME)
 
 

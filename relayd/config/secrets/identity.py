@@ -17,9 +17,9 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from relayd.config.model.values import NAME
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity, parse_identity
+from relayd.config.snapshot import NAME
 
 CREDENTIAL = "identity"  # the name of the systemd credential: LoadCredential=identity:/etc/relayd/identity
 SYSTEM = Path("/etc/relayd")
