@@ -233,7 +233,7 @@ def _value(
     new: Any,
     path: KeyPath,
 ) -> Iterator[FieldChange]:
-    """Two values of one field; None for none."""
+    """Two values of one field; None for an absent one."""
     if attrs.has(type(new)) and old is not None:
         yield from _noun(listed, kind, old, new, path)
     elif isinstance(new, Mapping):

@@ -278,7 +278,7 @@ def _offset(text: str, line: int, column: int) -> int:
 
 
 def _toml_1_1(text: str, offset: int) -> str:
-    """Which syntax of TOML 1.1 stands at `offset`; "" for none."""
+    """Which syntax of TOML 1.1 is at `offset`; "" for none."""
     before, rest = text[:offset].rstrip(" \t"), text[offset : offset + 1]
     line = text[text.rfind("\n", 0, offset) + 1 : offset]
     in_table = line.count("{") > line.count("}")

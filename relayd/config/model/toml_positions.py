@@ -105,7 +105,7 @@ class _Parser:
         return path
 
     def _key(self) -> list[tuple[str, int, int]]:
-        """A dotted key: each segment with its offsets. Stands behind the white space that follows."""
+        """A dotted key: each segment with its offsets. Ends behind the white space that follows."""
         segments = []
         while True:
             self._skip(_BLANK)
@@ -138,7 +138,7 @@ class _Parser:
             self.places.setdefault(table, Position(key_start, key_end, start, self.at))
 
     def _value(self, path: KeyPath) -> None:
-        """Stands behind the value afterwards."""
+        """Skip a value; ends behind it."""
         if len(path) > MAX_DEPTH:
             raise _TooDeep
         match self.text[self.at]:
@@ -170,7 +170,7 @@ class _Parser:
             self._pair(path)
 
     def _next(self, closing: str) -> bool:
-        """Whether an element follows in an array or inline table; else stands behind its end."""
+        """Whether an element follows in an array or inline table; if not, it ends behind it."""
         self._skip(_TRIVIA)
         if self.text[self.at] == ",":
             self.at += 1

@@ -162,8 +162,8 @@ def _result(problem: Problem, rule: int, folder: str, seen: Counter[str]) -> dic
 
 def _fingerprint(problem: Problem, seen: Counter[str]) -> str:
     """The same for the same finding in the next version of a file, wherever it has moved to; unique in one report."""
-    told = f"{problem.code}\0{problem.file}\0{problem.message}".encode("utf-8", "surrogateescape")
-    digest = hashlib.sha256(told).hexdigest()[:16]
+    identity = f"{problem.code}\0{problem.file}\0{problem.message}".encode("utf-8", "surrogateescape")
+    digest = hashlib.sha256(identity).hexdigest()[:16]
     seen[digest] += 1
     return f"{digest}:{seen[digest]}"
 

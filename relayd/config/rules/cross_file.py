@@ -90,7 +90,7 @@ def _same_hash(keys: Iterable[Parsed]) -> Iterator[Problem]:
 
 
 def _groups(accounts: Sequence[Parsed], keys: Iterable[Parsed]) -> Iterator[Problem]:
-    """Keys whose group has no enabled account. Silent while an account's groups cannot be told."""
+    """Keys whose group has no enabled account. Silent while an account's groups are unknown."""
     served: set[str] = set()
     for file in accounts:
         if file.noun is None:
@@ -128,7 +128,7 @@ def _denied(deny: Parsed, accounts: Iterable[Parsed], keys: Iterable[Parsed]) ->
 
 
 def _clients(relay: Parsed, keys: Iterable[Parsed]) -> Iterator[Problem]:
-    """Client rules that a key names but nobody defined. A relay.toml with errors elsewhere still tells its rules."""
+    """Client rules that a key names but nobody defined. A relay.toml with errors elsewhere still has its rules."""
     written = (relay.document.table or {}).get("clients", {})
     known = set(PREDEFINED_CLIENTS) | set(written if isinstance(written, dict) else ())
     for file in keys:

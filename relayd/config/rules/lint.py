@@ -181,7 +181,7 @@ def _relay_sense(file: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
 
 
 def _usage(relay: Parsed, accounts: Sequence[Parsed], keys: Sequence[Parsed], *, whole: bool) -> Iterator[Problem]:
-    """What nobody uses, and what nobody serves. Said only when every file was understood."""
+    """What nobody uses, and what nobody serves. Reported only when every file was understood."""
     if not whole or not keys:
         return
     used = {group for file in keys if file.noun.enabled for group in file.noun.groups}

@@ -85,7 +85,7 @@ def idle_findings(noun: Any, table: Mapping[str, Any], path: KeyPath = ()) -> It
 
 @functools.cache
 def _idle_fields(noun: Any) -> tuple[attrs.Attribute[Any], ...]:
-    """The fields that are idle, or that hold such."""
+    """The fields that are idle, or that hold idle ones."""
     return tuple(
         field
         for field in attrs.fields(attrs.resolve_types(noun))

@@ -41,7 +41,7 @@ def identity_paths(option: str | None, environ: Mapping[str, str], realm: str) -
 
 
 def usual_identities(realm: str, environ: Mapping[str, str]) -> list[Path]:
-    """The files of a realm in the first of the usual places that has any; such as we may not read are passed over."""
+    """The files of a realm in the first of the usual places that has any; those that we may not read are skipped."""
     if not re.fullmatch(NAME, realm):
         return []
     for place in _places(environ):

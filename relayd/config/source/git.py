@@ -28,7 +28,7 @@ _SAFE = (
 
 
 class GitError(Exception):
-    """Git is not there, or said no. The text is its own, one line."""
+    """Git is missing, or it refused. The text is git's own, one line."""
 
 
 def run_git(root: str | Path, *words: str, stdin: bytes = b"", timeout: float = TIMEOUT) -> bytes:

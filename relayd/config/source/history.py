@@ -161,8 +161,8 @@ def decode(raw: bytes) -> tuple[Meta, dict[str, bytes]]:
         fields = index["meta"]
         dirty = fields.get("dirty")
         known = {field.name for field in attrs.fields(Meta)}
-        told = {name: value for name, value in fields.items() if name in known}
-        meta = Meta(**{**told, "dirty": None if dirty is None else tuple(dirty)})
+        known_fields = {name: value for name, value in fields.items() if name in known}
+        meta = Meta(**{**known_fields, "dirty": None if dirty is None else tuple(dirty)})
         return meta, _files(index["files"], rest)
     except (KeyError, TypeError) as error:
         raise ValueError(f"its index is not understood: {error}") from None

@@ -1,8 +1,8 @@
 """Provenance: where the bytes of a tree come from, as far as that can be proved.
 
-Rule: never fails and never holds a reload up: what cannot be told is "unknown". In this order: a git work tree (with a
-proof, where git can be run), a manifest, the name of a directory that git-sync made, a REVISION file, the name of a
-ConfigMap's data directory.
+Rule: never fails and never holds a reload up: what cannot be determined is "unknown". In this order: a git work tree
+(with a proof, where git can be run), a manifest, the name of a directory that git-sync made, a REVISION file, the name
+of a ConfigMap's data directory.
 
 Theory: "clean at commit C" is said only when every file has exactly the bytes of C's blob and none is missing: by
 hashing, not by git's own idea of the work tree.
@@ -26,7 +26,7 @@ from relayd.config.source.git_state import GitState
 Source = Literal["git", "manifest", "link", "revision", "configmap", "unknown"]
 
 UNKNOWN_COMMIT = "unknown"
-MAX_DIRTY = 100  # paths that are told
+MAX_DIRTY = 100  # paths that are reported
 _OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._/+-]{0,99}")
 

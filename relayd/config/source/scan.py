@@ -135,7 +135,7 @@ class _Scanner:
             self.add_problem("E-UNREADABLE", folder, f"the directory cannot be read: {reason(error)}")
             return
         if not stat.S_ISDIR(state.st_mode):
-            return  # a plain file with such a name at the top is none of ours
+            return  # a plain file with such a name at the top is not part of the tree
         own = state.st_dev, state.st_ino
         if own in above or depth > MAX_DEPTH:
             self.add_problem("E-UNREADABLE", folder, "the directories form a loop, or are nested too deeply")
