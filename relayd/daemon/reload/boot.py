@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from relayd.config.compile import Compiled, Memo, compile_tree
+from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
 from relayd.config.diff import model_digest
 from relayd.config.guard import with_deny
 from relayd.config.problems.problem import Problem
 from relayd.config.snapshot import Deny, Snapshot
-from relayd.config.source.tree import Tree, Unstable, deny_of
+from relayd.config.source.tree import Tree, Unstable
 from relayd.daemon.paths import text_setting
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.requests import ConfigOrigin, origin_of

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from relayd.config.compile import Compiled, Memo, compile_tree
+from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
 from relayd.config.diff import Changes, diff, model_digest
 from relayd.config.guard import held
 from relayd.config.snapshot import Deny, Snapshot
-from relayd.config.source.tree import Tree, Unstable, deny_of
+from relayd.config.source.tree import Tree, Unstable
 from relayd.core.transition import acts_now
 
 

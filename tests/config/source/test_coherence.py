@@ -500,9 +500,9 @@ def test_a_manifest_that_does_not_match_says_where(root: Path) -> None:
     assert reason_of(read(root, patience=0)) == "keys.d/more.toml is not listed in manifest.toml"
     (root / "keys.d" / "more.toml").unlink()
     (root / "accounts.d" / "a.toml").write_text("x")
-    assert reason_of(read(root, patience=0)) == "accounts.d/a.toml is not as manifest.toml says"
+    assert reason_of(read(root, patience=0)) == "accounts.d/a.toml differs from what manifest.toml says"
     (root / "accounts.d" / "a.toml").unlink()
-    assert reason_of(read(root, patience=0)) == "accounts.d/a.toml is missing, which manifest.toml lists"
+    assert reason_of(read(root, patience=0)) == "accounts.d/a.toml is missing, but manifest.toml lists it"
     (root / "manifest.toml").write_text("[fil")
     assert reason_of(read(root, patience=0)) == "manifest.toml is not whole"
     (root / "manifest.toml").write_text("files = 3")
