@@ -51,8 +51,7 @@ def run(node: NodeSettings) -> int:
 
 
 def make_daemon(node: NodeSettings) -> Daemon | int:
-    """A daemon that is ready to serve; else the exit code, when it was told why. Whatever the start read is let go of:
-    the first config is freed when the second one runs."""
+    """A daemon that is ready to serve, else the exit code; why has been said. What the start has read is let go of."""
     reader = tree_reader(node)
     start = find_start(reader, state_url=node.state_url, own=node.own, strict=node.strict_boot)
     tell(start)
@@ -101,10 +100,8 @@ def serve(daemon: Daemon, early: EarlySignals) -> int:
 
 
 def first_of(error: BaseException) -> BaseException:
-    """An exception that is not a group: the first in a group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    """The first exception in a group of groups."""
+    return first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 @attrs.frozen(eq=False)

@@ -91,7 +91,7 @@ class AdminApp:
             case path:
                 raise Refusal(status=404, message=f"unknown path {scrub(ascii(path[:200])[1:-1])}", code="unknown_path")
 
-    # Who asks
+    # Authorisation
 
     def _visitor(self, exchange: Exchange, need: Role) -> AdminToken:
         """Raises: Refusal 401, 403; 429 to an address that keeps sending wrong tokens."""
@@ -122,7 +122,7 @@ class AdminApp:
         trusted = self.sources.live.snapshot.relay.server.trusted_proxies
         return client_address(exchange.peer, exchange.head.headers, trusted)
 
-    # What is asked
+    # Requests
 
     async def _reload(self, exchange: Exchange, token: AdminToken) -> Reply:
         operation = _reload_operation(await exchange.body(MAX_BODY))
@@ -152,7 +152,7 @@ class AdminApp:
             raise StoreUnavailable(str(answer))
         return answer.rows
 
-    # How it is said
+    # Answers
 
     def refuse(self, refusal: Refusal, path: str) -> Reply:
         """A "no" as JSON, for the server and for us."""
@@ -180,7 +180,7 @@ def _allow(exchange: Exchange, method: str) -> None:
 
 
 def _reload_operation(body: bytes) -> Reload:
-    """What to reload: nothing said means the tree as it is. Raises: Refusal 400."""
+    """What to reload; without a body the tree as it is. Raises: Refusal 400."""
     if not body.strip():
         return Reload()
     try:

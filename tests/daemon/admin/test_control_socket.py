@@ -15,7 +15,7 @@ from reload_world import World, living, make_tree
 
 from relayd.daemon.admin.control_socket import MAX_REQUEST, allowed, peer_user
 from relayd.daemon.node import open_control
-from relayd.daemon.paths import control_socket, control_sockets, generation_store, text_setting
+from relayd.daemon.paths import control_socket, control_sockets, generation_store, state_password, text_setting
 
 
 async def ask(world: World, *lines: bytes) -> list[dict[str, Any]]:
@@ -157,3 +157,14 @@ def test_a_command_looks_beside_the_state_that_relay_toml_names_then_in_the_usua
 def test_a_setting_that_cannot_be_read_is_empty(text: bytes) -> None:
     assert text_setting(text, "realm") == ""
     assert text_setting(text, "realm", "deeper") == ""
+
+
+def test_the_environment_has_the_password_of_the_state_or_else_the_first_line_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text(" first \nsecond\n")
+
+    assert state_password("", {}) == ""
+    assert state_password(str(path), {}) == "first"
+    assert state_password(str(path), {"RELAYD_STATE_PASSWORD": ""}) == ""
+    with pytest.raises(ValueError, match=r"relay\.toml: state\.password_file: /nowhere/x: no such file or directory"):
+        state_password("/nowhere/x", {})
