@@ -37,7 +37,7 @@ DOORS = {
 
 # Time and chance are arguments; only the composition root, the processes' edges and the commands may ask for them.
 CLOCKS = {("time", "time"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today"), ("random", "random")}
-CLOCK_DOORS = ("daemon/run", "cli/")
+CLOCK_DOORS = ("daemon/build", "cli/")
 NO_SUCH_MODULE = {"utils", "util", "helpers", "helper", "services", "service", "models", "errors", "common", "misc"}
 
 

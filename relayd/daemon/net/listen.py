@@ -9,6 +9,9 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Mapping, Sequence
+
+Sockets = dict[str, list[socket.socket]]  # by the address that they listen on
 
 # Linux cuts it to net.core.somaxconn (4096 since 5.4); a burst of reconnecting clients should fit.
 BACKLOG = 2048
@@ -23,10 +26,36 @@ def open_listener(address: str) -> list[socket.socket]:
     """
     try:
         if address.startswith("unix:"):
-            return [_open_unix(address.removeprefix("unix:"))]
+            return [open_unix(address.removeprefix("unix:"), mode=0o660)]
         return _open_tcp(*_split(address))
     except OSError as error:
         raise OSError(error.errno, f"{address}: cannot listen: {error.strerror or error}") from error
+
+
+def open_listeners(addresses: Sequence[str]) -> Sockets:
+    """Listening sockets for all addresses, or none. Raises: OSError, ValueError."""
+    opened: Sockets = {}
+    try:
+        for address in addresses:
+            opened[address] = open_listener(address)
+    except BaseException:
+        _close_all(sockets_of(opened))
+        raise
+    return opened
+
+
+def sockets_of(listening: Mapping[str, Sequence[socket.socket]]) -> list[socket.socket]:
+    """All sockets of all addresses."""
+    return [sock for sockets in listening.values() for sock in sockets]
+
+
+def address_text(sock: socket.socket) -> str:
+    """Where a socket listens, as a URL or a unix path."""
+    name = sock.getsockname()
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -82,15 +111,18 @@ def _close_all(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
-def _open_unix(path: str) -> socket.socket:
-    """A socket file that owner and group may use. It gets its mode before anybody can connect."""
+def open_unix(path: str, *, mode: int, backlog: int = BACKLOG) -> socket.socket:
+    """A listening socket file. It gets its mode before anybody can connect; a dead process's file is replaced.
+
+    Raises: OSError: EEXIST for a file of another kind, EADDRINUSE where a process listens.
+    """
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.bind(path)
-        os.chmod(path, 0o660)
-        sock.listen(BACKLOG)
+        os.chmod(path, mode)
+        sock.listen(backlog)
     except BaseException:
         sock.close()
         raise
@@ -100,7 +132,7 @@ def _open_unix(path: str) -> socket.socket:
 def _remove_stale(path: str) -> None:
     """Remove the socket file of a dead process; leave everything else alone."""
     try:
-        mode = os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
