@@ -73,7 +73,7 @@ class RedisServer:
 
     def client(self, **options: object) -> redis.Redis:
         """A plain client, to look at the server from outside."""
-        return redis.Redis(port=self.port, socket_timeout=5, **options)  # type: ignore[arg-type]
+        return redis.Redis(port=self.port, socket_timeout=30, **options)  # type: ignore[arg-type]
 
     def start(self) -> RedisServer:
         words = [find_server()]
@@ -119,7 +119,7 @@ def running(*options: str, port: int = 0) -> Iterator[RedisServer]:
         server.remove()
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
     """Poll; RuntimeError after `timeout` s."""
     deadline = time.monotonic() + timeout
     while not condition():

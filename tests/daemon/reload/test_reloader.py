@@ -36,7 +36,7 @@ class Gate:
         def read(thorough: bool) -> Tree | Unstable:
             tree = before(thorough)
             self.read.release()
-            assert self.go_on.acquire(timeout=10)
+            assert self.go_on.acquire(timeout=60)
             return tree
 
         study.read = read
