@@ -283,9 +283,11 @@ def test_the_log_shrinks_also_while_somebody_writes_without_a_pause(tmp_path: Pa
 
 
 def test_the_checkpointer_ends_when_told(tmp_path: Path) -> None:
-    before = threading.active_count()
-    Checkpointer(str(tmp_path / "none.db")).stop()
-    assert threading.active_count() == before
+    before = set(threading.enumerate())
+    checkpointer = Checkpointer(str(tmp_path / "none.db"))
+    (thread,) = set(threading.enumerate()) - before
+    checkpointer.stop()
+    assert not thread.is_alive()
 
 
 def test_an_admission_after_the_tombstone_is_a_new_call() -> None:

@@ -284,9 +284,10 @@ async def test_what_was_consumed_outlives_reloads_a_moved_file_and_a_new_hash(tm
 
 
 def standing() -> tuple[int, int, int]:
-    """Descriptors, threads and tasks of this process."""
+    """Descriptors, threads and tasks of this process, without the idle threads that trio keeps for a while."""
     tasks = trio.lowlevel.current_statistics().tasks_living
-    return len(os.listdir("/proc/self/fd")), threading.active_count(), tasks
+    threads = [thread for thread in threading.enumerate() if not thread.name.lower().startswith("trio")]
+    return len(os.listdir("/proc/self/fd")), len(threads), tasks
 
 
 async def at_rest(world: World) -> tuple[int, ...]:
@@ -323,7 +324,7 @@ async def test_two_hundred_reloads_to_and_fro_leave_nothing_behind(tmp_path: Pat
         assert world.generation == 201
         after = await at_rest(world)
         assert after[0] <= files + 1, "SQLite keeps the descriptor of the first checkpoint for the next one"
-        assert after[1] == threads
+        assert after[1] <= threads
         assert after[2] <= tasks + 4, "two pumps of the state store wait with none or two tasks each"
         assert world.daemon.live.alive() <= 2
         assert world.metric("generations_live") <= 2
@@ -346,10 +347,10 @@ async def test_calls_during_reloads_all_succeed(tmp_path: Path) -> None:
             for number in range(1, 9):
                 tree.account(more=f"priority = {number}")
                 await world.until_generation(number + 1)
+                await world.until(lambda number=number: len(statuses) > 7 * number)
             stop.set()
 
         assert set(statuses) == {200}
-        assert len(statuses) > 50
 
 
 @pytest.mark.parametrize("how", ["denied", "disabled"])

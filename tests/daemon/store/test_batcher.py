@@ -329,6 +329,7 @@ async def test_without_a_thread_answers_are_there_at_once_under_a_simulated_cloc
     pump.submit_nowait(Settle(call="c1", record=record()))
     assert isinstance(await pump.ask(admit("c3", one_slot())), Granted)
     assert trio.current_time() == 0
+    pump.store.close()
 
 
 # -- outages -------------------------------------------------------------------------------------------------------
