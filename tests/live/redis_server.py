@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import redis
+from ports import free_ports
 
 
 def find_server() -> str:
@@ -35,26 +36,6 @@ def _in_wheel() -> str | None:
         return None
     binary = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
     return str(binary) if binary.exists() else None
-
-
-def free_ports(count: int, *, also: int = 0) -> list[int]:
-    """Loopback ports that are free now; with `also`, those so much higher too (a cluster's bus is at port + 10000)."""
-    ports: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(ports) < count:
-            sock = held.enter_context(socket.socket())
-            sock.bind(("127.0.0.1", 0))
-            port = sock.getsockname()[1]
-            if also:
-                if port + also > 65535:
-                    continue
-                second = held.enter_context(socket.socket())
-                try:
-                    second.bind(("127.0.0.1", port + also))
-                except OSError:
-                    continue
-            ports.append(port)
-    return ports
 
 
 class RedisServer:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from redis_server import RedisServer, free_ports, running, wait_until
+from ports import free_ports
+from redis_server import RedisServer, running, wait_until
 
 from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
 from relayd.core.quota.usage_record import UsageRecord

@@ -33,6 +33,7 @@ from fakes import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ports import free_port
 from scripted import Conversation, Script, serving, silent
 from trio.testing import MockClock
 
@@ -397,11 +398,6 @@ async def test_what_another_account_may_not_suffer_is_tried_there(fault: str) ->
     assert (receipt.account, receipt.outcome) == ("b", "ok")
     assert good.asked[0].body == ASK_STREAM
     assert good.asked[0].all("x-api-key") == ["sk-ant-test-b"]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 async def test_an_unreachable_account_is_passed_over() -> None:

@@ -44,13 +44,6 @@ def key_of(number: int) -> str:
     return KEY if number == 0 else mint(random.Random(number).randbytes)
 
 
-def free_port() -> int:
-    """A port that nobody has at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @attrs.define
 class Tree:
     """A config tree that tests write to as an editor does: a new file, renamed over the old one."""

@@ -19,7 +19,8 @@ import httpx2
 import pytest
 import trio
 from fakes import ASK, Cut
-from reload_world import FAST, KEY, RELAYD, Tree, World, free_port, living, make_tree
+from ports import free_port
+from reload_world import FAST, KEY, RELAYD, Tree, World, living, make_tree
 
 from relayd.config.source.provenance import write_manifest
 from relayd.config.source.tree import read_files

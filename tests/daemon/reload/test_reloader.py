@@ -11,7 +11,8 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from reload_world import FAST, World, free_port, key_of, living, make_tree
+from ports import free_port
+from reload_world import FAST, World, key_of, living, make_tree
 
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Tree, Unstable
