@@ -343,10 +343,10 @@ def test_the_redirect_is_taken_on_loopback_and_strangers_are_turned_away() -> No
     base = loopback.redirect_uri.removesuffix("/callback")
     for path, status in (("/favicon.ico", 404), ("/callback?code=evil&state=guess", 400)):
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(base + path, timeout=10)
+            urllib.request.urlopen(base + path, timeout=60)
         assert caught.value.code == status
         caught.value.close()
-    with urllib.request.urlopen(f"{loopback.redirect_uri}?code=abc&state={ask.state.reveal()}", timeout=10) as answer:
+    with urllib.request.urlopen(f"{loopback.redirect_uri}?code=abc&state={ask.state.reveal()}", timeout=60) as answer:
         assert b"Signed in" in answer.read()
     thread.join()
     loopback.close()
@@ -369,7 +369,7 @@ def test_a_person_who_declines_or_never_comes_ends_the_wait() -> None:
     thread = threading.Thread(target=wait)
     thread.start()
     with pytest.raises(urllib.error.HTTPError) as answer:
-        urllib.request.urlopen(f"{loopback.redirect_uri}?error=access_denied", timeout=10)
+        urllib.request.urlopen(f"{loopback.redirect_uri}?error=access_denied", timeout=60)
     answer.value.close()
     thread.join()
     loopback.close()

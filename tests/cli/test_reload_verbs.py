@@ -33,7 +33,7 @@ async def run(world: World, *words: str) -> tuple[int, str, str]:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             return main([*words, "--config", str(world.tree.root), "--control", str(world.control_path)])
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         code = await trio.to_thread.run_sync(act)
     return code, out.getvalue(), err.getvalue()
 

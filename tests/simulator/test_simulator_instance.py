@@ -107,4 +107,4 @@ def test_usual_patterns_are_met(pattern: str) -> None:
 def test_a_pattern_that_cannot_be_met_or_read_costs_little(pattern: str) -> None:
     started = time.process_time()
     assert isinstance(instance({"type": "string", "pattern": pattern}), str)
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 10.0  # on an idle machine it is a hundredth

@@ -385,7 +385,7 @@ def while_flipping(flip: Callable[[int], None], look: Callable[[], Tree | Unstab
     thread.start()
     good, end = 0, time.monotonic() + seconds
     try:
-        while time.monotonic() < end or (good == 0 and time.monotonic() < end + 5):
+        while time.monotonic() < end or (good == 0 and time.monotonic() < end + 60):
             found = look()
             if isinstance(found, Tree):
                 good += 1

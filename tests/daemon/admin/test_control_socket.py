@@ -22,7 +22,7 @@ async def ask(world: World, *lines: bytes) -> list[dict[str, Any]]:
     """The answers to some lines on one connection, until the daemon ends it or all are answered."""
     stream = await trio.open_unix_socket(str(world.control_path))
     buffer = b""
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with stream:
             try:
                 await stream.send_all(b"".join(line + b"\n" for line in lines))

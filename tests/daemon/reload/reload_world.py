@@ -40,7 +40,7 @@ from relayd.daemon.run import Serving
 from relayd.daemon.signals import EarlySignals
 
 KEY = mint(lambda size: b"\x01" * size)
-PATIENCE = 10.0  # s for anything that is waited for
+PATIENCE = 30.0  # s for anything that is waited for, on a machine that is busy with other things
 FAST = Intervals(poll=0.05, hash_every=30.0, interval=0.02, proof=0.1, patience=2.0, quiet=0.06)
 RELAYD = [sys.executable, "-m", "relayd"]
 
@@ -48,13 +48,6 @@ RELAYD = [sys.executable, "-m", "relayd"]
 def key_of(number: int) -> str:
     """The API key of keys.d/kN.toml. Key 0 is KEY."""
     return KEY if number == 0 else mint(random.Random(number).randbytes)
-
-
-def free_port() -> int:
-    """A port that nobody has at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @attrs.define

@@ -52,7 +52,7 @@ async def test_a_heartbeat_follows_each_reload_at_once_and_tells_its_result(tmp_
         assert (before.tree, before.result, before.past) == (world.status()["running"]["digest"], "applied", ())
 
         async def told(result: str) -> Heartbeat:
-            for _ in range(1000):
+            for _ in range(3000):
                 said = (await heard(world))["test"]
                 if said.result == result:
                     return said

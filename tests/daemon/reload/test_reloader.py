@@ -11,7 +11,8 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from reload_world import FAST, World, free_port, key_of, living, make_tree, plant_reading
+from ports import free_port
+from reload_world import FAST, World, key_of, living, make_tree, plant_reading
 
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Tree, Unstable
@@ -35,7 +36,7 @@ class Gate:
         def read(thorough: bool) -> Tree | Unstable:
             tree = before(thorough)
             self.read.release()
-            assert self.go_on.acquire(timeout=10)
+            assert self.go_on.acquire(timeout=60)
             return tree
 
         plant_reading(daemon, read)

@@ -63,7 +63,7 @@ async def test_events_alone_carry_every_change(tmp_path: Path) -> None:
 @BOTH
 async def test_a_slow_writer_is_one_reload_and_no_half_of_its_file_is_ever_run(tmp_path: Path, deaf: bool) -> None:
     tree = make_tree(tmp_path / "tree")
-    pace = attrs.evolve(FAST, quiet=0.25)
+    pace = attrs.evolve(FAST, quiet=0.6)
     async with living(tree, deaf=deaf, pace=pace) as world:
         for round_ in (1, 2):
             with truncated(tree.root / "accounts.d/a.toml") as file:
