@@ -19,7 +19,7 @@ import attrs
 
 from relayd.config.snapshot import Server, Snapshot
 from relayd.core.balancing.pool import Pool
-from relayd.core.live import Live
+from relayd.core.live import InFlight, Live
 from relayd.core.quota.prices import shipped
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.credentials import Credentials
@@ -99,6 +99,7 @@ class Foundation:
     output: Output
     access: AccessLog
     live: Live
+    in_flight: InFlight
     pool: Pool
     upstreams: Upstreams
     credentials: Credentials
@@ -177,13 +178,15 @@ def lay_foundation(
         log.warning("account.no_credential", extra={"account": account, "why": why})
     pool = Pool()
     pool.adopt(snapshot, started)
+    live = Live(snapshot)
     return Foundation(
         node=node,
         reader=reader,
         sockets=sockets,
         output=output,
         access=access,
-        live=Live(snapshot),
+        live=live,
+        in_flight=live.running,
         pool=pool,
         upstreams=Upstreams(shared_context, time.time),
         credentials=credentials,
@@ -350,7 +353,7 @@ def make_reloader(
     )
     adoption = Adoption(
         pool=base.pool,
-        in_flight=base.live.running,
+        in_flight=base.in_flight,
         upstreams=base.upstreams,
         output=base.output,
         access=base.access,
@@ -388,7 +391,7 @@ def make_sources(
         record=record,
         watcher=watcher,
         pool=base.pool,
-        in_flight=base.live.running,
+        in_flight=base.in_flight,
         server=server,
         credentials=base.credentials,
         cluster=cluster,
