@@ -1,6 +1,6 @@
 """Rehearse: a scenario played through the same decisions as a call, without a key, a store or an upstream.
 
-Rule: no rule of its own. Authentication, client rules, routes, quotas and the roster of accounts are asked in the order
+Rule: no rule of its own. Authentication, client rules, routes, quotas and the candidates are asked in the order
 in which the daemon asks them; what they say is what a client would be told.
 
 Theory: the tree holds hashes, and no key fits them. So the key under test gets a stand-in: the hash of a key that is
@@ -23,7 +23,7 @@ from relayd.core.access.clients import permit
 from relayd.core.access.permissions import Plan, resolve
 from relayd.core.balancing.account_state import AccountState
 from relayd.core.balancing.breaker import Gate
-from relayd.core.balancing.candidates import Candidate, Candidates, build_roster
+from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
 from relayd.core.balancing.explain import Block, refusal_of, unavailable
 from relayd.core.quota.limits import FOREVER, Calendar, Slots, Term, denial, window_length
 from relayd.core.quota.model_names import ModelNames
@@ -138,7 +138,8 @@ def _present(scenario: Scenario, snapshot: Snapshot, key: ApiKey, entry: KeyHash
 
 def _call(scenario: Scenario) -> Call:
     return Call(
-        endpoint=scenario.endpoint,
+        endpoint="messages" if scenario.endpoint == "openai" else scenario.endpoint,
+        language="openai" if scenario.endpoint == "openai" else "anthropic",
         model=scenario.model,
         max_tokens=scenario.max_tokens or None,
         body=bytes(scenario.prompt),
@@ -206,20 +207,22 @@ def _used_windows(used: Used, name: str, limits: Limits) -> Iterator[tuple[str, 
 
 def _choose(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> DryRunOutcome:
     """Who may serve, with every account well but those that are down."""
-    roster = build_roster(snapshot, plan.groups, plan.model, _well)
-    resting = [name for name in scenario.down if name in roster.by_id]
-    able = tuple(sorted(name for name in roster.by_id if name not in resting))
-    holds = [Block(name, "overload", now + _REST, "is resting") for name in resting] + [*roster.never]
-    why_not = tuple((hold.account, hold.text(now)) for hold in holds)
+    candidates = build_candidates(snapshot, plan.groups, plan.model, _well)
+    resting = [name for name in scenario.down if name in candidates.by_id]
+    able = tuple(sorted(name for name in candidates.by_id if name not in resting))
+    blocks = [Block(name, "overload", now + _REST, "is resting") for name in resting] + [*candidates.never]
+    why_not = tuple((block.account, block.text(now)) for block in blocks)
     if not able:
-        return DryRunOutcome(refusal=refusal_of(unavailable(holds, plan.model), now=now), why_not=why_not)
+        return DryRunOutcome(refusal=refusal_of(unavailable(blocks, plan.model), now=now), why_not=why_not)
     sent = {snapshot.accounts[name].model_map.get(plan.model, plan.model) for name in able}
-    return DryRunOutcome(accounts=able, first=_first(roster, able), sent_models=tuple(sorted(sent)), why_not=why_not)
+    return DryRunOutcome(
+        accounts=able, first=_first(candidates, able), sent_models=tuple(sorted(sent)), why_not=why_not
+    )
 
 
-def _first(roster: Candidates, able: tuple[str, ...]) -> tuple[str, ...]:
+def _first(candidates: Candidates, able: tuple[str, ...]) -> tuple[str, ...]:
     """The first tier of the first group in which anybody is able."""
-    for tiers in roster.groups:
+    for tiers in candidates.groups:
         for tier in tiers:
             if found := tuple(sorted(one.id for one in tier.candidates if one.id in able)):
                 return found
@@ -231,7 +234,7 @@ def _well(account: Account) -> Candidate:
     gate = Gate()
     return Candidate(
         id=account.id,
-        standing=AccountState(id=account.id, identity="", origin=gate),
+        state=AccountState(id=account.id, identity="", origin=gate),
         origin=gate,
         priority=account.priority,
         weight=account.weight,

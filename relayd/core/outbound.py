@@ -1,4 +1,4 @@
-"""Outbound: one attempt, ready to be sent: the client's request with the account's identity in place of its key.
+"""Outbound requests: the client's request with the account's identity in place of its key, ready to be sent.
 
 Rule: relayd never alters what a client says about itself. It takes away what is between the client and relayd (the key,
 hop-by-hop and forwarding headers), puts the account's credential in, and asks for identity encoding so that usage can

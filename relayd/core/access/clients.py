@@ -1,4 +1,4 @@
-"""Clients: which program is calling, and may it use this key?
+"""Client rules: which program is calling, and may it use this key?
 
 A User-Agent proves nothing: these rules keep honest programs apart, they are no security. Rules are patterns, so that
 the next release of a client does not break them.

@@ -1,4 +1,4 @@
-"""Catalogue: which models a key may ask for, for the model lists of both dialects.
+"""Model list: which models a key may ask for, for the model lists of both dialects.
 
 The upstream is the judge of what exists; this list is a service to people who pick a model from a menu. It holds the
 models that have a price, the operator's aliases and the models named in full in the config.

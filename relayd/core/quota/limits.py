@@ -1,4 +1,4 @@
-"""Limits: which counters a call touches, what they allow, and what to say when they do not.
+"""Rate limits and quotas: which counters a call touches, what they allow, and what to say when they do not.
 
 Rule: no clock, no store. A call's limits become a list of terms; the store checks all of them and then charges all of
 them, or none; its answer is put into words here.

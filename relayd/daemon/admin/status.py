@@ -17,6 +17,7 @@ from relayd import __version__
 from relayd.config.problems.report import as_dict
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.config.source.history import Skipped, Summary
+from relayd.core.access.auth import best_state
 from relayd.core.balancing.pool import Pool
 from relayd.core.cluster import Drift, Node, doubled
 from relayd.core.cluster import drift as drift_of
@@ -401,12 +402,8 @@ def _key_counts(snapshot: Snapshot, now: float) -> dict[str, int]:
 
 
 def _key_state(key: ApiKey, snapshot: Snapshot, now: float) -> str:
-    deny = snapshot.deny
-    if not key.enabled:
-        return "disabled"
-    if key.id in deny.keys or (deny.sha256 and all(entry.sha256 in deny.sha256 for entry in key.hashes)):
-        return "denied"
-    return "expired" if key.expires is not None and now >= key.expires.timestamp() else "active"
+    state = best_state(key, snapshot, now)
+    return "expired" if state == "rotated" else state
 
 
 def _objects(snapshot: Snapshot, now: float) -> Mapping[tuple[str, str], int]:

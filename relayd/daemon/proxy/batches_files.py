@@ -29,17 +29,17 @@ from relayd.core.access.ownership import (
     available,
     bound,
     check_batch,
-    deed_name,
-    deed_of,
+    decode_ownership,
+    encode_ownership,
+    holder_topics,
     home,
     may_reach,
     not_found,
+    ownership_of,
     page_of,
-    read_deed,
+    pin_name,
     read_window,
-    shelves,
     unfit,
-    write_deed,
 )
 from relayd.core.access.permissions import Plan, allow_endpoint, resolve
 from relayd.core.balancing.failover import NoCredential, Unreachable
@@ -83,7 +83,7 @@ from relayd.wire.refusal import Refusal
 LISTED = 500  # objects asked of an account at once: about 350 KB of batches, well below stream.GATHER_LIMIT
 PAGES = 20
 MOST_NAMED = 1000  # files in a body
-TOGETHER = 100  # deeds looked up at once: they travel in one batch of the pump
+TOGETHER = 100  # records looked up at once: they travel in one batch of the pump
 IN_THREAD = 256 << 10  # bytes; a larger body is read in a thread, so that it holds nobody up
 
 log = logging.getLogger("relayd")
@@ -101,7 +101,7 @@ class BatchesAndFiles:
     """
 
     relay: CallServer
-    _unwritten: dict[str, str] = attrs.field(factory=dict, init=False)  # deeds that the store did not take
+    _unwritten: dict[str, str] = attrs.field(factory=dict, init=False)  # records that the store did not take
     _asked_of: Callable[[], Snapshot | None] = attrs.field(default=lambda: None, init=False)
     _keeps: bool = attrs.field(default=False, init=False)
 
@@ -156,7 +156,7 @@ class BatchesAndFiles:
         async def write_down(account: str, answer: Response) -> Response:
             if 200 <= answer.inbound.status < 300:
                 with trio.CancelScope(shield=True):  # the object exists: whoever left, its owner must find it
-                    await self._write_down(object_id(answer.opening.data), deed_of(asked.kind, account, key))
+                    await self._write_down(object_id(answer.opening.data), ownership_of(asked.kind, account, key))
             return _addressed(answer, url) if asked.kind == "batches" else answer
 
         trial = self._trial(exchange, draft, resolve(call, key, snapshot), snapshot, write_down)
@@ -165,41 +165,41 @@ class BatchesAndFiles:
             trial.barred = {**trial.barred, **await self.bind(body, key, snapshot)}
         await self.relay.carry(trial, snapshot)
 
-    async def _write_down(self, name: str, deed: OwnershipRecord) -> None:
+    async def _write_down(self, name: str, record: OwnershipRecord) -> None:
         if not name:
-            log.warning("objects.no_id", extra={"account": deed.account, "key": deed.key, "kind": deed.kind})
+            log.warning("objects.no_id", extra={"account": record.account, "key": record.key, "kind": record.kind})
             return
-        text = write_deed(deed)
+        text = encode_ownership(record)
         try:
-            known = await self._ask(Pin(name=deed_name(name), value=text, keep=True))
+            known = await self._ask(Pin(name=pin_name(name), value=text, keep=True))
             if isinstance(known, Pinned) and known.value != text:
-                await self._replace(name, deed, known.value)
-            for topic in shelves(deed.kind, deed.key, deed.owner):
-                await self._ask(Publish(topic=topic, name=deed.account, body="1"))
+                await self._replace(name, record, known.value)
+            for topic in holder_topics(record.kind, record.key, record.owner):
+                await self._ask(Publish(topic=topic, name=record.account, body="1"))
         except StoreIsAway:
-            self._unwritten[deed_name(name)] = text
-            fields = {"id": name, "account": deed.account, "key": deed.key}
+            self._unwritten[pin_name(name)] = text
+            fields = {"id": name, "account": record.account, "key": record.key}
             log.error("objects.not_written_down", extra=fields)  # this process still knows it, and tries again
 
-    async def _replace(self, name: str, deed: OwnershipRecord, known: str | None) -> None:
+    async def _replace(self, name: str, record: OwnershipRecord, known: str | None) -> None:
         """An id that was known before. On the same account it means that the older object is gone; on another one, two
         objects have one id, and the older one keeps it."""
-        other = read_deed(known)
-        if other is not None and other.account != deed.account:
-            log.error("objects.id_taken", extra={"id": name, "account": deed.account, "other": other.account})
-            message = f"accounts {deed.account} and {other.account} both have an object {name}"
+        other = decode_ownership(known)
+        if other is not None and other.account != record.account:
+            log.error("objects.id_taken", extra={"id": name, "account": record.account, "other": other.account})
+            message = f"accounts {record.account} and {other.account} both have an object {name}"
             raise Refusal(status=502, message=message, should_retry=False, code="id_taken")
-        await self._ask(Pin(name=deed_name(name), value=write_deed(deed)))
+        await self._ask(Pin(name=pin_name(name), value=encode_ownership(record)))
 
     # --- one that exists
 
     async def _reach(
         self, exchange: Exchange, asked: ObjectRequest, draft: Draft, key: ApiKey, snapshot: Snapshot
     ) -> None:
-        deed = (await self._deeds([asked.id]))[0]
-        if deed is None or not may_reach(deed, asked.kind, key):
+        record = (await self._deeds([asked.id]))[0]
+        if record is None or not may_reach(record, asked.kind, key):
             raise not_found(asked)
-        account = home(asked, deed, snapshot)
+        account = home(asked, record, snapshot)
         call = _call(exchange, asked, body=await self._body(exchange, draft, snapshot))
         url = results_base(exchange.head, exchange.peer, snapshot)
 
@@ -214,10 +214,10 @@ class BatchesAndFiles:
         await self.relay.carry(trial, snapshot)
 
     def _forget(self, name: str) -> None:
-        """Sync. Should the store be away, the deed stays, and leads to an upstream that says 404."""
-        self._unwritten.pop(deed_name(name), None)
+        """Sync. Should the store be away, the record stays, and leads to an upstream that says 404."""
+        self._unwritten.pop(pin_name(name), None)
         if self.relay.books is not None:
-            self.relay.books.main.submit_nowait(Unpin(name=deed_name(name)))
+            self.relay.books.main.submit_nowait(Unpin(name=pin_name(name)))
 
     # --- all of an owner
 
@@ -252,7 +252,7 @@ class BatchesAndFiles:
     async def _holders(self, asked: ObjectRequest, key: ApiKey, snapshot: Snapshot) -> list[Account]:
         """The accounts that may hold objects of the key or its owner, and can be asked, by name."""
         names: set[str] = set()
-        for topic in shelves(asked.kind, key.id, key.owner):
+        for topic in holder_topics(asked.kind, key.id, key.owner):
             answer = await self._ask(Gather(topic=topic))
             if isinstance(answer, Gathered):
                 names.update(note.name for note in answer.notes)
@@ -275,9 +275,9 @@ class BatchesAndFiles:
             query = "&".join(part for part in (f"limit={LISTED}", place, window.rest) if part)
             call = attrs.evolve(_call(exchange, asked), query=query)
             rows, place = await self._page(account, resolve(call, key, snapshot), exchange, snapshot)
-            deeds = await self._deeds([name for name, _, _ in rows])
-            for (name, created, raw), deed in zip(rows, deeds, strict=True):
-                if deed is not None and deed.account == account.id and may_reach(deed, asked.kind, key):
+            records = await self._deeds([name for name, _, _ in rows])
+            for (name, created, raw), record in zip(rows, records, strict=True):
+                if record is not None and record.account == account.id and may_reach(record, asked.kind, key):
                     mine.append(Listed(name, created, raw))
             if not place:
                 return mine
@@ -308,16 +308,16 @@ class BatchesAndFiles:
     # --- the store
 
     async def _deeds(self, names: Sequence[str]) -> list[OwnershipRecord | None]:
-        """The deeds of some objects, None for those without one. Raises: StoreIsAway."""
+        """The records of some objects, None for those without one. Raises: StoreIsAway."""
         await self._write_again()
         found: dict[str, str | None] = {}
         for start in range(0, len(names), TOGETHER):
             async with trio.open_nursery() as nursery:
                 for name in names[start : start + TOGETHER]:
-                    nursery.start_soon(self._look_up, deed_name(name), found)
-        if any(deed_name(name) not in found for name in names):
+                    nursery.start_soon(self._look_up, pin_name(name), found)
+        if any(pin_name(name) not in found for name in names):
             raise StoreIsAway
-        return [read_deed(found[deed_name(name)]) for name in names]
+        return [decode_ownership(found[pin_name(name)]) for name in names]
 
     async def _look_up(self, name: str, found: dict[str, str | None]) -> None:
         """Raises nothing: it runs beside others, in a nursery that would wrap what it raised."""
@@ -333,10 +333,10 @@ class BatchesAndFiles:
 
     async def _write_again(self) -> None:
         for name, text in list(self._unwritten.items()):
-            deed = read_deed(text)
-            if deed is not None:
+            record = decode_ownership(text)
+            if record is not None:
                 del self._unwritten[name]
-                await self._write_down(name.removeprefix("object/"), deed)
+                await self._write_down(name.removeprefix("object/"), record)
 
     async def _ask(self, op: Op) -> Answer:
         """Raises: StoreIsAway."""

@@ -404,7 +404,7 @@ class CallServer:
     async def _attempt(self, trial: CallContext, account: Account, snapshot: Snapshot) -> Retry | None:
         """Try one account. None when the client has its answer, else why another try is worth while."""
         plan = trial.plan
-        model = plan.model if plan.call.endpoint in ("messages", "openai") else ""  # else its limits are others
+        model = plan.model if plan.call.endpoint == "messages" else ""  # else its limits are others
         lease = self.pool.begin(account.id, model, self.wall())
         began = trio.current_time()
         inbound: Inbound | Unreachable | NoCredential | None = None
@@ -412,9 +412,7 @@ class CallServer:
             inbound = await self.ask(plan, account, trial.client, snapshot)
             if not isinstance(inbound, Inbound):
                 return self._settle_attempt(trial, lease, inbound, None, began)
-            answer, outcome = await peek_response(
-                inbound, snapshot, message=plan.call.endpoint in ("messages", "openai")
-            )
+            answer, outcome = await peek_response(inbound, snapshot, message=plan.call.endpoint == "messages")
             trial.draft.account = account.id
             trial.draft.sent_model = account.model_map.get(plan.model, plan.model)
             verdict = self._settle_attempt(trial, lease, outcome, answer, began)
@@ -537,7 +535,7 @@ class CallServer:
                 draft.outcome, draft.reason = "cut", fault
 
     async def _whole(self, trial: CallContext, status: int, body: bytes, headers: HeaderPairs) -> None:
-        if status == 200 and trial.plan.call.endpoint in ("messages", "openai"):
+        if status == 200 and trial.plan.call.endpoint == "messages":
             trial.draft.usage = usage_of_message(body) or trial.draft.usage
         if trial.translator is not None:
             body = trial.translator.whole(status, body)
@@ -628,6 +626,6 @@ def _with_bars(found: Unavailable, barred: Mapping[str, str]) -> Unavailable:
     """What keeps the accounts from a call, where some are kept from it by what the pool does not know."""
     holds = [
         Block(hold.account, "never", math.inf, barred[hold.account]) if hold.account in barred else hold
-        for hold in found.holds
+        for hold in found.blocks
     ]
     return unavailable(holds, found.model)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import attrs
 
-from relayd.core.balancing.eligibility import hold_elsewhere
+from relayd.core.balancing.eligibility import full_elsewhere
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import Slots, Term
 from relayd.daemon.store.failsafe import FailsafeStore
@@ -43,7 +43,7 @@ class Leases:
         """
         answer = await self.counting.lease(Acquire(holder=holder, terms=terms))
         if isinstance(answer, Denied):
-            self.pool.hold(hold_elsewhere(account, terms[answer.term], answer.retry, self.wall()))
+            self.pool.block(full_elsewhere(account, terms[answer.term], answer.retry, self.wall()))
             return False
         slots = tuple(term for term in terms if isinstance(term, Slots))
         if slots:

@@ -167,9 +167,9 @@ async def test_a_recovery_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "relayd"):
         async with relaying(snapshot(accounts=(simulated,))) as house:
             house.pool.adopt(house.live.snapshot, house.relay.wall())
-            gate = house.pool._standings["a"].whole.gate
+            gate = house.pool._states["a"].whole.gate
             gate.rest(0.0, "rate", "test", house.relay.wall(), random.Random(1))
-            house.pool._standings["a"].measure(0.02, house.relay.wall())
+            house.pool._states["a"].measure(0.02, house.relay.wall())
             for _ in range(24):
                 await house.ask()
 
