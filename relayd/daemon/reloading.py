@@ -20,6 +20,7 @@ import trio
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import QUIET, FileCache, Tree, Unstable, read_coherent, signature
 from relayd.core.balancing.pool import Pool
+from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.admin.control_socket import ControlSocket, serve_control
@@ -147,6 +148,7 @@ def make_reload(
     start: Start,
     edition: TreeReader,
     live: Live,
+    in_flight: InFlight,
     server: HttpServer,
     credentials: Credentials,
     identities: Callable[[], Sequence[Identity]],
@@ -187,7 +189,7 @@ def make_reload(
 
     def after_swap(old: Snapshot, new: Snapshot) -> None:
         pool.adopt(new, wall())
-        live.running.revoked(old, new)
+        in_flight.revoked(old, new)
         adopted(new)
 
     def reopened(accounts: list[str]) -> None:
@@ -243,7 +245,7 @@ def make_reload(
         reloader=reloader,
         watching=watcher,
         pool=pool,
-        in_flight=live.running,
+        in_flight=in_flight,
         connections=lambda: server.statistics,
         node=node,
         started=started,

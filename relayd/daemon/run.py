@@ -30,6 +30,7 @@ from relayd import __version__
 from relayd.config.problems.report import as_text
 from relayd.config.snapshot import Snapshot
 from relayd.core.balancing.pool import Pool
+from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
 from relayd.core.quota.prices import shipped
 from relayd.core.receipt import Receipt
@@ -46,7 +47,7 @@ from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, Openings, open_sockets
 from relayd.daemon.paths import generation_store
 from relayd.daemon.proxy.app import PublicApp
-from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.build import build_proxy
 from relayd.daemon.proxy.health_checks import HealthChecks
 from relayd.daemon.reload.boot import NoStart, Start
 from relayd.daemon.reload.history import History
@@ -79,6 +80,7 @@ class Daemon:
     upstreams: Upstreams
     books: StateClient
     keeper: OAuthKeeper
+    health_checks: HealthChecks
     reloading: ReloadTasks
     bell: EarlySignals
 
@@ -88,7 +90,7 @@ class Daemon:
         async with trio.open_nursery() as lasting:  # outlives the calls, whose ends it has to book
             await lasting.start(self.books.run)
             lasting.start_soon(self.upstreams.keep_tidy)
-            lasting.start_soon(HealthChecks(self.front.relay).run)
+            lasting.start_soon(self.health_checks.run)
             lasting.start_soon(tell_watchdog, os.environ, notify)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)
@@ -252,6 +254,7 @@ def build(
     upstreams = Upstreams(shared_context, time.time)
     pool = Pool()
     pool.adopt(snapshot, time.time())
+    in_flight = InFlight()
     books = open_state(
         url=node.state_url or snapshot.relay.state.url,
         password=state_password(snapshot),
@@ -259,6 +262,7 @@ def build(
         base=node.tree,
         own=node.own,
         policy=lambda: live.snapshot.relay.state.on_outage,
+        in_flight=in_flight,
         pool=pool,
         wall=time.time,
         lease=snapshot.relay.state.lease,
@@ -280,20 +284,21 @@ def build(
         tally.record(receipt)
         access.record(receipt)
 
-    relay = CallServer(
+    front = build_proxy(
         live=live,
-        upstreams=upstreams,
+        in_flight=in_flight,
+        state=books,
         pool=pool,
-        books=books,
+        upstreams=upstreams,
         credential=keeper.of,
         keeper=keeper,
         record=told,
+        known_models=shipped,
         wall=time.time,
         new_id=new_id,
         rng=rng,
     )
-    books.open_calls, books.admission_of = relay.open_calls, relay.admission_of
-    front = PublicApp(relay=relay, known_models=shipped)
+    health_checks = HealthChecks(live=live, pool=pool, credential=keeper.of, wall=time.time, rng=rng)
     server = HttpServer(front, lambda: live.snapshot.relay.server)
     admin_front = AdminApp(books=books, wall=time.time, new_id=new_id)
     admin_server = HttpServer(admin_front, lambda: live.snapshot.relay.server)
@@ -307,6 +312,7 @@ def build(
         start=start,
         edition=edition,
         live=live,
+        in_flight=in_flight,
         server=server,
         credentials=credentials,
         identities=identities,
@@ -342,7 +348,21 @@ def build(
         pace=node.pace,
     )
     admin_front.sources = reloading.sources
-    return Daemon(node, live, output, access, server, admin_server, front, upstreams, books, keeper, reloading, bell)
+    return Daemon(
+        node,
+        live,
+        output,
+        access,
+        server,
+        admin_server,
+        front,
+        upstreams,
+        books,
+        keeper,
+        health_checks,
+        reloading,
+        bell,
+    )
 
 
 def state_password(snapshot: Snapshot) -> str:

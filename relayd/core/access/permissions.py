@@ -32,6 +32,11 @@ class Plan:
     groups: tuple[str, ...]
     attempts: int
 
+    @property
+    def limited_model(self) -> str:
+        """The model whose upstream limits the call counts for; "" for token counts, files and lists."""
+        return self.model if self.call.endpoint == "messages" else ""
+
 
 def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
     """Check what the key may ask for, and say how it is served.

@@ -21,8 +21,9 @@ from relayd.core.access.auth import best_state
 from relayd.core.balancing.pool import Pool
 from relayd.core.cluster import Drift, Node, doubled
 from relayd.core.cluster import drift as drift_of
+from relayd.core.in_flight import InFlight
 from relayd.core.inventory import Inventory, ending_within, take_inventory
-from relayd.core.live import InFlight, Live
+from relayd.core.live import Live
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.admin.process_metrics import account_families, process_families, traffic_families
 from relayd.daemon.admin.prometheus import (

@@ -119,7 +119,7 @@ async def test_an_object_is_read_where_it_was_made(tmp_path: Path) -> None:
             for name in files.values():
                 assert (await sdk.files.retrieve_metadata(name)).id == name
 
-        read = [one.account for one in world.house.books.receipts[-6:]]
+        read = [one.account for one in world.house.receipts.receipts[-6:]]
         assert read == ["a", "b"] * 3 if list(files) == ["a", "b"] else ["b", "a"] * 3
 
 
@@ -251,7 +251,7 @@ async def test_what_may_have_been_made_is_not_made_again(tmp_path: Path) -> None
     async with booked(snapshot(keys=(team(),), accounts=accounts), tmp_path) as world:
         with pytest.raises(anthropic.APIStatusError) as error:
             await world.sdk().messages.batches.create(requests=requests())
-        attempts = world.house.books.receipts[-1].attempts
+        attempts = world.house.receipts.receipts[-1].attempts
 
     assert error.value.status_code == 502
     assert [one.account for one in attempts] == ["a"]
@@ -273,7 +273,7 @@ async def test_a_credential_that_may_keep_no_files_still_serves_messages(tmp_pat
         told = await world.house.ask(b"--x--", "/v1/files", content_type="multipart/form-data; boundary=x")
 
         assert told.status == (502 if status == 401 else 403)
-        assert world.house.pool.resting("a", world.house.relay.wall()) is None
+        assert world.house.pool.resting("a", world.house.wall()) is None
 
 
 async def test_two_accounts_with_one_id_do_not_take_objects_from_each_other(tmp_path: Path) -> None:
@@ -519,13 +519,13 @@ async def test_a_call_goes_where_its_file_is(tmp_path: Path) -> None:
         files = await on_each_account(world, world.sdk())
         for name, file in [*files.items()] * 4:
             assert (await world.house.ask(about(file))).status == 200
-            assert world.house.books.receipts[-1].account == name
+            assert world.house.receipts.receipts[-1].account == name
         counted = await world.house.ask(about(files["b"]), "/v1/messages/count_tokens")
         batch = json.dumps({"requests": [{"custom_id": "1", "params": json.loads(about(files["b"]))}]}).encode()
         made = await world.house.ask(batch, "/v1/messages/batches")
 
         assert counted.status == made.status == 200
-        assert [one.account for one in world.house.books.receipts[-2:]] == ["b", "b"]
+        assert [one.account for one in world.house.receipts.receipts[-2:]] == ["b", "b"]
         told = await world.house.ask(about(*files.values()))
         assert told.error[:2] == (400, "invalid_request_error")
         assert "live on different accounts (a and b)" in told.error[2]
@@ -613,8 +613,8 @@ async def test_one_receipt_tells_of_each_request(tmp_path: Path) -> None:
         await world.sdk().files.retrieve_metadata(made.id)
         await world.house.get("/v1/files")
         await world.house.get("/v1/files/file_unknown")
-        await world.house.books.wait_for(4)
-        receipts = world.house.books.receipts
+        await world.house.receipts.wait_for(4)
+        receipts = world.house.receipts.receipts
 
     assert [(one.method, one.status, one.outcome) for one in receipts] == [
         ("POST", 200, "ok"),
