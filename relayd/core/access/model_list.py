@@ -29,7 +29,7 @@ def usable_models(key: ApiKey, snapshot: Snapshot, known: Iterable[str]) -> list
 
 
 def find_model(name: str, key: ApiKey, snapshot: Snapshot) -> ModelEntry | None:
-    """One model, whether it is in the list or not: an unknown id that the key may ask for is no error."""
+    """One model, whether it is in the list or not: an unknown id that the key may ask for is not an error."""
     return _entry(name) if _usable(name, key, snapshot) else None
 
 

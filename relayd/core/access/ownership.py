@@ -67,7 +67,7 @@ class ObjectRequest:
 
 
 def asked(method: str, path: str) -> ObjectRequest | tuple[str, ...] | None:
-    """What a canonical path asks for; the methods that it has, when this is none of them; None for other paths."""
+    """What a canonical path asks for; the methods that it has, when this is not one of them; None for other paths."""
     for kind, root in _ROOTS:
         if path != root and not path.startswith(root + "/"):
             continue
@@ -286,7 +286,7 @@ def page_of(listed: Iterable[Listed], window: PageRequest) -> tuple[list[Listed]
 
     Objects of one second stay in the order in which the accounts gave them.
 
-    Raises: Refusal 400 for a place in the list that is none.
+    Raises: Refusal 400 for a place that is not in the list.
     """
     ordered = sorted(listed, key=lambda one: one.created, reverse=True)
     if window.ids:

@@ -59,7 +59,7 @@ class Unreachable:
 
     Args:
         kind: "connect" name look-up, connect or TLS; "timeout" and "reset" while waiting for the head; "protocol" what
-            came is no HTTP; "proxy" the account's proxy refused.
+            came is not HTTP; "proxy" the account's proxy refused.
         reason: the transport's words, for the log.
         bytes_sent: whether the upstream may have read the request, and may therefore be working on it.
     """

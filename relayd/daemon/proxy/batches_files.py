@@ -8,6 +8,8 @@ Making an object counts as one request of its key; reading, listing, cancelling 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 import trio
 
@@ -21,7 +23,7 @@ from relayd.core.access.ownership import (
     read_window,
     unfit,
 )
-from relayd.core.access.permissions import allow_endpoint, resolve
+from relayd.core.access.permissions import Plan, allow_endpoint, resolve
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.call import CallServer
@@ -77,9 +79,10 @@ class BatchesAndFiles:
                     await self.ownership.write_down(object_id(answer.body.data), record)
             return _addressed(answer, one.results_url) if is_batch else answer
 
-        context = _context(one, call, write_down)
+        plan = resolve(call, one.key, one.snapshot)
         files = await self.ownership.bind(body, one.key, one.snapshot) if is_batch else NOTHING_BARRED
-        context.creates, context.barred = True, {**unfit(models, one.snapshot), **files}
+        barred = {**unfit(models, one.snapshot), **files}
+        context = _context(one, plan, write_down, creates=True, barred=barred)
         await self.calls.carry(context, one.snapshot)
 
     async def _reach(self, one: ObjectCall) -> None:
@@ -96,8 +99,8 @@ class BatchesAndFiles:
             shows = asked.kind == "batches" and asked.act in ("read", "cancel")
             return _addressed(answer, one.results_url) if shows else answer
 
-        context = _context(one, call, amend)
-        context.only, context.free = account.id, True
+        plan = resolve(call, one.key, one.snapshot)
+        context = _context(one, plan, amend, only=account.id, free=True)
         await self.calls.carry(context, one.snapshot)
 
     async def _list(self, one: ObjectCall) -> None:
@@ -110,16 +113,29 @@ class BatchesAndFiles:
         await self.calls.within(one.exchange, one.draft, one.deadline, answer)
 
 
-def _context(one: ObjectCall, call: Call, amend: Amend) -> CallContext:
+def _context(
+    one: ObjectCall,
+    plan: Plan,
+    amend: Amend,
+    *,
+    creates: bool = False,
+    barred: Mapping[str, str] = NOTHING_BARRED,
+    only: str = "",
+    free: bool = False,
+) -> CallContext:
     return CallContext(
         exchange=one.exchange,
         dialect=MESSAGES,
-        plan=resolve(call, one.key, one.snapshot),
+        plan=plan,
         draft=one.draft,
         client=one.client,
         translator=None,
         deadline=one.deadline,
         amend=amend,
+        creates=creates,
+        barred=barred,
+        only=only,
+        free=free,
     )
 
 

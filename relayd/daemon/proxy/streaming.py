@@ -95,7 +95,7 @@ async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody
                 if event.name not in ("ping", ""):
                     return BufferedBody(data=data, error=event.data if event.name == "error" else b""), _judged(event)
     except trio.TooSlowError:
-        pass  # long thought is no fault: go on, and keep the client awake
+        pass  # thinking for long is not a fault: go on, and keep the client awake
     except httpx2.TransportError as error:
         return BufferedBody(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
     return BufferedBody(data=data), FirstEvent(name="unknown")
@@ -183,7 +183,7 @@ class EventStream:
             self.exchange.push(b"")
         while not ended:
             if self.exchange.pending:
-                await self.exchange.flush()  # outside the scope: a slow client is no silent upstream
+                await self.exchange.flush()  # outside the scope: a slow client is not a silent upstream
                 self._heard = trio.current_time()
             if self.exchange.gone:
                 return None
@@ -263,7 +263,7 @@ class EventStream:
 
 
 async def pass_through(exchange: Exchange, source: BodySource, beginning: bytes, idle: float) -> str:
-    """A large body that is no event stream. Returns "" after its proper end, else what went wrong."""
+    """A large body that is not an event stream. Returns "" after its proper end, else what went wrong."""
     data = beginning
     try:
         while data:
