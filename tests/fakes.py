@@ -6,12 +6,13 @@ where bytes do. What stands between it and the client is always the real thing.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +27,7 @@ from relayd.config import snapshot as config
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.balancing.pool import Pool
+from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.upstreams import Upstreams
@@ -35,7 +37,8 @@ from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.net.server import HttpServer, open_listener
 from relayd.daemon.net.stream import PlainStream, tune
 from relayd.daemon.proxy.app import PublicApp
-from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.build import build_proxy
+from relayd.daemon.store.state_client import StateClient
 from relayd.simulator.api import respond
 from relayd.simulator.shelf import Shelf
 from relayd.wire.anthropic import error_body
@@ -431,16 +434,16 @@ class Receipts:
 
 @attrs.define(eq=False)
 class House:
-    """A relay with its server, clients and books. Its accounts and keys come from `live`."""
+    """A relay with its server, clients and receipts. Its accounts and keys come from `live`."""
 
     live: Live
     pool: Pool
     upstreams: Upstreams
-    relay: CallServer
-    front: PublicApp
+    app: PublicApp
     server: HttpServer
     sockets: list[socket.socket]
-    books: Receipts
+    receipts: Receipts
+    wall: Callable[[], float]
     clients: list[Client] = attrs.field(factory=list)
 
     async def connect(self, *, small: bool = False) -> Client:
@@ -462,57 +465,61 @@ class House:
 
     async def receipt(self, count: int = 1) -> Receipt:
         """The last receipt, once `count` calls have ended."""
-        await self.books.wait_for(count)
-        assert len(self.books.receipts) == count
-        return self.books.receipts[-1]
+        await self.receipts.wait_for(count)
+        assert len(self.receipts.receipts) == count
+        return self.receipts.receipts[-1]
 
     def in_flight(self) -> int:
         """Attempts that have not ended, of all accounts."""
         return sum(self.pool.in_flight(name) for name in self.live.snapshot.accounts)
 
 
-def make_relay(
-    live: Live,
-    books: Receipts,
-    *,
-    pool: Pool | None = None,
-    upstreams: Upstreams | None = None,
-    credential: Callable[[Account], Secret] = credential_of,
-) -> CallServer:
-    """A relay that needs no state store, with a clock that starts at NOON."""
+def clock_from_noon() -> Callable[[], float]:
+    """A wall clock that starts at NOON and goes with trio's."""
     began = trio.current_time()
+    return lambda: NOON + trio.current_time() - began
 
-    def wall() -> float:
-        return NOON + trio.current_time() - began
 
-    return CallServer(
+def make_app(
+    live: Live,
+    receipts: Receipts,
+    *,
+    pool: Pool,
+    upstreams: Upstreams,
+    wall: Callable[[], float],
+    in_flight: InFlight | None = None,
+    state: StateClient | None = None,
+    credential: Callable[[Account], Secret] = credential_of,
+    ids: str = "req_test",
+) -> PublicApp:
+    """A relay of real parts, which needs no state store."""
+    return build_proxy(
         live=live,
-        upstreams=upstreams or Upstreams(lambda: NO_TLS, wall),
-        pool=pool or Pool(),
+        in_flight=in_flight or InFlight(),
+        state=state,
+        pool=pool,
+        upstreams=upstreams,
         credential=credential,
-        record=books.record,
+        keeper=None,
+        record=receipts.record,
+        known_models=lambda: (MODEL, "claude-haiku-4-5"),
         wall=wall,
-        new_id=call_ids().__next__,
+        new_id=(f"{ids}{number:06d}" for number in itertools.count(1)).__next__,
         rng=random.Random(7),
     )
-
-
-def call_ids() -> Iterator[str]:
-    number = 0
-    while True:
-        number += 1
-        yield f"req_test{number:06d}"
 
 
 @asynccontextmanager
 async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: Any) -> AsyncIterator[House]:
     """A relay that serves for the length of the block. At its end nothing may be in flight."""
-    live, books = Live(snapshot), Receipts()
-    relay = make_relay(live, books, **parts)
-    front = PublicApp(relay=relay, known_models=lambda: (MODEL, "claude-haiku-4-5"))
-    server = HttpServer(front, lambda: live.snapshot.relay.server)
+    live, receipts = Live(snapshot), Receipts()
+    wall = parts.pop("wall", None) or clock_from_noon()
+    pool = parts.pop("pool", None) or Pool()
+    upstreams = parts.pop("upstreams", None) or Upstreams(lambda: NO_TLS, wall)
+    app = make_app(live, receipts, pool=pool, upstreams=upstreams, wall=wall, **parts)
+    server = HttpServer(app, lambda: live.snapshot.relay.server)
     sockets = open_listener(listen)
-    house = House(live, relay.pool, relay.upstreams, relay, front, server, sockets, books)
+    house = House(live, pool, upstreams, app, server, sockets, receipts, wall)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve, sockets)
         try:
@@ -521,5 +528,5 @@ async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: 
             nursery.cancel_scope.cancel()
             for client in house.clients:
                 client.stream.socket.close()
-            relay.upstreams.close()
+            upstreams.close()
     assert house.in_flight() == 0

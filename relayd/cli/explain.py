@@ -18,7 +18,7 @@ from relayd.cli.store import StateReader, add_state, money, now_ms, number, open
 from relayd.cli.tree import Stop, compiled, guarded, print_json, say
 from relayd.config.model.scenario import Scenario
 from relayd.config.snapshot import ApiKey, ObjectId, Snapshot
-from relayd.core.balancing.eligibility import hold_elsewhere
+from relayd.core.balancing.eligibility import full_elsewhere
 from relayd.core.balancing.pool import Pool
 from relayd.core.dry_run import dry_run
 from relayd.core.quota.limits import Term, TermLevel, counting_terms, usage_document
@@ -132,7 +132,7 @@ def _load_ceilings(books: StateReader, snapshot: Snapshot, pool: Pool, now: floa
     for account in snapshot.accounts.values():
         for term, standing in zip(*_peek(books, account_terms(account))[:2], strict=True):
             if standing.used >= term.limit:
-                pool.hold(hold_elsewhere(account.id, term, None, now))
+                pool.block(full_elsewhere(account.id, term, None, now))
 
 
 def _standings(args: argparse.Namespace, books: StateReader, snapshot: Snapshot, key: ApiKey) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ from relayd.config.edit.write import Files
 from relayd.config.model.values import seconds
 from relayd.config.secrets.api_keys import checksum_ok, hint, key_digest, key_hash, mint
 from relayd.config.snapshot import ApiKey, KeyHash, Limits, Snapshot
+from relayd.core.access.auth import key_state
 
 LISTS = (
     ("groups", "account groups it may use, in order of preference (default: default)"),
@@ -175,12 +176,13 @@ def show(args: argparse.Namespace) -> int:
 def which(args: argparse.Namespace) -> int:
     """Whose key is it? It is read from stdin, because arguments are seen by others and kept by shells."""
     key = read_secret("API key").reveal().strip()
-    found = compiled(args).keys_by_hash.get(key_digest(key.encode()))
+    snapshot = compiled(args)
+    found = snapshot.keys_by_hash.get(key_digest(key.encode()))
     if found is None:
         wrong = "" if checksum_ok(key) else "; its checksum is wrong, so it was cut or mistyped"
         raise Stop(f"no key of this tree{wrong}")
     owner, entry = found
-    problem = why_refused(owner, entry, now())
+    problem = why_refused(owner, entry, snapshot, now())
     if args.json:
         print_json({"id": owner.id, "name": owner.name, "hint": entry.hint, "accepted": not problem, "reason": problem})
         return 0
@@ -190,15 +192,19 @@ def which(args: argparse.Namespace) -> int:
     return 0
 
 
-def why_refused(key: ApiKey, entry: KeyHash, at: datetime.datetime) -> str:
-    """Why a key is not accepted now; "" when it is."""
-    if not key.enabled:
-        return "it is disabled"
-    if key.expires is not None and key.expires <= at:
-        return f"it expired at {moment(key.expires)}"
-    if entry.expires is not None and entry.expires <= at:
-        return f"it was rotated, and its time of grace ended at {moment(entry.expires)}"
-    return ""
+def why_refused(key: ApiKey, entry: KeyHash, snapshot: Snapshot, at: datetime.datetime) -> str:
+    """Why a key is not accepted now, as the daemon sees it; "" when it is."""
+    match key_state(key, entry, snapshot, at.timestamp()):
+        case "active":
+            return ""
+        case "disabled":
+            return "it is disabled"
+        case "denied":
+            return "it is denied by deny.toml"
+        case "expired":
+            return f"it expired at {moment(key.expires)}"
+        case "rotated":
+            return f"it was rotated, and its time of grace ended at {moment(entry.expires)}"
 
 
 def as_json(key: ApiKey) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from relayd.core.access.clients import permit
 from relayd.core.access.permissions import Plan, resolve
 from relayd.core.balancing.account_state import AccountState
 from relayd.core.balancing.breaker import Gate
-from relayd.core.balancing.candidates import Candidate, Candidates, build_roster
+from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
 from relayd.core.balancing.explain import Block, refusal_of, unavailable
 from relayd.core.quota.limits import FOREVER, Calendar, Slots, Term, denial, window_length
 from relayd.core.quota.model_names import ModelNames
@@ -138,7 +138,8 @@ def _present(scenario: Scenario, snapshot: Snapshot, key: ApiKey, entry: KeyHash
 
 def _call(scenario: Scenario) -> Call:
     return Call(
-        endpoint=scenario.endpoint,
+        endpoint="messages" if scenario.endpoint == "openai" else scenario.endpoint,
+        language="openai" if scenario.endpoint == "openai" else "anthropic",
         model=scenario.model,
         max_tokens=scenario.max_tokens or None,
         body=bytes(scenario.prompt),
@@ -206,7 +207,7 @@ def _used_windows(used: Used, name: str, limits: Limits) -> Iterator[tuple[str, 
 
 def _choose(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> DryRunOutcome:
     """Who may serve, when every account is healthy but those that are down."""
-    candidates = build_roster(snapshot, plan.groups, plan.model, _healthy)
+    candidates = build_candidates(snapshot, plan.groups, plan.model, _healthy)
     resting = [name for name in scenario.down if name in candidates.by_id]
     able = tuple(sorted(name for name in candidates.by_id if name not in resting))
     blocks = [Block(name, "overload", now + _REST, "is resting") for name in resting] + [*candidates.never]
@@ -233,7 +234,7 @@ def _healthy(account: Account) -> Candidate:
     gate = Gate()
     return Candidate(
         id=account.id,
-        standing=AccountState(id=account.id, identity="", origin=gate),
+        state=AccountState(id=account.id, identity="", origin=gate),
         origin=gate,
         priority=account.priority,
         weight=account.weight,

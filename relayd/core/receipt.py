@@ -1,4 +1,4 @@
-"""Receipt: what happened to one call, told once. Accounting, metrics and the access log all read this record.
+"""Receipts: what happened to one call, told once. Accounting, metrics and the access log all read this record.
 
 A call is a Draft while it runs (the one mutable noun of `core`) and a frozen Receipt when it has ended.
 """
@@ -66,7 +66,11 @@ class Receipt:
 
 @attrs.define(kw_only=True, eq=False)
 class Draft:
-    """A receipt being written. Everything that serves the call may fill it in; `seal` ends it."""
+    """A receipt being written. Everything that serves the call may fill it in; `seal` ends it.
+
+    Args:
+        revoked: the call's key is no longer accepted, so the call was cut.
+    """
 
     call_id: str
     started: float
@@ -93,6 +97,7 @@ class Draft:
     bytes_out: int = 0
     first_byte_at: float | None = None
     revision: str = ""
+    revoked: bool = False
 
     def seal(self, clock: float) -> Receipt:
         """The receipt, at monotonic time `clock`."""

@@ -19,7 +19,8 @@ import attrs
 
 from relayd.config.snapshot import Server, Snapshot
 from relayd.core.balancing.pool import Pool
-from relayd.core.live import InFlight, Live
+from relayd.core.in_flight import InFlight
+from relayd.core.live import Live
 from relayd.core.quota.prices import shipped
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.credentials import Credentials
@@ -35,7 +36,7 @@ from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, OpenSockets, admin_addresses, public_addresses
 from relayd.daemon.paths import generation_store, state_password
 from relayd.daemon.proxy.app import PublicApp
-from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.build import build_proxy
 from relayd.daemon.proxy.health_checks import HealthChecks
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.boot import Start
@@ -126,8 +127,7 @@ def build(
     state = make_state(base)
     keeper = make_keeper(base, state)
     call_metrics = CallMetrics()
-    calls = make_call_server(base, state, keeper, call_metrics)
-    app = PublicApp(relay=calls, known_models=shipped)
+    app = make_app(base, state, keeper, call_metrics)
     server = HttpServer(app, base.server_settings)
 
     record = start.record(base.started)
@@ -155,7 +155,7 @@ def build(
         app=app,
         server=server,
         admin_server=admin_server,
-        health_checks=HealthChecks(calls),
+        health_checks=make_health_checks(base, keeper),
         queue=queue,
         reload=ReloadTasks(reloader=reloader, record=record, keeper=keep, cluster=cluster, watcher=watcher),
         sources=sources,
@@ -186,7 +186,7 @@ def lay_foundation(
         output=output,
         access=access,
         live=live,
-        in_flight=live.running,
+        in_flight=InFlight(),
         pool=pool,
         upstreams=Upstreams(shared_context, time.time),
         credentials=credentials,
@@ -222,6 +222,7 @@ def make_state(base: Foundation) -> StateClient:
         base=base.node.tree,
         own=base.node.own,
         policy=lambda: live.snapshot.relay.state.on_outage,
+        in_flight=base.in_flight,
         pool=base.pool,
         wall=time.time,
         lease=relay.state.lease,
@@ -243,29 +244,32 @@ def make_keeper(base: Foundation, state: StateClient) -> OAuthKeeper:
     )
 
 
-def make_call_server(
-    base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics
-) -> CallServer:
+def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics) -> PublicApp:
     """Serves calls; the receipt of each goes to the metrics and to the access log."""
 
     def record(receipt: Receipt) -> None:
         call_metrics.record(receipt)
         base.access.record(receipt)
 
-    calls = CallServer(
+    return build_proxy(
         live=base.live,
-        upstreams=base.upstreams,
+        in_flight=base.in_flight,
+        state=state,
         pool=base.pool,
-        books=state,
+        upstreams=base.upstreams,
         credential=keeper.of,
         keeper=keeper,
         record=record,
+        known_models=shipped,
         wall=time.time,
         new_id=new_id,
         rng=base.rng,
     )
-    state.open_calls, state.admission_of = calls.open_calls, calls.admission_of
-    return calls
+
+
+def make_health_checks(base: Foundation, keeper: OAuthKeeper) -> HealthChecks:
+    """Tries accounts that rest or are idle."""
+    return HealthChecks(live=base.live, pool=base.pool, credential=keeper.of, wall=time.time, rng=base.rng)
 
 
 def new_id() -> str:

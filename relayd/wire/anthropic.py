@@ -45,14 +45,12 @@ class Native:
     """The Messages dialect on one endpoint.
 
     Args:
-        endpoint: what a key must be allowed.
+        endpoint: what is asked of the upstream.
         path: the upstream's path.
-        judged: whether the body is a Messages body, whose fields relayd needs; batches and files are not.
     """
 
     endpoint: Endpoint = "messages"
     path: str = "/v1/messages"
-    judged: bool = True
 
     @property
     def name(self) -> str:
@@ -62,8 +60,6 @@ class Native:
         self, head: RequestHead, body: bytes, *, now: float = 0.0, aliases: Mapping[str, str] = NO_ALIASES
     ) -> Call:
         """Read a call. Raises: Refusal (400)."""
-        if not self.judged:
-            return Call(endpoint=self.endpoint, method=head.method, path=self.path, query=head.query, body=body)
         seen = peek(body)
         if not seen.model:
             raise Refusal(status=400, message="model: field required", param="model")
@@ -115,7 +111,7 @@ def model_object(entry: ModelEntry) -> dict[str, object]:
 def models_page(entries: Iterable[ModelEntry], query: str) -> bytes:
     """`GET /v1/models`, with `limit`, `after_id` and `before_id` honoured.
 
-    Raises: Refusal (400) on a limit that is no number between 1 and 1000.
+    Raises: Refusal (400) on a limit that is not a number between 1 and 1000.
     """
     asked = dict(part.partition("=")[::2] for part in query.split("&") if part)
     listed = list(entries)

@@ -16,7 +16,8 @@ from relayd.wire.refusal import Refusal
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
-Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "openai"]
+Endpoint = Literal["messages", "count_tokens", "models", "batches", "files"]
+Language = Literal["anthropic", "openai"]
 
 
 @attrs.frozen(kw_only=True)
@@ -24,7 +25,8 @@ class Call:
     """One request for the upstream.
 
     Args:
-        endpoint: which of a key's `endpoints` it needs (count_tokens rides on "messages").
+        endpoint: what is asked of the upstream.
+        language: in which family of dialects the client asked for it; a key may be limited to one of them.
         method, path, query: what to ask of the upstream, in the Claude API's own terms.
         model: as the client named it, before aliases; "" where the endpoint has none.
         stream: whether the client asked for server-sent events.
@@ -39,6 +41,7 @@ class Call:
     """
 
     endpoint: Endpoint
+    language: Language = "anthropic"
     method: str = "POST"
     path: str = "/v1/messages"
     query: str = ""

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from builders import snapshot
 from cli_tree import make_tree
 
 from relayd.cli.key import why_refused
@@ -134,6 +135,17 @@ def test_disabling_and_enabling_change_one_line(tmp_path: Path) -> None:
     assert load_tree(tree.root).require().keys["dev"].enabled
 
 
+def test_which_says_of_a_denied_key_what_the_daemon_would(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path)
+    key = tree.run("key", "new", "dev").out.strip()
+    tree.write("deny.toml", 'keys = ["dev"]\n')
+
+    which = tree.run("key", "which", stdin=key)
+    assert (which.code, which.out) == (0, "dev\n")
+    assert "refused: it is denied by deny.toml" in which.err
+    assert tree.run("key", "which", "--json", stdin=key).json["accepted"] is False
+
+
 def test_deleting_removes_the_file_and_only_that(tmp_path: Path) -> None:
     tree = make_tree(tmp_path)
     tree.run("key", "new", "one")
@@ -185,12 +197,13 @@ def test_which_tells_a_mistyped_key_from_an_unknown_one(tmp_path: Path) -> None:
 
 def test_the_reason_of_a_refusal_is_the_first_that_holds() -> None:
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    tree = snapshot()
     entry, gone = KeyHash(sha256="a" * 64), KeyHash(sha256="a" * 64, expires=now)
     key = ApiKey(id="k", hashes=(entry,))  # type: ignore[arg-type]
-    assert why_refused(key, entry, now) == ""
-    assert "grace ended" in why_refused(key, gone, now)
+    assert why_refused(key, entry, tree, now) == ""
+    assert "grace ended" in why_refused(key, gone, tree, now)
     expired = ApiKey(id="k", hashes=(entry,), expires=now)  # type: ignore[arg-type]
-    assert "expired at 2026-01-01T00:00:00Z" in why_refused(expired, entry, now)
+    assert "expired at 2026-01-01T00:00:00Z" in why_refused(expired, entry, tree, now)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Admin: who may ask the admin listener what?
+"""Admin tokens: who may ask the admin listener what?
 
 Rule: a token is looked up in the newest snapshot at each request, so a removed one is refused on the next; the tree
 holds hashes only. A viewer reads, an editor also acts.

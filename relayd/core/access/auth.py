@@ -1,4 +1,4 @@
-"""Authenticate: whose key is this, and may it be used now and from there?
+"""Authentication: whose key is this, and may it be used now and from there?
 
 Rule: nothing is cached. The look-up table is part of the snapshot, so a revoked key is refused on the next call.
 Theory: keys are 256 random bits, so one SHA-256 and a dictionary do; whoever lacks the key cannot steer the digest,
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from functools import lru_cache
+from typing import Literal, assert_never
 
 from relayd.config.secrets.api_keys import KEY_PATTERN, checksum_ok, key_digest
 from relayd.config.snapshot import ApiKey, KeyHash, Snapshot
@@ -48,19 +49,45 @@ def authenticate(headers: Headers, snapshot: Snapshot, address: str, now: float)
     key, entry = found
     if not hmac.compare_digest(entry.sha256, digest.hex()):
         raise _unauthorized("unknown key")  # unreachable while the snapshot is sound; then better closed than open
-    _check_standing(key, entry, snapshot, now)
+    _check_acceptance(key, entry, snapshot, now)
     _check_address(key, snapshot, address)
     return key
 
 
-def _check_standing(key: ApiKey, entry: KeyHash, snapshot: Snapshot, now: float) -> None:
+KeyState = Literal["active", "disabled", "denied", "expired", "rotated"]
+
+
+def key_state(key: ApiKey, entry: KeyHash, snapshot: Snapshot, now: float) -> KeyState:
+    """Whether a key is accepted ("active") when it is presented as the one with this hash, else why not.
+
+    "rotated" is a hash whose time of grace is over, while the key itself goes on under another one.
+    """
     if not key.enabled:
-        raise _unauthorized("this key has been revoked")
+        return "disabled"
     if key.id in snapshot.deny.keys or entry.sha256 in snapshot.deny.sha256:
-        raise _unauthorized("this key has been revoked")
-    for expires in (key.expires, entry.expires):
-        if expires is not None and now >= expires.timestamp():
-            raise _unauthorized(f"this key expired at {expires.isoformat()}")
+        return "denied"
+    if key.expires is not None and now >= key.expires.timestamp():
+        return "expired"
+    return "rotated" if entry.expires is not None and now >= entry.expires.timestamp() else "active"
+
+
+def best_state(key: ApiKey, snapshot: Snapshot, now: float) -> KeyState:
+    """How a key stands as a whole: it is active while any of its hashes is."""
+    order: tuple[KeyState, ...] = ("active", "rotated", "expired", "denied", "disabled")
+    return min((key_state(key, entry, snapshot, now) for entry in key.hashes), key=order.index, default="disabled")
+
+
+def _check_acceptance(key: ApiKey, entry: KeyHash, snapshot: Snapshot, now: float) -> None:
+    match key_state(key, entry, snapshot, now):
+        case "active":
+            return
+        case "disabled" | "denied":
+            raise _unauthorized("this key has been revoked")
+        case "expired" | "rotated" as state:
+            expires = key.expires if state == "expired" else entry.expires
+            raise _unauthorized(f"this key expired at {expires.isoformat() if expires is not None else ''}")
+        case state:
+            assert_never(state)
 
 
 def _check_address(key: ApiKey, snapshot: Snapshot, address: str) -> None:

@@ -1,7 +1,7 @@
-"""Clients: which program is calling, and may it use this key?
+"""Client rules: which program is calling, and may it use this key?
 
-A User-Agent proves nothing: these rules keep honest programs apart, they are no security. Rules are patterns, so that
-the next release of a client does not break them.
+A User-Agent proves nothing: these rules keep honest programs apart and are not a means of security. Rules are
+patterns, so that the next release of a client does not break them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Catalogue: which models a key may ask for, for the model lists of both dialects.
+"""Model list: which models a key may ask for, for the model lists of both dialects.
 
 The upstream is the judge of what exists; this list is a service to people who pick a model from a menu. It holds the
 models that have a price, the operator's aliases and the models named in full in the config.
@@ -29,7 +29,7 @@ def usable_models(key: ApiKey, snapshot: Snapshot, known: Iterable[str]) -> list
 
 
 def find_model(name: str, key: ApiKey, snapshot: Snapshot) -> ModelEntry | None:
-    """One model, whether it is in the list or not: an unknown id that the key may ask for is no error."""
+    """One model, whether it is in the list or not: an unknown id that the key may ask for is not an error."""
     return _entry(name) if _usable(name, key, snapshot) else None
 
 

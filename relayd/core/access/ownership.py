@@ -1,7 +1,7 @@
-"""Ownership: batches and files live on the account that made them, and belong to the key that asked for them.
+"""Ownership of batches and files: they live on the account that made them, and belong to the key that asked for them.
 
-Rule: pure. An object is written down once, when it is made, as a Deed; who may reach it, and where, is read from there
-and nowhere else. To whoever may not reach it, it does not exist.
+Rule: pure. An object is written down once, when it is made, as an OwnershipRecord; who may reach it, and where, is read
+from there and nowhere else. To whoever may not reach it, it does not exist.
 
 Theory: an upstream shows an account's objects to whoever has its credential, so relayd alone keeps the clients of one
 account apart. The key is remembered by its id and its owner by name as it was then: a key that moves to another owner
@@ -67,7 +67,7 @@ class ObjectRequest:
 
 
 def asked(method: str, path: str) -> ObjectRequest | tuple[str, ...] | None:
-    """What a canonical path asks for; the methods that it has, when this is none of them; None for other paths."""
+    """What a canonical path asks for; the methods that it has, when this is not one of them; None for other paths."""
     for kind, root in _ROOTS:
         if path != root and not path.startswith(root + "/"):
             continue
@@ -98,44 +98,44 @@ class OwnershipRecord:
     owner: str = ""
 
 
-_deed = msgspec.json.Decoder(dict[str, str])
+_ownership = msgspec.json.Decoder(dict[str, str])
 
 
-def deed_name(object_id: str) -> str:
-    """The pin under which an object's deed is kept."""
+def pin_name(object_id: str) -> str:
+    """The pin under which an object's ownership record is kept."""
     return f"object/{object_id}"
 
 
-def write_deed(deed: OwnershipRecord) -> str:
-    """A deed as the state keeps it."""
-    return msgspec.json.encode(attrs.asdict(deed)).decode()
+def encode_ownership(record: OwnershipRecord) -> str:
+    """An ownership record as the state keeps it."""
+    return msgspec.json.encode(attrs.asdict(record)).decode()
 
 
-def read_deed(text: str | None) -> OwnershipRecord | None:
-    """A deed that the state kept; None when there is none, or none that can be read."""
+def decode_ownership(text: str | None) -> OwnershipRecord | None:
+    """An ownership record that the state kept; None when there is none, or none that can be read."""
     if text is None:
         return None
     try:
-        found = _deed.decode(text)
+        found = _ownership.decode(text)
         kind: ObjectType = "files" if found["kind"] == "files" else "batches"
         return OwnershipRecord(kind=kind, account=found["account"], key=found["key"], owner=found["owner"])
     except (msgspec.MsgspecError, KeyError):
         return None
 
 
-def deed_of(kind: ObjectType, account: str, key: ApiKey) -> OwnershipRecord:
-    """The deed of an object that `key` makes on `account`."""
+def ownership_of(kind: ObjectType, account: str, key: ApiKey) -> OwnershipRecord:
+    """The ownership record of an object that `key` makes on `account`."""
     return OwnershipRecord(kind=kind, account=account, key=key.id, owner=key.owner)
 
 
-def may_reach(deed: OwnershipRecord | None, kind: ObjectType, key: ApiKey) -> bool:
+def may_reach(record: OwnershipRecord | None, kind: ObjectType, key: ApiKey) -> bool:
     """Whether an object exists as far as `key` is concerned."""
-    if deed is None or deed.kind != kind:
+    if record is None or record.kind != kind:
         return False
-    return deed.key == key.id or bool(key.owner and deed.owner == key.owner)
+    return record.key == key.id or bool(key.owner and record.owner == key.owner)
 
 
-def shelves(kind: ObjectType, key: str, owner: str) -> tuple[str, ...]:
+def holder_topics(kind: ObjectType, key: str, owner: str) -> tuple[str, ...]:
     """The topics under which it is noted which accounts hold objects of a key, and of its owner."""
     found = [f"holders/{kind}/key/{key}"]
     if owner:
@@ -148,14 +148,14 @@ def not_found(asked: ObjectRequest) -> Refusal:
     return Refusal(status=404, message=f"{WORD[asked.kind]} not found: {asked.id}", code="no_such_object")
 
 
-def home(asked: ObjectRequest, deed: OwnershipRecord, snapshot: Snapshot) -> Account:
+def home(asked: ObjectRequest, record: OwnershipRecord, snapshot: Snapshot) -> Account:
     """The account that alone can serve an object.
 
     Raises: Refusal 404 when it has left the config, 409 when it may not serve at present. A client is told not to try
         again: an SDK would, after a 409.
     """
-    what = f"{WORD[asked.kind]} {asked.id} lives on account {deed.account}"
-    account = snapshot.accounts.get(deed.account)
+    what = f"{WORD[asked.kind]} {asked.id} lives on account {record.account}"
+    account = snapshot.accounts.get(record.account)
     if account is None:
         message = f"{what}, which is no longer configured"
         raise Refusal(status=404, message=message, should_retry=False, code="account_gone")
@@ -165,22 +165,22 @@ def home(asked: ObjectRequest, deed: OwnershipRecord, snapshot: Snapshot) -> Acc
     return account
 
 
-def bound(deeds: Mapping[str, OwnershipRecord | None], key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
+def bound(records: Mapping[str, OwnershipRecord | None], key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
     """The accounts that cannot serve a call, because the files that it names live on another one; with reasons.
 
-    A name without a deed may be anything, also a tool's own data: the upstream will know.
+    A name without a record may be anything, also a tool's own data: the upstream will know.
 
     Raises: Refusal 404 for another owner's file and for one whose account has left the config, 409 for one whose
         account is disabled, 400 for files that lie apart.
     """
     homes: dict[str, str] = {}
-    for name, deed in deeds.items():
-        if deed is None or deed.kind != "files":
+    for name, record in records.items():
+        if record is None or record.kind != "files":
             continue
         about = ObjectRequest(kind="files", act="read", path="", id=name)
-        if not may_reach(deed, "files", key):
+        if not may_reach(record, "files", key):
             raise not_found(about)
-        homes.setdefault(home(about, deed, snapshot).id, name)
+        homes.setdefault(home(about, record, snapshot).id, name)
     if len(homes) > 1:
         first, second = sorted(homes.items())[:2]
         message = f"files {first[1]} and {second[1]} live on different accounts ({first[0]} and {second[0]})"
@@ -286,7 +286,7 @@ def page_of(listed: Iterable[Listed], window: PageRequest) -> tuple[list[Listed]
 
     Objects of one second stay in the order in which the accounts gave them.
 
-    Raises: Refusal 400 for a place in the list that is none.
+    Raises: Refusal 400 for a place that is not in the list.
     """
     ordered = sorted(listed, key=lambda one: one.created, reverse=True)
     if window.ids:

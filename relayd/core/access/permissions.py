@@ -1,4 +1,4 @@
-"""Route: what one call may have: the model it will be sent with, the groups it may use, how often it may be tried.
+"""Permissions: the model that a call will be sent with, the groups it may use, how often it may be tried.
 
 Rule: permissions are decided here and nowhere else, because each further attempt asks again with the newest snapshot.
 """
@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import attrs
 
-from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.config.snapshot import ApiKey, KeyEndpoint, Snapshot
 from relayd.wire.call import Call
 from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
 from relayd.wire.refusal import Refusal
@@ -31,6 +31,11 @@ class Plan:
     model: str
     groups: tuple[str, ...]
     attempts: int
+
+    @property
+    def limited_model(self) -> str:
+        """The model whose upstream limits the call counts for; "" for token counts, files and lists."""
+        return self.model if self.call.endpoint == "messages" else ""
 
 
 def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
@@ -57,7 +62,7 @@ def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
             param="max_tokens",
             code="max_tokens_cap",
         )
-    if call.endpoint == "openai":
+    if call.language == "openai":
         call = _fitted(call, key)
     return Plan(call=call, key=key, model=model, groups=key.groups, attempts=snapshot.relay.upstream.max_attempts)
 
@@ -74,14 +79,23 @@ def _fitted(call: Call, key: ApiKey) -> Call:
 
 
 def allow_endpoint(call: Call, key: ApiKey) -> None:
-    """Raises: Refusal 403 when the key may not use the call's endpoint. Token counting rides on `messages`."""
-    needed = "messages" if call.endpoint == "count_tokens" else call.endpoint
+    """Raises: Refusal 403 when the key may not use the call's endpoint."""
+    needed = permission_of(call)
     if needed not in key.endpoints:
         raise Refusal(
             status=403,
             message=f"endpoint {needed} is not allowed for this key (it may use {', '.join(key.endpoints)})",
             code="endpoint_not_allowed",
         )
+
+
+def permission_of(call: Call) -> KeyEndpoint:
+    """Which of a key's `endpoints` a call needs. Token counting rides on `messages`, OpenAI's dialects have one."""
+    match call.endpoint:
+        case "messages" | "count_tokens":
+            return "openai" if call.language == "openai" else "messages"
+        case other:
+            return other
 
 
 def model_allowed(key: ApiKey, asked: str, sent: str) -> bool:

@@ -1,4 +1,4 @@
-"""Throttle: addresses that keep sending bad keys are answered 429 for a while.
+"""Throttling: addresses that keep sending bad keys are answered 429 for a while.
 
 Rule: one node's own memory, bounded; nothing of it is shared or kept. It protects the log and the CPU from a loop, not
 the keys (256 random bits need no protection from guessing).

@@ -1,7 +1,7 @@
-"""Standing: what is known of one account at run time, and the lease of one attempt on it.
+"""State of an account at run time: its health and its load, and the lease of one attempt on it.
 
 Rule: small mutable objects without I/O or clock. Kept by account id, so that a reload which leaves an account's
-credential and origin alone leaves its standing alone.
+credential and origin alone leaves its state alone.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Lease:
     account: str
     model: str
     began: float
-    standing: AccountState
+    state: AccountState
     health: Health
     trials: tuple[tuple[Gate, int], ...] = ()
     observed: bool = False

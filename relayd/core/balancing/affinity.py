@@ -28,7 +28,7 @@ def affinity_id(key_id: str, conversation: str) -> str:
 
 def sets_pin(endpoint: Endpoint) -> bool:
     """Whether a delivered answer of this endpoint leaves a prompt in its account's cache."""
-    return endpoint in ("messages", "openai")
+    return endpoint == "messages"
 
 
 @attrs.define(eq=False)

@@ -1,4 +1,4 @@
-"""Breaker: the gate before an account, before a model on it, or before an upstream.
+"""Circuit breaker: the gate before an account, before a model on it, or before an upstream.
 
 Rule: `now` and `rng` are arguments; nothing here knows what stands behind the gate.
 

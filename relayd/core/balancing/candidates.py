@@ -1,4 +1,4 @@
-"""Roster: the accounts that the config lets serve one kind of call, in the order in which they are asked.
+"""Candidates: the accounts that the config lets serve one kind of call, in the order in which they are asked.
 
 Rule: what depends on the config alone is worked out once per (groups, model) and snapshot; nothing here changes with
 time but the running sums that a Tier keeps for drawing.
@@ -25,7 +25,7 @@ class Candidate:
     """An account that may serve. Attributes are flat because choosing reads them for every account of every call."""
 
     id: str
-    standing: AccountState
+    state: AccountState
     origin: Gate
     priority: int
     weight: int
@@ -51,7 +51,7 @@ class Tier:
     def draw(self, chance: float, review: int) -> Candidate:
         """A candidate with a probability in proportion to weight and pull. `chance` is uniform in [0, 1)."""
         if self.review != review:
-            self.sums = list(accumulate(one.weight * one.standing.pull for one in self.candidates))
+            self.sums = list(accumulate(one.weight * one.state.pull for one in self.candidates))
             self.review = review
         place = bisect(self.sums, chance * self.sums[-1])
         return self.candidates[min(place, len(self.candidates) - 1)]
@@ -88,7 +88,7 @@ def why_never(account: Account, model: str, snapshot: Snapshot) -> str:
     return "" if serves(account, model) else f"does not serve {ascii(model[:100])[1:-1]}"
 
 
-def build_roster(
+def build_candidates(
     snapshot: Snapshot, groups: tuple[str, ...], model: str, candidate: Callable[[Account], Candidate]
 ) -> Candidates:
     """Sort the accounts. One that is in several of the groups counts in the first."""

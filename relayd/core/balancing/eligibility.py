@@ -1,7 +1,7 @@
-"""Holds: what keeps an account from one more call.
+"""Eligibility: what keeps an account from one more call.
 
-Rule: `hold_of` is the one place that decides it; choosing, refusals and explanations all ask here, so that what is said
-and what is done cannot differ. `free` is the same question with a short way to the usual answer.
+Rule: `block_of` is the one place that decides it; choosing, refusals and explanations all ask here, so that what is
+said and what is done cannot differ. `free` is the same question with a short way to the usual answer.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ class Wanted:
 
 
 def free(one: Candidate, model: str, now: float) -> bool:
-    """Whether nothing holds this account. The first lines are the answer for nearly every call."""
-    standing = one.standing
-    if standing.calm and one.origin.ramp == 0:
+    """Whether nothing blocks this account. The first lines are the answer for nearly every call."""
+    state = one.state
+    if state.calm and one.origin.ramp == 0:
         if one.plain:
             return True
-    elif standing.whole.gate.resting(now):
+    elif state.whole.gate.resting(now):
         return False
-    return hold_of(one, model, now) is None
+    return block_of(one, model, now) is None
 
 
-def hold_of(one: Candidate, model: str, now: float, past_soft: bool = False) -> Block | None:
+def block_of(one: Candidate, model: str, now: float, past_soft: bool = False) -> Block | None:
     """What keeps an account from one more call now; None when nothing does.
 
     Args:
         past_soft: whatever a breaker says, for who is asked as the last.
     """
-    if not one.standing.calm or one.origin.ramp:
-        hold = _health_hold(one, model, now, past_soft)
-        if hold is not None:
-            return hold
-    in_flight = one.standing.in_flight
+    if not one.state.calm or one.origin.ramp:
+        block = _health_block(one, model, now, past_soft)
+        if block is not None:
+            return block
+    in_flight = one.state.in_flight
     if one.limit and in_flight >= one.limit:
         return Block(one.id, "rate", now + SOON, f"{in_flight} of {one.limit} calls in flight")
-    if one.pace and (until := one.standing.paced_until(now)):
+    if one.pace and (until := one.state.paced_until(now)):
         return Block(one.id, "rate", until, f"{one.pace} calls started in a minute, next at", "", True)
-    elsewhere = one.standing.elsewhere
+    elsewhere = one.state.elsewhere
     return elsewhere if elsewhere is not None and elsewhere.until > now else None
 
 
-def hold_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -> Block:
+def full_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -> Block:
     """What the calls of all processes together leave no room for on an account.
 
     Args:
@@ -80,47 +80,47 @@ def hold_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -
     return Block(account, "rate", now + retry_ms / 1000, f"{text}, next at", "", True)
 
 
-def _health_hold(one: Candidate, model: str, now: float, past_soft: bool) -> Block | None:
-    whole, of_model = one.standing.whole, one.standing.models.get(model)
+def _health_block(one: Candidate, model: str, now: float, past_soft: bool) -> Block | None:
+    whole, of_model = one.state.whole, one.state.models.get(model)
     gates = [(whole.gate, ""), (one.origin, "upstream ")]
     if of_model is not None:
         gates.append((of_model.gate, f"{ascii(model[:100])[1:-1]} "))
     for gate, whose in gates:
         if not gate.admits(now) and not (past_soft and gate.soft):
-            return _gate_hold(one.id, gate, whose, now)
+            return _gate_block(one.id, gate, whose, now)
     for health in (whole, of_model):
         if health is not None and health.dry_until > now:
-            return _dry_hold(one.id, health)
+            return _dry_block(one.id, health)
     return None
 
 
-def _gate_hold(account: str, gate: Gate, whose: str, now: float) -> Block:
+def _gate_block(account: str, gate: Gate, whose: str, now: float) -> Block:
     if now < gate.until:
         return Block(account, gate.kind, gate.until, f"{whose}cooling down until", f", {gate.reason}", True)
     return Block(account, gate.kind, now + SOON, f"{whose}recovering, {gate.trials} on trial", f", {gate.reason}")
 
 
-def _dry_hold(account: str, health: Health) -> Block:
+def _dry_block(account: str, health: Health) -> Block:
     text = f"{health.dry_window} window is spent down to the reserve, resets"
     return Block(account, "rate", health.dry_until, text, "", True)
 
 
-def holds_of(roster: Candidates, ask: Wanted) -> list[Block]:
-    """Why each account of a roster cannot serve, when none can."""
-    holds = []
-    for one in roster.by_id.values():
-        hold = hold_of(one, ask.model, ask.now)
-        if hold is None and one.id in ask.excluded:
-            hold = Block(one.id, "outage", ask.now + SOON, "already tried")
-        if hold is not None:
-            holds.append(hold)
-    return holds
+def blocks_of(candidates: Candidates, ask: Wanted) -> list[Block]:
+    """Why each of the candidates cannot serve, when none can."""
+    blocks = []
+    for one in candidates.by_id.values():
+        block = block_of(one, ask.model, ask.now)
+        if block is None and one.id in ask.excluded:
+            block = Block(one.id, "outage", ask.now + SOON, "already tried")
+        if block is not None:
+            blocks.append(block)
+    return blocks
 
 
 def well(one: Candidate, now: float) -> str:
     """How an account that is free stands."""
-    standing = one.standing
-    gauges = [gauge for health in (standing.whole, *standing.models.values()) for gauge in health.gauges.values()]
+    state = one.state
+    gauges = [gauge for health in (state.whole, *state.models.values()) for gauge in health.gauges.values()]
     lowest = min((gauge for gauge in gauges if gauge.resets > now), key=lambda gauge: gauge.left, default=None)
-    text = f"free, priority {one.priority}, weight {one.weight}, {standing.in_flight} in flight"
+    text = f"free, priority {one.priority}, weight {one.weight}, {state.in_flight} in flight"
     return text if lowest is None else f"{text}, {lowest.left:.0%} of its {lowest.window} window left"

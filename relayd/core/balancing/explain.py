@@ -1,6 +1,6 @@
-"""Explain: why an account does not serve, in words, and what a client is told when none does.
+"""Explanations: why an account does not serve, in words, and what a client is told when none does.
 
-Rule: the pool states each reason once, as a Hold; refusals, `relayd explain`, `status` and the pages all print these.
+Rule: the pool states each reason once, as a Block; refusals, `relayd explain`, `status` and the pages all print these.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 from relayd.core.balancing.failover import FailureKind
 from relayd.wire.refusal import Refusal
 
-HoldKind = Literal[FailureKind, "never"]
+BlockKind = Literal[FailureKind, "never"]
 
 SHOWN = 5  # accounts that a refusal names; the rest is a number
 # From here on, s, a client does better to give up than to sleep: official SDKs obey any retry-after, however long.
@@ -34,7 +34,7 @@ class Block:
     """
 
     account: str
-    kind: HoldKind
+    kind: BlockKind
     until: float
     before: str
     after: str = ""
@@ -51,14 +51,14 @@ class Unavailable:
 
     Args:
         until: Unix time, s, of the soonest that one can; math.inf when none ever will.
-        kind: what holds that one: "none" when no account may ever serve.
-        holds: each account's reason.
+        kind: what keeps that one back: "none" when no account may ever serve.
+        blocks: each account's reason.
         model: what was asked for.
     """
 
     until: float
     kind: Literal["rate", "overload", "outage", "none"]
-    holds: tuple[Block, ...]
+    blocks: tuple[Block, ...]
     model: str = ""
 
 
@@ -71,12 +71,12 @@ class Reason:
     text: str
 
 
-def unavailable(holds: Sequence[Block], model: str) -> Unavailable:
-    """What the holds of all accounts come to: the one that is over first decides."""
-    hopeful = [hold for hold in holds if hold.kind != "never"]
+def unavailable(blocks: Sequence[Block], model: str) -> Unavailable:
+    """What the blocks of all accounts come to: the one that is over first decides."""
+    hopeful = [block for block in blocks if block.kind != "never"]
     if not hopeful:
-        return Unavailable(until=math.inf, kind="none", holds=tuple(holds), model=model)
-    first = min(hopeful, key=lambda hold: hold.until)
+        return Unavailable(until=math.inf, kind="none", blocks=tuple(blocks), model=model)
+    first = min(hopeful, key=lambda block: block.until)
     kind: Literal["rate", "overload", "outage"]
     match first.kind:
         case "rate":
@@ -85,7 +85,7 @@ def unavailable(holds: Sequence[Block], model: str) -> Unavailable:
             kind = "overload"
         case _:
             kind = "outage"
-    return Unavailable(until=first.until, kind=kind, holds=tuple(holds), model=model)
+    return Unavailable(until=first.until, kind=kind, blocks=tuple(blocks), model=model)
 
 
 def refusal_of(found: Unavailable, *, now: float, zone: datetime.tzinfo = datetime.UTC) -> Refusal:
@@ -94,7 +94,7 @@ def refusal_of(found: Unavailable, *, now: float, zone: datetime.tzinfo = dateti
     429 when rate limits hold the accounts, 529 when overload or outage does, 403 when no account may ever serve.
     Clients treat these very differently: Claude Code tries ten times after a 429 and twice after a 529.
     """
-    reasons = summary(found.holds, now, zone)
+    reasons = summary(found.blocks, now, zone)
     if found.kind == "none":
         wanted = f"model {_shown(found.model)}" if found.model else "this call"
         message = f"no account of this key's groups serves {wanted}" + (f" ({reasons})" if reasons else "")
@@ -113,13 +113,13 @@ def refusal_of(found: Unavailable, *, now: float, zone: datetime.tzinfo = dateti
     )
 
 
-def summary(holds: Sequence[Block], now: float, zone: datetime.tzinfo = datetime.UTC) -> str:
+def summary(blocks: Sequence[Block], now: float, zone: datetime.tzinfo = datetime.UTC) -> str:
     """ "a: cooling down until 12:03:10, 429 from upstream; b: does not serve claude-opus-4-1; and 7 more".
 
     Who can serve soonest comes first.
     """
-    ordered = sorted(holds, key=lambda hold: hold.until)
-    texts = [f"{hold.account}: {hold.text(now, zone)}" for hold in ordered[:SHOWN]]
+    ordered = sorted(blocks, key=lambda block: block.until)
+    texts = [f"{block.account}: {block.text(now, zone)}" for block in ordered[:SHOWN]]
     if len(ordered) > SHOWN:
         texts.append(f"and {len(ordered) - SHOWN} more")
     return "; ".join(texts)

@@ -59,10 +59,9 @@ class Unreachable:
 
     Args:
         kind: "connect" name look-up, connect or TLS; "timeout" and "reset" while waiting for the head; "protocol" what
-            came is no HTTP; "proxy" the account's proxy refused.
+            came is not HTTP; "proxy" the account's proxy refused.
         reason: the transport's words, for the log.
         bytes_sent: whether the upstream may have read the request, and may therefore be working on it.
-        reused: on a connection that had served before.
     """
 
     kind: ConnectionFault
@@ -70,7 +69,6 @@ class Unreachable:
     bytes_sent: bool = attrs.field(
         default=attrs.Factory(lambda self: self.kind in ("timeout", "reset", "protocol"), takes_self=True)
     )
-    reused: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -102,10 +100,9 @@ class Retry:
         strike: one failure among several that open a breaker, rather than a rest from now on.
         free: the next attempt costs no token of the retry budget: this account rests, so it cannot go on.
         backoff: s to wait before the next attempt, where waiting helps.
-        again: on the same account (it is not to blame); does not count as an attempt.
-        renew: refresh the account's token first.
+        renew: refresh the account's token and ask the same account again. Nobody is blamed; it does not count as an
+            attempt.
         final: not to be tried again, though there is blame: it may already have been done.
-        ambiguous: the upstream may have worked on it, and may bill it.
         relayable: whether the client may see this answer when it is the last. A redirect is not passed on.
         status: of the answer; 0 when there was none.
     """
@@ -117,10 +114,8 @@ class Retry:
     strike: bool = False
     free: bool = False
     backoff: float = 0.0
-    again: bool = False
     renew: bool = False
     final: bool = False
-    ambiguous: bool = False
     relayable: bool = True
     status: int = 0
 
@@ -217,7 +212,7 @@ def judge(
         model: as it was sent; "" for endpoints whose limits are not the model's (token counting, files, lists).
         attempt: attempts before this one, from 0.
         repeatable: whether doing it twice is harmless; False for what creates an object (a batch, a file).
-        renewable: whether the account's token can be refreshed and was not yet in this call.
+        renewable: whether the account's token can be refreshed, and was not yet in this attempt.
     """
     match outcome:
         case Answered():
@@ -244,6 +239,8 @@ def _judge_answer(
     name = _row_of(answer)
     if name is None:
         return Deliver(reason="ok" if answer.status < 400 else f"{_said(answer)}: the client's own")
+    if renewable and name == "credential" and answer.status == 401:
+        return Retry(scope="none", kind="auth", reason=_why(name, answer), renew=True, free=True, status=401)
     row = TABLE[name]
     default: float = getattr(cooldown, row.default)
     scope, rest, strike = row.scope, default, row.strike
@@ -261,10 +258,7 @@ def _judge_answer(
         strike=strike,
         free=row.free,
         backoff=min(_BACKOFF * 2**attempt, 2 * _BACKOFF) if row.waits else 0.0,
-        again=renewable and name == "credential" and answer.status == 401,
-        renew=renewable and name == "credential" and answer.status == 401,
         relayable=name != "redirect" and not _empty_stream(answer),
-        ambiguous=_empty_stream(answer),
         status=answer.status,
     )
 
@@ -323,18 +317,6 @@ def _empty_stream(answer: Answered) -> bool:
 
 
 def _judge_silence(outcome: Unreachable, cooldown: Cooldown, repeatable: bool) -> Retry:
-    # An idle connection that the upstream closed just as we used it: no one's fault (RFC 9112 section 9.3.1). The next
-    # try has a fresh connection, so this cannot happen twice in a row.
-    if outcome.kind == "reset" and outcome.reused:
-        return Retry(
-            scope="none",
-            kind="outage",
-            reason="the upstream had closed an idle connection",
-            free=True,
-            again=True,
-            final=outcome.bytes_sent and not repeatable,
-            relayable=False,
-        )
     name = outcome.kind if outcome.kind in ("connect", "proxy") or outcome.bytes_sent else "connect"
     row = TABLE[name if name in TABLE else "silent"]
     return Retry(
@@ -344,7 +326,6 @@ def _judge_silence(outcome: Unreachable, cooldown: Cooldown, repeatable: bool) -
         cooldown=getattr(cooldown, row.default),
         strike=row.strike,
         final=outcome.bytes_sent and not repeatable,
-        ambiguous=outcome.bytes_sent,
         relayable=False,
     )
 
@@ -379,19 +360,14 @@ def _said(answer: Answered) -> str:
     return f"{answer.status} {kind}" if kind and kind != KIND_BY_STATUS.get(answer.status) else str(answer.status)
 
 
-def may_retry(
-    verdict: Retry, *, attempts_left: int, budget: RetryBudget, deadline: float, now: float, committed: bool = False
-) -> bool:
-    """Whether the call is tried once more. Takes a token from `budget` when it says yes, unless the retry is free.
+def may_retry(verdict: Retry, *, attempts_left: int, budget: RetryBudget, deadline: float, now: float) -> bool:
+    """Whether another account is tried. Takes a token from `budget` when it says yes, unless the retry is free.
 
     Args:
-        attempts_left: accounts that may still be tried; an `again` needs none.
+        attempts_left: accounts that may still be tried.
         deadline, now: s on one clock; the end of the call as a whole always wins.
-        committed: a byte has gone to the client. Then never.
     """
-    if committed or verdict.final or now + verdict.backoff >= deadline:
-        return False
-    if attempts_left <= 0 and not verdict.again:
+    if attempts_left <= 0 or verdict.final or now + verdict.backoff >= deadline:
         return False
     return verdict.free or budget.spend()
 

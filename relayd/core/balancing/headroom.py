@@ -84,7 +84,7 @@ def read_gauges(headers: Headers, now: float) -> tuple[Gauge, ...]:
 
 @lru_cache(maxsize=256)
 def _place(name: bytes) -> tuple[str, str] | None:
-    """The window and the field that a header is about; None for what is no window's. There are few different ones."""
+    """The window and the field that a header is about; None for other headers. There are few different ones."""
     match = _UNIFIED.fullmatch(name) or _PLAIN.fullmatch(name)
     return None if match is None else (match[1].decode("latin-1"), match[2].decode())
 

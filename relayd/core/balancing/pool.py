@@ -1,11 +1,11 @@
-"""Pool: which account serves, and what is learnt from how it went.
+"""Account pool: which account serves, and what is learnt from how it went.
 
 Rule: sync and free of I/O; `now` (Unix time, s) and `rng` are arguments. `begin`, `observe` and `end` must work in a
 `finally`, under cancellation: they never wait, and doing them twice is doing them once.
 
-Theory: what is known of an account (standing.py) outlives configs and, shared as JSON, restarts. A conversation stays
-on its account while that can serve; else the key's groups are asked in order, in each the lowest priority number, and
-within one priority the strategy chooses (strategy.py) among those whom nothing holds (holds.py).
+Theory: what is known of an account (account_state.py) outlives configs and, shared as JSON, restarts. A conversation
+stays on its account while that can serve; else the key's groups are asked in order, in each the lowest priority number,
+and within one priority the strategy chooses (strategy.py) among those that nothing blocks (eligibility.py).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Routing, Snapshot
 from relayd.core.balancing.account_state import AccountState, Health, Lease, health_state, identity_of, merge_health
 from relayd.core.balancing.breaker import Gate
-from relayd.core.balancing.candidates import Candidate, Candidates, build_roster
-from relayd.core.balancing.eligibility import Wanted, free, hold_of, holds_of, well
+from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
+from relayd.core.balancing.eligibility import Wanted, block_of, blocks_of, free, well
 from relayd.core.balancing.explain import Block, Reason, Unavailable, refusal_of, unavailable
 from relayd.core.balancing.failover import Deliver, FailureKind, Retry, Verdict
 from relayd.core.balancing.headroom import read_gauges
@@ -32,7 +32,7 @@ __all__ = ["HealthChange", "Lease", "Picked", "Pool", "Unavailable", "refusal_of
 
 _LEARN_EVERY = 0.2  # s between two readings of the headers of good answers; a reading costs as much as a choice
 _REVIEW = 5.0  # s between reviews of every account's windows, whose time runs on without an answer
-_ROSTERS = 512  # kept per snapshot; model names come from clients, so there is a bound
+_MOST_KEPT = 512  # candidates kept per snapshot; model names come from clients, so there is a bound
 
 
 @attrs.frozen
@@ -65,9 +65,9 @@ class Pool:
 
     _snapshot: Snapshot | None = None
     _routing: Routing = attrs.field(factory=Routing)
-    _standings: dict[str, AccountState] = attrs.field(factory=dict)
+    _states: dict[str, AccountState] = attrs.field(factory=dict)
     _origins: dict[str, Gate] = attrs.field(factory=dict)
-    _rosters: dict[tuple[tuple[str, ...], str], Candidates] = attrs.field(factory=dict)
+    _kept: dict[tuple[tuple[str, ...], str], Candidates] = attrs.field(factory=dict)
     _changed: set[str] = attrs.field(factory=set)
     _reviews: int = 0
     _next_review: float = 0.0
@@ -94,42 +94,42 @@ class Pool:
             affinity: the account of this conversation so far.
             excluded: accounts that this call has tried.
         """
-        roster = self._roster(snapshot, groups, model, now)
+        candidates = self._candidates_for(snapshot, groups, model, now)
         if affinity is not None and affinity not in excluded:
-            home = roster.by_id.get(affinity)
+            home = candidates.by_id.get(affinity)
             if home is not None and free(home, model, now):
                 return Picked(affinity, "affinity")
         ask = Wanted(model, excluded, now)
-        for tiers in roster.groups:
+        for tiers in candidates.groups:
             for tier in tiers:
                 chosen = choose(self._routing.strategy, tier, ask, rng, self._reviews)
                 if chosen is not None:
                     return Picked(chosen.id, self._routing.strategy)
-        chosen = last_resort(roster, ask, rng)
+        chosen = last_resort(candidates, ask, rng)
         if chosen is not None:
             return Picked(chosen.id, "last resort")
-        return unavailable([*holds_of(roster, ask), *roster.never], model)
+        return unavailable([*blocks_of(candidates, ask), *candidates.never], model)
 
-    def _roster(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float) -> Candidates:
+    def _candidates_for(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float) -> Candidates:
         self.adopt_if_new(snapshot, now)
         if now >= self._next_review:
             self._review(now)
-        roster = self._rosters.get((groups, model))
-        if roster is None:
-            if len(self._rosters) >= _ROSTERS:
-                self._rosters.clear()
-            roster = self._rosters[groups, model] = build_roster(snapshot, groups, model, self._candidate)
-        return roster
+        candidates = self._kept.get((groups, model))
+        if candidates is None:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            candidates = self._kept[groups, model] = build_candidates(snapshot, groups, model, self._candidate)
+        return candidates
 
     def explain(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, *, now: float) -> list[Reason]:
         """Each account of `groups`: would it serve such a call now, and why (not)? Those that would come first."""
-        roster = self._roster(snapshot, groups, model, now)
+        candidates = self._candidates_for(snapshot, groups, model, now)
         reasons = []
-        for one in roster.by_id.values():
-            hold = hold_of(one, model, now)
-            reasons.append(Reason(one.id, hold is None, well(one, now) if hold is None else hold.text(now)))
+        for one in candidates.by_id.values():
+            block = block_of(one, model, now)
+            reasons.append(Reason(one.id, block is None, well(one, now) if block is None else block.text(now)))
         reasons.sort(key=lambda reason: not reason.ok)
-        return reasons + [Reason(hold.account, False, hold.text(now)) for hold in roster.never]
+        return reasons + [Reason(block.account, False, block.text(now)) for block in candidates.never]
 
     # --- one attempt
 
@@ -139,14 +139,14 @@ class Pool:
         Args:
             model: as for `pick`; "" also for token counting, whose limits are not the model's.
         """
-        standing = self._standings[account]
-        standing.in_flight += 1
-        standing.used = now
-        standing.turn = standing.next_turn
-        if standing.pace:
-            standing.starts.append(now)
-        lease = Lease(account=account, model=model, began=now, standing=standing, health=standing.whole)
-        if not standing.calm or standing.origin.ramp:
+        state = self._states[account]
+        state.in_flight += 1
+        state.used = now
+        state.turn = state.next_turn
+        if state.pace:
+            state.starts.append(now)
+        lease = Lease(account=account, model=model, began=now, state=state, health=state.whole)
+        if not state.calm or state.origin.ramp:
             gates = [gate for gate in self._gates(lease) if gate.ramp]
             for gate in gates:
                 gate.trials += 1
@@ -154,8 +154,8 @@ class Pool:
         return lease
 
     def _gates(self, lease: Lease) -> list[Gate]:
-        gates = [lease.health.gate, lease.standing.origin]
-        health = lease.standing.models.get(lease.model)
+        gates = [lease.health.gate, lease.state.origin]
+        health = lease.state.models.get(lease.model)
         return gates if health is None else [*gates, health.gate]
 
     def end(self, lease: Lease, now: float) -> None:
@@ -164,7 +164,7 @@ class Pool:
             lease.release_trials()
             lease.ended = True
             lease.observed = True  # nothing is learnt from what came of it after its end
-            lease.standing.in_flight -= 1
+            lease.state.in_flight -= 1
 
     def observe(
         self, lease: Lease, verdict: Verdict, headers: Headers | None, now: float, rng: random.Random
@@ -180,8 +180,8 @@ class Pool:
             return None
         lease.release_trials()
         lease.observed = True
-        standing = lease.standing
-        if standing.whole is not lease.health:
+        state = lease.state
+        if state.whole is not lease.health:
             return None  # that was another credential
         # An account that answers well is asked again soon; what fails is always read.
         fresh = isinstance(verdict, Deliver) and 0 <= now - lease.health.seen < _LEARN_EVERY
@@ -191,9 +191,9 @@ class Pool:
                 change = self._praise(lease, now)
             case Retry():
                 change = self._blame(lease, verdict, now, rng)
-        if learnt or change is not None or not standing.calm or isinstance(verdict, Retry):
-            standing.measure(self._routing.reserve, now)
-            self._changed.add(standing.id)
+        if learnt or change is not None or not state.calm or isinstance(verdict, Retry):
+            state.measure(self._routing.reserve, now)
+            self._changed.add(state.id)
         return change
 
     def _learn(self, lease: Lease, headers: Headers, now: float) -> bool:
@@ -201,7 +201,7 @@ class Pool:
         lease.health.learn([gauge for gauge in gauges if gauge.scope == "account"], now)
         of_model = [gauge for gauge in gauges if gauge.scope == "model"]
         if of_model and lease.model:
-            lease.standing.model(lease.model).learn(of_model, now)
+            lease.state.model(lease.model).learn(of_model, now)
         return bool(gauges)
 
     def _praise(self, lease: Lease, now: float) -> HealthChange | None:
@@ -209,7 +209,7 @@ class Pool:
         return HealthChange(lease.account, "recovered", "", 0.0) if any(reopened) else None
 
     def _blame(self, lease: Lease, verdict: Retry, now: float, rng: random.Random) -> HealthChange | None:
-        origin = lease.standing.origin
+        origin = lease.state.origin
         if verdict.status and verdict.kind != "overload":
             origin.succeed(now, lease.on_trial(origin))  # whatever it said, it was there to say it
         match verdict.scope:
@@ -218,7 +218,7 @@ class Pool:
             case "model":
                 if not lease.model:
                     return None
-                gate = lease.standing.model(lease.model).gate
+                gate = lease.state.model(lease.model).gate
             case "upstream":
                 self._strike(lease, origin, verdict, now, rng)
                 if verdict.kind != "overload":
@@ -239,11 +239,11 @@ class Pool:
 
     # --- config, and what others know
 
-    def hold(self, hold: Block) -> None:
+    def block(self, block: Block) -> None:
         """The state store says that an account has no room, whatever this process knows."""
-        standing = self._standings.get(hold.account)
-        if standing is not None:
-            standing.elsewhere = hold
+        state = self._states.get(block.account)
+        if state is not None:
+            state.elsewhere = block
 
     def adopt_if_new(self, snapshot: Snapshot, now: float) -> None:
         """Go by a snapshot, unless it is the one that this pool goes by already."""
@@ -253,14 +253,14 @@ class Pool:
     def adopt(self, snapshot: Snapshot, now: float) -> None:
         """Go by a new snapshot. An account with another credential or origin starts anew; others keep their health."""
         self._snapshot, self._routing = snapshot, snapshot.relay.routing
-        self._rosters.clear()
+        self._kept.clear()
         for account in snapshot.accounts.values():
             self._adopt_account(account, account.base_url or snapshot.relay.upstream.base_url)
-        gone = [name for name in self._standings if name not in snapshot.accounts]
+        gone = [name for name in self._states if name not in snapshot.accounts]
         for name in gone:
-            if not self._standings[name].in_flight:
-                del self._standings[name]
-        used = {id(standing.origin) for standing in self._standings.values()}
+            if not self._states[name].in_flight:
+                del self._states[name]
+        used = {id(state.origin) for state in self._states.values()}
         self._origins = {name: gate for name, gate in self._origins.items() if id(gate) in used}
         self._review(now)
 
@@ -268,22 +268,22 @@ class Pool:
         way = f"simulator {account.id}" if ACCOUNT_KINDS[account.kind].in_process else f"{base_url} {account.proxy}"
         origin = self._origins.setdefault(way, Gate())
         identity = identity_of(account, base_url)
-        standing = self._standings.get(account.id)
-        if standing is None:
-            standing = self._standings[account.id] = AccountState(id=account.id, identity=identity, origin=origin)
-        if standing.identity != identity:
-            standing.clear()
-            standing.identity, standing.origin = identity, origin
+        state = self._states.get(account.id)
+        if state is None:
+            state = self._states[account.id] = AccountState(id=account.id, identity=identity, origin=origin)
+        if state.identity != identity:
+            state.clear()
+            state.identity, state.origin = identity, origin
             self._changed.add(account.id)
-        standing.pace = account.pace.requests_per_minute
-        standing.elsewhere = None  # its ceilings may have been raised
+        state.pace = account.pace.requests_per_minute
+        state.elsewhere = None  # its ceilings may have been raised
 
     def _candidate(self, account: Account) -> Candidate:
-        standing = self._standings[account.id]
+        state = self._states[account.id]
         return Candidate(
             id=account.id,
-            standing=standing,
-            origin=standing.origin,
+            state=state,
+            origin=state.origin,
             priority=account.priority,
             weight=account.weight,
             limit=account.max_concurrency,
@@ -294,31 +294,31 @@ class Pool:
     def _review(self, now: float) -> None:
         self._reviews += 1
         self._next_review = now + _REVIEW
-        for standing in self._standings.values():
-            if not standing.calm or standing.whole.gauges or standing.models:
-                standing.measure(self._routing.reserve, now)
+        for state in self._states.values():
+            if not state.calm or state.whole.gauges or state.models:
+                state.measure(self._routing.reserve, now)
 
     def restore(self, account: str, now: float) -> None:
         """Let an account serve at once: a test of it succeeded, or its credential was renewed."""
-        standing = self._standings[account]
-        for health in (standing.whole, *standing.models.values()):
+        state = self._states[account]
+        for health in (state.whole, *state.models.values()):
             health.gate.reopen(now)
-        standing.measure(self._routing.reserve, now)
+        state.measure(self._routing.reserve, now)
         self._changed.add(account)
 
     def in_flight(self, account: str) -> int:
         """Attempts on an account that have not ended."""
-        standing = self._standings.get(account)
-        return 0 if standing is None else standing.in_flight
+        state = self._states.get(account)
+        return 0 if state is None else state.in_flight
 
     def last_used(self, account: str) -> float:
         """When the last attempt on an account began, Unix time, s; 0.0 = never in this process."""
-        standing = self._standings.get(account)
-        return 0.0 if standing is None else standing.used
+        state = self._states.get(account)
+        return 0.0 if state is None else state.used
 
     def resting(self, account: str, now: float) -> tuple[FailureKind, float, str] | None:
         """Why an account as a whole rests: kind, until (Unix time, s), reason. None when it does not."""
-        gate = self._standings[account].whole.gate
+        gate = self._states[account].whole.gate
         return (gate.kind, gate.until, gate.reason) if gate.resting(now) else None
 
     def take_changed(self) -> set[str]:
@@ -328,24 +328,24 @@ class Pool:
 
     def snapshot_health(self, account: str) -> dict[str, Any]:
         """An account's health as JSON, for other nodes and for after a restart."""
-        standing = self._standings[account]
-        models = {name: health_state(health) for name, health in standing.models.items()}
-        return {"v": 1, "identity": standing.identity, "account": health_state(standing.whole), "models": models}
+        state = self._states[account]
+        models = {name: health_state(health) for name, health in state.models.items()}
+        return {"v": 1, "identity": state.identity, "account": health_state(state.whole), "models": models}
 
-    def load_health(self, account: str, state: dict[str, Any], now: float) -> bool:
+    def load_health(self, account: str, note: dict[str, Any], now: float) -> bool:
         """Merge what another node, or this one before a restart, knew: for each part the later knowledge stands.
 
         Returns: whether anything was new. What is about another credential, or cannot be read, is not taken.
         """
-        standing = self._standings.get(account)
-        if standing is None or state.get("v") != 1 or state.get("identity") != standing.identity:
+        state = self._states.get(account)
+        if state is None or note.get("v") != 1 or note.get("identity") != state.identity:
             return False
         try:
-            pairs: list[tuple[Health, dict[str, Any]]] = [(standing.whole, state["account"])]
-            pairs += [(standing.model(str(name)), part) for name, part in state["models"].items()]
+            pairs: list[tuple[Health, dict[str, Any]]] = [(state.whole, note["account"])]
+            pairs += [(state.model(str(name)), part) for name, part in note["models"].items()]
             taken = [merge_health(health, part) for health, part in pairs]
         except (KeyError, TypeError, ValueError, AttributeError):
             return False
         finally:
-            standing.measure(self._routing.reserve, now)
+            state.measure(self._routing.reserve, now)
         return any(taken)

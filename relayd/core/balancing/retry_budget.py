@@ -1,4 +1,4 @@
-"""Budget: how many second tries a relay may cost its upstreams.
+"""Retry budget: how many second tries a relay may cost its upstreams.
 
 Theory: a token bucket fed by calls. Each call earns a tenth of a token, each further attempt costs one, so that an
 upstream that fails every call sees at most 1.1 attempts a call, and the bucket's content once on top. Without it, three

@@ -1,4 +1,4 @@
-"""Strategy: who of several accounts that could serve.
+"""Balancing strategies: which of several accounts that could serve is asked.
 
 Theory: "balanced" is a race. Each account runs for (calls in flight + an exponential variate) / (weight * pull). Among
 idle accounts number i is home first with a probability of exactly its share of the weights, so that many nodes do not
@@ -17,7 +17,7 @@ import random
 from typing import Literal
 
 from relayd.core.balancing.candidates import Candidate, Candidates, Tier
-from relayd.core.balancing.eligibility import Wanted, free, hold_of
+from relayd.core.balancing.eligibility import Wanted, block_of, free
 
 RACE = 16  # accounts up to which all run; beyond it some are drawn
 _RUNNERS = 8  # drawn
@@ -52,7 +52,7 @@ def ready(tier: Tier, ask: Wanted) -> list[Candidate]:
     found = [
         one
         for one in tier.candidates
-        if (one.plain and one.standing.calm and one.origin.ramp == 0) or free(one, model, now)
+        if (one.plain and one.state.calm and one.origin.ramp == 0) or free(one, model, now)
     ]
     return [one for one in found if one.id not in excluded] if excluded else found
 
@@ -62,8 +62,8 @@ def race(runners: list[Candidate], rng: random.Random) -> Candidate | None:
     chance, log = rng.random, math.log
     winner, best = None, math.inf
     for one in runners:
-        standing = one.standing
-        run = (standing.in_flight - log(1.0 - chance())) / (one.weight * standing.pull)
+        state = one.state
+        run = (state.in_flight - log(1.0 - chance())) / (one.weight * state.pull)
         if run < best:
             winner, best = one, run
     return winner
@@ -75,7 +75,7 @@ def _draw(tier: Tier, ask: Wanted, rng: random.Random, review: int) -> Candidate
     for _ in range(_DRAWS):
         one = tier.draw(rng.random(), review)
         if _takes(one, ask):
-            load = one.standing.in_flight / (one.weight * one.standing.pull)
+            load = one.state.in_flight / (one.weight * one.state.pull)
             if load < least:
                 best, least = one, load
             found += 1
@@ -93,30 +93,30 @@ def _next_turn(tier: Tier, runners: list[Candidate]) -> Candidate | None:
         return None
     clock, first, chosen = tier.clock, math.inf, runners[0]
     for one in runners:
-        turn = one.standing.turn
+        turn = one.state.turn
         if turn < first:
             first, chosen = turn, one
             if turn <= clock:
                 break
     tier.clock = max(first, clock)
-    chosen.standing.next_turn = tier.clock + 1 / chosen.weight
+    chosen.state.next_turn = tier.clock + 1 / chosen.weight
     return chosen
 
 
-def last_resort(roster: Candidates, ask: Wanted, rng: random.Random) -> Candidate | None:
+def last_resort(candidates: Candidates, ask: Wanted, rng: random.Random) -> Candidate | None:
     """Someone whom only a breaker keeps back: better to find out than to refuse. Those first whose own gate is open."""
-    for tiers in roster.groups:
+    for tiers in candidates.groups:
         willing = [
             one for tier in tiers for one in tier.candidates if one.id not in ask.excluded and _only_soft(one, ask)
         ]
-        well = [one for one in willing if one.standing.whole.gate.admits(ask.now)]
+        well = [one for one in willing if one.state.whole.gate.admits(ask.now)]
         if willing:
             return race(well or willing, rng)
     return None
 
 
 def _only_soft(one: Candidate, ask: Wanted) -> bool:
-    gate = one.standing.whole.gate
+    gate = one.state.whole.gate
     if gate.resting(ask.now) and not gate.soft:
         return False
-    return hold_of(one, ask.model, ask.now, past_soft=True) is None
+    return block_of(one, ask.model, ask.now, past_soft=True) is None

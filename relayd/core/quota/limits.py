@@ -1,4 +1,4 @@
-"""Limits: which counters a call touches, what they allow, and what to say when they do not.
+"""Rate limits and quotas: which counters a call touches, what they allow, and what to say when they do not.
 
 Rule: no clock, no store. A call's limits become a list of terms; the store checks all of them and then charges all of
 them, or none; its answer is put into words here.
@@ -329,7 +329,7 @@ def window_length(text: str) -> int | str:
 
 
 def day_of(now_ms: int, tz: str) -> str:
-    """The calendar day in that time zone, YYYY-MM-DD: where a call stands in the books."""
+    """The calendar day in that time zone, YYYY-MM-DD: to which a call is booked."""
     return _date(now_ms // 1000, tz).isoformat()
 
 
@@ -416,7 +416,7 @@ def rfc3339(ms: int) -> str:
     return datetime.datetime.fromtimestamp(-(-ms // 1000), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def limit_headers(charged: tuple[Term, ...], standings: tuple[TermLevel, ...], now_ms: int) -> HeaderPairs:
+def limit_headers(charged: tuple[Term, ...], levels: tuple[TermLevel, ...], now_ms: int) -> HeaderPairs:
     """The key's own `anthropic-ratelimit-*`: for requests and tokens the window with the least left.
 
     Source: API docs, "Rate limits", response headers.
@@ -424,49 +424,47 @@ def limit_headers(charged: tuple[Term, ...], standings: tuple[TermLevel, ...], n
     pairs: HeaderPairs = []
     for unit in ("requests", "tokens"):
         rows = [
-            (term.limit - standing.used, term, standing)
-            for term, standing in zip(charged, standings, strict=False)
+            (term.limit - level.used, term, level)
+            for term, level in zip(charged, levels, strict=False)
             if not isinstance(term, Slots) and term.unit == unit and term.counter.startswith("key/")
         ]
         if not rows:
             continue
-        left, term, standing = min(rows, key=lambda row: row[0])
+        left, term, level = min(rows, key=lambda row: row[0])
         stem = b"anthropic-ratelimit-" + unit.encode()
-        reset = max(standing.resets_at, now_ms)
+        reset = max(level.resets_at, now_ms)
         pairs.append((stem + b"-limit", b"%d" % term.limit))
         pairs.append((stem + b"-remaining", b"%d" % max(left, 0)))
         pairs.append((stem + b"-reset", rfc3339(reset).encode()))
     return pairs
 
 
-def usage_document(
-    key: ApiKey, shown: tuple[Term, ...], standings: tuple[TermLevel, ...], now_ms: int
-) -> dict[str, Any]:
+def usage_document(key: ApiKey, shown: tuple[Term, ...], levels: tuple[TermLevel, ...], now_ms: int) -> dict[str, Any]:
     """`GET /usage`: a key's limits, consumption and reset times, ready for JSON. Costs are exact strings in USD.
 
     Args:
         shown: `key_terms` and `counting_terms` of the key, with nothing reserved.
-        standings: the store's answer to a peek at them, in the same order.
+        levels: the store's answer to a peek at them, in the same order.
     """
     return {
         "key": str(key.id),
         "name": key.name,
         "owner": key.owner,
         "now": rfc3339(now_ms),
-        "limits": [_usage_row(term, standing) for term, standing in zip(shown, standings, strict=True)],
+        "limits": [_usage_row(term, level) for term, level in zip(shown, levels, strict=True)],
     }
 
 
-def _usage_row(term: Term, standing: TermLevel) -> dict[str, Any]:
+def _usage_row(term: Term, level: TermLevel) -> dict[str, Any]:
     unit = "concurrent" if isinstance(term, Slots) else term.unit
-    left = max(term.limit - standing.used, 0)
-    resets = not isinstance(term, Slots) and standing.used > 0 and standing.resets_at < FOREVER
+    left = max(term.limit - level.used, 0)
+    resets = not isinstance(term, Slots) and level.used > 0 and level.resets_at < FOREVER
     shape = (lambda amount: dollars(amount)[1:]) if unit == "cost" else (lambda amount: amount)
     return {
         "limit_name": term.name,
         "unit": unit,
         "limit": shape(term.limit),
-        "used": shape(standing.used),
+        "used": shape(level.used),
         "remaining": shape(left),
-        "resets_at": rfc3339(standing.resets_at) if resets else None,
+        "resets_at": rfc3339(level.resets_at) if resets else None,
     }

@@ -1,11 +1,11 @@
-"""Names: under which name a model stands in the books, and as what it may be sent.
+"""Model names: under which name a model is booked, and as what it may be sent.
 
 Rule: pure, but for the names that `ModelNames` has learnt in the last days.
 
-Theory: a model's name comes from the client, and each name is a line of its own in the books. One that a client made up
-must not get a line, or a loop over random names would grow the books without end. A name has a line when it is *listed*
-(it has a price of its own, or the tree names it in full) or *confirmed* (an upstream reported usage for it). Some
-upstreams take any name, so a day has no more than MOST confirmed ones; all others share the line OTHER.
+Theory: a model's name comes from the client, and each name is a line of its own in the reports. One that a client made
+up must not get a line, or a loop over random names would grow the state without end. A name has a line when it is
+*listed* (it has a price of its own, or the tree names it in full) or *confirmed* (an upstream reported usage for it).
+Some upstreams take any name, so a day has no more than MOST confirmed ones; all others share the line OTHER.
 
 What a call may cost depends on the account that will serve it, where accounts have a `model_map`; all the names that it
 may be sent with are known before.

@@ -1,4 +1,4 @@
-"""Quota: which limits one call has to pass, and what it reserves of them.
+"""Reservation: which limits one call has to pass, and what it reserves of them.
 
 Rule: pure. The store checks and charges; the words for a denial are in limits.py.
 """

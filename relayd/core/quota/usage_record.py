@@ -1,4 +1,4 @@
-"""Ledger: a call's line in the books of its day.
+"""Usage records: what a call consumed, as one line of its day.
 
 Rule: integers only, tokens and micro-USD. A line is made once, from the receipt; limits are charged with the same
 numbers that reports show, so that the two cannot drift apart.
@@ -45,7 +45,7 @@ def record_of(receipt: Receipt, day: str, model: str) -> UsageRecord:
 
     Args:
         day: `day_of` its beginning.
-        model: its name in the books (names.py).
+        model: its name in the reports (model_names.py).
     """
     usage = receipt.usage
     return UsageRecord(
@@ -69,7 +69,7 @@ def orphan_of(key: str, model: str, reserved: Estimate, now_ms: int, tz: str) ->
     """What is booked for a call that nobody settles, say after a power cut: its prompt, by estimate.
 
     Args:
-        model: its name in the books.
+        model: its name in the reports.
     """
     return UsageRecord(
         day=day_of(now_ms, tz),

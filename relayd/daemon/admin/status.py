@@ -15,10 +15,12 @@ import trio
 
 from relayd import __version__
 from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.core.access.auth import best_state
 from relayd.core.balancing.pool import Pool
 from relayd.core.cluster import Drift, Node, doubled, drift
+from relayd.core.in_flight import InFlight
 from relayd.core.inventory import Inventory, ending_within, take_inventory
-from relayd.core.live import InFlight, Live
+from relayd.core.live import Live
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.documents import (
@@ -223,9 +225,5 @@ def _key_counts(snapshot: Snapshot, now: float) -> dict[str, int]:
 
 
 def key_state(key: ApiKey, snapshot: Snapshot, now: float) -> str:
-    deny = snapshot.deny
-    if not key.enabled:
-        return "disabled"
-    if key.id in deny.keys or (deny.sha256 and all(entry.sha256 in deny.sha256 for entry in key.hashes)):
-        return "denied"
-    return "expired" if key.expires is not None and now >= key.expires.timestamp() else "active"
+    state = best_state(key, snapshot, now)
+    return "expired" if state == "rotated" else state

@@ -1,12 +1,11 @@
-"""Admission: a call's limits are checked and charged in the store, and settled when the call has ended.
+"""Admission: a call's limits are checked and charged in the state store.
 
-Rule: an admitted call is settled exactly once, by `close`, which is sync and comes from a `finally`.
+Rule: whoever is admitted settles; see accounting.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import attrs
 
@@ -14,54 +13,43 @@ from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.access.permissions import Plan
 from relayd.core.quota.limits import TermLevel, counting_terms, denial, limit_headers
 from relayd.core.quota.model_names import ModelNames
-from relayd.core.quota.reservation import quota
-from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.reservation import Quota, quota
+from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.state.contract import Acquire, Admit, Closed, Denied, Granted, Stale
 from relayd.wire.http import HeaderPairs
 from relayd.wire.refusal import Refusal
-
-
-class CountingStore(Protocol):
-    """The state as a call sees it (daemon/store/failsafe.py).
-
-    Args:
-        lease_ms: how long a call and its slots are held without a heartbeat.
-    """
-
-    lease_ms: int
-
-    async def admit(self, op: Admit) -> Granted | Denied | Stale | Closed: ...
-
-    async def lease(self, op: Acquire) -> Granted | Denied | Stale: ...
-
-    def settle(self, call: str, record: UsageRecord) -> None: ...
 
 
 @attrs.frozen(kw_only=True)
 class Admitted:
     """The right to go on, and how the key's limits stood then."""
 
-    op: Admit  # its orphan is what the call is booked with if nothing better is known
-    standings: tuple[TermLevel, ...]
+    quota: Quota  # its orphan is what the call is booked with if nothing better is known
+    levels: tuple[TermLevel, ...]
     now_ms: int
 
     def headers(self) -> HeaderPairs:
         """The key's own `anthropic-ratelimit-*`."""
-        return limit_headers(self.op.terms, self.standings, self.now_ms)
+        return limit_headers(self.quota.terms, self.levels, self.now_ms)
 
 
 async def admit(
-    counts: CountingStore, call_id: str, plan: Plan, snapshot: Snapshot, wall: Callable[[], float], names: ModelNames
+    store: FailsafeStore,
+    call_id: str,
+    plan: Plan,
+    snapshot: Snapshot,
+    wall: Callable[[], float],
+    model_names: ModelNames,
 ) -> Admitted:
     """Pass every limit of a message call. Raises: Refusal 429, 529, 503, 403."""
     now_ms = round(wall() * 1000)
     for _ in range(3):  # a call at midnight may find that the store's day is another one
-        asked = quota(plan, snapshot, now_ms, names, counts.lease_ms)
-        op = Admit(call=call_id, terms=asked.terms, orphan=asked.orphan, ttl=counts.lease_ms)
-        answer = await counts.admit(op)
+        asked = quota(plan, snapshot, now_ms, model_names, store.lease_ms)
+        op = Admit(call=call_id, terms=asked.terms, orphan=asked.orphan, ttl=store.lease_ms)
+        answer = await store.admit(op)
         match answer:
             case Granted():
-                return Admitted(op=op, standings=answer.standings, now_ms=answer.now)
+                return Admitted(quota=asked, levels=answer.standings, now_ms=answer.now)
             case Denied():
                 raise denial(asked.terms[answer.term], answer.retry, answer.now)
             case Stale():
@@ -71,12 +59,12 @@ async def admit(
     raise _clocks_apart()
 
 
-async def admit_count(counts: CountingStore, call_id: str, key: ApiKey) -> None:
+async def admit_count(store: FailsafeStore, call_id: str, key: ApiKey) -> None:
     """Pass the bound on token counting; nothing is left to settle. Raises: Refusal 429, 503."""
     bound = counting_terms(key, 1)
     if not bound:
         return
-    answer = await counts.lease(Acquire(holder=call_id, terms=bound))
+    answer = await store.lease(Acquire(holder=call_id, terms=bound))
     if isinstance(answer, Denied):
         raise denial(bound[answer.term], answer.retry, answer.now)
 

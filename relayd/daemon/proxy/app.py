@@ -1,11 +1,11 @@
-"""Front: the application behind the public listener. Finds what a path means and has it served.
+"""Public application: what stands behind the public listener. Finds what a path means and has it served.
 
-Rule: no decision beyond the path. Calls go to relay.py; what needs no upstream is answered here.
+Rule: no decision beyond the path. Calls go to call.py; what needs no upstream is answered here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import attrs
 import msgspec
@@ -17,17 +17,9 @@ from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.key_usage import usage_of
-from relayd.daemon.proxy.routes import (
-    MESSAGES,
-    Local,
-    Models,
-    OwnUsage,
-    cors_headers,
-    find,
-    local,
-    preflight,
-    speaks_openai,
-)
+from relayd.daemon.proxy.reply import ReplyWriter, id_headers, preflight
+from relayd.daemon.proxy.routes import MESSAGES, Local, Models, OwnUsage, find, local, speaks_openai
+from relayd.daemon.store.state_client import StateClient
 from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
 from relayd.wire.call import Call, Reply
 from relayd.wire.openai import shapes as openai_shapes
@@ -39,19 +31,17 @@ class PublicApp:
     """The application of the public listener.
 
     Args:
+        state: what keys have used; None where nothing is counted.
         known_models: ids of models that exist (those with a price).
-        facts: what /health tells beside "ok".
+        draining: whether /readyz sends load balancers elsewhere.
     """
 
-    relay: CallServer
+    calls: CallServer
+    objects: BatchesAndFiles
+    replies: ReplyWriter
+    state: StateClient | None
     known_models: Callable[[], Iterable[str]]
-    facts: Callable[[], Mapping[str, object]] = dict
     draining: bool = False
-    objects: BatchesAndFiles = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.objects = BatchesAndFiles(relay=self.relay)
-        self.relay.bind = self.objects.bind
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -59,7 +49,7 @@ class PublicApp:
         if head.method == "HEAD":
             await exchange.reply(self._with_ids(Reply(status=200, headers=[], body=b"")))
         elif head.method == "OPTIONS":
-            await exchange.reply(self._with_ids(preflight(head, self._cors())))
+            await exchange.reply(self._with_ids(preflight(head, self.replies.origins())))
         else:
             await self._route(exchange)
 
@@ -71,7 +61,7 @@ class PublicApp:
             return
         match target:
             case Local():
-                await exchange.reply(self._with_ids(local(target, draining=self.draining, facts=self.facts)))
+                await exchange.reply(self._with_ids(local(target, draining=self.draining)))
             case Models():
                 await self._models(exchange, target)
             case OwnUsage():
@@ -79,7 +69,7 @@ class PublicApp:
             case ObjectRequest():
                 await self.objects.serve(exchange, target)
             case _:
-                await self.relay.serve_call(exchange, target)
+                await self.calls.serve_call(exchange, target)
 
     async def _models(self, exchange: Exchange, asked: Models) -> None:
         try:
@@ -89,19 +79,19 @@ class PublicApp:
         await exchange.reply(self._readable(exchange, reply))
 
     async def _own_usage(self, exchange: Exchange) -> None:
-        draft = self.relay.draft(exchange, "anthropic")
+        draft = self.calls.draft(exchange, "anthropic")
         try:
-            snapshot, key = self.relay.identify(exchange, draft)
-            body = await usage_of(key, snapshot, self.relay.books, self.relay.wall)
-            headers = [JSON, (b"cache-control", b"no-store"), *call_ids(draft.call_id)]
+            snapshot, key = self.calls.identify(exchange, draft)
+            body = await usage_of(key, snapshot, self.state, self.calls.wall)
+            headers = [JSON, (b"cache-control", b"no-store"), *id_headers(draft.call_id)]
             reply = Reply(status=200, headers=headers, body=body)
         except Refusal as refusal:
             reply = self.refuse(refusal, exchange.head.path)
         await exchange.reply(self._readable(exchange, reply))
 
     def _models_reply(self, exchange: Exchange, asked: Models) -> Reply:
-        draft = self.relay.draft(exchange, "openai" if asked.openai else "anthropic")
-        snapshot, key = self.relay.identify(exchange, draft)
+        draft = self.calls.draft(exchange, "openai" if asked.openai else "anthropic")
+        snapshot, key = self.calls.identify(exchange, draft)
         allow_endpoint(Call(endpoint="models"), key)
         if asked.one:
             found = find_model(asked.one, key, snapshot)
@@ -111,34 +101,24 @@ class PublicApp:
         else:
             entries = usable_models(key, snapshot, self.known_models())
             body = self._page(entries, asked, exchange.head.query)
-        return Reply(status=200, headers=[JSON, *call_ids(draft.call_id)], body=body)
+        return Reply(status=200, headers=[JSON, *id_headers(draft.call_id)], body=body)
 
     def _page(self, entries: list[ModelEntry], asked: Models, query: str) -> bytes:
         return openai_shapes.models_list(entries) if asked.openai else models_page(entries, query)
 
     def refuse(self, refusal: Refusal, path: str, *, openai: bool | None = None) -> Reply:
         """Words for a "no" that belongs to no call, in the dialect of the path."""
-        call_id = self.relay.new_id()
+        call_id = self.calls.new_id()
         if speaks_openai(path) if openai is None else openai:
             reply = openai_shapes.refuse(refusal, call_id)
         else:
             reply = MESSAGES.refuse(refusal, call_id)
-        return attrs.evolve(reply, headers=[*reply.headers, *call_ids(call_id)])
+        return attrs.evolve(reply, headers=[*reply.headers, *id_headers(call_id)])
 
     def _with_ids(self, reply: Reply) -> Reply:
         """An answer that belongs to no call, with ids of its own."""
-        return attrs.evolve(reply, headers=[*reply.headers, *call_ids(self.relay.new_id())])
+        return attrs.evolve(reply, headers=[*reply.headers, *id_headers(self.calls.new_id())])
 
     def _readable(self, exchange: Exchange, reply: Reply) -> Reply:
         """An answer that pages of the listed origins may read."""
-        origin = exchange.head.headers.text(b"origin")
-        return attrs.evolve(reply, headers=[*reply.headers, *cors_headers(origin, self._cors())])
-
-    def _cors(self) -> tuple[str, ...]:
-        return self.relay.live.snapshot.relay.server.cors_origins
-
-
-def call_ids(call_id: str) -> list[tuple[bytes, bytes]]:
-    """`request-id` and `relayd-request-id` of an answer that no upstream gave."""
-    value = call_id.encode("ascii")
-    return [(b"request-id", value), (b"relayd-request-id", value)]
+        return attrs.evolve(reply, headers=[*reply.headers, *self.replies.readable(exchange)])

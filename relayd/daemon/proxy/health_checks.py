@@ -1,17 +1,18 @@
-"""Probes: an idle account, or one that rests because its credential was refused, is tried now and then.
+"""Health checks: an idle account, or one that rests because its credential was refused, is tried now and then.
 
 Rule: never two at once on an account, never more often than `[routing].probe`, never when that is 0. A probe counts
 the tokens of one word, which costs nothing, and its outcome is judged by the same table as a call's.
 
 Theory: a 401 takes an account out for half an hour, for most refused credentials stay refused; where an operator has
 mended one at the provider's end, a probe notices within its interval. An account without calls is tried so that a dead
-credential is known before it is needed. Other rests end by themselves, with a call as their trial.
+credential is known before it is needed. Other rests end by themselves, with a call on trial.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 
 import attrs
 import httpx2
@@ -22,8 +23,9 @@ from relayd.config.snapshot import Account, Snapshot
 from relayd.core.access.ownership import available
 from relayd.core.balancing.failover import Answered, Deliver, NoCredential, Outcome, Unreachable, judge
 from relayd.core.balancing.pool import HealthChange, Pool
+from relayd.core.live import Live
 from relayd.daemon.accounts.account_test import AccountCheck, try_account
-from relayd.daemon.proxy.call import CallServer, tell
+from relayd.daemon.proxy.attempts import tell
 
 LOOK = 5.0  # s between looks at what is due; short intervals are looked at more often
 # The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
@@ -55,26 +57,31 @@ def due(snapshot: Snapshot, pool: Pool, probed: Mapping[str, float], began: floa
     return found
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, kw_only=True)
 class HealthChecks:
     """The probes of a process.
 
     Args:
-        relay: whose accounts these are.
+        credential: an account's opened secret (empty where it needs none), or why it cannot be had.
+        wall: Unix time, s.
     """
 
-    relay: CallServer
+    live: Live
+    pool: Pool
+    credential: Callable[[Account], Secret | str]
+    wall: Callable[[], float]
+    rng: random.Random
     _probed: dict[str, float] = attrs.field(factory=dict, init=False)
     _running: set[str] = attrs.field(factory=set, init=False)
 
     async def run(self) -> None:
         """Probe for ever."""
-        began = self.relay.wall()
+        began = self.wall()
         async with trio.open_nursery() as nursery:
             while True:
-                snapshot, now = self.relay.live.snapshot, self.relay.wall()
-                self.relay.pool.adopt_if_new(snapshot, now)
-                for account in due(snapshot, self.relay.pool, self._probed, began, now):
+                snapshot, now = self.live.snapshot, self.wall()
+                self.pool.adopt_if_new(snapshot, now)
+                for account in due(snapshot, self.pool, self._probed, began, now):
                     if account.id not in self._running:
                         self._running.add(account.id)
                         self._probed[account.id] = now
@@ -83,22 +90,21 @@ class HealthChecks:
                 await trio.sleep(min(LOOK, snapshot.relay.routing.probe or LOOK))
 
     async def _probe(self, account: Account, snapshot: Snapshot) -> None:
-        relay = self.relay
-        lease = relay.pool.begin(account.id, "", relay.wall())
+        lease = self.pool.begin(account.id, "", self.wall())
         try:
-            secret = relay.credential(account)
+            secret = self.credential(account)
             outcome = await _outcome(account, secret, snapshot)
-            now = relay.wall()
+            now = self.wall()
             verdict = judge(outcome, cooldown=snapshot.relay.routing.cooldown, now=now)
-            rest = relay.pool.resting(account.id, now)
+            rest = self.pool.resting(account.id, now)
             if isinstance(verdict, Deliver) and rest is not None and rest[0] == "auth":
-                relay.pool.restore(account.id, now)
+                self.pool.restore(account.id, now)
                 tell(HealthChange(account.id, "recovered", "", 0.0))
             else:
-                tell(relay.pool.observe(lease, verdict, None, now, relay.rng))
+                tell(self.pool.observe(lease, verdict, None, now, self.rng))
             log.info("account.probed", extra={"account": account.id, "outcome": verdict.reason})
         finally:
-            relay.pool.end(lease, relay.wall())
+            self.pool.end(lease, self.wall())
             self._running.discard(account.id)
 
 
@@ -111,13 +117,13 @@ async def _outcome(account: Account, secret: Secret | str, snapshot: Snapshot) -
         return Unreachable(kind="reset", reason=str(error) or type(error).__name__)
 
 
-def outcome_of(trial: AccountCheck) -> Outcome:
-    """A trial, as the table of failover.py reads it."""
-    if not trial.status:
-        return Unreachable(kind="connect", reason=trial.detail or trial.message)
-    kind, _, message = trial.detail.partition(": ")
+def outcome_of(check: AccountCheck) -> Outcome:
+    """A check, as the table of failover.py reads it."""
+    if not check.status:
+        return Unreachable(kind="connect", reason=check.detail or check.message)
+    kind, _, message = check.detail.partition(": ")
     # 200 and not a Claude API's answer: somebody else stands at that address.
-    status = 502 if trial.status == 200 and not trial.ok else trial.status
+    status = 502 if check.status == 200 and not check.ok else check.status
     return Answered(status=status, error_type=kind, message=message)
 
 

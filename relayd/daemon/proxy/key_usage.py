@@ -1,4 +1,4 @@
-"""Usage: what a key has used and what is left to it, for its holder (`GET /usage`).
+"""Key usage: what a key has used and what is left to it, for its holder (`GET /usage`).
 
 Rule: asking counts as nothing and changes nothing.
 """
@@ -19,7 +19,7 @@ from relayd.state.report import totals_of
 from relayd.wire.refusal import Refusal
 
 
-async def usage_of(key: ApiKey, snapshot: Snapshot, books: StateClient | None, wall: Callable[[], float]) -> bytes:
+async def usage_of(key: ApiKey, snapshot: Snapshot, state: StateClient | None, wall: Callable[[], float]) -> bytes:
     """The document, as JSON.
 
     Args:
@@ -27,9 +27,9 @@ async def usage_of(key: ApiKey, snapshot: Snapshot, books: StateClient | None, w
     Raises: Refusal 503 while the state store is away.
     """
     try:
-        if books is None:
+        if state is None:
             raise StoreUnavailable("there is none")
-        return await _document(key, snapshot, books, round(wall() * 1000))
+        return await _document(key, snapshot, state, round(wall() * 1000))
     except StoreUnavailable:
         raise Refusal(
             status=503,
@@ -39,22 +39,22 @@ async def usage_of(key: ApiKey, snapshot: Snapshot, books: StateClient | None, w
         ) from None
 
 
-async def _document(key: ApiKey, snapshot: Snapshot, books: StateClient, now_ms: int) -> bytes:
+async def _document(key: ApiKey, snapshot: Snapshot, state: StateClient, now_ms: int) -> bytes:
     zone = snapshot.relay.state.timezone
     terms = shown_terms(key, snapshot, now_ms)
-    peeked = await _peek(books, terms)
+    peeked = await _peek(state, terms)
     if shown_terms(key, snapshot, peeked.now) != terms:  # at midnight the store's clock decides what day it is
         terms = shown_terms(key, snapshot, peeked.now)
-        peeked = await _peek(books, terms)
+        peeked = await _peek(state, terms)
     day = day_of(peeked.now, zone)
-    booked = await books.main.ask(Report(first=day, last=day, key=key.id))
-    rows = booked.rows if isinstance(booked, Reported) else ()
+    answer = await state.main.ask(Report(first=day, last=day, key=key.id))
+    rows = answer.rows if isinstance(answer, Reported) else ()
     document = usage_document(key, terms, peeked.standings, peeked.now)
     return msgspec.json.encode({**document, "today": {"day": day, **totals_of(rows)}})
 
 
-async def _peek(books: StateClient, terms: tuple[Term, ...]) -> TermLevels:
-    answer = await books.main.ask(Peek(terms=terms))
+async def _peek(state: StateClient, terms: tuple[Term, ...]) -> TermLevels:
+    answer = await state.main.ask(Peek(terms=terms))
     if not isinstance(answer, TermLevels):
         raise StoreUnavailable(str(answer))
     return answer

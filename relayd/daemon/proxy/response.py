@@ -1,4 +1,4 @@
-"""Answer: what an upstream says, looked into as far as must be known to judge it.
+"""Upstream responses: what an upstream says, looked into as far as must be known to judge it.
 
 Rule: nothing of it has been sent to the client yet, so whatever is found here can still be answered by another account.
 """
@@ -21,7 +21,7 @@ class Response:
     """An upstream's answer, held back until it is judged. `streams`: it is an event stream."""
 
     inbound: Inbound
-    opening: BufferedBody
+    body: BufferedBody
     streams: bool
 
 
@@ -34,21 +34,21 @@ async def peek_response(inbound: Inbound, snapshot: Snapshot, *, message: bool) 
     limits, silence = snapshot.relay.upstream, snapshot.relay.server.sse_keepalive
     streams = inbound.status == 200 and inbound.headers.text(b"content-type").startswith(EVENT_STREAM.decode())
     if streams:
-        opening, first = await first_event(inbound.source, min(silence or limits.idle_timeout, limits.idle_timeout))
-        answer = Response(inbound=inbound, opening=opening, streams=True)
+        body, first = await first_event(inbound.source, min(silence or limits.idle_timeout, limits.idle_timeout))
+        answer = Response(inbound=inbound, body=body, streams=True)
         if isinstance(first, Unreachable):
             return answer, first
         return answer, Answered(status=inbound.status, headers=inbound.headers, first_event=first)
-    opening = await gather(inbound.source, limits.idle_timeout, MESSAGE_LIMIT if message else GATHER_LIMIT)
-    answer = Response(inbound=inbound, opening=opening, streams=False)
-    if opening.cut:
-        return answer, Unreachable(kind="reset", reason=opening.cut)
-    return answer, _answered(inbound, opening)
+    body = await gather(inbound.source, limits.idle_timeout, MESSAGE_LIMIT if message else GATHER_LIMIT)
+    answer = Response(inbound=inbound, body=body, streams=False)
+    if body.cut:
+        return answer, Unreachable(kind="reset", reason=body.cut)
+    return answer, _answered(inbound, body)
 
 
-def _answered(inbound: Inbound, opening: BufferedBody) -> Answered:
+def _answered(inbound: Inbound, body: BufferedBody) -> Answered:
     """What an answer says, with its error looked into when it is one."""
-    fault = read_error(opening.data) if inbound.status >= 400 else None
+    fault = read_error(body.data) if inbound.status >= 400 else None
     if fault is None:
         return Answered(status=inbound.status, headers=inbound.headers)
     return Answered(

@@ -1,4 +1,4 @@
-"""Endpoints: which path is spoken in which dialect, and the answers that need no upstream.
+"""Routes: which path is spoken in which dialect, and the answers that need no upstream.
 
 Rule: exact matching on the path's own bytes. Nothing is decoded, so no spelling of a path reaches another one; the
 Host header decides nothing.
@@ -6,7 +6,7 @@ Host header decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import attrs
 import msgspec
@@ -15,7 +15,7 @@ from relayd.core.access.ownership import ObjectRequest, asked
 from relayd.daemon.log import scrub
 from relayd.wire.anthropic import JSON, Native
 from relayd.wire.call import Dialect, Reply
-from relayd.wire.http import HeaderPairs, RequestHead
+from relayd.wire.http import RequestHead
 from relayd.wire.openai.chat import OPENAI_CHAT
 from relayd.wire.openai.responses import OPENAI_RESPONSES
 from relayd.wire.refusal import Refusal
@@ -125,8 +125,8 @@ def speaks_openai(path: str) -> bool:
     return path.startswith("/openai/") or path in ("/v1/chat/completions", "/v1/responses")
 
 
-def local(target: Local, *, draining: bool, facts: Callable[[], Mapping[str, object]]) -> Reply:
-    """Health and the root page. `facts` are shown by /health; none of them is secret.
+def local(target: Local, *, draining: bool) -> Reply:
+    """Health and the root page.
 
     `/livez` says that the loop turns; `/readyz` is 503 while the daemon drains, so that load balancers look elsewhere.
     """
@@ -135,33 +135,8 @@ def local(target: Local, *, draining: bool, facts: Callable[[], Mapping[str, obj
     if target.name == "live":
         return _json(200, {"status": "alive"})
     status = "draining" if draining else "ok"
-    body = {"status": status, **(facts() if target.name == "health" else {})}
-    return _json(503 if draining and target.name == "ready" else 200, body)
+    return _json(503 if draining and target.name == "ready" else 200, {"status": status})
 
 
 def _json(status: int, body: Mapping[str, object]) -> Reply:
     return Reply(status=status, headers=[JSON, (b"cache-control", b"no-store")], body=msgspec.json.encode(body))
-
-
-def cors_headers(origin: str, allowed: tuple[str, ...]) -> HeaderPairs:
-    """What lets a browser read an answer, when its origin may. Source: Fetch standard, CORS protocol."""
-    if not origin or not allowed or (origin not in allowed and "*" not in allowed):
-        return []
-    return [
-        (b"access-control-allow-origin", origin.encode("latin-1")),
-        (b"access-control-expose-headers", b"*"),
-        (b"vary", b"Origin"),
-    ]
-
-
-def preflight(head: RequestHead, allowed: tuple[str, ...]) -> Reply:
-    """The answer to `OPTIONS`: 204, with the permissions if the origin has them."""
-    pairs = cors_headers(head.headers.text(b"origin"), allowed)
-    if pairs:
-        asked = head.headers.get(b"access-control-request-headers") or b"*"
-        pairs += [
-            (b"access-control-allow-methods", b"GET, POST, DELETE"),
-            (b"access-control-allow-headers", asked),
-            (b"access-control-max-age", b"600"),
-        ]
-    return Reply(status=204, headers=[*pairs, (b"allow", b"GET, POST, DELETE, HEAD, OPTIONS")], body=b"")

@@ -1,4 +1,4 @@
-"""Stream: the body of an answer on its way from an upstream to a client.
+"""Streaming: the body of an answer on its way from an upstream to a client.
 
 Rule: no decision about accounts is taken here, and no event is decoded. From the first byte pushed there is no
 failover; a body that ends before its time ends with an error in the client's words, never neatly.
@@ -95,7 +95,7 @@ async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody
                 if event.name not in ("ping", ""):
                     return BufferedBody(data=data, error=event.data if event.name == "error" else b""), _judged(event)
     except trio.TooSlowError:
-        pass  # long thought is no fault: go on, and keep the client awake
+        pass  # thinking for long is not a fault: go on, and keep the client awake
     except httpx2.TransportError as error:
         return BufferedBody(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
     return BufferedBody(data=data), FirstEvent(name="unknown")
@@ -147,14 +147,14 @@ class EventStream:
     _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
     _torn: bool = False  # the client has part of an event that was too large to wait for
 
-    async def run(self, opening: bytes, *, ended: bool) -> Refusal | None:
-        """Pass everything on; `ended` when `opening` is all there is.
+    async def run(self, beginning: bytes, *, ended: bool) -> Refusal | None:
+        """Pass everything on; `ended` when `beginning` is all there is.
 
         Returns: None after a proper end, else why it ended; the client has been told.
         """
         self._heard = self._spoken = trio.current_time()
         try:
-            fault = await self._pass_on(opening, ended)
+            fault = await self._pass_on(beginning, ended)
         except trio.Cancelled:
             self._say(self._farewell())  # sync: what fits the socket's buffer still arrives
             self.exchange.abort()
@@ -176,14 +176,14 @@ class EventStream:
             return REVOKED
         return STOPPED if trio.current_time() < self.deadline else TIME_IS_UP
 
-    async def _pass_on(self, opening: bytes, ended: bool) -> Refusal | None:
-        if opening:
-            self._forward(opening)
+    async def _pass_on(self, beginning: bytes, ended: bool) -> Refusal | None:
+        if beginning:
+            self._forward(beginning)
         if not self.exchange.answered:
             self.exchange.push(b"")
         while not ended:
             if self.exchange.pending:
-                await self.exchange.flush()  # outside the scope: a slow client is no silent upstream
+                await self.exchange.flush()  # outside the scope: a slow client is not a silent upstream
                 self._heard = trio.current_time()
             if self.exchange.gone:
                 return None
@@ -262,9 +262,9 @@ class EventStream:
         self.exchange.push(seam + error_event(fault, self.request_id))
 
 
-async def pass_through(exchange: Exchange, source: BodySource, opening: bytes, idle: float) -> str:
-    """A large body that is no event stream. Returns "" after its proper end, else what went wrong."""
-    data = opening
+async def pass_through(exchange: Exchange, source: BodySource, beginning: bytes, idle: float) -> str:
+    """A large body that is not an event stream. Returns "" after its proper end, else what went wrong."""
+    data = beginning
     try:
         while data:
             if not exchange.push(data):

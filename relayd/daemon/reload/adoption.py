@@ -13,7 +13,7 @@ import attrs
 
 from relayd.config.snapshot import Snapshot
 from relayd.core.balancing.pool import Pool
-from relayd.core.live import InFlight
+from relayd.core.in_flight import InFlight
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.log import AccessLog, Output, set_log
 

@@ -1,4 +1,4 @@
-"""The state pump: operations of all calls in batches, carried out by one worker thread.
+"""Batcher for the state store: operations of all calls in batches, carried out by one worker thread.
 
 Rule: the trio side never waits for the store; the thread never touches trio but to hand answers back. What the calls
 of one pass of the event loop ask goes as one batch, with whatever nobody waits for (settlements, pins), which may lie a
@@ -26,7 +26,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import attrs
 import trio
@@ -46,6 +45,7 @@ from relayd.state.contract import (
     StoreUnavailable,
     Void,
 )
+from relayd.state.sqlite import SqliteStore
 
 LARGEST_BATCH = 128  # operations; two Redis scripts, or a SQLite transaction of about 8 ms
 MOST_QUEUED = 4096  # beyond that the store is too slow for the load, and asking fails at once
@@ -90,16 +90,6 @@ class BatcherStats:
     outages: int = 0
 
 
-class QuickStore(Protocol):
-    """A store that can be asked without waiting."""
-
-    def apply_at_once(self, batch: Sequence[Op]) -> list[Answer] | None:
-        """Answers, or None when it would have to wait; nothing was done then. Raises: StoreUnavailable."""
-        ...
-
-    def close(self) -> None: ...
-
-
 @attrs.define(eq=False)
 class Batcher:
     """Asks the store on behalf of calls.
@@ -110,14 +100,12 @@ class Batcher:
         threaded: False carries every operation out on the spot, on the caller's thread. For tests under a simulated
             clock, which does not wait for threads.
         quick: the same store through a connection that never waits, for trio's thread; None asks the thread alone.
-        on_change: called in trio's thread when the store goes down or comes back, with `up` and a reason.
     """
 
     store: Store
     journal: Journal | None = None
     threaded: bool = True
-    quick: QuickStore | None = None
-    on_change: Callable[[bool, str], None] | None = None
+    quick: SqliteStore | None = None
     stats: BatcherStats = attrs.field(factory=BatcherStats, init=False)
     up: bool = attrs.field(default=False, init=False)
     reason: str = attrs.field(default="not connected yet", init=False)
@@ -325,10 +313,6 @@ class Batcher:
             if pending.kept is not None:
                 pending.kept()
 
-    def _changed(self, up: bool, reason: str) -> None:
-        if self.on_change is not None:
-            self.on_change(up, reason)
-
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _soon(self, function: Callable[..., object], *args: object) -> None:
@@ -474,7 +458,6 @@ class Batcher:
         if self.up or self.stats.outages == 0:
             self.stats.outages += 1
             log.warning("state.unavailable", extra={"reason": reason})
-            self._soon(self._changed, False, reason)
         self.reason = reason
         self.up = False
 
@@ -498,7 +481,6 @@ class Batcher:
         self.up, self.reason = True, ""
         if self.stats.outages:
             log.info("state.available", extra={"store": self.store.name})
-        self._soon(self._changed, True, "")
 
     def _replay(self) -> None:
         """Deliver the journal. Broken off midway, all of it comes again later, which does no harm."""

@@ -1,4 +1,4 @@
-"""Outage: what happens to calls while the state store is away, as `state.on_outage` says.
+"""Failsafe store: what happens to calls while the state store is away, as `state.on_outage` says.
 
 Rule: a call is settled where it was admitted. "deny" refuses with 503. "allow" enforces the same limits in a store of
 this host (the *side* store: a SQLite file beside the journal), and the settlement is charged to the real store too, at
@@ -51,8 +51,8 @@ class FailsafeStore:
     """What a call asks of the state, in good times and bad.
 
     Args:
-        main: the pump of the real store.
-        side: the pump of the side store; it needs no journal.
+        main: the batcher of the real store.
+        side: the batcher of the side store; it needs no journal.
         policy: `state.on_outage` of the current snapshot.
         lease_ms: how long a call and its slots are held without a heartbeat.
     """
@@ -111,9 +111,9 @@ class FailsafeStore:
 
     def release(self, op: Release) -> None:
         """Give a lease back. Sync."""
-        pump = self.side if op.holder in self._side_leases else self.main
+        batcher = self.side if op.holder in self._side_leases else self.main
         self._side_leases.discard(op.holder)
-        pump.submit_nowait(op)
+        batcher.submit_nowait(op)
 
     def renew(
         self,
@@ -128,7 +128,7 @@ class FailsafeStore:
             lost: told which calls and holders hold nothing any more.
         """
         leases = tuple(leases)
-        for pump, here in ((self.main, False), (self.side, True)):
+        for batcher, here in ((self.main, False), (self.side, True)):
             mine = tuple(
                 (self._side_calls[call][0].call if here else call, record)
                 for call, record in calls.items()
@@ -136,17 +136,17 @@ class FailsafeStore:
             )
             held = tuple(pair for pair in leases if (pair[1] in self._side_leases) == here)
             if mine or held:
-                pump.submit_nowait(Renew(calls=mine, leases=held, ttl=self.lease_ms), _tell(lost))
+                batcher.submit_nowait(Renew(calls=mine, leases=held, ttl=self.lease_ms), _tell(lost))
 
     def restore(self, op: Admit) -> None:
         """Admit a call in flight again, where the store has lost it. Sync; nobody waits for the answer."""
-        pump = self.side if op.call in self._side_calls else self.main
-        pump.submit_nowait(op)
+        batcher = self.side if op.call in self._side_calls else self.main
+        batcher.submit_nowait(op)
 
     def restore_lease(self, op: Acquire) -> None:
         """The same of a lease."""
-        pump = self.side if op.holder in self._side_leases else self.main
-        pump.submit_nowait(op)
+        batcher = self.side if op.holder in self._side_leases else self.main
+        batcher.submit_nowait(op)
 
     def reap(self) -> None:
         """Settle what dead processes left behind, in both stores. Sync; call it now and then on any node."""

@@ -1,4 +1,4 @@
-"""Journal: settlements that the store could not take, kept on disk until it can.
+"""Settlement journal: settlements that the store could not take, kept on disk until it can.
 
 Rule: append only, each batch fsynced before anyone is told that it is kept. Replaying an entry twice is harmless, for
 the store knows settled calls by their id; so nothing here has to be atomic.

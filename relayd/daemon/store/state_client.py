@@ -1,6 +1,6 @@
-"""Books: the state store in the life of the daemon: pumps, heartbeats, what nodes tell each other.
+"""State client: the state store in the life of the daemon: batchers, heartbeats, what nodes tell each other.
 
-Rule: nothing here is asked on the hot path but `counting` (one round trip a call), `seats` (one more where the account
+Rule: nothing here is asked on the hot path but `failsafe` (one round trip a call), `leases` (one more where the account
 has a ceiling) and `remembered` (one look-up for the first call of a conversation). Everything else runs in the
 background, and may fail without a call noticing.
 
@@ -13,7 +13,7 @@ on all.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +22,8 @@ import msgspec
 import trio
 
 from relayd.core.balancing.pool import Pool
+from relayd.core.in_flight import InFlight
 from relayd.core.quota.limits import LEASE_MS
-from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.paths import state_directory
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
@@ -33,7 +33,7 @@ from relayd.state.contract import Admit, Gather, Gathered, GetPin, Pin, Pinned, 
 from relayd.state.opening import open_store
 from relayd.state.sqlite import SqliteStore
 
-RENEW = 5.0  # s between heartbeats of calls: what a killed process had streamed since is not in the books
+RENEW = 5.0  # s between heartbeats of calls: what a killed process had streamed since is not booked
 BEATS = 4  # at least so many of them in the life of a lease
 REAPS = 2  # looks for what dead processes left, in the life of a lease
 TOGETHER = 50  # calls in one heartbeat: about 2 ms
@@ -48,28 +48,27 @@ class StateClient:
     """One process's way to the state.
 
     Args:
-        open_calls: what is in flight: call ids, each with a way to find out its consumption up to then.
-        admission_of: how such a call was admitted; None when it has ended.
+        main: the batcher of the store.
+        failsafe: the same for calls, which go on while the store is away.
+        leases: attempts on accounts with a ceiling.
+        side: the batcher of the store of this host, for outages.
+        in_flight: the calls that the heartbeat tells of.
         pool: whose health is shared.
         wall: Unix time, s.
     """
 
     main: Batcher
-    counting: FailsafeStore
+    failsafe: FailsafeStore
+    leases: Leases
     side: Batcher
+    in_flight: InFlight
     pool: Pool
     wall: Callable[[], float]
-    open_calls: Callable[[], Mapping[str, Callable[[], UsageRecord]]] = dict
-    admission_of: Callable[[str], Admit | None] = lambda call: None
-    seats: Leases = attrs.field(init=False)
     _heard: int = 0  # version of the last health note
-
-    def __attrs_post_init__(self) -> None:
-        self.seats = Leases(self.counting, self.pool, self.wall)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Started once the store was tried. Raises: StoreMisfit."""
-        lease = self.counting.lease_ms / 1000
+        lease = self.failsafe.lease_ms / 1000
         last = trio.CancelScope(shield=True)  # the side store is told when the main one has everything
 
         async def run_side(*, task_status: trio.TaskStatus[None]) -> None:
@@ -92,23 +91,24 @@ class StateClient:
     async def _renew(self) -> None:
         """The heartbeat, a few calls at a time: for thousands of streams at once the loop and the store would stand
         still for some 40 us each."""
-        calls, held = list(self.open_calls().items()), self.seats.held()
+        calls, held = self.in_flight.admitted(), self.leases.held()
         for start in range(0, max(len(calls), len(held)), TOGETHER):
-            some = {call: consumed() for call, consumed in calls[start : start + TOGETHER]}
-            self.counting.renew(some, held[start : start + TOGETHER], self._restore)
+            some = {name: call.consumed() for name, call in calls[start : start + TOGETHER]}
+            self.failsafe.renew(some, held[start : start + TOGETHER], self._restore)
             await trio.sleep(PAUSE)
 
     def _restore(self, lost: tuple[str, ...]) -> None:
-        """Hold again what the store has lost. `lost`: call ids and holders of seats."""
+        """Hold again what the store has lost. `lost`: call ids and holders of leases."""
         for name in lost:
-            op = self.admission_of(name)
-            if op is not None:
-                self.counting.restore(op)
+            quota = self.in_flight.quota_of(name)
+            if quota is not None:
+                ttl = self.failsafe.lease_ms
+                self.failsafe.restore(Admit(call=name, terms=quota.terms, orphan=quota.orphan, ttl=ttl))
             else:
-                self.seats.restore(name)
+                self.leases.restore(name)
 
     async def _reap(self) -> None:
-        self.counting.reap()
+        self.failsafe.reap()
 
     async def _share_health(self) -> None:
         for account in self.pool.take_changed():
@@ -164,12 +164,13 @@ def open_state(
     realm: str,
     base: Path,
     policy: Callable[[], Literal["allow", "deny"]],
+    in_flight: InFlight,
     pool: Pool,
     wall: Callable[[], float],
     own: str = "",
     lease: float = LEASE_MS / 1000,
 ) -> StateClient:
-    """The books of a process; nothing is connected yet.
+    """The state client of a process; nothing is connected yet.
 
     Args:
         url: as `[state].url`.
@@ -188,5 +189,8 @@ def open_state(
     quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
     main = Batcher(store, Journal(local / "journal"), quick=quick)
     side = Batcher(SqliteStore(str(local / "side.db"), clock=clock))
-    counting = FailsafeStore(main, side, policy, lease_ms=round(lease * 1000))
-    return StateClient(main=main, side=side, counting=counting, pool=pool, wall=wall)
+    failsafe = FailsafeStore(main, side, policy, lease_ms=round(lease * 1000))
+    leases = Leases(failsafe, pool, wall)
+    return StateClient(
+        main=main, failsafe=failsafe, leases=leases, side=side, in_flight=in_flight, pool=pool, wall=wall
+    )

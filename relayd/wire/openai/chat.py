@@ -128,7 +128,8 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool)
     body = draft.settle()
     encoded = msgspec.json.encode(body)
     return Call(
-        endpoint="openai",
+        endpoint="messages",
+        language="openai",
         model=model,
         stream=draft.stream,
         max_tokens=asked if asked is None else draft.max_tokens,

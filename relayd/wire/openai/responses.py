@@ -145,7 +145,8 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
     body = draft.settle("reasoning.effort")
     encoded = msgspec.json.encode(body)
     return Call(
-        endpoint="openai",
+        endpoint="messages",
+        language="openai",
         model=model,
         stream=draft.stream,
         max_tokens=asked if asked is None else draft.max_tokens,

@@ -9,7 +9,7 @@ from builders import KEY, OTHER_KEY, api_key, headers, snapshot
 
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.snapshot import Deny, KeyHash
-from relayd.core.access.auth import authenticate, client_address, inside, presented_key
+from relayd.core.access.auth import authenticate, best_state, client_address, inside, key_state, presented_key
 from relayd.wire.refusal import Refusal
 
 NOW = 1_800_000_000.0
@@ -118,3 +118,31 @@ def test_what_is_no_address_is_inside_nothing() -> None:
 
 def test_no_header_gives_no_key() -> None:
     assert presented_key(headers(accept="*/*")) == b""
+
+
+@pytest.mark.parametrize(
+    ("fields", "deny", "state"),
+    [
+        ({}, Deny(), "active"),
+        ({"expires": FUTURE}, Deny(), "active"),
+        ({"enabled": False}, Deny(keys=("dev",)), "disabled"),
+        ({"expires": PAST}, Deny(keys=("dev",)), "denied"),
+        ({}, Deny(sha256=(key_hash(KEY),)), "denied"),
+        ({"expires": PAST}, Deny(), "expired"),
+        ({"hashes": (KeyHash(sha256=key_hash(KEY), expires=PAST),)}, Deny(), "rotated"),
+    ],
+)
+def test_a_key_is_accepted_or_there_is_one_reason(fields, deny, state) -> None:
+    key = api_key(**fields)
+
+    assert key_state(key, key.hashes[0], snapshot(keys=(key,), deny=deny), NOW) == state
+
+
+def test_a_key_is_active_while_one_of_its_hashes_is() -> None:
+    old, new = KeyHash(sha256=key_hash(KEY), expires=PAST), KeyHash(sha256=key_hash(OTHER_KEY))
+    rotated = api_key(hashes=(old, new))
+
+    assert best_state(rotated, snapshot(keys=(rotated,)), NOW) == "active"
+    denied = Deny(sha256=(new.sha256,))
+    assert best_state(rotated, snapshot(keys=(rotated,), deny=denied), NOW) == "rotated"
+    assert best_state(rotated, snapshot(keys=(rotated,), deny=Deny(keys=("dev",))), NOW) == "denied"

@@ -15,15 +15,15 @@ from relayd.core.access.ownership import (
     asked,
     bound,
     check_batch,
-    deed_of,
+    decode_ownership,
+    encode_ownership,
+    holder_topics,
     home,
     may_reach,
+    ownership_of,
     page_of,
-    read_deed,
     read_window,
-    shelves,
     unfit,
-    write_deed,
 )
 from relayd.wire.objects import (
     batch_requests,
@@ -87,18 +87,18 @@ names = st.text(max_size=8)
 @given(names, names, names)
 @settings(deadline=None, max_examples=50)
 def test_a_deed_survives_the_state(account_id: str, key: str, owner: str) -> None:
-    deed = OwnershipRecord(kind="files", account=account_id, key=key, owner=owner)
+    record = OwnershipRecord(kind="files", account=account_id, key=key, owner=owner)
 
-    assert read_deed(write_deed(deed)) == deed
+    assert decode_ownership(encode_ownership(record)) == record
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"kind":"files"}', '{"kind":1}'])
 def test_what_is_no_deed_is_none(text: str | None) -> None:
-    assert read_deed(text) is None
+    assert decode_ownership(text) is None
 
 
 def test_an_object_is_reached_by_its_key_and_by_keys_of_its_owner() -> None:
-    made = deed_of("files", "a", api_key(id="dev", owner="crew"))
+    made = ownership_of("files", "a", api_key(id="dev", owner="crew"))
 
     assert may_reach(made, "files", api_key(id="dev", owner="crew"))
     assert may_reach(made, "files", api_key(id="dev", owner="moved on"))
@@ -110,15 +110,15 @@ def test_an_object_is_reached_by_its_key_and_by_keys_of_its_owner() -> None:
 
 
 def test_an_empty_owner_is_nobody() -> None:
-    assert not may_reach(deed_of("files", "a", api_key(id="dev")), "files", api_key(id="other"))
-    assert len(shelves("files", "dev", "")) == 1
+    assert not may_reach(ownership_of("files", "a", api_key(id="dev")), "files", api_key(id="other"))
+    assert len(holder_topics("files", "dev", "")) == 1
 
 
-def test_a_key_and_an_owner_of_one_name_have_different_shelves() -> None:
-    mine, owners = shelves("files", "crew", "crew")
+def test_a_key_and_an_owner_of_one_name_have_different_topics() -> None:
+    mine, owners = holder_topics("files", "crew", "crew")
 
     assert mine != owners
-    assert owners not in shelves("files", "other", "")
+    assert owners not in holder_topics("files", "other", "")
 
 
 def test_where_an_object_lives_is_said_when_it_cannot_be_reached_there() -> None:

@@ -104,13 +104,11 @@ class World:
         tried: list[tuple[str, Verdict]] = []
         excluded: set[str] = set()
         last: Outcome | None = None
-        again: str | None = None
         while True:
-            if again is None:
-                picked = self.pick(affinity=affinity, excluded=excluded)
-                if isinstance(picked, Unavailable):
-                    return Delivered(picked if last is None else last, tried)
-            account = picked.account if again is None else again
+            picked = self.pick(affinity=affinity, excluded=excluded)
+            if isinstance(picked, Unavailable):
+                return Delivered(picked if last is None else last, tried)
+            account = picked.account
             excluded.add(account)
             lease = self.pool.begin(account, self.model, self.now)
             last = upstream(account)
@@ -120,7 +118,6 @@ class World:
             tried.append((account, verdict))
             if isinstance(verdict, Deliver) or not self._more(verdict, attempts - len(excluded)):
                 return Delivered(last, tried)
-            again = account if verdict.again else None
 
     def _more(self, verdict: Retry, left: int) -> bool:
         return may_retry(verdict, attempts_left=left, budget=self.budget, deadline=self.now + 3600, now=self.now)

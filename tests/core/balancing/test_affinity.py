@@ -51,7 +51,6 @@ def test_the_pins_used_longest_ago_go_first() -> None:
 
 def test_only_answers_that_fill_a_prompt_cache_set_a_pin() -> None:
     assert sets_pin("messages")
-    assert sets_pin("openai")
     assert not sets_pin("count_tokens")
     assert not sets_pin("models")
 

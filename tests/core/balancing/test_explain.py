@@ -90,9 +90,9 @@ def test_an_empty_group_is_403_too() -> None:
 
 
 def test_long_lists_are_shortened() -> None:
-    holds = [Block(f"a{n}", "rate", NOW + n, "full") for n in range(12)]
+    blocks = [Block(f"a{n}", "rate", NOW + n, "full") for n in range(12)]
 
-    assert summary(holds, NOW) == "a0: full; a1: full; a2: full; a3: full; a4: full; and 7 more"
+    assert summary(blocks, NOW) == "a0: full; a1: full; a2: full; a3: full; a4: full; and 7 more"
 
 
 def test_the_wait_is_at_least_a_second_and_a_long_one_tells_clients_to_give_up() -> None:
@@ -167,7 +167,7 @@ def test_a_dry_window_and_a_recovery_are_told_in_words() -> None:
     found = world.pick()
     assert isinstance(found, Unavailable)
 
-    assert {hold.account: hold.text(world.now) for hold in found.holds} == {
+    assert {block.account: block.text(world.now) for block in found.blocks} == {
         "dry": "5h window is spent down to the reserve, resets 12:10:00",
         "slow": "recovering, 1 on trial, 429 from upstream",
     }

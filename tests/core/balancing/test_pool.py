@@ -309,7 +309,7 @@ def test_ten_accounts_limited_at_once_recover_without_a_stampede(strategy: Any) 
     for name in names:
         world.attempt(name, answered(429, retry_after="30"))
     waiting, running, probes = 500, [], collections.Counter[str]()
-    ends = {name: world.pool._standings[name].whole.gate.until for name in names}
+    ends = {name: world.pool._states[name].whole.gate.until for name in names}
     assert len({round(end, 3) for end in ends.values()}) == 10  # they do not come back at one instant
     served: dict[str, float] = {}
     while waiting or running:
@@ -477,7 +477,7 @@ def test_what_holds_the_accounts_is_told_with_the_soonest_time(outcome: Outcome,
     found = refused(world.pick())
 
     assert found.kind == kind
-    assert found.until == min(hold.until for hold in found.holds)
+    assert found.until == min(block.until for block in found.blocks)
     world.now = found.until
     assert isinstance(world.pick(), Picked)  # the time was true
 
@@ -594,5 +594,5 @@ def test_models_that_clients_make_up_do_not_grow_the_pool_without_bound() -> Non
         world.pick()
         world.attempt("a", Answered(status=200, headers=said))
 
-    assert len(world.pool._standings["a"].models) <= 64
-    assert len(world.pool._rosters) <= 512
+    assert len(world.pool._states["a"].models) <= 64
+    assert len(world.pool._kept) <= 512

@@ -90,7 +90,7 @@ class PoolMachine(RuleBasedStateMachine):
         lease = self.leases[which % len(self.leases)]
         outcome, alone = found
         verdict = judge(outcome, cooldown=self.routing.cooldown, now=self.now, model=MODEL)
-        if not lease.observed and lease.health is lease.standing.whole and not isinstance(verdict, Deliver):
+        if not lease.observed and lease.health is lease.state.whole and not isinstance(verdict, Deliver):
             self.left_alone[lease.account] = max(self.left_alone[lease.account], self.now + alone if alone else 0.0)
         self.pool.observe(lease, verdict, headers_of(outcome), self.now, self.rng)
         if not keep:
@@ -110,8 +110,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(IDS))
     def wait_for(self, name: str) -> None:
         """To the moment when an account may be tried again, where the interesting things happen."""
-        if name in self.pool._standings:
-            self.now = max(self.now, self.pool._standings[name].whole.gate.until)
+        if name in self.pool._states:
+            self.now = max(self.now, self.pool._states[name].whole.gate.until)
 
     @rule(name=st.sampled_from(IDS), enabled=st.booleans())
     def switch(self, name: str, enabled: bool) -> None:
@@ -135,7 +135,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(IDS))
     def restart(self, name: str) -> None:
-        state = self.pool.snapshot_health(name) if name in self.pool._standings else {}
+        state = self.pool.snapshot_health(name) if name in self.pool._states else {}
         other = Pool()
         other.adopt(self.snapshot, self.now)
         if other.load_health(name, state, self.now):
@@ -149,8 +149,8 @@ class PoolMachine(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         for name in IDS:
             assert self.pool.in_flight(name) == self.running(name)
-        for standing in self.pool._standings.values():
-            for gate in (standing.whole.gate, standing.origin, *(one.gate for one in standing.models.values())):
+        for state in self.pool._states.values():
+            for gate in (state.whole.gate, state.origin, *(one.gate for one in state.models.values())):
                 assert 0 <= gate.trials <= len(self.leases)
 
     def teardown(self) -> None:
@@ -170,7 +170,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.pool.observe(lease, Deliver(), None, self.now, self.rng)
                 self.pool.end(lease, self.now)
         assert all(reason.ok for reason in self.explain())
-        assert all(standing.calm for standing in self.pool._standings.values())
+        assert all(state.calm for state in self.pool._states.values())
 
 
 TestPoolMachine = PoolMachine.TestCase

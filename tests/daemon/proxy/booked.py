@@ -1,8 +1,7 @@
-"""A relay of real parts that keeps books, and the official SDK as its client."""
+"""A relay of real parts that counts in a state store, and the official SDK as its client."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,13 +11,16 @@ import anthropic
 import attrs
 import trio
 from builders import KEY, OTHER_KEY
-from fakes import NO_TLS, NOON, House, relaying
+from fakes import NO_TLS, NOON, House, clock_from_noon, relaying
 
 from relayd.config.snapshot import Snapshot
+from relayd.core.balancing.pool import Pool
+from relayd.core.in_flight import InFlight
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
+from relayd.daemon.store.leases import Leases
 from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import Answer, Op, StoreUnavailable
 from relayd.state.sqlite import SqliteStore
@@ -77,9 +79,9 @@ class Booked:
 
     house: House
     store: FickleStore
-    pump: Batcher
+    main: Batcher
     clock: Clock
-    books: StateClient
+    state: StateClient
     _clients: dict[tuple[str, str], anthropic.AsyncAnthropic] = attrs.field(factory=dict)
 
     @property
@@ -104,14 +106,14 @@ class Booked:
         return self.store.inner.apply([op])[0]
 
     def come_back(self) -> None:
-        """End the store's absence, as the pump's next look at it would."""
+        """End the store's absence, as the batcher's next look at it would."""
         self.store.away, self.store.away_for = False, ()
-        self.pump.up = True
+        self.main.up = True
 
 
 @asynccontextmanager
 async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = None) -> AsyncIterator[Booked]:
-    """A relay with books for the length of the block. The store answers on the spot.
+    """A relay with a state store for the length of the block. The store answers on the spot.
 
     Args:
         beside: another process's, with whose store and clock this one counts.
@@ -120,17 +122,23 @@ async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = 
     store = FickleStore(beside.store.inner if beside else SqliteStore(":memory:", clock=clock.ms))
     main = Batcher(store, Journal(tmp_path / "journal"), threaded=False)
     side = Batcher(SqliteStore(":memory:", clock=clock.ms), threaded=False)
-    async with relaying(snapshot, upstreams=Upstreams(lambda: NO_TLS, clock)) as house, trio.open_nursery() as nursery:
-        policy = lambda: house.live.snapshot.relay.state.on_outage  # noqa: E731
-        books = StateClient(
-            main=main, side=side, counting=FailsafeStore(main, side, policy), pool=house.pool, wall=house.relay.wall
-        )
-        house.relay.books = books
-        books.open_calls = house.relay.open_calls
-        if beside is not None:
-            house.relay.new_id = (f"req_beside{number:06d}" for number in itertools.count()).__next__
-        await nursery.start(books.run)
-        world = Booked(house, store, main, clock, books)
+    pool, wall, in_flight = Pool(), clock_from_noon(), InFlight()
+    failsafe = FailsafeStore(main, side, lambda: house.live.snapshot.relay.state.on_outage)
+    state = StateClient(
+        main=main,
+        failsafe=failsafe,
+        leases=Leases(failsafe, pool, wall),
+        side=side,
+        in_flight=in_flight,
+        pool=pool,
+        wall=wall,
+    )
+    parts = {"pool": pool, "wall": wall, "in_flight": in_flight, "state": state}
+    ids = "req_beside" if beside is not None else "req_test"
+    upstreams = Upstreams(lambda: NO_TLS, clock)
+    async with relaying(snapshot, upstreams=upstreams, ids=ids, **parts) as house, trio.open_nursery() as nursery:
+        await nursery.start(state.run)
+        world = Booked(house, store, main, clock, state)
         try:
             yield world
         finally:

@@ -216,7 +216,7 @@ async def test_a_body_that_cannot_be_understood_is_a_400_in_the_dialect(case: st
         assert why in refused_in_its_dialect(told, "/v1/messages", 400, "invalid_request_error")
         assert b"Traceback" not in told.body
         assert (await client.ask()).status == 200  # the same connection serves the next call
-        assert [receipt.status for receipt in house.books.receipts] == [400, 200]
+        assert [receipt.status for receipt in house.receipts.receipts] == [400, 200]
 
 
 # 404, 405, the rest of the edge
@@ -323,7 +323,7 @@ async def test_one_model_is_found_or_is_a_404_in_the_shape_that_its_client_speak
 async def test_readiness_ends_while_the_relay_drains_and_liveness_does_not() -> None:
     async with relaying(snapshot()) as house:
         before = [(await house.get(path, key="")).status for path in ("/health", "/livez", "/readyz", "/")]
-        house.front.draining = True
+        house.app.draining = True
         after = [(await house.get(path, key="")).status for path in ("/health", "/livez", "/readyz", "/")]
     assert (before, after) == ([200, 200, 200, 200], [200, 200, 503, 200])
 
@@ -379,7 +379,7 @@ async def test_a_new_account_serves_the_next_call() -> None:
         assert (await house.ask()).status >= 400
         house.live.swap(snapshot(accounts=(*nobody, account("b"))))
         assert (await house.ask()).status == 200
-        assert house.books.receipts[-1].account == "b"
+        assert house.receipts.receipts[-1].account == "b"
 
 
 async def test_a_key_is_named_in_the_receipt_and_never_shown() -> None:

@@ -18,7 +18,7 @@ from scripted import Conversation, serving
 
 from relayd.config.secrets.api_keys import mint
 from relayd.config.snapshot import ApiKey, Deny, Limits, Server, Simulator, State
-from relayd.core.access.ownership import deed_of, shelves, write_deed
+from relayd.core.access.ownership import encode_ownership, holder_topics, ownership_of
 from relayd.state.contract import GetPin, Pin, Pinned, Publish, Report, Reported
 
 THIRD_KEY = mint(lambda size: b"\x03" * size)
@@ -62,9 +62,9 @@ async def on_each_account(world: Booked, sdk: anthropic.AsyncAnthropic) -> dict[
     found: dict[str, str] = {}
     for number in range(64):
         made = await sdk.files.upload(file=(f"{number}.txt", b"content of %d" % number))
-        deed = pinned(world, made.id)
-        assert deed is not None
-        found.setdefault(deed["account"], made.id)
+        record = pinned(world, made.id)
+        assert record is not None
+        found.setdefault(record["account"], made.id)
         if len(found) == 2:
             return found
     raise AssertionError(f"64 files in a row went to {found}")
@@ -119,7 +119,7 @@ async def test_an_object_is_read_where_it_was_made(tmp_path: Path) -> None:
             for name in files.values():
                 assert (await sdk.files.retrieve_metadata(name)).id == name
 
-        read = [one.account for one in world.house.books.receipts[-6:]]
+        read = [one.account for one in world.house.receipts.receipts[-6:]]
         assert read == ["a", "b"] * 3 if list(files) == ["a", "b"] else ["b", "a"] * 3
 
 
@@ -241,9 +241,9 @@ async def test_a_new_file_goes_to_the_next_account_when_one_is_rate_limited(tmp_
     async with booked(tree, tmp_path) as world:
         made = await world.sdk().files.upload(file=("a.txt", b"a"))
 
-        deed = pinned(world, made.id)
-        assert deed is not None
-        assert deed["account"] == "b"
+        record = pinned(world, made.id)
+        assert record is not None
+        assert record["account"] == "b"
 
 
 async def test_what_may_have_been_made_is_not_made_again(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ async def test_what_may_have_been_made_is_not_made_again(tmp_path: Path) -> None
     async with booked(snapshot(keys=(team(),), accounts=accounts), tmp_path) as world:
         with pytest.raises(anthropic.APIStatusError) as error:
             await world.sdk().messages.batches.create(requests=requests())
-        attempts = world.house.books.receipts[-1].attempts
+        attempts = world.house.receipts.receipts[-1].attempts
 
     assert error.value.status_code == 502
     assert [one.account for one in attempts] == ["a"]
@@ -273,7 +273,7 @@ async def test_a_credential_that_may_keep_no_files_still_serves_messages(tmp_pat
         told = await world.house.ask(b"--x--", "/v1/files", content_type="multipart/form-data; boundary=x")
 
         assert told.status == (502 if status == 401 else 403)
-        assert world.house.pool.resting("a", world.house.relay.wall()) is None
+        assert world.house.pool.resting("a", world.house.wall()) is None
 
 
 async def test_two_accounts_with_one_id_do_not_take_objects_from_each_other(tmp_path: Path) -> None:
@@ -292,9 +292,9 @@ async def test_two_accounts_with_one_id_do_not_take_objects_from_each_other(tmp_
 
             assert first.status == 200
             assert second.error == (502, "api_error", "accounts b and a both have an object file_same")
-            deed = pinned(world, "file_same")
-            assert deed is not None
-            assert deed["key"] == "dev"
+            record = pinned(world, "file_same")
+            assert record is not None
+            assert record["key"] == "dev"
 
 
 # Lists.
@@ -308,8 +308,8 @@ async def test_a_list_merges_the_accounts_newest_first_and_pages_without_gap_or_
             world.clock.now += 1
             made.append((await world.sdk().files.upload(file=(f"{number}.txt", b"%d" % number))).id)
             await world.sdk(OTHER_KEY).files.upload(file=(f"{number}.txt", b"other %d" % number))
-        deeds = [pinned(world, name) for name in made]
-        assert {deed["account"] for deed in deeds if deed} == {"a", "b"}
+        records = [pinned(world, name) for name in made]
+        assert {record["account"] for record in records if record} == {"a", "b"}
 
         listed = [one.id async for one in world.sdk().files.list(limit=4)]
         chosen = await world.sdk().files.list(ids=[made[3], made[7], "file_unknown"])
@@ -395,8 +395,8 @@ async def test_a_long_list_of_an_account_is_walked_page_by_page(tmp_path: Path) 
         booked(snapshot(keys=(team(),), accounts=(upstream_account("a", upstream.port),)), tmp_path) as world,
     ):
         for name in files[::2]:
-            world.ask(Pin(name=f"object/{name}", value=write_deed(deed_of("files", "a", team()))))
-        world.ask(Publish(topic=shelves("files", "dev", "")[0], name="a", body="1"))
+            world.ask(Pin(name=f"object/{name}", value=encode_ownership(ownership_of("files", "a", team()))))
+        world.ask(Publish(topic=holder_topics("files", "dev", "")[0], name="a", body="1"))
         told = await world.house.get("/v1/files?beta=true")
 
     assert [one["id"] for one in told.json["data"]] == files[::2]
@@ -463,9 +463,9 @@ async def test_a_batch_goes_to_an_account_that_serves_all_its_models(tmp_path: P
     )
     async with booked(snapshot(keys=(team(),), accounts=accounts), tmp_path) as world:
         made = await world.sdk().messages.batches.create(requests=requests(MODEL, "claude-opus-5-5"))
-        deed = pinned(world, made.id)
-        assert deed is not None
-        assert deed["account"] == "everything"
+        record = pinned(world, made.id)
+        assert record is not None
+        assert record["account"] == "everything"
 
         live = world.house.live
         live.swap(changed(live.snapshot, accounts={"sonnets": accounts[0]}))
@@ -519,13 +519,13 @@ async def test_a_call_goes_where_its_file_is(tmp_path: Path) -> None:
         files = await on_each_account(world, world.sdk())
         for name, file in [*files.items()] * 4:
             assert (await world.house.ask(about(file))).status == 200
-            assert world.house.books.receipts[-1].account == name
+            assert world.house.receipts.receipts[-1].account == name
         counted = await world.house.ask(about(files["b"]), "/v1/messages/count_tokens")
         batch = json.dumps({"requests": [{"custom_id": "1", "params": json.loads(about(files["b"]))}]}).encode()
         made = await world.house.ask(batch, "/v1/messages/batches")
 
         assert counted.status == made.status == 200
-        assert [one.account for one in world.house.books.receipts[-2:]] == ["b", "b"]
+        assert [one.account for one in world.house.receipts.receipts[-2:]] == ["b", "b"]
         told = await world.house.ask(about(*files.values()))
         assert told.error[:2] == (400, "invalid_request_error")
         assert "live on different accounts (a and b)" in told.error[2]
@@ -613,8 +613,8 @@ async def test_one_receipt_tells_of_each_request(tmp_path: Path) -> None:
         await world.sdk().files.retrieve_metadata(made.id)
         await world.house.get("/v1/files")
         await world.house.get("/v1/files/file_unknown")
-        await world.house.books.wait_for(4)
-        receipts = world.house.books.receipts
+        await world.house.receipts.wait_for(4)
+        receipts = world.house.receipts.receipts
 
     assert [(one.method, one.status, one.outcome) for one in receipts] == [
         ("POST", 200, "ok"),

@@ -790,8 +790,8 @@ async def test_every_call_leaves_one_receipt_whatever_became_of_it() -> None:
         await house.ask(ASK_STREAM, x_simulate_cut_after="3")
         await house.ask(ASK, x_simulate_drop="1")
         await house.receipt(7)
-        outcomes = [receipt.outcome for receipt in house.books.receipts]
-        statuses = [receipt.status for receipt in house.books.receipts]
+        outcomes = [receipt.outcome for receipt in house.receipts.receipts]
+        statuses = [receipt.status for receipt in house.receipts.receipts]
     assert outcomes == ["ok", "ok", "refused", "refused", "upstream", "cut", "refused"]
     assert statuses == [200, 200, 400, 401, 500, 200, 502]
-    assert len({receipt.call_id for receipt in house.books.receipts}) == 7
+    assert len({receipt.call_id for receipt in house.receipts.receipts}) == 7

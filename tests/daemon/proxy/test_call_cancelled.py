@@ -20,10 +20,11 @@ from fakes import (
     Reception,
     answering,
     chunked,
+    clock_from_noon,
     events_of,
     exchanging,
     failing,
-    make_relay,
+    make_app,
     message,
     recorded_stream,
     upstream_account,
@@ -31,10 +32,11 @@ from fakes import (
 from scripted import Conversation, Script, back_to, cancelled_at, descriptors, serving
 
 from relayd.config.snapshot import Cooldown, Routing, Seconds, Server, Snapshot
+from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.routes import MESSAGES
 
 EVENTS = events_of(recorded_stream())
@@ -95,14 +97,15 @@ def tree(ports: list[int]) -> Snapshot:
 class Scene:
     """One call that is about to be served, and all it could leave behind."""
 
-    relay: CallServer
+    app: PublicApp
+    pool: Pool
     upstreams: Upstreams
     receipts: Receipts
     pair: Pair
     body: bytes
 
     async def serve(self) -> None:
-        await self.relay.serve_call(self.pair.exchange, MESSAGES)
+        await self.app.calls.serve_call(self.pair.exchange, MESSAGES)
 
     async def client(self) -> None:
         """Send the body in two parts, and read whatever comes."""
@@ -115,17 +118,18 @@ class Scene:
 
     def leftovers(self) -> tuple[int, int]:
         """Leases that are open, and receipts."""
-        pool, accounts = self.relay.pool, self.relay.live.snapshot.accounts
-        return sum(pool.in_flight(name) for name in accounts), len(self.receipts.receipts)
+        accounts = self.app.calls.live.snapshot.accounts
+        return sum(self.pool.in_flight(name) for name in accounts), len(self.receipts.receipts)
 
 
 async def play(ports: list[int], body: bytes, act: Callable[[Scene], Awaitable[bool]]) -> tuple[bool, Receipt]:
     """Set a scene, let `act` serve its call, and see that nothing is left. Returns what `act` did, and the receipt."""
     receipts, upstreams = Receipts(), Upstreams(lambda: NO_TLS, lambda: NOON)
-    relay = make_relay(Live(tree(ports)), receipts, upstreams=upstreams)
+    pool = Pool()
+    app = make_app(Live(tree(ports)), receipts, pool=pool, upstreams=upstreams, wall=clock_from_noon())
     head = attrs.evolve(builders.head(x_api_key=builders.KEY), content_length=len(body))
     async with exchanging(head) as pair, trio.open_nursery() as nursery:
-        scene = Scene(relay, upstreams, receipts, pair, body)
+        scene = Scene(app, pool, upstreams, receipts, pair, body)
         nursery.start_soon(scene.client)
         cancelled = await act(scene)
         assert scene.leftovers() == (0, 1)

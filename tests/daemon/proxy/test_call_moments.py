@@ -61,7 +61,7 @@ async def test_a_connection_that_the_upstream_closed_while_idle_costs_no_call(se
         assert upstream.accepted > 10
 
         assert statuses == [200] * 60
-        assert all(len(one.attempts) == 1 for one in house.books.receipts)
+        assert all(len(one.attempts) == 1 for one in house.receipts.receipts)
 
 
 # A short wait.
@@ -94,7 +94,7 @@ async def test_it_does_not_wait_for_ever(jumping_clock: MockClock) -> None:
         assert "1 of 1 calls in flight" in told.error[2]
         assert 0.9 <= trio.current_time() - began <= 2.6
         await first.leave("close")
-        await house.books.wait_for(2)
+        await house.receipts.wait_for(2)
 
 
 async def test_a_longer_hold_is_told_at_once(jumping_clock: MockClock) -> None:
@@ -123,7 +123,7 @@ async def test_a_client_that_leaves_while_it_waits_is_let_go(jumping_clock: Mock
 
         assert (receipt.status, receipt.outcome, receipt.attempts) == (499, "left", ())
         await first.leave("close")
-        await house.books.wait_for(2)
+        await house.receipts.wait_for(2)
 
 
 async def until_in_flight(house: House) -> None:
@@ -165,10 +165,10 @@ async def test_a_recovery_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     simulated = account("a", simulator=Simulator(status=500, every=2))
     with caplog.at_level(logging.INFO, "relayd"):
         async with relaying(snapshot(accounts=(simulated,))) as house:
-            house.pool.adopt(house.live.snapshot, house.relay.wall())
-            gate = house.pool._standings["a"].whole.gate
-            gate.rest(0.0, "rate", "test", house.relay.wall(), random.Random(1))
-            house.pool._standings["a"].measure(0.02, house.relay.wall())
+            house.pool.adopt(house.live.snapshot, house.wall())
+            gate = house.pool._states["a"].whole.gate
+            gate.rest(0.0, "rate", "test", house.wall(), random.Random(1))
+            house.pool._states["a"].measure(0.02, house.wall())
             for _ in range(24):
                 await house.ask()
 

@@ -269,12 +269,12 @@ async def test_what_a_long_stream_has_used_goes_with_the_heartbeat_and_stands_if
         await client.until(b"content_block_delta")
         for _ in range(20):
             assert await client.more()
-        (consumed,) = world.house.relay.open_calls().values()
-        checkpoint = consumed()
-        await world.books._renew()
+        ((_, call),) = world.state.in_flight.admitted()
+        checkpoint = call.consumed()
+        await world.state._renew()
         world.clock.now += 61  # nobody renews it any more
 
-        world.books.counting.reap()
+        world.state.failsafe.reap()
 
         (row,) = rows(world)
         assert row.output >= checkpoint.output > 5

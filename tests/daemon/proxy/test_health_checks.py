@@ -1,4 +1,4 @@
-"""Probes: who is tried, when, and what is learnt from it."""
+"""Health checks: who is tried, when, and what is learnt from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import trio
 from booked import Clock
 from builders import account, changed, snapshot
-from fakes import NO_TLS, NOON, Receipts, make_relay, upstream_account
+from fakes import NOON, credential_of, upstream_account
 from scripted import Conversation, Script, serving
 from trio.testing import MockClock
 
@@ -18,8 +18,6 @@ from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
 from relayd.daemon.accounts.account_test import AccountCheck
 from relayd.daemon.accounts.account_test import judge as judge_trial
-from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.health_checks import HealthChecks, due, model_for, outcome_of
 
 EVERY = 300.0
@@ -111,11 +109,10 @@ def test_the_model_is_one_that_the_account_names() -> None:
 # Doing it, on a real socket.
 
 
-def make(config: Snapshot, clock: Clock) -> CallServer:
-    relay = make_relay(Live(config), Receipts(), upstreams=Upstreams(lambda: NO_TLS, clock))
-    relay.wall = clock
-    relay.pool.adopt(config, clock.now)
-    return relay
+def make(config: Snapshot, clock: Clock) -> HealthChecks:
+    pool = Pool()
+    pool.adopt(config, clock.now)
+    return HealthChecks(live=Live(config), pool=pool, credential=credential_of, wall=clock, rng=random.Random(7))
 
 
 def answering(*answers: bytes) -> Script:
@@ -142,28 +139,28 @@ async def until(condition: Callable[[], bool], clock: Clock) -> None:
 
 async def test_a_probe_that_succeeds_brings_the_account_back() -> None:
     async with serving(answering(COUNTED)) as upstream:
-        relay = make(tree(upstream_account("a", upstream.port)), clock := Clock())
-        rest(relay.pool, "a", Answered(status=401))
-        assert relay.pool.resting("a", NOON) is not None
+        checks = make(tree(upstream_account("a", upstream.port)), clock := Clock())
+        rest(checks.pool, "a", Answered(status=401))
+        assert checks.pool.resting("a", NOON) is not None
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HealthChecks(relay).run)
-            await until(lambda: relay.pool.resting("a", NOON + 1) is None, clock)
+            nursery.start_soon(checks.run)
+            await until(lambda: checks.pool.resting("a", NOON + 1) is None, clock)
             nursery.cancel_scope.cancel()
 
         assert upstream.accepted == 1
-        assert relay.pool.in_flight("a") == 0
+        assert checks.pool.in_flight("a") == 0
 
 
 async def test_a_probe_that_fails_takes_an_idle_account_out() -> None:
     async with serving(answering(DENIED)) as upstream:
-        relay = make(tree(upstream_account("a", upstream.port), every=0.02), clock := Clock())
+        checks = make(tree(upstream_account("a", upstream.port), every=0.02), clock := Clock())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HealthChecks(relay).run)
-            await until(lambda: relay.pool.resting("a", clock.now) is not None, clock)
+            nursery.start_soon(checks.run)
+            await until(lambda: checks.pool.resting("a", clock.now) is not None, clock)
             nursery.cancel_scope.cancel()
 
-        rest_of_a = relay.pool.resting("a", clock.now)
+        rest_of_a = checks.pool.resting("a", clock.now)
         assert rest_of_a is not None
         assert rest_of_a[0] == "auth"
 
@@ -174,36 +171,36 @@ async def test_never_two_probes_at_once_on_one_account() -> None:
         await peer.until_peer_leaves()
 
     async with serving(silent) as upstream:
-        relay = make(tree(upstream_account("a", upstream.port), every=0.01), clock := Clock())
+        checks = make(tree(upstream_account("a", upstream.port), every=0.01), clock := Clock())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HealthChecks(relay).run)
+            nursery.start_soon(checks.run)
             await until(lambda: upstream.accepted > 0, clock)
             for _ in range(20):
                 clock.now += 1
                 await trio.sleep(0.01)
             assert upstream.accepted == 1
-            assert relay.pool.in_flight("a") == 1
+            assert checks.pool.in_flight("a") == 1
             nursery.cancel_scope.cancel()
-        assert relay.pool.in_flight("a") == 0
+        assert checks.pool.in_flight("a") == 0
 
 
 async def test_an_answer_that_is_cut_does_not_end_the_probes() -> None:
     async with serving(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", COUNTED)) as upstream:
-        relay = make(tree(upstream_account("a", upstream.port), every=0.01), clock := Clock())
+        checks = make(tree(upstream_account("a", upstream.port), every=0.01), clock := Clock())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HealthChecks(relay).run)
+            nursery.start_soon(checks.run)
             await until(lambda: upstream.accepted == 2, clock)
             nursery.cancel_scope.cancel()
 
 
 async def test_without_an_interval_the_probes_only_look_at_the_config(autojump_clock: MockClock) -> None:
-    relay = make(tree(account("a"), every=0), clock := Clock())
-    rest(relay.pool, "a", Answered(status=401))
+    checks = make(tree(account("a"), every=0), clock := Clock())
+    rest(checks.pool, "a", Answered(status=401))
 
     with trio.move_on_after(3600):
-        await HealthChecks(relay).run()
+        await checks.run()
 
-    assert relay.pool.resting("a", clock.now) is not None
+    assert checks.pool.resting("a", clock.now) is not None
 
 
 def test_a_secret_that_cannot_be_had_is_no_reason_to_ask_the_upstream() -> None:

@@ -186,7 +186,9 @@ def test_a_broken_head_is_a_protocol_error_and_no_answer(name: str) -> None:
     reads = [data[begin : begin + 50000] for begin in range(0, len(data), 50000)]
     for pieces in (reads, [data[:7], data[7:40], *[data[b : b + 30000] for b in range(40, len(data), 30000)]]):
         seen = observe(pieces)
-        assert seen.ending.startswith(("RemoteProtocolError: http://upstream:80: ", "HungUp: http://upstream:80: "))
+        assert seen.ending.startswith(
+            ("RemoteProtocolError: http://upstream:80: ", "Disconnected: http://upstream:80: ")
+        )
         assert (seen.status, seen.body, seen.kept) == (0, b"", False)
 
 
@@ -213,7 +215,7 @@ def test_framing_without_end_is_not_read_for_ever(tail: bytes) -> None:
 def test_a_cut_at_any_byte_is_an_error(cut: int) -> None:
     data = (CHUNKED + HELLO + b"\r\n")[:cut]
     ended = observe([data], b"")
-    assert ended.ending.startswith("HungUp: http://upstream:80: c")
+    assert ended.ending.startswith("Disconnected: http://upstream:80: c")
     assert b"hello!".startswith(ended.body)
     assert observe(bytewise(data), b"") == ended
     reset = observe([data], ConnectionResetError(104, "Connection reset by peer"))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from builders import head
 
+from relayd.daemon.proxy.reply import cors_headers, preflight
 from relayd.daemon.proxy.routes import (
     COUNT_TOKENS,
     MESSAGES,
     Local,
     Models,
-    cors_headers,
     find,
     local,
-    preflight,
     speaks_openai,
 )
 from relayd.wire.refusal import Refusal
@@ -74,16 +71,10 @@ def test_readiness_ends_with_draining_and_liveness_does_not() -> None:
     def status(path: str, *, draining: bool) -> int:
         target = find(head(path, "GET"))
         assert isinstance(target, Local)
-        return local(target, draining=draining, facts=dict).status
+        return local(target, draining=draining).status
 
     assert [status(path, draining=False) for path in ("/health", "/livez", "/readyz", "/")] == [200] * 4
     assert [status(path, draining=True) for path in ("/health", "/livez", "/readyz", "/")] == [200, 200, 503, 200]
-
-
-def test_health_shows_the_facts_it_is_given() -> None:
-    body = json.loads(local(Local(name="health"), draining=False, facts=lambda: {"revision": "abc"}).body)
-
-    assert body == {"status": "ok", "revision": "abc"}
 
 
 def test_only_listed_origins_may_read_answers() -> None:

@@ -184,11 +184,11 @@ async def test_calls_in_flight_of_a_revoked_key_are_cut_where_the_policy_says_so
     tree.relay('[policy]\non_revoke = "cut"')
     async with living(tree, watch=False) as world:
         cut: list[str] = []
-        running = world.daemon.live.running
+        calls = world.daemon.reloading.sources.in_flight
         with (
-            running.of("k1", lambda new: "k1" in new.keys and "k1" not in new.deny.keys, lambda: cut.append("k1")),
-            running.of("k2", lambda new: "k2" in new.keys, lambda: cut.append("k2")),
-            running.of("k3", lambda new: new.keys["k3"].enabled, lambda: cut.append("k3")),
+            calls.revocable("k1", lambda new: "k1" in new.keys and "k1" not in new.deny.keys, lambda: cut.append("k1")),
+            calls.revocable("k2", lambda new: "k2" in new.keys, lambda: cut.append("k2")),
+            calls.revocable("k3", lambda new: new.keys["k3"].enabled, lambda: cut.append("k3")),
         ):
             assert world.status()["calls"] == 3
             tree.write("accounts.d/a.toml", "kind = ")  # the rest of the tree is broken

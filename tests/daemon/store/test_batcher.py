@@ -49,7 +49,7 @@ MADE: list[FlakyStore] = []
 
 @pytest.fixture(autouse=True)
 def _close_stores() -> Iterator[None]:
-    """The stores inside stay open beyond their pump, so that tests can look into them."""
+    """The stores inside stay open beyond their batcher, so that tests can look into them."""
     yield
     while MADE:
         MADE.pop().inner.close()
@@ -130,24 +130,24 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_question_is_answered_and_the_store_is_closed_at_the_end() -> None:
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        pump = Batcher(store)
-        await nursery.start(pump.run)
-        assert pump.up
-        assert pump.warnings == ("flaky: a warning",)
-        assert await pump.ask(Ping()) == Pong(now=NOW)
+        batcher = Batcher(store)
+        await nursery.start(batcher.run)
+        assert batcher.up
+        assert batcher.warnings == ("flaky: a warning",)
+        assert await batcher.ask(Ping()) == Pong(now=NOW)
         nursery.cancel_scope.cancel()
     assert store.closed
 
 
 async def test_what_queues_while_the_store_is_busy_goes_as_one_batch(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=5)
-    pump = Batcher(store)
-    await nursery.start(pump.run)
+    batcher = Batcher(store)
+    await nursery.start(batcher.run)
     store.hold = threading.Event()
     answers: list[Answer] = []
 
     async def ask(number: int) -> None:
-        answers.append(await pump.ask(admit(f"c{number}")))
+        answers.append(await batcher.ask(admit(f"c{number}")))
 
     before = store.entered
     async with trio.open_nursery() as many:
@@ -155,74 +155,72 @@ async def test_what_queues_while_the_store_is_busy_goes_as_one_batch(nursery: tr
         await until(lambda: store.entered > before)  # the thread has taken the first, and is held up
         for number in range(1, 50):
             many.start_soon(ask, number)
-        await until(lambda: pump.queued == 49)
+        await until(lambda: batcher.queued == 49)
         store.hold.set()
     assert len(answers) == 50
     assert store.batches[-2:] == [1, 49]
-    assert pump.stats.largest == 49
+    assert batcher.stats.largest == 49
 
 
 async def test_who_waits_too_long_gives_up_and_the_admission_is_voided(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=0.1)
-    pump = Batcher(store)
-    await nursery.start(pump.run)
+    batcher = Batcher(store)
+    await nursery.start(batcher.run)
     store.hold = threading.Event()
     with pytest.raises(StoreUnavailable, match=r"no answer within 0\.1 s"):
-        await pump.ask(admit("late", one_slot()))
+        await batcher.ask(admit("late", one_slot()))
     store.hold.set()
     await until(lambda: Void(call="late") in store.log)
     # The slot is free again.
-    assert isinstance(await pump.ask(admit("next", one_slot())), Granted)
+    assert isinstance(await batcher.ask(admit("next", one_slot())), Granted)
 
 
 async def test_a_cancelled_admission_is_voided(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=5)
-    pump = Batcher(store)
-    await nursery.start(pump.run)
+    batcher = Batcher(store)
+    await nursery.start(batcher.run)
     store.hold = threading.Event()
     with trio.move_on_after(0.05):
-        await pump.ask(admit("gone", one_slot()))
+        await batcher.ask(admit("gone", one_slot()))
     store.hold.set()
     await until(lambda: Void(call="gone") in store.log)
-    assert isinstance(await pump.ask(admit("next", one_slot())), Granted)
+    assert isinstance(await batcher.ask(admit("next", one_slot())), Granted)
 
 
 async def test_while_the_store_is_away_questions_fail_at_once_and_settlements_are_replayed_once(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     store = FlakyStore()
-    changes: list[bool] = []
-    pump = Batcher(store, Journal(tmp_path), on_change=lambda up, _: changes.append(up))
-    await nursery.start(pump.run)
-    assert isinstance(await pump.ask(admit("c1", one_slot())), Granted)
+    batcher = Batcher(store, Journal(tmp_path))
+    await nursery.start(batcher.run)
+    assert isinstance(await batcher.ask(admit("c1", one_slot())), Granted)
     store.away = True
     with pytest.raises(StoreUnavailable):
-        await pump.ask(Ping())
+        await batcher.ask(Ping())
     for _ in range(100):
         with pytest.raises(StoreUnavailable):
-            await pump.ask(Ping())
-    assert pump.queued <= 1
-    pump.submit_nowait(Settle(call="c1", record=record()))
-    pump.submit_nowait(Release(holder="h", counters=("s",)))
-    await until(lambda: pump.stats.journaled == 1)
+            await batcher.ask(Ping())
+    assert batcher.queued <= 1
+    batcher.submit_nowait(Settle(call="c1", record=record()))
+    batcher.submit_nowait(Release(holder="h", counters=("s",)))
+    await until(lambda: batcher.stats.journaled == 1)
     assert len(files_in(tmp_path)) == 1
     store.away = False
-    await until(lambda: pump.up)
-    assert (store.booked(), pump.stats.replayed, pump.stats.outages) == (1, 1, 1)
+    await until(lambda: batcher.up)
+    assert (store.booked(), batcher.stats.replayed, batcher.stats.outages) == (1, 1, 1)
     assert Journal(tmp_path).empty
-    await until(lambda: changes == [True, False, True])
 
 
 async def test_a_settlement_whose_answer_was_lost_is_booked_once(nursery: trio.Nursery, tmp_path: Path) -> None:
     store = FlakyStore()
-    pump = Batcher(store, Journal(tmp_path))
-    await nursery.start(pump.run)
-    await pump.ask(admit("c1"))
+    batcher = Batcher(store, Journal(tmp_path))
+    await nursery.start(batcher.run)
+    await batcher.ask(admit("c1"))
     store.loses_answers = True
-    pump.submit_nowait(Settle(call="c1", record=record()))
-    await until(lambda: not pump.up)
+    batcher.submit_nowait(Settle(call="c1", record=record()))
+    await until(lambda: not batcher.up)
     store.loses_answers = False
-    await until(lambda: pump.up)
+    await until(lambda: batcher.up)
     assert store.booked() == 1
 
 
@@ -232,8 +230,8 @@ async def test_a_journal_of_an_earlier_life_is_replayed_at_the_start(tmp_path: P
     earlier.close()
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        pump = Batcher(store, Journal(tmp_path))
-        await nursery.start(pump.run)
+        batcher = Batcher(store, Journal(tmp_path))
+        await nursery.start(batcher.run)
         assert store.booked() == 300
         nursery.cancel_scope.cancel()
     assert files_in(tmp_path) == []
@@ -241,14 +239,14 @@ async def test_a_journal_of_an_earlier_life_is_replayed_at_the_start(tmp_path: P
 
 async def test_a_store_that_is_away_at_the_start_is_found_later(nursery: trio.Nursery) -> None:
     store = FlakyStore(away=True)
-    pump = Batcher(store)
-    await nursery.start(pump.run)
-    assert not pump.up
+    batcher = Batcher(store)
+    await nursery.start(batcher.run)
+    assert not batcher.up
     with pytest.raises(StoreUnavailable, match="flaky: away"):
-        await pump.ask(Ping())
+        await batcher.ask(Ping())
     store.away = False
-    await until(lambda: pump.up)
-    assert await pump.ask(Ping()) == Pong(now=NOW)
+    await until(lambda: batcher.up)
+    assert await batcher.ask(Ping()) == Pong(now=NOW)
 
 
 async def test_a_store_that_can_never_work_ends_the_pump() -> None:
@@ -260,10 +258,10 @@ async def test_a_store_that_can_never_work_ends_the_pump() -> None:
 async def test_what_is_queued_when_the_daemon_stops_is_delivered(tmp_path: Path) -> None:
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        pump = Batcher(store, Journal(tmp_path))
-        await nursery.start(pump.run)
+        batcher = Batcher(store, Journal(tmp_path))
+        await nursery.start(batcher.run)
         for number in range(500):
-            pump.submit_nowait(Settle(call=f"c{number}", record=record()))
+            batcher.submit_nowait(Settle(call=f"c{number}", record=record()))
         nursery.cancel_scope.cancel()
     assert store.booked() == 500
 
@@ -271,10 +269,10 @@ async def test_what_is_queued_when_the_daemon_stops_is_delivered(tmp_path: Path)
 async def test_what_is_queued_when_the_daemon_stops_during_an_outage_is_journaled(tmp_path: Path) -> None:
     store = FlakyStore(away=True)
     async with trio.open_nursery() as nursery:
-        pump = Batcher(store, Journal(tmp_path))
-        await nursery.start(pump.run)
+        batcher = Batcher(store, Journal(tmp_path))
+        await nursery.start(batcher.run)
         for number in range(500):
-            pump.submit_nowait(Settle(call=f"c{number}", record=record()))
+            batcher.submit_nowait(Settle(call=f"c{number}", record=record()))
         nursery.cancel_scope.cancel()
     journal = Journal(tmp_path)
     assert sum(len(entries) for _, entries in journal.pending()) == 500
@@ -282,32 +280,32 @@ async def test_what_is_queued_when_the_daemon_stops_during_an_outage_is_journale
 
 async def test_a_fault_of_ours_in_the_store_is_an_outage_and_not_the_end(nursery: trio.Nursery) -> None:
     store = FlakyStore()
-    pump = Batcher(store)
-    await nursery.start(pump.run)
+    batcher = Batcher(store)
+    await nursery.start(batcher.run)
     bad = Settle(call="c", record="no record")  # type: ignore[arg-type]
-    answer = await pump.ask(bad)
+    answer = await batcher.ask(bad)
     assert isinstance(answer, Failed)
-    assert await pump.ask(Ping()) == Pong(now=NOW)
+    assert await batcher.ask(Ping()) == Pong(now=NOW)
 
 
 async def test_submitted_operations_tell_their_answer(nursery: trio.Nursery) -> None:
-    pump = Batcher(FlakyStore())
-    await nursery.start(pump.run)
+    batcher = Batcher(FlakyStore())
+    await nursery.start(batcher.run)
     told: list[Answer] = []
-    pump.submit_nowait(Ping(), told.append)
+    batcher.submit_nowait(Ping(), told.append)
     await until(lambda: told == [Pong(now=NOW)])
 
 
 async def test_the_loop_is_never_held_up_by_a_stalled_store(nursery: trio.Nursery) -> None:
     """As long as the store stands still, the loop goes round: were it held up, the loop here would not end."""
     store = FlakyStore(deadline=30)
-    pump = Batcher(store)
-    await nursery.start(pump.run)
+    batcher = Batcher(store)
+    await nursery.start(batcher.run)
     store.hold = threading.Event()
     before, answers = store.entered, list[Answer]()
 
     async def ask() -> None:
-        answers.append(await pump.ask(Ping()))
+        answers.append(await batcher.ask(Ping()))
 
     async with trio.open_nursery() as inner:
         inner.start_soon(ask)
@@ -322,14 +320,14 @@ async def test_the_loop_is_never_held_up_by_a_stalled_store(nursery: trio.Nurser
 async def test_without_a_thread_answers_are_there_at_once_under_a_simulated_clock(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    pump = Batcher(FlakyStore(), threaded=False)
-    await nursery.start(pump.run)
-    assert isinstance(await pump.ask(admit("c1", one_slot())), Granted)
-    assert isinstance(await pump.ask(admit("c2", one_slot())), Denied)
-    pump.submit_nowait(Settle(call="c1", record=record()))
-    assert isinstance(await pump.ask(admit("c3", one_slot())), Granted)
+    batcher = Batcher(FlakyStore(), threaded=False)
+    await nursery.start(batcher.run)
+    assert isinstance(await batcher.ask(admit("c1", one_slot())), Granted)
+    assert isinstance(await batcher.ask(admit("c2", one_slot())), Denied)
+    batcher.submit_nowait(Settle(call="c1", record=record()))
+    assert isinstance(await batcher.ask(admit("c3", one_slot())), Granted)
     assert trio.current_time() == 0
-    pump.store.close()
+    batcher.store.close()
 
 
 # -- outages -------------------------------------------------------------------------------------------------------
@@ -341,10 +339,10 @@ def day_cost(cost: int, limit: int = 10) -> tuple[Term, ...]:
 
 async def counting(nursery: trio.Nursery, tmp_path: Path, policy: str) -> tuple[FailsafeStore, FlakyStore, FlakyStore]:
     main, side = FlakyStore(), FlakyStore()
-    pumps = Batcher(main, Journal(tmp_path)), Batcher(side)
-    for pump in pumps:
-        await nursery.start(pump.run)
-    return FailsafeStore(*pumps, policy=lambda: policy), main, side  # type: ignore[arg-type, return-value]
+    batchers = Batcher(main, Journal(tmp_path)), Batcher(side)
+    for batcher in batchers:
+        await nursery.start(batcher.run)
+    return FailsafeStore(*batchers, policy=lambda: policy), main, side  # type: ignore[arg-type, return-value]
 
 
 async def test_deny_refuses_with_503_while_the_store_is_away(nursery: trio.Nursery, tmp_path: Path) -> None:
@@ -410,10 +408,10 @@ async def test_what_a_killed_process_had_admitted_during_an_outage_is_booked_by_
     side.inner.apply([Admit(call="c1", terms=one_slot(), orphan=record(), ttl=1000)])
     later = FlakyStore(inner=SqliteStore(str(tmp_path / "side.db"), clock=lambda: NOW + 1000))
     main = FlakyStore()
-    pumps = Batcher(main, Journal(tmp_path)), Batcher(later)
-    for pump in pumps:
-        await nursery.start(pump.run)
-    count = FailsafeStore(*pumps, policy=lambda: "allow")
+    batchers = Batcher(main, Journal(tmp_path)), Batcher(later)
+    for batcher in batchers:
+        await nursery.start(batcher.run)
+    count = FailsafeStore(*batchers, policy=lambda: "allow")
     count.reap()
     await until(lambda: main.booked() == 1)
     count.reap()
@@ -443,21 +441,21 @@ async def test_a_store_that_is_back_is_found_though_settlements_keep_coming(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     store = FlakyStore()
-    pump = Batcher(store, Journal(tmp_path))
-    await nursery.start(pump.run)
+    batcher = Batcher(store, Journal(tmp_path))
+    await nursery.start(batcher.run)
     store.away = True
     with pytest.raises(StoreUnavailable):
-        await pump.ask(Ping())
+        await batcher.ask(Ping())
 
     async def settle_on() -> None:
         for number in range(10_000):
-            pump.submit_nowait(Settle(call=f"s{number}", record=record()))
+            batcher.submit_nowait(Settle(call=f"s{number}", record=record()))
             await trio.sleep(0.005)
 
     nursery.start_soon(settle_on)
-    await until(lambda: pump.stats.journaled > 20)
+    await until(lambda: batcher.stats.journaled > 20)
     store.away = False
-    await until(lambda: pump.up)
+    await until(lambda: batcher.up)
 
 
 async def test_the_side_store_lets_go_of_a_call_only_when_its_settlement_is_safe(
@@ -483,30 +481,30 @@ async def test_whatever_a_dead_node_left_is_reaped_at_once_however_much_it_is(
 ) -> None:
     main = FlakyStore()
     main.inner.apply([Admit(call=f"c{number}", terms=(), orphan=record(), ttl=0) for number in range(350)])
-    pumps = Batcher(main, Journal(tmp_path)), Batcher(FlakyStore())
-    for pump in pumps:
-        await nursery.start(pump.run)
-    FailsafeStore(*pumps, policy=lambda: "allow").reap()
-    await until_booked(pumps[0], 350)
+    batchers = Batcher(main, Journal(tmp_path)), Batcher(FlakyStore())
+    for batcher in batchers:
+        await nursery.start(batcher.run)
+    FailsafeStore(*batchers, policy=lambda: "allow").reap()
+    await until_booked(batchers[0], 350)
 
 
 async def test_a_store_that_was_replaced_is_told_again_what_it_may_have_lost(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     store = FlakyStore(life="first")
-    pump = Batcher(store, Journal(tmp_path))
-    await nursery.start(pump.run)
+    batcher = Batcher(store, Journal(tmp_path))
+    await nursery.start(batcher.run)
     for number in range(200):
-        pump.submit_nowait(Settle(call=f"s{number}", record=record()))
-    await until_booked(pump, 200)
+        batcher.submit_nowait(Settle(call=f"s{number}", record=record()))
+    await until_booked(batcher, 200)
     before, store.inner = store.inner, SqliteStore(":memory:", clock=lambda: NOW)  # it has forgotten everything
     before.close()
     store.life = "second"
-    await until_booked(pump, 200)
+    await until_booked(batcher, 200)
     store.life = "third"  # it has forgotten nothing
-    await pump.ask(Ping())
-    await until(lambda: pump.stats.told_again == 400)
-    assert await booked_by(pump) == 200
+    await batcher.ask(Ping())
+    await until(lambda: batcher.stats.told_again == 400)
+    assert await booked_by(batcher) == 200
 
 
 async def test_an_answer_that_comes_as_patience_ends_is_not_both_taken_and_voided(
@@ -514,16 +512,16 @@ async def test_an_answer_that_comes_as_patience_ends_is_not_both_taken_and_voide
 ) -> None:
     """The loop is held up, so that the answer and the end of the wait are found in one pass, in either order."""
     store = FlakyStore(deadline=0.1)
-    pump = Batcher(store, Journal(tmp_path))
-    await nursery.start(pump.run)
+    batcher = Batcher(store, Journal(tmp_path))
+    await nursery.start(batcher.run)
     granted = 0
 
     async def call(name: str) -> None:
         nonlocal granted
         with contextlib.suppress(StoreUnavailable):
-            await pump.ask(admit(name))
+            await batcher.ask(admit(name))
             granted += 1
-            pump.submit_nowait(Settle(call=name, record=record()))
+            batcher.submit_nowait(Settle(call=name, record=record()))
 
     for number in range(10):
         async with trio.open_nursery() as asking:
@@ -533,7 +531,7 @@ async def test_an_answer_that_comes_as_patience_ends_is_not_both_taken_and_voide
             store.hold.set()
             time.sleep(0.12)  # noqa: ASYNC251 - that is the point
     store.deadline = 10
-    assert await booked_by(pump) == granted
+    assert await booked_by(batcher) == granted
 
 
 async def test_a_call_that_two_stores_admitted_is_booked_once_after_its_process_was_killed(
@@ -543,14 +541,14 @@ async def test_a_call_that_two_stores_admitted_is_booked_once_after_its_process_
     main, side = FlakyStore(), FlakyStore()
     for store in (main, side):
         store.inner.apply([Admit(call="c1", terms=one_slot(), orphan=record(), ttl=0)])
-    pumps = Batcher(main, Journal(tmp_path)), Batcher(side)
-    for pump in pumps:
-        await nursery.start(pump.run)
-    count = FailsafeStore(*pumps, policy=lambda: "allow")
+    batchers = Batcher(main, Journal(tmp_path)), Batcher(side)
+    for batcher in batchers:
+        await nursery.start(batcher.run)
+    count = FailsafeStore(*batchers, policy=lambda: "allow")
     for _ in range(2):
         count.reap()
-        await until_booked(pumps[1], 1)
-        await until_booked(pumps[0], 1)
+        await until_booked(batchers[1], 1)
+        await until_booked(batchers[0], 1)
 
 
 async def test_a_call_that_neither_store_answered_for_is_booked_though_its_process_is_killed(
@@ -575,14 +573,14 @@ async def test_a_call_that_neither_store_answered_for_is_booked_though_its_proce
     await until_booked(later.main, 1)
 
 
-async def booked_by(pump: Batcher) -> int:
+async def booked_by(batcher: Batcher) -> int:
     """The requests in the books, behind whatever was asked before."""
-    answer = await pump.ask(Report(first="2000-01-01", last="2100-01-01"))
+    answer = await batcher.ask(Report(first="2000-01-01", last="2100-01-01"))
     assert isinstance(answer, Reported)
     return sum(row.requests for row in answer.rows)
 
 
-async def until_booked(pump: Batcher, requests: int) -> None:
+async def until_booked(batcher: Batcher, requests: int) -> None:
     with trio.fail_after(30):
-        while await booked_by(pump) != requests:  # noqa: ASYNC110 - the store's thread books
+        while await booked_by(batcher) != requests:  # noqa: ASYNC110 - the store's thread books
             await trio.sleep(0.01)

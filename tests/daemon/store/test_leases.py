@@ -14,7 +14,8 @@ from builders import account, api_key, snapshot
 from fakes import ASK, Client, Told
 
 from relayd.config.snapshot import Account, Pace, Snapshot, State
-from relayd.core.quota.reservation import account_terms
+from relayd.core.in_flight import AdmittedCall
+from relayd.core.quota.reservation import Quota, account_terms
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.state_client import TOGETHER
 from relayd.state.contract import Acquire, Admit, Peek, Reap, Reaped, Renew, Report, Reported, TermLevels
@@ -84,7 +85,7 @@ async def test_a_call_goes_to_another_account_when_the_first_is_full_elsewhere(t
         await begun(one)
 
         assert (await other.house.ask(ASK)).status == 200
-        assert [receipt.account for receipt in other.house.books.receipts] == ["b"]
+        assert [receipt.account for receipt in other.house.receipts.receipts] == ["b"]
 
 
 async def test_a_pace_is_kept_over_both_and_the_refusal_says_when(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ async def test_a_long_call_keeps_its_slot_by_the_heartbeat(tmp_path: Path) -> No
         client = await begun(world)
         for _ in range(4):
             world.clock.now += 30  # a lease lasts a minute
-            await world.books._renew()
+            await world.state._renew()
         assert slots(world, only) == 1
         await client.leave("close")
 
@@ -128,12 +129,11 @@ async def test_a_long_call_keeps_its_slot_by_the_heartbeat(tmp_path: Path) -> No
 async def test_an_emptied_store_is_told_again_which_slots_are_taken(tmp_path: Path) -> None:
     only = account("a", max_concurrency=1, pace=Pace(requests_per_minute=9))
     async with booked(tree(only), tmp_path) as world:
-        world.books.admission_of = world.house.relay.admission_of
         client = await begun(world)
         world.store.inner = SqliteStore(":memory:", clock=world.clock.ms)
         assert slots(world, only) == 0
 
-        await world.books._renew()
+        await world.state._renew()
         assert slots(world, only) == 1
         assert paced(world, only) == 0, "the pace was charged when the call began"
         await client.leave("close")
@@ -148,12 +148,14 @@ async def test_the_heartbeat_of_many_calls_goes_a_few_at_a_time_and_leaves_none_
     async with booked(tree(one), tmp_path) as world:
         for name in ids:
             world.ask(Admit(call=name, terms=(), orphan=NOTHING_HEARD))
-            assert await world.books.seats.take(f"{name}.0", "a", account_terms(one))
+            assert await world.state.leases.take(f"{name}.0", "a", account_terms(one))
         consumed = attrs.evolve(NOTHING_HEARD, account="a", output=7)
-        world.books.open_calls = lambda: dict.fromkeys(ids, lambda: consumed)
+        quota = Quota(terms=(), orphan=NOTHING_HEARD)
+        for name in ids:
+            world.state.in_flight.admit(name, AdmittedCall(quota=quota, consumed=lambda: consumed))
 
         world.clock.now += 45
-        await world.books._renew()
+        await world.state._renew()
         world.clock.now += 45
 
         assert world.ask(Reap()) == Reaped(calls=())
@@ -161,6 +163,6 @@ async def test_the_heartbeat_of_many_calls_goes_a_few_at_a_time_and_leaves_none_
         largest = max(len(op.calls) + len(op.leases) for op in world.store.asked if isinstance(op, Renew))
         assert largest <= 2 * TOGETHER
         world.clock.now += 60  # as if the process had died: another one settles them all in one go
-        world.books.counting.reap()
+        world.state.failsafe.reap()
         report = world.ask(Report(first="2027-01-15", last="2027-01-15"))
         assert report == Reported(rows=(attrs.evolve(consumed, requests=len(ids), output=7 * len(ids)),))

@@ -46,9 +46,8 @@ def called(*calls: tuple[str, str, str], content: str | None = None) -> dict[str
 
 def test_the_least_request_becomes_a_messages_call() -> None:
     call = chat()
-    assert (call.endpoint, call.method, call.path, call.model, call.stream) == (
-        "openai", "POST", "/v1/messages", SONNET, False,
-    )  # fmt: skip
+    assert (call.endpoint, call.language) == ("messages", "openai")
+    assert (call.method, call.path, call.model, call.stream) == ("POST", "/v1/messages", SONNET, False)
     assert sent(call) == {"model": SONNET, "max_tokens": 20000, "messages": [USER]}
     assert ignored(call) == []
 

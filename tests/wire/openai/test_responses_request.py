@@ -30,7 +30,8 @@ def test_a_string_input_is_one_user_message() -> None:
         "messages": [USER],
         "system": [{"type": "text", "text": "Be brief."}],
     }
-    assert (call.endpoint, call.path, call.model, call.max_tokens) == ("openai", "/v1/messages", SONNET, None)
+    assert (call.endpoint, call.language) == ("messages", "openai")
+    assert (call.path, call.model, call.max_tokens) == ("/v1/messages", SONNET, None)
 
 
 def test_items_become_turns_in_order() -> None:

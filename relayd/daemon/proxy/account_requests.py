@@ -1,0 +1,119 @@
+"""Account requests: a call is sent to one account, and its answer is judged.
+
+Rule: one request, or two where the first one's token had to be renewed; whether it had to is decided in failover.py.
+Whoever asks closes the source of the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import Account, Snapshot
+from relayd.core.access.permissions import Plan
+from relayd.core.balancing.failover import NoCredential, Outcome, Retry, Verdict, judge
+from relayd.core.outbound import prepare
+from relayd.daemon.accounts.oauth import OAuthKeeper
+from relayd.daemon.accounts.upstreams import Inbound, Upstreams
+from relayd.daemon.proxy.response import Response, peek_response
+from relayd.wire.http import HeaderPairs
+
+
+@attrs.frozen(kw_only=True)
+class AccountRequest:
+    """What is asked of an account.
+
+    Args:
+        client: the headers that travel on, as the dialect chose them.
+        attempt: attempts of the call before this one, from 0.
+        repeatable: whether doing it twice is harmless.
+    """
+
+    plan: Plan
+    account: Account
+    client: HeaderPairs
+    snapshot: Snapshot
+    attempt: int = 0
+    repeatable: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class AccountAnswer:
+    """What came of it.
+
+    Args:
+        response: what the upstream answered; None when no answer came.
+    """
+
+    outcome: Outcome
+    verdict: Verdict
+    response: Response | None = None
+
+    def close(self) -> None:
+        """Be done with the response; a second time does nothing."""
+        if self.response is not None:
+            self.response.inbound.source.close()
+
+
+@attrs.define(eq=False, kw_only=True)
+class AccountRequests:
+    """Sends calls to accounts.
+
+    Args:
+        credential: an account's opened secret (empty where it needs none), or why it cannot be had.
+        keeper: renews tokens that an upstream no longer takes; None: nobody does.
+        wall: Unix time, s.
+    """
+
+    upstreams: Upstreams
+    credential: Callable[[Account], Secret | str]
+    keeper: OAuthKeeper | None
+    wall: Callable[[], float]
+
+    async def ask(self, request: AccountRequest) -> AccountAnswer:
+        """Send a request and judge what came of it, with a new token where the table of failover.py says so."""
+        secret = self.credential(request.account)
+        answer = await self._ask_with(secret, request, may_renew=True)
+        if isinstance(secret, str) or not isinstance(answer.verdict, Retry) or not answer.verdict.renew:
+            return answer
+        answer.close()
+        if self.keeper is not None:
+            await self.keeper.renew(request.account.id, secret)
+        return await self._ask_with(self.credential(request.account), request, may_renew=False)
+
+    async def _ask_with(self, secret: Secret | str, request: AccountRequest, *, may_renew: bool) -> AccountAnswer:
+        if isinstance(secret, str):
+            return self._judged(request, NoCredential(reason=secret))
+        account, limits = request.account, request.snapshot.relay.upstream
+        base_url = account.base_url or limits.base_url
+        outbound = prepare(request.plan, account, base_url, secret, request.client)
+        inbound = await self.upstreams.open(account, outbound, limits)
+        if not isinstance(inbound, Inbound):
+            return self._judged(request, inbound)
+        try:
+            whole = request.plan.call.endpoint == "messages"
+            response, outcome = await peek_response(inbound, request.snapshot, message=whole)
+        except BaseException:  # also a cancellation: nobody else knows of the source yet
+            inbound.source.close()
+            raise
+        renewable = may_renew and inbound.status >= 400 and self._renewable(account, secret)
+        return self._judged(request, outcome, response, renewable=renewable)
+
+    def _renewable(self, account: Account, secret: Secret) -> bool:
+        return self.keeper is not None and self.keeper.renewable(account.id, secret)
+
+    def _judged(
+        self, request: AccountRequest, outcome: Outcome, response: Response | None = None, *, renewable: bool = False
+    ) -> AccountAnswer:
+        verdict = judge(
+            outcome,
+            cooldown=request.snapshot.relay.routing.cooldown,
+            now=self.wall(),
+            model=request.plan.limited_model,
+            attempt=request.attempt,
+            repeatable=request.repeatable,
+            renewable=renewable,
+        )
+        return AccountAnswer(outcome=outcome, verdict=verdict, response=response)

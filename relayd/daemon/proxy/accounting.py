@@ -1,0 +1,95 @@
+"""Call accounting: a call is admitted before its first attempt and settled when it has ended.
+
+Rule: an admitted call is settled exactly once, in a `finally`, by what is sync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import attrs
+import trio
+
+from relayd.config.snapshot import Snapshot
+from relayd.core.in_flight import AdmittedCall, InFlight
+from relayd.core.live import Live
+from relayd.core.quota.limits import day_of
+from relayd.core.quota.model_names import ModelNames
+from relayd.core.quota.prices import cost
+from relayd.core.quota.usage_record import UsageRecord, record_of
+from relayd.daemon.proxy.admission import admit, admit_count
+from relayd.daemon.proxy.attempts import Attempts
+from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.store.failsafe import FailsafeStore
+from relayd.daemon.store.state_client import StateClient
+from relayd.wire.refusal import Refusal
+
+
+@attrs.define(eq=False, kw_only=True)
+class CallAccounting:
+    """Has calls delivered within the limits of their keys.
+
+    Args:
+        state: where calls are counted; without it nothing is limited or booked.
+        wall: Unix time, s.
+    """
+
+    live: Live
+    in_flight: InFlight
+    attempts: Attempts
+    state: StateClient | None
+    wall: Callable[[], float]
+    model_names: ModelNames = attrs.field(factory=ModelNames)
+
+    async def deliver(self, context: CallContext, snapshot: Snapshot) -> None:
+        """Deliver a call, and settle it whatever comes of it. Raises: Refusal."""
+        if self.state is None or context.free:
+            await self.attempts.deliver(context)
+        elif context.plan.call.endpoint == "count_tokens":
+            await admit_count(self.state.failsafe, context.draft.call_id, context.plan.key)
+            await self.attempts.deliver(context)
+        else:
+            await self._counted(context, snapshot, self.state.failsafe)
+
+    async def _counted(self, context: CallContext, snapshot: Snapshot, store: FailsafeStore) -> None:
+        draft = context.draft
+        admitted = await admit(store, draft.call_id, context.plan, snapshot, self.wall, self.model_names)
+        context.admitted = admitted
+        admitted_call = AdmittedCall(quota=admitted.quota, consumed=partial(self._consumed, context))
+        self.in_flight.admit(draft.call_id, admitted_call)
+        try:
+            await self.attempts.deliver(context)
+        except Refusal as refusal:
+            draft.outcome, draft.status, draft.reason = "refused", refusal.status, refusal.message
+            raise
+        finally:
+            self.in_flight.settle(draft.call_id)
+            store.settle(draft.call_id, self._record(context))
+
+    def _consumed(self, context: CallContext) -> UsageRecord:
+        """What is booked if this process dies now: its client gets an error then."""
+        return attrs.evolve(self._record(context), errors=1)
+
+    def _record(self, context: CallContext) -> UsageRecord:
+        """What a call is booked with, as far as is known now.
+
+        A call that no upstream has seen gives its place back. One that was sent and of which nothing was heard (the
+        client left first) is booked with its prompt, by estimate: the upstream may have read it.
+        """
+        draft, admitted, snapshot = context.draft, context.admitted, self.live.snapshot
+        if context.meter is not None:
+            draft.usage = context.meter.usage_so_far()
+        model = draft.sent_model or context.plan.model
+        draft.cost = cost(draft.usage, model, snapshot.prices)
+        # The store's clock says which day it is, as it does for limits; there is none where it could not be asked.
+        began = (admitted.now_ms if admitted is not None else 0) or round(draft.started * 1000)
+        day = day_of(began, snapshot.relay.state.timezone)
+        heard = draft.usage.total > 0
+        name = self.model_names.confirmed(model, snapshot, day) if heard else self.model_names.of(model, snapshot)
+        record = record_of(draft.seal(trio.current_time()), day, name)
+        if not context.tried:
+            return attrs.evolve(record, requests=0, errors=0)
+        if not draft.attempts and admitted is not None:
+            return attrs.evolve(admitted.quota.orphan, account=context.tried[-1], errors=0, model=name, day=day)
+        return record

@@ -1,0 +1,167 @@
+"""Attempts: a call is tried account by account, until one answer is good enough or nothing is left to try.
+
+Rule: what an outcome means is decided in core/balancing/failover.py, who is tried next in the pool. Each await may be
+cancelled and leaves no connection and no lease open behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from relayd.config.snapshot import Account, Snapshot
+from relayd.core.balancing.affinity import sets_pin
+from relayd.core.balancing.failover import Answered, Outcome, Retry, Verdict, last_word, may_retry
+from relayd.core.balancing.pool import HealthChange, Lease, Pool
+from relayd.core.balancing.retry_budget import RetryBudget
+from relayd.core.live import Live
+from relayd.core.quota.limits import rfc3339
+from relayd.core.receipt import Attempt
+from relayd.daemon.proxy.account_choice import AccountChoice
+from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, AccountRequests
+from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.proxy.reply import ReplyWriter
+from relayd.wire.refusal import Refusal
+
+log = logging.getLogger("relayd")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Attempts:
+    """Delivers calls.
+
+    Args:
+        wall: Unix time, s.
+    """
+
+    live: Live
+    pool: Pool
+    choice: AccountChoice
+    requests: AccountRequests
+    replies: ReplyWriter
+    wall: Callable[[], float]
+    rng: random.Random
+    budget: RetryBudget = attrs.field(factory=RetryBudget)
+
+    async def deliver(self, context: CallContext) -> None:
+        """Try accounts until the client has its answer. Raises: Refusal."""
+        self.budget.earn()
+        await self.choice.find_home(context)
+        while True:
+            snapshot = self.live.snapshot  # permissions are asked of the newest config at each attempt
+            account = await self.choice.find(context, snapshot)
+            try:
+                verdict = await self._attempt(context, account, snapshot)
+            finally:
+                self.choice.give_back(context)
+            if verdict is None:
+                return
+            if verdict.backoff:
+                await trio.sleep(verdict.backoff)
+
+    async def _attempt(self, context: CallContext, account: Account, snapshot: Snapshot) -> Retry | None:
+        """Try one account. None when the client has its answer, else why another try is worth while."""
+        plan = context.plan
+        lease = self.pool.begin(account.id, plan.limited_model, self.wall())
+        began = trio.current_time()
+        answer: AccountAnswer | None = None
+        try:
+            answer = await self.requests.ask(
+                AccountRequest(
+                    plan=plan,
+                    account=account,
+                    client=context.client,
+                    snapshot=snapshot,
+                    attempt=len(context.tried) - 1,
+                    repeatable=not context.creates,
+                )
+            )
+            if answer.response is not None:
+                context.draft.account = account.id
+                context.draft.sent_model = account.model_map.get(plan.model, plan.model)
+            verdict = self._next(context, answer, self._observe(context, lease, answer, began))
+            if verdict is None and answer.response is not None:
+                response = answer.response
+                if context.amend is not None:
+                    response = await context.amend(account.id, response)
+                await self.replies.send(context, response, snapshot)
+            return verdict
+        finally:
+            if answer is not None:
+                answer.close()
+            self.pool.end(lease, self.wall())
+
+    def _observe(self, context: CallContext, lease: Lease, answer: AccountAnswer, began: float) -> Verdict:
+        """Let the pool learn from an attempt, and write it down. Sync."""
+        now = self.wall()
+        verdict, status = _of_objects(context, answer), _status(answer.outcome)
+        headers = answer.outcome.headers if isinstance(answer.outcome, Answered) else None
+        tell(self.pool.observe(lease, verdict, headers, now, self.rng))
+        context.draft.attempts.append(
+            Attempt(account=lease.account, status=status, reason=verdict.reason, seconds=trio.current_time() - began)
+        )
+        if isinstance(verdict, Retry):
+            self.pool.end(lease, now)
+        elif status == 200 and context.affinity and sets_pin(context.plan.call.endpoint):
+            self.choice.remember(context, lease.account, now)
+        return verdict
+
+    def _next(self, context: CallContext, answer: AccountAnswer, verdict: Verdict) -> Retry | None:
+        """None when an attempt's answer goes to the client, a Retry when another account is to be tried.
+
+        Raises: Refusal when neither is possible.
+        """
+        if not isinstance(verdict, Retry):
+            return None
+        if self.choice.another_is_free(context) and may_retry(
+            verdict,
+            attempts_left=context.plan.attempts - len(context.tried),
+            budget=self.budget,
+            deadline=context.deadline,
+            now=trio.current_time(),
+        ):
+            return verdict
+        if answer.response is None or not verdict.relayable or answer.response.body.cut:
+            raise last_word(verdict)
+        status = _status(answer.outcome)
+        if verdict.kind == "auth" and (status == 401 or (status == 403 and verdict.scope == "account")):
+            raise credential_rejected(context.tried[-1], verdict)
+        return None
+
+
+def _status(outcome: Outcome) -> int:
+    return outcome.status if isinstance(outcome, Answered) else 0
+
+
+def _of_objects(context: CallContext, answer: AccountAnswer) -> Verdict:
+    """The verdict, without blame where a credential may send messages and not keep objects."""
+    denied = _status(answer.outcome) in (401, 403) and context.plan.call.endpoint in ("batches", "files")
+    if denied and isinstance(answer.verdict, Retry):
+        return attrs.evolve(answer.verdict, scope="none")
+    return answer.verdict
+
+
+def tell(change: HealthChange | None) -> None:
+    """Log that an account's health has turned, if it has."""
+    if change is None:
+        return
+    if change.what == "recovered":
+        log.info("account.recovered", extra={"account": change.account})
+        return
+    event = "account.credential" if change.what == "credential" else "account.out"
+    until = rfc3339(round(change.until * 1000))
+    log.warning(event, extra={"account": change.account, "reason": change.reason, "until": until})
+
+
+def credential_rejected(account: str, verdict: Retry) -> Refusal:
+    """In place of an upstream's 401 or 403 that denies our credential: to the client a 401 would mean its own key, and
+    Claude Code would ask its user to log in."""
+    return Refusal(
+        status=502,
+        message=f"account {account}: the upstream rejected its credential: {verdict.reason}",
+        code="upstream_credential",
+    )

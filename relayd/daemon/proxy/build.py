@@ -1,0 +1,72 @@
+"""Composition of the proxy wing: one of everything that serves calls."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import Account
+from relayd.core.balancing.pool import Pool
+from relayd.core.in_flight import InFlight
+from relayd.core.live import Live
+from relayd.core.receipt import Receipt
+from relayd.daemon.accounts.oauth import OAuthKeeper
+from relayd.daemon.accounts.upstreams import Upstreams
+from relayd.daemon.proxy.account_choice import AccountChoice
+from relayd.daemon.proxy.account_requests import AccountRequests
+from relayd.daemon.proxy.accounting import CallAccounting
+from relayd.daemon.proxy.app import PublicApp
+from relayd.daemon.proxy.attempts import Attempts
+from relayd.daemon.proxy.batches_files import BatchesAndFiles
+from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.object_lists import ObjectLists
+from relayd.daemon.proxy.ownership_index import OwnershipIndex
+from relayd.daemon.proxy.reply import ReplyWriter
+from relayd.daemon.store.state_client import StateClient
+
+
+def build_proxy(
+    *,
+    live: Live,
+    in_flight: InFlight,
+    state: StateClient | None,
+    pool: Pool,
+    upstreams: Upstreams,
+    credential: Callable[[Account], Secret | str],
+    keeper: OAuthKeeper | None,
+    record: Callable[[Receipt], None],
+    known_models: Callable[[], Iterable[str]],
+    wall: Callable[[], float],
+    new_id: Callable[[], str],
+    rng: random.Random,
+) -> PublicApp:
+    """Make the application of the public listener.
+
+    Args:
+        state: where calls are counted and objects written down; None: nothing is limited, booked or kept.
+        credential: an account's opened secret (empty where it needs none), or why it cannot be had.
+        keeper: renews tokens that an upstream no longer takes; None: nobody does.
+        record: takes every receipt; sync, must not raise.
+        known_models: ids of models that exist (those with a price).
+        wall: Unix time, s.
+        new_id: a fresh call id.
+    """
+    replies = ReplyWriter(live=live, wall=wall)
+    requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, wall=wall)
+    choice = AccountChoice(live=live, pool=pool, state=state, wall=wall, rng=rng)
+    attempts = Attempts(live=live, pool=pool, choice=choice, requests=requests, replies=replies, wall=wall, rng=rng)
+    ownership = OwnershipIndex(state=state)
+    calls = CallServer(
+        live=live,
+        in_flight=in_flight,
+        accounting=CallAccounting(live=live, in_flight=in_flight, attempts=attempts, state=state, wall=wall),
+        ownership=ownership,
+        replies=replies,
+        record=record,
+        wall=wall,
+        new_id=new_id,
+    )
+    lists = ObjectLists(requests=requests, ownership=ownership, replies=replies)
+    objects = BatchesAndFiles(calls=calls, ownership=ownership, lists=lists)
+    return PublicApp(calls=calls, objects=objects, replies=replies, state=state, known_models=known_models)

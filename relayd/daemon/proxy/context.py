@@ -1,0 +1,59 @@
+"""Call context: a call on its way through its attempts.
+
+Rule: the one mutable noun of a call beside its Draft. Only what more than one step of the call needs is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import attrs
+
+from relayd.core.access.permissions import Plan
+from relayd.core.receipt import Draft
+from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.proxy.admission import Admitted
+from relayd.daemon.proxy.response import Response
+from relayd.wire.call import Dialect, Translator
+from relayd.wire.http import HeaderPairs
+from relayd.wire.usage import Meter
+
+Amend = Callable[[str, Response], Awaitable[Response]]
+
+
+@attrs.define(eq=False, kw_only=True)
+class CallContext:
+    """A call on its way through its attempts.
+
+    Args:
+        deadline: of the call as a whole, on trio's clock, s.
+        affinity: names the conversation, scoped to the key; "" has none.
+        home: the account where the conversation is; None where nobody knows.
+        meter: of a stream that is on its way.
+        tried: the accounts so far, in order.
+        holder: the attempt's name where it holds a lease of its account.
+        only: the one account that can serve it, whatever the pool thinks of it; "" leaves the choice to the pool.
+        barred: accounts that cannot serve it, for reasons that the pool does not know: these.
+        creates: it makes an object, so that doing it twice is not harmless.
+        free: it touches no limit and is not booked.
+        amend: given an account's id and its answer, returns the answer that goes to the client.
+    """
+
+    exchange: Exchange
+    dialect: Dialect
+    plan: Plan
+    draft: Draft
+    client: HeaderPairs
+    translator: Translator | None
+    deadline: float
+    affinity: str = ""
+    home: str | None = None
+    admitted: Admitted | None = None
+    meter: Meter | None = None
+    tried: list[str] = attrs.field(factory=list)
+    holder: str = ""
+    only: str = ""
+    barred: Mapping[str, str] = attrs.field(factory=dict)
+    creates: bool = False
+    free: bool = False
+    amend: Amend | None = None

@@ -1,0 +1,61 @@
+"""Object calls: a request about batches or files, once its sender is known."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.core.access.auth import inside
+from relayd.core.access.ownership import ObjectRequest
+from relayd.core.receipt import Draft
+from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.proxy.routes import MESSAGES
+from relayd.wire.call import Call
+from relayd.wire.http import HeaderPairs, RequestHead
+
+
+@attrs.frozen(kw_only=True)
+class ObjectCall:
+    """A request about batches or files whose sender is known."""
+
+    exchange: Exchange
+    asked: ObjectRequest
+    draft: Draft
+    key: ApiKey
+    snapshot: Snapshot
+
+    @property
+    def deadline(self) -> float:
+        """When its time is up, on trio's clock, s."""
+        return self.exchange.clock_start + self.snapshot.relay.upstream.total_timeout
+
+    @property
+    def client(self) -> HeaderPairs:
+        """The headers that travel on."""
+        return MESSAGES.upstream_headers(self.exchange.head)
+
+    @property
+    def results_url(self) -> str:
+        """The address under which the client finds the results of batches."""
+        return results_base(self.exchange.head, self.exchange.peer, self.snapshot)
+
+    def call(self, *, body: bytes = b"", model: str = "") -> Call:
+        """What the upstream is asked."""
+        head, asked = self.exchange.head, self.asked
+        return Call(endpoint=asked.kind, method=head.method, path=asked.path, query=head.query, model=model, body=body)
+
+
+_HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}")
+
+
+def results_base(head: RequestHead, peer: str, snapshot: Snapshot) -> str:
+    """The batches' address as the client knows it: by its Host header, and what a trusted proxy says of the scheme."""
+    proto = head.headers.text(b"x-forwarded-proto").partition(",")[0].strip().lower()
+    trusted = not peer or inside(peer, snapshot.relay.server.trusted_proxies)
+    scheme = proto if trusted and proto in ("http", "https") else "http"
+    host = head.headers.text(b"host")
+    prefix = "/api" if head.path.startswith("/api/") else ""
+    path = f"{prefix}/v1/messages/batches"
+    return f"{scheme}://{host}{path}" if _HOST.fullmatch(host) else path

@@ -1,0 +1,198 @@
+"""Ownership index: where batches and files live and whose they are, as the state store has it.
+
+Rule: who may reach what is decided in core/access/ownership.py. Nothing is made while the state store is away, whatever
+`state.on_outage` says: an object that nobody can write down is an object that nobody could ever reach.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar
+
+import attrs
+import trio
+
+from relayd.config.snapshot import Account, ApiKey, Snapshot
+from relayd.core.access.ownership import (
+    ObjectType,
+    OwnershipRecord,
+    available,
+    bound,
+    decode_ownership,
+    encode_ownership,
+    holder_topics,
+    pin_name,
+)
+from relayd.daemon.store.failsafe import RETRY
+from relayd.daemon.store.state_client import StateClient
+from relayd.state.contract import (
+    Answer,
+    Gather,
+    Gathered,
+    GetPin,
+    Op,
+    Pin,
+    Ping,
+    Pinned,
+    Publish,
+    StoreUnavailable,
+    Unpin,
+)
+from relayd.wire.objects import file_ids, may_name_files
+from relayd.wire.refusal import Refusal
+
+MOST_NAMED = 1000  # files in a body
+TOGETHER = 100  # records looked up at once: they travel in one batch
+IN_THREAD = 256 << 10  # bytes; a larger body is read in a thread, so that it holds nobody up
+
+NOTHING_BARRED: Mapping[str, str] = MappingProxyType({})
+
+log = logging.getLogger("relayd")
+
+T = TypeVar("T")
+
+
+class StoreIsAway(Refusal):
+    """The state store cannot be asked, and what is whose is written only there."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            status=503,
+            message="The relay cannot tell whose objects are whose right now: its state store is unavailable.",
+            retry_after=RETRY,
+            code="state_unavailable",
+        )
+
+
+@attrs.define(eq=False, kw_only=True)
+class OwnershipIndex:
+    """The ownership records of batches and files.
+
+    Args:
+        state: where they are kept; without it there are none.
+    """
+
+    state: StateClient | None
+    _unwritten: dict[str, str] = attrs.field(factory=dict, init=False)  # records that the store did not take
+    _looked_at: Callable[[], Snapshot | None] = attrs.field(default=lambda: None, init=False)
+    _files_exist: bool = attrs.field(default=False, init=False)
+
+    async def check(self) -> None:
+        """Whether anything can be written down now. Raises: StoreIsAway."""
+        await self._ask(Ping())
+
+    async def bind(self, body: bytes, key: ApiKey, snapshot: Snapshot) -> Mapping[str, str]:
+        """The accounts that cannot serve a body, for the files that it names; with reasons. Raises: Refusal."""
+        if not self._any_files(snapshot) or not may_name_files(body):
+            return NOTHING_BARRED
+        names = sorted(await read_aside(file_ids, body))
+        if len(names) > MOST_NAMED:
+            raise Refusal(status=400, message=f"more than {MOST_NAMED} files are named")
+        if not names:
+            return NOTHING_BARRED
+        return bound(dict(zip(names, await self.records(names), strict=True)), key, snapshot)
+
+    def _any_files(self, snapshot: Snapshot) -> bool:
+        """Whether any key may have files: else no body is searched for them, which takes 1 us a KB."""
+        if self._looked_at() is not snapshot:
+            self._looked_at = weakref.ref(snapshot)
+            self._files_exist = any("files" in key.endpoints for key in snapshot.keys.values())
+        return self._files_exist
+
+    # --- writing
+
+    async def write_down(self, name: str, record: OwnershipRecord) -> None:
+        """Keep where an object lives. Raises: Refusal 502 where an object of that id lives on another account."""
+        if not name:
+            fields = {"account": record.account, "key": record.key, "kind": record.kind}
+            log.warning("objects.no_id", extra=fields)
+            return
+        text = encode_ownership(record)
+        try:
+            known = await self._ask(Pin(name=pin_name(name), value=text, keep=True))
+            if isinstance(known, Pinned) and known.value != text:
+                await self._replace(name, record, known.value)
+            for topic in holder_topics(record.kind, record.key, record.owner):
+                await self._ask(Publish(topic=topic, name=record.account, body="1"))
+        except StoreIsAway:
+            self._unwritten[pin_name(name)] = text
+            fields = {"id": name, "account": record.account, "key": record.key}
+            log.error("objects.not_written_down", extra=fields)  # this process still knows it, and tries again
+
+    async def _replace(self, name: str, record: OwnershipRecord, known: str | None) -> None:
+        """An id that was known before. On the same account it means that the older object is gone; on another one, two
+        objects have one id, and the older one keeps it."""
+        other = decode_ownership(known)
+        if other is not None and other.account != record.account:
+            log.error("objects.id_taken", extra={"id": name, "account": record.account, "other": other.account})
+            message = f"accounts {record.account} and {other.account} both have an object {name}"
+            raise Refusal(status=502, message=message, should_retry=False, code="id_taken")
+        await self._ask(Pin(name=pin_name(name), value=encode_ownership(record)))
+
+    def forget(self, name: str) -> None:
+        """Sync. Should the store be away, the record stays, and leads to an upstream that says 404."""
+        self._unwritten.pop(pin_name(name), None)
+        if self.state is not None:
+            self.state.main.submit_nowait(Unpin(name=pin_name(name)))
+
+    # --- reading
+
+    async def holders(self, kind: ObjectType, key: ApiKey, snapshot: Snapshot) -> list[Account]:
+        """The accounts that may hold objects of a key or its owner and can be asked, by name. Raises: StoreIsAway."""
+        names: set[str] = set()
+        for topic in holder_topics(kind, key.id, key.owner):
+            answer = await self._ask(Gather(topic=topic))
+            if isinstance(answer, Gathered):
+                names.update(note.name for note in answer.notes)
+        accounts = [snapshot.accounts[name] for name in sorted(names) if name in snapshot.accounts]
+        return [account for account in accounts if available(account, snapshot)]
+
+    async def records(self, names: Sequence[str]) -> list[OwnershipRecord | None]:
+        """The records of some objects, None for those without one. Raises: StoreIsAway."""
+        await self._write_again()
+        found: dict[str, str | None] = {}
+        for start in range(0, len(names), TOGETHER):
+            async with trio.open_nursery() as nursery:
+                for name in names[start : start + TOGETHER]:
+                    nursery.start_soon(self._look_up, pin_name(name), found)
+        if any(pin_name(name) not in found for name in names):
+            raise StoreIsAway
+        return [decode_ownership(found[pin_name(name)]) for name in names]
+
+    async def _look_up(self, name: str, found: dict[str, str | None]) -> None:
+        """Raises nothing: it runs beside others, in a nursery that would wrap what it raised."""
+        if name in self._unwritten:
+            found[name] = self._unwritten[name]
+            return
+        try:
+            answer = await self._ask(GetPin(name=name))
+        except StoreIsAway:
+            return
+        if isinstance(answer, Pinned):
+            found[name] = answer.value
+
+    async def _write_again(self) -> None:
+        for name, text in list(self._unwritten.items()):
+            record = decode_ownership(text)
+            if record is not None:
+                del self._unwritten[name]
+                await self.write_down(name.removeprefix("object/"), record)
+
+    async def _ask(self, op: Op) -> Answer:
+        """Raises: StoreIsAway."""
+        if self.state is None:
+            raise StoreIsAway
+        try:
+            return await self.state.main.ask(op)
+        except StoreUnavailable:
+            raise StoreIsAway from None
+
+
+async def read_aside(read: Callable[[bytes], T], body: bytes) -> T:
+    """Read a body: in a thread, when it is a large one."""
+    if len(body) <= IN_THREAD:
+        return read(body)
+    return await trio.to_thread.run_sync(read, body, abandon_on_cancel=True)
