@@ -24,7 +24,7 @@ ROOMS = {
 # Third-party packages, each with the modules that may import it. A name that ends with "/" is a whole room.
 DOORS = {
     "trio": ("daemon/", "cli/"),
-    "httptools": ("daemon/net/client",),
+    "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/", "cli/"),
     "python_socks": ("daemon/net/connect",),
     "redis": ("state/redis", "state/redis_address"),

@@ -17,7 +17,7 @@ import trio
 
 from relayd.config import snapshot
 from relayd.config.snapshot import Simulator
-from relayd.daemon.net.client import Disconnected
+from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.server import Exchange, HttpServer, open_listener
 from relayd.daemon.net.stream import READ_SIZE
 from relayd.simulator.api import respond
@@ -72,7 +72,7 @@ class Play:
 
 
 class SimulatedBody(httpx2.AsyncByteStream):
-    """The body of an answer, as httpx2 reads it and as a relayd.daemon.net.stream.Source."""
+    """The body of an answer, as httpx2 reads it and as a relayd.daemon.net.stream.BodySource."""
 
     def __init__(self, script: Script) -> None:
         self._play = Play.start(script, trio.current_time())

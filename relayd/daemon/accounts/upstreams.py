@@ -1,4 +1,4 @@
-"""Upstream: which transport serves which account, and what came of asking.
+"""Upstreams: which transport serves which account, and what came of asking.
 
 Rule: an answer that did not come is a value (`Unreachable`), for the caller to decide on. Transports are kept by what
 they connect through (the proxy), not by account or config generation, so that a reload leaves connections alone.
@@ -19,8 +19,10 @@ from relayd.config.snapshot import Account, Snapshot, Upstream
 from relayd.core.balancing.failover import ConnectionFault, Unreachable
 from relayd.core.outbound import Outbound
 from relayd.daemon.accounts.simulator import SimulatorTransport
-from relayd.daemon.net.client import Disconnected, Transport, build_request
+from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import Resolver
+from relayd.daemon.net.request import build_request
+from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
 from relayd.wire.http import Headers
 
@@ -56,10 +58,10 @@ class Upstreams:
             "write": limits.idle_timeout,
             "first_byte": limits.first_byte_timeout,
         }
-        url = _url(outbound.base_url, outbound.target)
+        url = url_of(outbound.base_url, outbound.target)
         request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout)
         try:
-            response = await self._transport(account).handle_async_request(request)
+            response = await self.transport(account).handle_async_request(request)
         except httpx2.TransportError as error:
             return unreachable(error)
         return Inbound(
@@ -68,7 +70,8 @@ class Upstreams:
             source=cast("BodySource", response.stream),
         )
 
-    def _transport(self, account: Account) -> httpx2.AsyncBaseTransport:
+    def transport(self, account: Account) -> httpx2.AsyncBaseTransport:
+        """The transport that serves `account`; one for each proxy, and one for each simulated account."""
         if account.kind == "simulator":
             simulator = self._simulators.get(account.id)
             if simulator is None or simulator.settings != account.simulator:
@@ -119,6 +122,6 @@ _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
 
 
 @lru_cache(maxsize=1024)
-def _url(base_url: str, target: str) -> httpx2.URL:
+def url_of(base_url: str, target: str) -> httpx2.URL:
     """Parsing a URL costs as much as sending it; a relay asks for few different ones."""
     return httpx2.URL(base_url.rstrip("/") + target)

@@ -11,11 +11,11 @@ Answer: {"ok": true, "result" | "diff" | "generations" | "status" | "metrics": .
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import socket
-import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +32,7 @@ from relayd.daemon.admin.status import (
     result_document,
     status_document,
 )
+from relayd.daemon.net.listen import open_unix
 from relayd.daemon.paths import MAX_PATH
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.reloader import Reloader
@@ -120,43 +121,12 @@ def open_control(path: Path) -> socket.socket:
         if len(os.fsencode(path)) > MAX_PATH:
             raise OSError(f"the path is longer than {MAX_PATH} bytes (choose a shorter one with --control)")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _remove_stale(path)
-        return _bound(path)
+        return open_unix(str(path), mode=0o600, backlog=AT_ONCE)
     except OSError as error:
-        raise OSError(f"control socket {path}: {error.strerror or error}") from error
-
-
-def _bound(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        before = os.umask(0o177)  # so that the file never has another mode, not even for a moment
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
-        sock.listen(AT_ONCE)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError("there is a file that is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise OSError("another relayd is listening there (stop it, or choose another path with --control)")
+        why = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            why = "another relayd is listening there (stop it, or choose another path with --control)"
+        raise OSError(f"control socket {path}: {why}") from error
 
 
 async def serve_control(

@@ -19,11 +19,11 @@ def open_listener(address: str) -> list[socket.socket]:
 
     An empty host or `*` means every address of the machine; port 0 is one free port, the same for all of them.
 
-    Raises: OSError, naming the address; ValueError when it is none.
+    Raises: OSError, naming the address; ValueError when it is not a listen address.
     """
     try:
         if address.startswith("unix:"):
-            return [_open_unix(address.removeprefix("unix:"))]
+            return [open_unix(address.removeprefix("unix:"), mode=0o660)]
         return _open_tcp(*_split(address))
     except OSError as error:
         raise OSError(error.errno, f"{address}: cannot listen: {error.strerror or error}") from error
@@ -47,9 +47,9 @@ def _open_tcp(host: str, port: int) -> list[socket.socket]:
     )
     opened: list[socket.socket] = []
     missing: OSError | None = None
-    for family, _, _, _, place in dict.fromkeys(found):
+    for family, _, _, _, address in dict.fromkeys(found):
         try:
-            opened.append(_open_one(family, (place[0], port, *place[2:])))
+            opened.append(_open_one(family, (address[0], port, *address[2:])))
         except OSError as error:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 _close_all(opened)
@@ -62,14 +62,14 @@ def _open_tcp(host: str, port: int) -> list[socket.socket]:
     return opened
 
 
-def _open_one(family: int, place: tuple[object, ...]) -> socket.socket:
+def _open_one(family: int, address: tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # no wait for TIME_WAIT after a restart
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-        sock.bind(place)
+        sock.bind(address)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -82,15 +82,18 @@ def _close_all(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
-def _open_unix(path: str) -> socket.socket:
-    """A socket file that owner and group may use. It gets its mode before anybody can connect."""
+def open_unix(path: str, *, mode: int, backlog: int = BACKLOG) -> socket.socket:
+    """A listening unix socket. Its file gets `mode` before anybody can connect; a dead process's file is replaced.
+
+    Raises: OSError; with EEXIST when another file is there, with EADDRINUSE when another process listens there.
+    """
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.bind(path)
-        os.chmod(path, 0o660)
-        sock.listen(BACKLOG)
+        os.chmod(path, mode)  # nobody can connect before `listen`
+        sock.listen(backlog)
     except BaseException:
         sock.close()
         raise
@@ -100,7 +103,7 @@ def _open_unix(path: str) -> socket.socket:
 def _remove_stale(path: str) -> None:
     """Remove the socket file of a dead process; leave everything else alone."""
     try:
-        mode = os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):

@@ -119,7 +119,7 @@ def test_the_socket_of_a_dead_daemon_is_replaced_and_other_files_are_not(tmp_pat
     path.unlink()
     path.write_text("mine")
 
-    with pytest.raises(OSError, match=r"c\.sock: there is a file that is no socket"):
+    with pytest.raises(OSError, match=r"c\.sock: the file exists and is not a socket"):
         open_control(path)
     assert path.read_text() == "mine"
 

@@ -1,4 +1,4 @@
-"""Answer: response framing, fed whole, byte by byte and at random cuts."""
+"""The response stream: framing, fed whole, byte by byte and at random cuts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import CHUNKED, OK
 
-from relayd.daemon.net.client import FRAMING_LIMIT, HEADER_LIMIT, ResponseStream, Transport, UpstreamConnection
-from relayd.daemon.net.connect import Origin
+from relayd.daemon.net.connect import Origin, Resolver
+from relayd.daemon.net.connection_pool import ConnectionPool, UpstreamConnection
+from relayd.daemon.net.response_stream import FRAMING_LIMIT, HEADER_LIMIT, ResponseStream
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 ORIGIN = Origin("http", "upstream", 80)
 
 
 class Feed:
-    """A link that hands out pieces and then says how the stream ended, or that nothing is there."""
+    """A stream that hands out pieces and then says how the stream ended, or that nothing is there."""
 
     def __init__(self, pieces: list[bytes], ending: bytes | OSError | None) -> None:
         self._pieces = pieces[::-1]
@@ -65,7 +66,7 @@ class Seen:
 def observe(pieces: list[bytes], ending: bytes | OSError | None = None, *, method: str = "POST") -> Seen:
     """Feed the pieces to an answer and read it to where it goes."""
     feed = Feed([piece for piece in pieces if piece], ending)
-    spy = TransportSpy()
+    spy = PoolSpy()
     answer = ResponseStream(UpstreamConnection(ORIGIN, feed), spy, bodiless=method == "HEAD")
     answer.sent = True
     body, how = b"", ""
@@ -82,14 +83,14 @@ def observe(pieces: list[bytes], ending: bytes | OSError | None = None, *, metho
     return Seen(answer.status if answer.head_complete else 0, headers, body, how, spy.kept)
 
 
-class TransportSpy(Transport):
-    """A transport that only notes whether it gets a connection back for further use."""
+class PoolSpy(ConnectionPool):
+    """A pool that only notes whether it gets a connection back for further use."""
 
     def __init__(self) -> None:
-        super().__init__(tls=NO_TLS)
+        super().__init__(tls=NO_TLS, proxy=None, resolver=Resolver(), idle_per_origin=1, idle_expiry=1.0)
         self.kept = False
 
-    def _give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
+    def give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
         self.kept = reusable
 
 
@@ -186,7 +187,9 @@ def test_a_broken_head_is_a_protocol_error_and_no_answer(name: str) -> None:
     reads = [data[begin : begin + 50000] for begin in range(0, len(data), 50000)]
     for pieces in (reads, [data[:7], data[7:40], *[data[b : b + 30000] for b in range(40, len(data), 30000)]]):
         seen = observe(pieces)
-        assert seen.ending.startswith(("RemoteProtocolError: http://upstream:80: ", "HungUp: http://upstream:80: "))
+        assert seen.ending.startswith(
+            ("RemoteProtocolError: http://upstream:80: ", "Disconnected: http://upstream:80: ")
+        )
         assert (seen.status, seen.body, seen.kept) == (0, b"", False)
 
 
@@ -213,7 +216,7 @@ def test_framing_without_end_is_not_read_for_ever(tail: bytes) -> None:
 def test_a_cut_at_any_byte_is_an_error(cut: int) -> None:
     data = (CHUNKED + HELLO + b"\r\n")[:cut]
     ended = observe([data], b"")
-    assert ended.ending.startswith("HungUp: http://upstream:80: c")
+    assert ended.ending.startswith("Disconnected: http://upstream:80: c")
     assert b"hello!".startswith(ended.body)
     assert observe(bytewise(data), b"") == ended
     reset = observe([data], ConnectionResetError(104, "Connection reset by peer"))
@@ -256,7 +259,7 @@ def test_headers_of_a_1xx_and_trailers_are_not_the_answers() -> None:
 
 
 def test_an_answer_to_a_request_that_was_not_sent_whole_is_not_followed_by_another() -> None:
-    spy = TransportSpy()
+    spy = PoolSpy()
     answer = ResponseStream(UpstreamConnection(ORIGIN, Feed([OK], None)), spy, bodiless=False)
     assert answer.take() == b"hi"
     answer.close()
@@ -264,9 +267,7 @@ def test_an_answer_to_a_request_that_was_not_sent_whole_is_not_followed_by_anoth
 
 
 def test_a_closed_answer_is_read_no_more() -> None:
-    answer = ResponseStream(
-        UpstreamConnection(ORIGIN, Feed([CHUNKED, b"1\r\na\r\n"], None)), TransportSpy(), bodiless=False
-    )
+    answer = ResponseStream(UpstreamConnection(ORIGIN, Feed([CHUNKED, b"1\r\na\r\n"], None)), PoolSpy(), bodiless=False)
     answer.poll()
     answer.close()
     with pytest.raises(httpx2.ReadError, match="closed by us"):
