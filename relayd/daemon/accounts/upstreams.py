@@ -75,7 +75,7 @@ class Upstreams:
         if account.kind == "simulator":
             simulator = self._simulators.get(account.id)
             if simulator is None or simulator.settings != account.simulator:
-                simulator = self._simulators[account.id] = SimulatorTransport(account.simulator, self.wall, account.id)
+                simulator = self._simulators[account.id] = self._new_simulator(account)
             return simulator
         transport = self._by_proxy.get(account.proxy)
         if transport is None:
@@ -83,6 +83,9 @@ class Upstreams:
                 tls=self.tls(), proxy=account.proxy, resolver=self._resolver
             )
         return transport
+
+    def _new_simulator(self, account: Account) -> SimulatorTransport:
+        return SimulatorTransport(account.simulator, self.wall)
 
     async def keep_tidy(self) -> None:
         """Close idle connections soon after they have expired, for ever."""

@@ -13,9 +13,9 @@ import attrs
 import trio
 from builders import KEY, OTHER_KEY
 from fakes import NO_TLS, NOON, House, relaying
+from simulated_objects import ObjectUpstreams
 
 from relayd.config.snapshot import Snapshot
-from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
@@ -120,7 +120,10 @@ async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = 
     store = FickleStore(beside.store.inner if beside else SqliteStore(":memory:", clock=clock.ms))
     main = Batcher(store, Journal(tmp_path / "journal"), threaded=False)
     side = Batcher(SqliteStore(":memory:", clock=clock.ms), threaded=False)
-    async with relaying(snapshot, upstreams=Upstreams(lambda: NO_TLS, clock)) as house, trio.open_nursery() as nursery:
+    async with (
+        relaying(snapshot, upstreams=ObjectUpstreams(lambda: NO_TLS, clock)) as house,
+        trio.open_nursery() as nursery,
+    ):
         policy = lambda: house.live.snapshot.relay.state.on_outage  # noqa: E731
         books = StateClient(
             main=main, side=side, counting=FailsafeStore(main, side, policy), pool=house.pool, wall=house.relay.wall

@@ -1,7 +1,7 @@
-"""Ask: what a Messages body asks for, checked the way the API checks it.
+"""Messages requests: what a body asks for, checked the way the API checks it.
 
-Rule: whatever bytes come, the outcome is an Ask or a Refusal. Fields that are not read here are accepted, whatever
-they hold: new fields appear in the API every month. Wordings follow the API's where clients look at them.
+Rule: whatever bytes come, the outcome is a MessageRequest or a Refusal. Fields that are not read here are accepted,
+whatever they hold: new fields appear in the API every month. Wordings follow the API's where clients look at them.
 Source: API docs, "Messages" and "Errors"; behaviour of the reference SDK.
 """
 
@@ -79,7 +79,7 @@ def decode(body: bytes) -> JsonObject:
     return value
 
 
-def parse_ask(body: JsonObject, version: bytes = b"", *, counting: bool = False) -> MessageRequest:
+def parse_request(body: JsonObject, version: bytes = b"", *, counting: bool = False) -> MessageRequest:
     """Check a Messages body, or one for token counting, which needs no max_tokens. Raises: Refusal (400, 404)."""
     model = _model(body)
     messages = _messages(body)
