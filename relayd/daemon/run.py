@@ -267,7 +267,7 @@ def build(
     keeper = OAuthKeeper(
         credentials=credentials,
         snapshot=lambda: live.snapshot,
-        state=books.main,
+        ask=books.main.ask,
         node=f"{node.node}-{os.urandom(4).hex()}",
         wall=time.time,
         rng=rng,

@@ -1,4 +1,4 @@
-"""Answer: what the simulated model says, as a stream of events.
+"""Simulated answers: what the simulated model says, as a stream of events.
 
 Rule: one generator makes every answer; the plain form is the stream, folded. So text, tool calls and usage are equal
 in both forms, and a stream needs no more memory than one event.

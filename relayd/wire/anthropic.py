@@ -82,7 +82,7 @@ class Native:
         )
 
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:
-        """Our "no" in the API's words."""
+        """A refusal in the form of the API's errors."""
         return Reply(
             status=refusal.status,
             headers=[JSON, *refusal_headers(refusal)],
@@ -115,7 +115,7 @@ def model_object(entry: ModelEntry) -> dict[str, object]:
 def models_page(entries: Iterable[ModelEntry], query: str) -> bytes:
     """`GET /v1/models`, with `limit`, `after_id` and `before_id` honoured.
 
-    Raises: Refusal (400) on a limit that is no number between 1 and 1000.
+    Raises: Refusal (400) on a limit that is not a number between 1 and 1000.
     """
     asked = dict(part.partition("=")[::2] for part in query.split("&") if part)
     listed = list(entries)

@@ -71,7 +71,7 @@ class ClientConnection:
         self.stream.close()
 
     async def linger(self) -> None:
-        """Let the client read our last words: closing over unread bytes would send a reset that may overtake them.
+        """Let the client read the end of our answer: closing over unread bytes sends a reset that may overtake it.
 
         Reads at most UNREAD_LIMIT and waits at most LINGER. Source: RFC 9112 section 9.6.
         """

@@ -39,11 +39,10 @@ logger = logging.getLogger("relayd.server")
 SEND_BUFFER = 64 * 1024
 # Accepted in one go before the other tasks have a turn.
 ACCEPTS_PER_TURN = 64
-# Clients over max_connections that are told so at the same time; further ones are closed without a word.
+# Clients over max_connections that are refused with a 503 at the same time; further ones are just closed.
 TURNED_AWAY_AT_ONCE = 100
 ACCEPT_PAUSE = 0.1  # s, when descriptors or memory have run out
 ACCEPT_LOG_INTERVAL = 10.0  # s
-SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Application(Protocol):

@@ -61,7 +61,7 @@ async def admit(
         answer = await counts.admit(op)
         match answer:
             case Granted():
-                return Admitted(op=op, standings=answer.standings, now_ms=answer.now)
+                return Admitted(op=op, standings=answer.levels, now_ms=answer.now)
             case Denied():
                 raise denial(asked.terms[answer.term], answer.retry, answer.now)
             case Stale():

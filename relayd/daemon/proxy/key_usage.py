@@ -49,7 +49,7 @@ async def _document(key: ApiKey, snapshot: Snapshot, books: StateClient, now_ms:
     day = day_of(peeked.now, zone)
     booked = await books.main.ask(Report(first=day, last=day, key=key.id))
     rows = booked.rows if isinstance(booked, Reported) else ()
-    document = usage_document(key, terms, peeked.standings, peeked.now)
+    document = usage_document(key, terms, peeked.levels, peeked.now)
     return msgspec.json.encode({**document, "today": {"day": day, **totals_of(rows)}})
 
 
