@@ -231,7 +231,7 @@ Op = (
 
 @attrs.frozen(kw_only=True)
 class Granted:
-    """To Admit and Lease: charged. `levels` are in the order of the terms, this call included; empty when the call
+    """To Admit and Acquire: charged. `levels` are in the order of the terms, this call included; empty when the call
     had been admitted before (`again`)."""
 
     now: int
@@ -241,7 +241,7 @@ class Granted:
 
 @attrs.frozen(kw_only=True)
 class Denied:
-    """To Admit and Lease: nothing was charged.
+    """To Admit and Acquire: nothing was charged.
 
     Args:
         term: index of the term that stays exceeded longest.
@@ -255,7 +255,7 @@ class Denied:
 
 @attrs.frozen(kw_only=True)
 class Stale:
-    """To Admit and Lease: a calendar term is not of today by the store's clock. Make the terms anew with `now`."""
+    """To Admit and Acquire: a calendar term is not of today by the store's clock. Make the terms anew with `now`."""
 
     now: int
 
