@@ -1,9 +1,13 @@
 """Lets the tests of one room use what stands beside the tests of another."""
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
 
 sys.path.insert(0, str(Path(__file__).parent))
 import import_paths
@@ -13,3 +17,20 @@ import_paths.add()
 # No test sees or makes an identity of the person who runs it; commands that a test starts inherit this.
 _OWN = tempfile.TemporaryDirectory(prefix="relayd-tests-")
 os.environ["XDG_CONFIG_HOME"] = _OWN.name
+
+# A shell starts a background job with SIGINT ignored, nohup with SIGHUP, and every process that a test starts would
+# inherit it: it would then not hear what the test tells it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def jumping_clock() -> MockClock:
+    """Time stands still while anything happens, and jumps to the next deadline once nothing has for 50 ms.
+
+    For tests on real sockets within one process: what was sent is there at once, so that whoever waits for longer waits
+    for time. Not for tests with threads or other processes, which nobody sees at work.
+    """
+    return MockClock(autojump_threshold=0.05)

@@ -40,15 +40,16 @@ from relayd.cli.tree import (
 from relayd.config.edit.edits import set_enabled, set_sealed
 from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, OAUTH
 from relayd.config.secrets.binding import account_binding
-from relayd.config.secrets.credential import credential_warnings, shape_warning, why_unusable
+from relayd.config.secrets.credential import shape_warning, why_unusable
 from relayd.config.secrets.recipients import active_keys
 from relayd.config.secrets.seal import seal
 from relayd.config.secrets.sealed_fields import account_place, base_url_of, parsed, realm_of, recipients_of, relay_table
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 
-KINDS = ("api-key", "oauth", "session-key", "simulator")
+KINDS = tuple(ACCOUNT_KINDS)
 # The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
 TRIAL_MODEL = "claude-haiku-4-5"
 SIGN_IN = 300.0  # s that a person may take in the browser
@@ -103,7 +104,7 @@ def add(args: argparse.Namespace) -> int:
     credential: dict[str, Value] = {}
     if args.credential_file:
         credential["file"] = args.credential_file
-    elif kind != "simulator":
+    elif ACCOUNT_KINDS[kind].has_credential:
         _require_recipient(files)
         credential["sealed"] = ""  # its place in the file; `plan` fills it in
         secret = _checked_secret(kind, args.id)
@@ -119,7 +120,7 @@ def add(args: argparse.Namespace) -> int:
         return {path: render_document(fields, {"pace": pace, "credential": credential}).encode()}
 
     changed = write(args, plan)
-    if kind != "simulator":
+    if ACCOUNT_KINDS[kind].has_credential:
         say(f"next: relayd account test {args.id}")
     return _result(args, {"id": args.id, "kind": kind, "file": path, "changed": list(changed)})
 
@@ -128,8 +129,8 @@ def seal_credential(args: argparse.Namespace) -> int:
     """A new credential for an account that exists."""
     files = tree_files(args)
     kind = str(parsed(files[find_object(files, "accounts.d", args.id)]).get("kind", ""))
-    if kind == "simulator":
-        raise Stop(f"account {args.id} is a simulator and has no credential")
+    if kind in ACCOUNT_KINDS and not ACCOUNT_KINDS[kind].has_credential:
+        raise Stop(f"account {args.id} is a {kind} and has no credential")
     _require_recipient(files)
     _warn(kind)
     return _put_sealed(args, _checked_secret(kind, args.id))
@@ -158,6 +159,7 @@ def show_list(args: argparse.Namespace) -> int:
 def as_json(snapshot: Snapshot, account: Account) -> dict[str, Any]:
     """An account for machines, without its secrets: how it has its credential, and not the sealed value itself."""
     kept = "sealed" if account.credential.sealed else "file" if account.credential.file else ""
+    base_url = account.base_url or snapshot.relay.upstream.base_url
     return {
         "id": account.id,
         "kind": account.kind,
@@ -168,7 +170,7 @@ def as_json(snapshot: Snapshot, account: Account) -> dict[str, Any]:
         "priority": account.priority,
         "weight": account.weight,
         "models": list(account.models),
-        "base_url": "" if account.kind == "simulator" else account.base_url or snapshot.relay.upstream.base_url,
+        "base_url": "" if ACCOUNT_KINDS[account.kind].in_process else base_url,
         "proxy": bool(account.proxy),
         "credential": kept,
     }
@@ -205,7 +207,7 @@ def _notes(account: Account, whole: Secret) -> Iterator[str]:
 
     if not account.enabled:
         yield "the account is disabled; it is tried all the same"
-    tokens = parse_tokens(whole) if account.kind == "oauth" else None
+    tokens = parse_tokens(whole) if ACCOUNT_KINDS[account.kind].refreshes else None
     if tokens is not None and tokens.expired(now().timestamp()):
         cure = "a daemon refreshes it, which a test does not" if tokens.refresh else "sign in again: account login"
         yield f"the sealed access token expired at {utc(tokens.expires_at or 0.0)} ({cure})"
@@ -215,12 +217,14 @@ def log_in(args: argparse.Namespace) -> int:
     """The browser flow; the tokens are sealed into the account's file, which is made if it is not there."""
     snapshot = compiled(args)
     oauth, there = snapshot.relay.oauth, snapshot.accounts.get(args.id)
-    if there is not None and there.kind != "oauth":
-        raise Stop(f"account {args.id} is of kind {there.kind}, and sign-in gives tokens of kind oauth (another NAME?)")
+    if there is not None and there.kind != OAUTH.name:
+        raise Stop(
+            f"account {args.id} is of kind {there.kind}, and sign-in gives tokens of kind {OAUTH.name} (another NAME?)"
+        )
     if not oauth.client_id:
         raise Stop("relay.toml: [oauth].client_id is empty (sign-in needs an OAuth registration of your own)")
     _require_recipient(tree_files(args))
-    _warn("oauth")
+    _warn(OAUTH.name)
     try:
         secret = _sign_in(args, oauth)
     except login.LoginError as error:
@@ -264,7 +268,7 @@ def _put_sealed(args: argparse.Namespace, secret: Secret) -> int:
         except LookupError:
             if args.action != "login":
                 raise
-            known[path] = b'kind = "oauth"\n'
+            known[path] = f'kind = "{OAUTH.name}"\n'.encode()
             file, binding = account_place(known, args.id)
         value = seal(secret, binding, active_keys(recipients_of(files)))
         return {file: set_sealed(known[file].decode(), value).encode()}
@@ -284,13 +288,9 @@ def _checked_secret(kind: str, account: str) -> Secret:
 
 
 def _warn(kind: str) -> None:
-    for warning in credential_warnings(_KindOnly(kind)):
+    warning = ACCOUNT_KINDS[kind].warning if kind in ACCOUNT_KINDS else None
+    if warning is not None:
         say(f"warning: {warning.code}: {warning.message}")
-
-
-@attrs.frozen
-class _KindOnly:
-    kind: str
 
 
 def _require_recipient(files: Files) -> None:

@@ -24,7 +24,7 @@ from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff
 from relayd.config.environment import environment_problems
 from relayd.config.guard import held
-from relayd.config.problems.codes import CODES
+from relayd.config.problems.codes import explanations
 from relayd.config.problems.problem import Problem, in_order
 from relayd.config.problems.report import as_dict, as_github, as_sarif, as_text, totals
 from relayd.config.source.git import GitError
@@ -160,15 +160,15 @@ def against(directory: Path, compiled: Compiled, base: str) -> CheckPlan:
 
 def explain(code: str) -> int:
     """Print the paragraph of a code, or of each code with that beginning."""
-    found = [known for known in CODES if known == code.upper()] or [
-        known for known in CODES if known.startswith(code.upper())
+    found = [known for known in explanations() if known == code.upper()] or [
+        known for known in explanations() if known.startswith(code.upper())
     ]
     if not found:
-        close = difflib.get_close_matches(code.upper(), CODES, 3, 0.5)
+        close = difflib.get_close_matches(code.upper(), explanations(), 3, 0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "`--explain E`, W or N shows all that begin so"
         print(f"relayd check: no such code: {code} ({hint})", file=sys.stderr)
         return USAGE
-    print("\n\n".join(f"{known}\n\n{textwrap.fill(CODES[known], 100)}" for known in found))
+    print("\n\n".join(f"{known}\n\n{textwrap.fill(explanations()[known], 100)}" for known in found))
     return OK
 
 
@@ -190,7 +190,7 @@ def _codes(options: Iterable[str]) -> list[str]:
 def _bad_code(codes: Sequence[str], ignored: Sequence[str]) -> str:
     """Why a list of codes cannot be obeyed; "" when it can."""
     for code in codes:
-        if not any(known.startswith(code) for known in CODES):
+        if not any(known.startswith(code) for known in explanations()):
             return f"no code begins with {code} (`relayd check --explain CODE` tells about one)"
     if error := next((code for code in ignored if code.startswith("E")), ""):
         return f"{error}: an error cannot be ignored, because the daemon would not load the tree"

@@ -16,11 +16,11 @@ import msgspec
 from relayd.cli.options import add_config, add_json
 from relayd.cli.store import StateReader, add_state, money, now_ms, number, open_state
 from relayd.cli.tree import Stop, compiled, guarded, print_json, say
-from relayd.config.rules.scenario import Scenario
+from relayd.config.model.scenario import Scenario
 from relayd.config.snapshot import ApiKey, ObjectId, Snapshot
 from relayd.core.balancing.eligibility import hold_elsewhere
 from relayd.core.balancing.pool import Pool
-from relayd.core.dry_run import rehearse
+from relayd.core.dry_run import dry_run
 from relayd.core.quota.limits import Term, TermLevel, counting_terms, usage_document
 from relayd.core.quota.reservation import account_terms, shown_terms
 from relayd.state.contract import Gather, Gathered, Peek, TermLevels
@@ -54,7 +54,7 @@ def explain(args: argparse.Namespace) -> int:
     if args.endpoint in ("messages", "count_tokens", "openai") and not args.model:
         raise Stop(f"--model is needed: a call of {args.endpoint} names one")
     now = now_ms() / 1000
-    outcome = rehearse(_scenario(args, now), snapshot)
+    outcome = dry_run(_scenario(args, now), snapshot)
     pool = Pool()
     pool.adopt(snapshot, now)
     key = snapshot.keys[args.key]

@@ -29,9 +29,9 @@ from relayd.cli.tree import (
 from relayd.config.edit.edits import key_file
 from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
+from relayd.config.secrets.account_kinds import OAUTH
 from relayd.config.secrets.api_keys import hint, mint
 from relayd.config.secrets.binding import account_binding
-from relayd.config.secrets.credential import credential_warnings
 from relayd.config.secrets.recipients import active_keys
 from relayd.config.secrets.seal import seal
 from relayd.config.secrets.sealed_fields import base_url_of, objects, realm_of, recipients_of, relay_table
@@ -44,11 +44,6 @@ class Issued:
     id: str
     key: str = attrs.field(repr=False)
     imported: ImportedKey
-
-
-@attrs.frozen
-class _Oauth:
-    kind: str = "oauth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +69,8 @@ def take_over(args: argparse.Namespace) -> int:
     issued = [] if args.only == "accounts" else _issued(export, files)
     for note in export.notes:
         say(f"note: {note}")
-    if accounts:
-        for warning in credential_warnings(_Oauth()):
-            say(f"warning: {warning.code}: {warning.message}")
+    if accounts and OAUTH.warning is not None:
+        say(f"warning: {OAUTH.warning.code}: {OAUTH.warning.message}")
     if args.dry_run:
         say(f"would write {len(accounts)} accounts and {len(issued)} keys")
         return _print(args, [], accounts, issued)

@@ -34,14 +34,20 @@ from relayd.cli.tree import (
 from relayd.config.edit.edits import add_recipient, remove_recipient, set_recipient_state
 from relayd.config.edit.toml_edit import set_value
 from relayd.config.edit.write import Files
-from relayd.config.model.values import NAME
 from relayd.config.secrets.binding import Binding, alert_binding, origin_of, totp_binding
 from relayd.config.secrets.credential import why_unusable
 from relayd.config.secrets.identity import usual_identity, write_identity
 from relayd.config.secrets.recipients import SealError, SealFinding, active_keys, by_kid, check_recipients, parse_public
 from relayd.config.secrets.seal import Identity, inspect, new_identity, open_sealed, parse_sealed, seal
-from relayd.config.secrets.sealed_fields import Slot, account_place, parsed, realm_of, recipients_of, sealed_slots
-from relayd.config.snapshot import Recipient
+from relayd.config.secrets.sealed_fields import (
+    SealedField,
+    account_place,
+    parsed,
+    realm_of,
+    recipients_of,
+    sealed_fields,
+)
+from relayd.config.snapshot import NAME, Recipient
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +140,7 @@ def inspect_all(args: argparse.Namespace) -> int:
     listed = recipients_of(files)
     own = identities(args) if args.open else []
     general = check_recipients(listed)
-    entries = [_inspected(slot, listed, own if args.open else None) for slot in sealed_slots(files)]
+    entries = [_inspected(slot, listed, own if args.open else None) for slot in sealed_fields(files)]
     findings = [*general, *(finding for entry in entries for finding in entry.findings)]
     if args.json:
         print_json(
@@ -192,7 +198,7 @@ def recipients(args: argparse.Namespace) -> int:
         parse_public(args.public)
     changed = write(args, lambda files: {"relay.toml": _edited(args, files["relay.toml"].decode()).encode()},
                     check=sound_but_for_seals)  # fmt: skip
-    if changed and args.what != "remove" and any(True for _ in sealed_slots(tree_files(args))):
+    if changed and args.what != "remove" and any(True for _ in sealed_fields(tree_files(args))):
         say("next: relayd secret reseal, and commit both changes together")
     if args.json:
         print_json({"changed": list(changed)})
@@ -212,7 +218,7 @@ def _refuse_in_use(args: argparse.Namespace) -> None:
     """A recipient is removed after the last value was sealed without it, else nobody could tell whose kid that is."""
     files = tree_files(args)
     kids = {parse_public(one.public).kid for one in recipients_of(files) if one.name == args.name}
-    used = [slot.name for slot in sealed_slots(files) if kids & _kids(slot.value)]
+    used = [slot.name for slot in sealed_fields(files) if kids & _kids(slot.value)]
     if used and not args.force:
         raise Stop(f"{len(used)} values are still sealed for {args.name}, such as {used[0]} (retire it, then reseal)")
 
@@ -221,7 +227,7 @@ def _list_recipients(args: argparse.Namespace) -> int:
     files = tree_files(args)
     listed = recipients_of(files)
     counts = dict.fromkeys(by_kid(listed), 0)
-    for slot in sealed_slots(files):
+    for slot in sealed_fields(files):
         for kid in _kids(slot.value) & counts.keys():
             counts[kid] += 1
     entries = [(one, kid, counts[kid]) for kid, one in by_kid(listed).items()]
@@ -253,8 +259,8 @@ def _kind(args: argparse.Namespace, files: Files) -> str:
     return str(parsed(files[account_place(files, args.account)[0]]).get("kind", "")) if args.account else ""
 
 
-def _chosen(args: argparse.Namespace, files: Files) -> list[Slot]:
-    slots = list(sealed_slots(files))
+def _chosen(args: argparse.Namespace, files: Files) -> list[SealedField]:
+    slots = list(sealed_fields(files))
     if not args.accounts:
         return slots
     by_name = {slot.name: slot for slot in slots}
@@ -264,7 +270,9 @@ def _chosen(args: argparse.Namespace, files: Files) -> list[Slot]:
     return [by_name[f"account {name}"] for name in args.accounts]
 
 
-def _resealed(args: argparse.Namespace, slot: Slot, listed: Sequence[Recipient], own: Sequence[Identity]) -> str | None:
+def _resealed(
+    args: argparse.Namespace, slot: SealedField, listed: Sequence[Recipient], own: Sequence[Identity]
+) -> str | None:
     """The new value; None when the old one is right. Raises: Stop, with the name of the value."""
     if slot.binding is None:
         raise Stop(f"{slot.file}: {slot.name}: {slot.problem}")
@@ -293,7 +301,7 @@ def _moved(args: argparse.Namespace, binding: Binding) -> Binding:
 class _Inspected:
     """A value, looked at."""
 
-    slot: Slot
+    slot: SealedField
     version: str
     recipients: tuple[str, ...]
     findings: tuple[SealFinding, ...]
@@ -315,7 +323,7 @@ class _Inspected:
         }
 
 
-def _inspected(slot: Slot, listed: Sequence[Recipient], own: Sequence[Identity] | None) -> _Inspected:
+def _inspected(slot: SealedField, listed: Sequence[Recipient], own: Sequence[Identity] | None) -> _Inspected:
     findings = inspect(slot.value, slot.binding, listed)
     if slot.binding is None:
         findings = [SealFinding(code="E-SEAL-ORIGIN", message=slot.problem), *findings]
@@ -329,7 +337,7 @@ def _inspected(slot: Slot, listed: Sequence[Recipient], own: Sequence[Identity] 
 
 
 def _tried(
-    slot: Slot, listed: Sequence[Recipient], own: Sequence[Identity] | None
+    slot: SealedField, listed: Sequence[Recipient], own: Sequence[Identity] | None
 ) -> tuple[bool | None, SealError | None]:
     """Whether the value opens, and why not. What comes to light is dropped at once."""
     if own is None or slot.binding is None:

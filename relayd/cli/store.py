@@ -17,6 +17,7 @@ import attrs
 from relayd.cli.tree import Stop
 from relayd.config.snapshot import Snapshot
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.paths import state_directory, state_password
 from relayd.state.contract import Answer, Op, Report, Reported, Store, StoreMisfit, StoreUnavailable
 from relayd.state.opening import open_store
 from relayd.state.report import days_between
@@ -105,14 +106,11 @@ def _password(url: str, snapshot: Snapshot) -> str:
     """Raises: ValueError."""
     if url.startswith("sqlite:"):
         return ""
-    from relayd.daemon.run import state_password  # the daemon's own rule; imported late, for it brings the daemon
-
-    return state_password(snapshot)
+    return state_password(snapshot.relay.state.password_file, os.environ)
 
 
 def _pending(url: str, base: Path) -> int:
     from relayd.daemon.store.journal import decode_lines
-    from relayd.daemon.store.state_client import state_directory
 
     found = 0
     for path in sorted((state_directory(url, base) / "journal").glob("settlements-*.journal")):

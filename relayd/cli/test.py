@@ -13,12 +13,12 @@ import attrs
 from relayd.cli.options import add_config
 from relayd.cli.reading import UNSTABLE, folder_of, read_steadily
 from relayd.config.compile import Compiled, compile_tree
+from relayd.config.model.scenario import Scenario, Scenarios
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.problems.report import as_dict, as_github, as_sarif, as_text, totals
-from relayd.config.rules.scenario import Scenario, Scenarios
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Unstable
-from relayd.core.dry_run import DryRunOutcome, failures, rehearse
+from relayd.core.dry_run import DryRunOutcome, dry_run, failures
 
 PASSED, FAILED = 0, 1
 
@@ -68,7 +68,7 @@ def play(compiled: Compiled, snapshot: Snapshot) -> tuple[ScenarioResult, ...]:
     results = []
     for file in compiled.scenarios:
         for number, scenario in enumerate(file.noun.scenario if isinstance(file.noun, Scenarios) else ()):
-            outcome = rehearse(scenario, snapshot)
+            outcome = dry_run(scenario, snapshot)
             place = file.document.related(("scenario", number, "name"), "")
             problem = None
             if wrong := failures(scenario, outcome):

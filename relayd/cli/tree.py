@@ -23,15 +23,16 @@ from relayd.cli.options import add_config, add_json
 from relayd.config.compile import compile_tree
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.write import EditPlan, Files, WriteError, edit_tree
-from relayd.config.model.values import NAME, Bad, seconds
+from relayd.config.load import load_tree
+from relayd.config.model.values import Bad, seconds
 from relayd.config.problems.problem import ConfigError, is_error
 from relayd.config.secrets.identity import identity_paths, load_identities
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity
 from relayd.config.secrets.sealed_fields import objects, realm_of
 from relayd.config.secrets.secret import Secret
-from relayd.config.snapshot import Snapshot
-from relayd.config.source.tree import load_tree, read_tree
+from relayd.config.snapshot import NAME, Snapshot
+from relayd.config.source.tree import read_tree
 
 FAILED = 1
 

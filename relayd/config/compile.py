@@ -1,11 +1,12 @@
-"""Compile: the files of a tree to one Snapshot, or every Problem at once.
+"""Compiler: from the files of a tree to one Snapshot, or every Problem at once.
 
 Rule: pure. Bytes in; no file system, no clock, no network, no identity (the one thing asked of the machine is its time
 zone list). `relayd check` and the daemon run this same code.
 
-Theory: three passes. Each file by itself (document, structure, checks), which is remembered by content, so that a
-reload after one edit costs one file; then what the files say about each other (links); then, only if nothing is wrong,
-the Snapshot. An error anywhere rejects the tree: a tree without one of its limits would be a different, looser policy.
+Theory: three passes. Each file by itself (document, structure, per-file rules), which is remembered by content, so that
+a reload after one edit costs one file; then what the files say about each other (cross-file rules); then, only if
+nothing is wrong, the Snapshot. An error anywhere rejects the tree: a tree without one of its limits would be a
+different, looser policy.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from relayd.config.model.document import (
     stray_problems,
     without_value,
 )
+from relayd.config.model.scenario import Scenarios
 from relayd.config.model.structure import Finding, structure
+from relayd.config.model.tree_digest import CONFIG_KINDS, revision
 from relayd.config.model.values import Bad, name
 from relayd.config.problems.problem import ConfigError, Problem, in_order, is_error
-from relayd.config.rules import per_file as checks
-from relayd.config.rules.cross_file import Parsed, link_problems
+from relayd.config.rules import per_file
+from relayd.config.rules.cross_file import Parsed, cross_file_problems
 from relayd.config.rules.lint import file_lint, tree_lint
-from relayd.config.rules.scenario import Scenarios, scenario_findings, scenario_problems
-from relayd.config.rules.sealed_values import seal_problems
+from relayd.config.rules.scenario import scenario_findings, scenario_problems
+from relayd.config.rules.sealed_values import sealed_value_problems
 from relayd.config.snapshot import (
     PREDEFINED_CLIENTS,
     Account,
@@ -50,8 +53,14 @@ from relayd.config.snapshot import (
 # More than a person corrects in one go; the rest shows up when these are gone.
 MAX_PROBLEMS = 100
 
-_CONFIG: dict[FileKind, type] = {"relay": Relay, "account": Account, "key": ApiKey, "deny": Deny, "prices": Prices}
-_NOUNS: dict[FileKind, type] = {**_CONFIG, "test": Scenarios}
+_NOUNS: dict[FileKind, type] = {
+    "relay": Relay,
+    "account": Account,
+    "key": ApiKey,
+    "deny": Deny,
+    "prices": Prices,
+    "test": Scenarios,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -119,17 +128,22 @@ def compile_tree(
         memo.parsed = parsed
     ours = [file for file in parsed.values() if file.kind != "ignored"]
     problems = [*reading, *(problem for file in ours for problem in file.problems)]
-    problems += [*link_problems(ours, now), *seal_problems(ours), *tree_lint(ours, now), *scenario_problems(ours)]
+    problems += [
+        *cross_file_problems(ours, now),
+        *sealed_value_problems(ours),
+        *tree_lint(ours, now),
+        *scenario_problems(ours),
+    ]
     if not any(file.kind == "relay" for file in ours) and not any(problem.file == "relay.toml" for problem in problems):
         problems.append(_no_relay_toml())
     kept = sorted(problems, key=lambda problem: "EWN".index(problem.code[0]))[:MAX_PROBLEMS]
-    config = [file for file in ours if file.kind in _CONFIG]
-    revision = _digest((file.document.file, file.digest) for file in config)[:12]
+    config = [file for file in ours if file.kind in CONFIG_KINDS]
+    tree_revision = revision((file.document.file, file.digest) for file in config)
     return Compiled(
-        snapshot=None if any(map(_stops, problems)) else _snapshot(config, revision, memo or Memo()),
+        snapshot=None if any(map(_stops, problems)) else _snapshot(config, tree_revision, memo or Memo()),
         problems=in_order(kept),
         omitted=len(problems) - len(kept),
-        revision=revision,
+        revision=tree_revision,
         files=len(ours),
         accounts=sum(file.kind == "account" for file in ours),
         keys=sum(file.kind == "key" for file in ours),
@@ -149,27 +163,6 @@ def _no_relay_toml() -> Problem:
         message="the tree has no relay.toml",
         hint="relayd init DIR makes one",
     )
-
-
-def tree_digest(files: Mapping[str, bytes], problems: Iterable[Problem] = ()) -> str:
-    """The digest of a tree, 64 hex digits, over the files that are config. Its start is the snapshot's revision.
-
-    Args:
-        problems: of reading the files; a tree that could not be read whole is another one.
-    """
-    config = (
-        (path, hashlib.sha256(data).digest()) for path, data in sorted(files.items()) if classify(path) in _CONFIG
-    )
-    return _digest(config, [str(problem) for problem in problems if is_error(problem)])
-
-
-def _digest(files: Iterable[tuple[str, bytes]], problems: Sequence[str] = ()) -> str:
-    digest = hashlib.sha256()
-    for path, content in files:
-        digest.update(path.encode("utf-8", "surrogateescape") + b"\0" + content)
-    for text in problems:
-        digest.update(b"\0\0" + text.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def deny_of(files: Mapping[str, bytes]) -> Deny | tuple[Problem, ...]:
@@ -211,7 +204,7 @@ def _judged(kind: FileKind, path: str, digest: bytes, data: bytes) -> Parsed:
         problems=tuple(problems),
         given_limits=_given_limits(document.table or {}),
     )
-    if kind != "relay":  # of which links.py reads what it can, even where it has errors
+    if kind != "relay":  # cross_file.py reads what it can of relay.toml, even where it has errors
         document.forget_table()
     return attrs.evolve(parsed, problems=(*problems, *found)) if (found := list(file_lint(parsed))) else parsed
 
@@ -241,7 +234,7 @@ def _noun(kind: FileKind, identity: str, table: dict[str, Any]) -> tuple[Any, li
     made = structure(_NOUNS[kind], table)
     if isinstance(made, list):
         return None, findings + made
-    return made, [*findings, *_findings(made), *checks.idle_findings(made, table)]
+    return made, [*findings, *_findings(made), *per_file.idle_findings(made, table)]
 
 
 def _is_name(identity: str) -> bool:
@@ -255,11 +248,11 @@ def _is_name(identity: str) -> bool:
 def _findings(noun: Any) -> Iterator[Finding]:
     match noun:
         case Relay():
-            yield from checks.relay_findings(noun)
+            yield from per_file.relay_findings(noun)
         case Account():
-            yield from checks.account_findings(noun)
+            yield from per_file.account_findings(noun)
         case ApiKey():
-            yield from checks.key_findings(noun)
+            yield from per_file.key_findings(noun)
         case Scenarios():
             yield from scenario_findings(noun)
 
@@ -308,7 +301,7 @@ def _snapshot(files: Sequence[Parsed], revision: str, memo: Memo) -> Snapshot:
 def _whole_relay(relay: Relay) -> Relay:
     """With the predefined client rules, and each alias followed to its end."""
     clients = {client: rule if rule.name else attrs.evolve(rule, name=client) for client, rule in relay.clients.items()}
-    models = {alias: checks.resolve_alias(relay.models, alias) or target for alias, target in relay.models.items()}
+    models = {alias: per_file.resolve_alias(relay.models, alias) or target for alias, target in relay.models.items()}
     return attrs.evolve(
         relay, clients=MappingProxyType({**PREDEFINED_CLIENTS, **clients}), models=MappingProxyType(models)
     )

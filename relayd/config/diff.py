@@ -1,7 +1,8 @@
-"""Diff: what a new config changes, in the operator's words, each with its reload class and effect.
+"""Config diff: what a new config changes, in the operator's words, each with its reload class and effect.
 
-Rule: pure; two snapshots in, texts out, never a secret. Walks the nouns of snapshot.py field by field; only the words
-for effects know single keys. Arrays of tables are matched by what names their elements (name, hash), else by place.
+Rule: pure; two snapshots in, texts out, never a secret. Walks the nouns of snapshot.py field by field; how values and
+effects are written is in diff_text.py. Arrays of tables are matched by what names their elements (name, hash), else by
+place.
 
 Theory: two digests. A tree's digest is over its bytes; the model digest is over what they mean, defaults applied, so
 that comments, order of keys and moved files do not count. `diff` finds something exactly when the meaning differs.
@@ -10,27 +11,30 @@ that comments, order of keys and moved files do not count. `diff` finds somethin
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
 
 import attrs
 import msgspec
 
-from relayd.config.model.structure import dotted, field_type
-from relayd.config.model.types import write
-from relayd.config.secrets.recipients import SealError, by_kid
-from relayd.config.secrets.seal import parse_sealed
-from relayd.config.snapshot import HOT, RESTART, REVOKE, Proxy, Recipient, Snapshot
+from relayd.config.diff_text import (
+    ADDED,
+    HIDDEN,
+    REMOVED,
+    ObjectKind,
+    RecipientLists,
+    effect_of,
+    list_text,
+    path_text,
+    secret_note,
+    value_text,
+)
+from relayd.config.snapshot import HOT, RESTART, REVOKE, KeyPath, Proxy, Snapshot
 
-ObjectKind = Literal["relay", "account", "key", "deny", "price"]
 Action = Literal["add", "remove", "change"]
-FieldPath = tuple[str | int, ...]
 
-HIDDEN = "***"  # stands for a secret that is set
 _PART = 256  # objects encoded at once, in about 1 ms
 _SHOWN = 72  # characters of a value in the text form; JSON has all of it
 
@@ -157,41 +161,35 @@ def _plain(value: Any) -> Any:
 # --- walking ---------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Recipients:
-    """Who can open sealed values, before and after, for words about them."""
-
-    old: Sequence[Recipient]
-    new: Sequence[Recipient]
-
-
 def _changes(old: Snapshot, new: Snapshot) -> Iterator[Change]:
-    walk = _Recipients(old.relay.secrets.recipients, new.relay.secrets.recipients)
-    yield from _single(walk, "relay", old.relay, new.relay)
-    yield from _objects(walk, "account", old.accounts, new.accounts)
-    yield from _objects(walk, "key", old.keys, new.keys)
-    yield from _single(walk, "deny", old.deny, new.deny)
-    yield from _objects(walk, "price", old.prices, new.prices)
+    listed = RecipientLists(old.relay.secrets.recipients, new.relay.secrets.recipients)
+    yield from _single(listed, "relay", old.relay, new.relay)
+    yield from _objects(listed, "account", old.accounts, new.accounts)
+    yield from _objects(listed, "key", old.keys, new.keys)
+    yield from _single(listed, "deny", old.deny, new.deny)
+    yield from _objects(listed, "price", old.prices, new.prices)
 
 
-def _single(walk: _Recipients, kind: ObjectKind, old: Any, new: Any) -> Iterator[Change]:
-    if old is not new and (fields := tuple(_noun(walk, kind, old, new, ()))):
+def _single(listed: RecipientLists, kind: ObjectKind, old: Any, new: Any) -> Iterator[Change]:
+    if old is not new and (fields := tuple(_noun(listed, kind, old, new, ()))):
         yield _changed(kind, "", fields)
 
 
-def _objects(walk: _Recipients, kind: ObjectKind, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+def _objects(
+    listed: RecipientLists, kind: ObjectKind, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[Change]:
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if before is after or before == after:
             continue
         if before is None:
-            reload, effect = HOT, _ADDED[kind]
+            reload, effect = HOT, ADDED[kind]
             yield Change(
-                kind=kind, id=name, action="add", reload=reload, effect=effect, fields=_written(walk, kind, after)
+                kind=kind, id=name, action="add", reload=reload, effect=effect, fields=_written(listed, kind, after)
             )
         elif after is None:
-            yield Change(kind=kind, id=name, action="remove", reload=REVOKE, effect=_REMOVED[kind])
-        elif fields := tuple(_noun(walk, kind, before, after, ())):
+            yield Change(kind=kind, id=name, action="remove", reload=REVOKE, effect=REMOVED[kind])
+        elif fields := tuple(_noun(listed, kind, before, after, ())):
             yield _changed(kind, name, fields)
 
 
@@ -204,7 +202,7 @@ def _changed(kind: ObjectKind, name: str, fields: tuple[FieldChange, ...]) -> Ch
 _GRAVITY = (HOT, "drain", REVOKE, RESTART)
 
 
-def _written(walk: _Recipients, kind: ObjectKind, noun: Any) -> tuple[FieldChange, ...]:
+def _written(listed: RecipientLists, kind: ObjectKind, noun: Any) -> tuple[FieldChange, ...]:
     """What a new object says beyond the defaults."""
     dull = {field.name: field.default for field in attrs.fields(type(noun)) if field.default is not attrs.NOTHING}
     found: list[FieldChange] = []
@@ -213,61 +211,66 @@ def _written(walk: _Recipients, kind: ObjectKind, noun: Any) -> tuple[FieldChang
         if field.name == "id" or (field.name in dull and dull[field.name] == value):
             continue
         if field.name in dull and attrs.has(type(value)):
-            found += _noun(walk, kind, dull[field.name], value, (field.name,))
+            found += _noun(listed, kind, dull[field.name], value, (field.name,))
         else:
-            found += _value(walk, kind, field, None, value, (field.name,))
-    return tuple(attrs.evolve(one, old="", reload=HOT, effect=_ADDED[kind]) for one in found)
+            found += _value(listed, kind, field, None, value, (field.name,))
+    return tuple(attrs.evolve(one, old="", reload=HOT, effect=ADDED[kind]) for one in found)
 
 
-def _noun(walk: _Recipients, kind: ObjectKind, old: Any, new: Any, path: FieldPath) -> Iterator[FieldChange]:
+def _noun(listed: RecipientLists, kind: ObjectKind, old: Any, new: Any, path: KeyPath) -> Iterator[FieldChange]:
     """Two nouns of one class."""
     for field in attrs.fields(attrs.resolve_types(type(new))):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before != after or isinstance(after, Mapping):  # of mappings the order may count
-            yield from _value(walk, kind, field, before, after, (*path, field.name))
+            yield from _value(listed, kind, field, before, after, (*path, field.name))
 
 
 def _value(
-    walk: _Recipients, kind: ObjectKind, field: attrs.Attribute[Any], old: Any, new: Any, path: FieldPath
+    listed: RecipientLists,
+    kind: ObjectKind,
+    field: attrs.Attribute[Any],
+    old: Any,
+    new: Any,
+    path: KeyPath,
 ) -> Iterator[FieldChange]:
-    """Two values of one field; None for none."""
+    """Two values of one field; None for an absent one."""
     if attrs.has(type(new)) and old is not None:
-        yield from _noun(walk, kind, old, new, path)
+        yield from _noun(listed, kind, old, new, path)
     elif isinstance(new, Mapping):
-        yield from _mapping(walk, kind, field, old or {}, new, path)
+        yield from _mapping(listed, kind, field, old or {}, new, path)
     elif isinstance(new, tuple) and any(attrs.has(type(one)) for one in (*(old or ()), *new)):
-        yield from _elements(walk, kind, field, old or (), new, path)
+        yield from _elements(listed, kind, field, old or (), new, path)
     else:
-        yield _field(walk, kind, field, old, new, path)
+        yield _field(listed, kind, field, old, new, path)
 
 
 def _mapping(
-    walk: _Recipients,
+    listed: RecipientLists,
     kind: ObjectKind,
     field: attrs.Attribute[Any],
     old: Mapping[str, Any],
     new: Mapping[str, Any],
-    path: FieldPath,
+    path: KeyPath,
 ) -> Iterator[FieldChange]:
     for name in [*new, *(name for name in old if name not in new)]:
         before, after = old.get(name), new.get(name)
         if before == after:
             continue
         if before is not None and after is not None and attrs.has(type(after)):
-            yield from _noun(walk, kind, before, after, (*path, name))
+            yield from _noun(listed, kind, before, after, (*path, name))
         else:
-            yield _field(walk, kind, field, before, after, (*path, name))
+            yield _field(listed, kind, field, before, after, (*path, name))
     if field.name == "clients":
         yield from _order(kind, field, [one for one in old if one in new], [one for one in new if one in old], path)
 
 
 def _elements(
-    walk: _Recipients,
+    listed: RecipientLists,
     kind: ObjectKind,
     field: attrs.Attribute[Any],
     old: Sequence[Any],
     new: Sequence[Any],
-    path: FieldPath,
+    path: KeyPath,
 ) -> Iterator[FieldChange]:
     """An array of tables."""
     before, after = _by_name(old), _by_name(new)
@@ -276,9 +279,9 @@ def _elements(
         if one == other:
             continue
         if one is not None and other is not None:
-            yield from _noun(walk, kind, one, other, place)
+            yield from _noun(listed, kind, one, other, place)
         else:
-            yield _field(walk, kind, field, one, other, place)
+            yield _field(listed, kind, field, one, other, place)
     yield from _order(
         kind, field, [one for one in before if one in after], [one for one in after if one in before], path
     )
@@ -295,154 +298,44 @@ def _by_name(elements: Sequence[Any]) -> dict[str, Any]:
 
 
 def _order(
-    kind: ObjectKind, field: attrs.Attribute[Any], old: Sequence[str], new: Sequence[str], path: FieldPath
+    kind: ObjectKind, field: attrs.Attribute[Any], old: Sequence[str], new: Sequence[str], path: KeyPath
 ) -> Iterator[FieldChange]:
     """The same elements in another order."""
     if list(old) != list(new):
         reload = field.metadata["reload"]
-        before, after = _list(old), _list(new)
+        before, after = list_text(old), list_text(new)
         yield FieldChange(
-            path=f"{_path(path)} (order)", old=before, new=after, reload=reload, effect=_effect(kind, path, reload)
+            path=f"{path_text(path)} (order)",
+            old=before,
+            new=after,
+            reload=reload,
+            effect=effect_of(kind, path, reload),
         )
 
 
 def _field(
-    walk: _Recipients, kind: ObjectKind, field: attrs.Attribute[Any], old: Any, new: Any, path: FieldPath
+    listed: RecipientLists,
+    kind: ObjectKind,
+    field: attrs.Attribute[Any],
+    old: Any,
+    new: Any,
+    path: KeyPath,
 ) -> FieldChange:
     reload = field.metadata["reload"]
     note = ""
     if field.metadata["secret"] and field.type is not Proxy:
-        note = _secret_note(walk, field, old, new)
+        note = secret_note(listed, field, old, new)
         before, after = HIDDEN if old else "", HIDDEN if new else ""
     else:
-        before, after = _text(field, old), _text(field, new)
+        before, after = value_text(field, old), value_text(field, new)
         if before == after:  # two proxies that differ in the password alone
             note = "password changed"
     return FieldChange(
-        path=_path(path), old=before, new=after, reload=reload, effect=_effect(kind, path, reload, new), note=note
+        path=path_text(path), old=before, new=after, reload=reload, effect=effect_of(kind, path, reload, new), note=note
     )
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
-
-_ADDED: dict[ObjectKind, str] = {
-    "account": "serves from the next call",
-    "key": "is accepted from the next request",
-    "price": "applies from the next call",
-}
-_REMOVED: dict[ObjectKind, str] = {
-    "account": "gets no new call; calls in flight finish",
-    "key": "is refused from the next request, also on open connections",
-    "price": "relayd's own price applies again",
-}
-_EFFECTS = {
-    HOT: "acts on the next call",
-    "drain": "opened anew; what is open finishes as it is",
-    REVOKE: "acts on the next request, also on open connections",
-    RESTART: "needs a restart; the running value stays until then",
-}
-_KEY_EFFECTS: dict[tuple[ObjectKind, str], str] = {
-    ("account", "base_url"): "new connections; calls in flight finish on the old ones, and its health starts afresh",
-    ("account", "proxy"): "new connections; calls in flight finish on the old ones",
-    ("account", "credential"): "sent from the next call; its health starts afresh",
-    ("account", "limits"): "acts on the next call; nothing in flight is stopped",
-    ("key", "limits"): "acts on the next call; what was consumed still counts",
-    ("relay", "limits"): "acts on the next call of keys without limits of their own; what was consumed still counts",
-    ("relay", "realm"): "needs a restart; counters start anew, and sealed values must be sealed again",
-    ("relay", "server.listen"): "new addresses are opened before old ones are closed; open connections finish",
-}
-
-
-def _effect(kind: ObjectKind, path: FieldPath, reload: str, new: Any = None) -> str:
-    name = str(path[-1]) if len(path) == 1 else ""
-    if name == "enabled":
-        return (_ADDED if new else _REMOVED)[kind]
-    words = [str(part).split("[")[0] for part in path]
-    for length in (2, 1):
-        if effect := _KEY_EFFECTS.get((kind, ".".join(words[:length]))):
-            return effect
-    return _EFFECTS[reload]
-
-
-def _secret_note(walk: _Recipients, field: attrs.Attribute[Any], old: Any, new: Any) -> str:
-    if field.metadata["form"] == "sealed":
-        if old and new:
-            return f"sealed value changed{_recipients(walk, old, new)}"
-        return "sealed value added" if new else "sealed value removed"
-    what = "value" if not attrs.has(type(new if new is not None else old)) else "entry"
-    return f"{what} {'changed' if old and new else 'added' if new else 'removed'}"
-
-
-def _recipients(walk: _Recipients, old: str, new: str) -> str:
-    """` (recipients: -k1 +k2)`, by name where relay.toml has one."""
-    before, after = _kids(old, walk.old), _kids(new, walk.new)
-    if before is None or after is None:
-        return ""
-    signs = [f"-{name}" for name in sorted(before - after)] + [f"+{name}" for name in sorted(after - before)]
-    return f" (recipients: {' '.join(signs) or 'the same'})"
-
-
-def _kids(value: str, recipients: Sequence[Recipient]) -> set[str] | None:
-    names = {kid: one.name for kid, one in by_kid(recipients).items()}
-    try:
-        return {names.get(kid, kid) for kid in parse_sealed(value).kids}
-    except SealError:
-        return None
-
-
-def _path(path: FieldPath) -> str:
-    """`hashes[8a8f]` is one word here; elsewhere names that are no bare TOML keys are quoted."""
-    texts = []
-    for part in path:
-        name, bracket, rest = str(part).partition("[")
-        texts.append(dotted((name,)) + bracket + rest if rest.endswith("]") else dotted((str(part),)))
-    return ".".join(texts)
-
-
-def _text(field: attrs.Attribute[Any], value: Any) -> str:
-    """A value as TOML has it; "" for none."""
-    if value is None:
-        return ""
-    if field.type is Proxy:
-        return _proxy(value)
-    if attrs.has(type(value)):
-        return _table(value)
-    kind = field_type(field)
-    inner = [arg for arg in get_args(kind) if arg is not type(None)]
-    if isinstance(value, tuple):
-        return _list([write(inner[0], one) for one in value])
-    if isinstance(field.default, Mapping) or len(inner) == 2:  # a mapping's value, or `int | Literal`
-        return _scalar(write(inner[-1], value))
-    return _scalar(write(inner[0] if inner and inner[0] is not value else kind, value))
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, bool | int | float | str):
-        return json.dumps(value, ensure_ascii=False)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def _list(values: Sequence[Any]) -> str:
-    return f"[{', '.join(map(_scalar, values))}]"
-
-
-def _table(noun: Any) -> str:
-    """An inline table of what differs from the defaults, without secrets."""
-    parts = []
-    for field in attrs.fields(attrs.resolve_types(type(noun))):
-        value = getattr(noun, field.name)
-        if value == field.default:
-            continue
-        text = HIDDEN if field.metadata["secret"] else _text(field, value)
-        parts.append(f"{field.name} = {text}")
-    return "{ " + ", ".join(parts) + " }" if parts else "{}"
-
-
-def _proxy(value: str) -> str:
-    """Scheme, host and port; the user part may hold a password."""
-    parts = urlsplit(value)
-    user = f"{HIDDEN}@" if "@" in parts.netloc else ""
-    return json.dumps(f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}" if value else "")
+# --- for people ------------------------------------------------------------------------------------------------------
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Environment: what a tree needs of the machine it is to run on: files that it names, identities that open its values.
+"""Environment check: what a tree needs of its machine: files that it names, identities that open its values.
 
 Rule: reads, changes nothing, and is only asked for by name (`relayd check --env`): the same tree is right on one
 machine and wrong on another, and a check in CI must not depend on which one it runs on. Secrets are opened here to see
@@ -14,15 +14,14 @@ from pathlib import Path
 
 from relayd.config.model.document import Document, open_document
 from relayd.config.model.structure import dotted
-from relayd.config.model.toml_positions import KeyPath as KeyPath
 from relayd.config.problems.problem import Problem
 from relayd.config.secrets.credential import shape_warning, why_unusable
 from relayd.config.secrets.identity import identity_paths, load_identities
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity, open_sealed
-from relayd.config.secrets.sealed_fields import Slot, realm_of, recipients_of, sealed_slots
+from relayd.config.secrets.sealed_fields import SealedField, realm_of, recipients_of, sealed_fields
 from relayd.config.secrets.secret import Secret
-from relayd.config.snapshot import Snapshot
+from relayd.config.snapshot import KeyPath, Snapshot
 from relayd.config.source.mounts import frozen_mounts
 
 
@@ -38,14 +37,14 @@ def environment_problems(
     """
     yield from mounts_of(tree)
     yield from _files(files, snapshot)
-    slots = list(sealed_slots(files))
+    fields = list(sealed_fields(files))
     try:
         identities = load_identities(identity_paths(identity, environ, realm_of(files)), tree, environ)
     except SealError as error:
         yield Problem(code=error.code, file="", message=str(error))
         return
-    for slot in slots:
-        yield from _opens(files, snapshot, slot, identities)
+    for field in fields:
+        yield from _opens(files, snapshot, field, identities)
 
 
 def mounts_of(tree: Path) -> list[Problem]:
@@ -81,7 +80,7 @@ def _readable(file: str, content: bytes, path: KeyPath, name: str) -> Iterator[P
         finally:
             os.close(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            wrong = "no regular file"
+            wrong = "not a regular file"
         elif not state.st_size:
             wrong = "empty"
     except OSError as error:
@@ -91,27 +90,27 @@ def _readable(file: str, content: bytes, path: KeyPath, name: str) -> Iterator[P
 
 
 def _opens(
-    files: Mapping[str, bytes], snapshot: Snapshot, slot: Slot, identities: Sequence[Identity]
+    files: Mapping[str, bytes], snapshot: Snapshot, field: SealedField, identities: Sequence[Identity]
 ) -> Iterator[Problem]:
     """Whether a sealed value opens here, and holds what such an account needs."""
-    if slot.binding is None:
+    if field.binding is None:
         return  # said without the environment
-    document = _document(slot.file, files[slot.file])
+    document = _document(field.file, files[field.file])
     try:
-        secret = open_sealed(slot.value, slot.binding, identities, recipients_of(files))
+        secret = open_sealed(field.value, field.binding, identities, recipients_of(files))
     except SealError as error:
-        yield document.problem(error.code, slot.path, f"{dotted(slot.path)}: {error}")
+        yield document.problem(error.code, field.path, f"{dotted(field.path)}: {error}")
         return
-    account = snapshot.accounts.get(slot.binding.id) if slot.binding.kind == "account" else None
+    account = snapshot.accounts.get(field.binding.id) if field.binding.kind == "account" else None
     if account is not None:
-        yield from _fits(document, slot, account.kind, secret)
+        yield from _fits(document, field, account.kind, secret)
 
 
-def _fits(document: Document, slot: Slot, kind: str, secret: Secret) -> Iterator[Problem]:
+def _fits(document: Document, field: SealedField, kind: str, secret: Secret) -> Iterator[Problem]:
     if wrong := why_unusable(secret, kind):
-        yield document.problem("E-CREDENTIAL-UNUSABLE", slot.path, f"{dotted(slot.path)}: {wrong}")
+        yield document.problem("E-CREDENTIAL-UNUSABLE", field.path, f"{dotted(field.path)}: {wrong}")
     elif odd := shape_warning(kind, secret):
-        yield document.problem("W-CREDENTIAL-SHAPE", slot.path, f"{dotted(slot.path)}: {odd}")
+        yield document.problem("W-CREDENTIAL-SHAPE", field.path, f"{dotted(field.path)}: {odd}")
 
 
 def _document(file: str, content: bytes) -> Document:

@@ -1,4 +1,4 @@
-"""Guard: which changes wait for a person's word, although the new tree is sound.
+"""Guard: which changes wait for a person's confirmation, although the new tree is sound.
 
 Rule: pure. Theory: the mistakes that hurt most are not errors of syntax but absences: a directory that was not mounted,
 a merge that lost half the keys, a group whose last account went. Such a tree compiles. So what would take away much at

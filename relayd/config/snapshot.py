@@ -1,4 +1,4 @@
-"""The nouns of the config: what a tree means once compiled.
+"""Snapshot and schema: the nouns of the config, what a tree means once compiled.
 
 Rule: frozen data only, defaults applied, no parsing (compile.py) and no behaviour. This file is also the one table of
 the schema: every field carries its unit (the type), its reload class and a sentence of documentation; the compiler,
@@ -21,12 +21,17 @@ import attrs
 Seconds = NewType("Seconds", float)  # written "90s", "5m", "1h30m"
 Size = NewType("Size", int)  # bytes; written "32MiB", "1GB", or a plain integer
 MicroUsd = NewType("MicroUsd", int)  # millionths of a US dollar; written "12.50", exact
-ObjectId = NewType("ObjectId", str)  # [a-z0-9][a-z0-9_-]{0,62}: the stem of an account's or key's file
+ObjectId = NewType("ObjectId", str)  # NAME: the stem of an account's or key's file
 Glob = NewType("Glob", str)  # `*` and `?` over model ids
 Pattern = NewType("Pattern", re.Pattern[str])  # a Python regular expression
 Network = NewType("Network", str)  # an address or CIDR range
 Url = NewType("Url", str)  # http:// or https://, no user part, no query
 Proxy = NewType("Proxy", str)  # "", http://, https:// or socks5://, optional user:password
+
+AccountKindName = Literal["api-key", "oauth", "session-key", "simulator"]  # each is a row of secrets/account_kinds.py
+
+NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # of accounts, keys, groups, client rules and the realm
+KeyPath = tuple[str | int, ...]  # the place of a key in a file: ("limits", "windows", 0, "cost")
 
 HOT, DRAIN, REVOKE, RESTART = "hot", "drain", "revoke", "restart"
 NO_MAP: Mapping[str, str] = MappingProxyType({})
@@ -52,7 +57,7 @@ def key(
         low, high: bounds of a number, a duration (s) or a size (bytes), inclusive.
         secret: never quoted in a problem, a diff or a status.
         idle: why the key has no effect in this version; `check` says so in a note. "" for a key that works.
-        form: name of the syntax that a string (or each string of an array) must have: a key of `syntax.FORMS`.
+        form: name of the form that a string (or each string of an array) must have: a key of `types.FORMS`.
     """
     metadata = {"doc": doc, "reload": reload, "low": low, "high": high, "secret": secret, "idle": idle, "form": form}
     return attrs.field(default=default, metadata=metadata, repr=not secret)
@@ -381,9 +386,7 @@ class Account:
     """accounts.d/ID.toml: an identity at an upstream."""
 
     id: ObjectId
-    kind: Literal["api-key", "oauth", "session-key", "simulator"] = key(
-        doc="How the credential is presented.", reload=DRAIN
-    )
+    kind: AccountKindName = key(doc="How the credential is presented.", reload=DRAIN)
     name: str = key("", doc="For people.")
     email: str = key("", doc="For people.")
     enabled: bool = key(True, doc="Whether it may serve.", reload=REVOKE)

@@ -1,4 +1,4 @@
-"""Fleet: what several nodes say of themselves, and what follows: who is there, who is behind, how long to wait.
+"""Cluster: what several nodes say of themselves, and what follows: who is there, who is behind, how long to wait.
 
 Rule: pure. All times are Unix time, s, by the state store's one clock: nodes tell ages, so that their own do not count.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 
@@ -33,22 +34,18 @@ class Past:
 
 
 @attrs.frozen(kw_only=True)
-class Node:
-    """One process, as its last heartbeat says.
+class NodeFacts:
+    """What a node says of itself, but for its name and what hangs on a clock.
 
     Args:
-        name: as the operator calls it.
         life: random, of this process: two processes may have one name.
         tree, model: digests of the bytes that it runs and of what they mean.
         dirty: None where that is not known.
         result: of its last reload: "applied" while it runs what is on its disk; else "rejected", "held", "busy",
             "rolled-back" or "degraded".
-        since: when the running config began to run; `stands`: since when the result is this one.
-        seen: when the store last heard of it.
         draining: it is about to stop.
     """
 
-    name: str
     life: str
     version: str = ""
     tree: str = ""
@@ -57,12 +54,71 @@ class Node:
     commit: str = ""
     dirty: bool | None = None
     result: str = "applied"
+    draining: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Node(NodeFacts):
+    """One process, as its last heartbeat says.
+
+    Args:
+        name: as the operator calls it.
+        since: when the running config began to run; `stands`: since when the result is this one.
+        seen: when the store last heard of it.
+    """
+
+    name: str
     started: float = 0.0
     since: float = 0.0
     stands: float = 0.0
     seen: float = 0.0
-    draining: bool = False
     past: tuple[Past, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat(NodeFacts):
+    """A heartbeat's body. Fields are only ever added, with a default: nodes of several versions read each other.
+
+    Args:
+        node: the name.
+        up, ran, stands: ages, s: of the process, of the running config, of the result.
+        past: configs that it has run before: tree, model, age of the moment when it left it.
+    """
+
+    node: str
+    up: float = 0.0
+    ran: float = 0.0
+    stands: float = 0.0
+    past: tuple[tuple[str, str, float], ...] = ()
+
+
+def heartbeat_of(node: Node, now: float) -> Heartbeat:
+    """What a node says: ages instead of times, for its clock is not the others'."""
+    return Heartbeat(
+        node=node.name,
+        up=now - node.started,
+        ran=now - node.since,
+        stands=now - node.stands,
+        past=tuple((one.tree, one.model, now - one.left) for one in node.past),
+        **_facts(node),
+    )
+
+
+def node_of(heartbeat: Heartbeat, seen: float) -> Node:
+    """The node as its heartbeat stood at `seen`."""
+    return Node(
+        name=heartbeat.node,
+        started=seen - heartbeat.up,
+        since=seen - heartbeat.ran,
+        stands=seen - heartbeat.stands,
+        seen=seen,
+        past=tuple(Past(tree=tree, model=model, left=seen - age) for tree, model, age in heartbeat.past),
+        **_facts(heartbeat),
+    )
+
+
+def _facts(one: NodeFacts) -> dict[str, Any]:
+    return {field.name: getattr(one, field.name) for field in attrs.fields(NodeFacts)}
 
 
 @attrs.frozen(kw_only=True)

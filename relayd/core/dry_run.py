@@ -1,7 +1,7 @@
-"""Rehearse: a scenario played through the same decisions as a call, without a key, a store or an upstream.
+"""Dry run: a scenario played through the same decisions as a call, without a key, a store or an upstream.
 
-Rule: no rule of its own. Authentication, client rules, routes, quotas and the roster of accounts are asked in the order
-in which the daemon asks them; what they say is what a client would be told.
+Rule: no rule of its own. Authentication, client rules, routes, quotas and candidates are asked in the order in which
+the daemon asks them; what they say is what a client would be told.
 
 Theory: the tree holds hashes, and no key fits them. So the key under test gets a stand-in: the hash of a key that is
 made here, in the place of its own and denied where its own is denied. The rest of the snapshot stays as it is.
@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 import attrs
 
+from relayd.config.model.scenario import Scenario, Used
 from relayd.config.model.types import write_seconds
-from relayd.config.rules.scenario import Scenario, Used
 from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.snapshot import Account, ApiKey, KeyHash, Limits, Snapshot
 from relayd.core.access.auth import authenticate
@@ -57,8 +57,8 @@ class DryRunOutcome:
     why_not: tuple[tuple[str, str], ...] = ()
 
 
-def rehearse(scenario: Scenario, snapshot: Snapshot) -> DryRunOutcome:
-    """Play a scenario. The key that it names is in the snapshot."""
+def dry_run(scenario: Scenario, snapshot: Snapshot) -> DryRunOutcome:
+    """Play a scenario. The key that it names must be in the snapshot."""
     now = scenario.time.timestamp() if scenario.time else 0.0
     try:
         key = _identify(scenario, snapshot, now)
@@ -72,7 +72,7 @@ def rehearse(scenario: Scenario, snapshot: Snapshot) -> DryRunOutcome:
 
 
 def failures(scenario: Scenario, outcome: DryRunOutcome) -> list[str]:
-    """In what the outcome is not what the scenario expects; none when it is."""
+    """Where the outcome differs from what the scenario expects; none when it is as expected."""
     refusal = outcome.refusal
     if scenario.expect == "allow" and refusal is not None:
         return [f"expected to be served, but: {refusal}"]
@@ -96,7 +96,7 @@ def failures(scenario: Scenario, outcome: DryRunOutcome) -> list[str]:
             expected = ", ".join(sorted(wanted))
             found.append(f"{name}: expected {expected}, not {', '.join(got) or 'none'}{_because(outcome, wanted)}")
     missing = [name for name in scenario.limits if name not in outcome.limits]
-    found += [f"limits: {name!r} is none of: {', '.join(outcome.limits) or 'none'}" for name in missing]
+    found += [f"limits: {name!r} is not among: {', '.join(outcome.limits) or 'none'}" for name in missing]
     return found
 
 
@@ -205,29 +205,31 @@ def _used_windows(used: Used, name: str, limits: Limits) -> Iterator[tuple[str, 
 
 
 def _choose(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> DryRunOutcome:
-    """Who may serve, with every account well but those that are down."""
-    roster = build_roster(snapshot, plan.groups, plan.model, _well)
-    resting = [name for name in scenario.down if name in roster.by_id]
-    able = tuple(sorted(name for name in roster.by_id if name not in resting))
-    holds = [Block(name, "overload", now + _REST, "is resting") for name in resting] + [*roster.never]
-    why_not = tuple((hold.account, hold.text(now)) for hold in holds)
+    """Who may serve, when every account is healthy but those that are down."""
+    candidates = build_roster(snapshot, plan.groups, plan.model, _healthy)
+    resting = [name for name in scenario.down if name in candidates.by_id]
+    able = tuple(sorted(name for name in candidates.by_id if name not in resting))
+    blocks = [Block(name, "overload", now + _REST, "is resting") for name in resting] + [*candidates.never]
+    why_not = tuple((block.account, block.text(now)) for block in blocks)
     if not able:
-        return DryRunOutcome(refusal=refusal_of(unavailable(holds, plan.model), now=now), why_not=why_not)
+        return DryRunOutcome(refusal=refusal_of(unavailable(blocks, plan.model), now=now), why_not=why_not)
     sent = {snapshot.accounts[name].model_map.get(plan.model, plan.model) for name in able}
-    return DryRunOutcome(accounts=able, first=_first(roster, able), sent_models=tuple(sorted(sent)), why_not=why_not)
+    return DryRunOutcome(
+        accounts=able, first=_first(candidates, able), sent_models=tuple(sorted(sent)), why_not=why_not
+    )
 
 
-def _first(roster: Candidates, able: tuple[str, ...]) -> tuple[str, ...]:
+def _first(candidates: Candidates, able: tuple[str, ...]) -> tuple[str, ...]:
     """The first tier of the first group in which anybody is able."""
-    for tiers in roster.groups:
+    for tiers in candidates.groups:
         for tier in tiers:
             if found := tuple(sorted(one.id for one in tier.candidates if one.id in able)):
                 return found
     return ()
 
 
-def _well(account: Account) -> Candidate:
-    """An account at rest, of which nothing is known but the config."""
+def _healthy(account: Account) -> Candidate:
+    """An idle account of which nothing is known but its config."""
     gate = Gate()
     return Candidate(
         id=account.id,

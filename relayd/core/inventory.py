@@ -41,13 +41,13 @@ class Inventory:
 
 
 def take_inventory(snapshot: Snapshot) -> Inventory:
-    """Count."""
+    """Count what a config seals, and note when its keys end."""
     ends: dict[str, float] = {key.id: end for key in snapshot.keys.values() if (end := _end(key, snapshot)) is not None}
     return Inventory(recipients=tuple(_recipients(snapshot)), ends=ends)
 
 
 def ending_within(inventory: Inventory, seconds: float, now: float) -> list[tuple[str, float]]:
-    """Keys that end between now and then, the next one first. What has ended is no longer news."""
+    """Keys that end between now and then, the next one first. Those that have ended already are left out."""
     soon = [(name, end) for name, end in inventory.ends.items() if now < end <= now + seconds]
     return sorted(soon, key=lambda one: (one[1], one[0]))
 

@@ -1,4 +1,4 @@
-"""OAuth: tokens that expire. When to refresh them, what an answer means, and which of two tokens is the newer one.
+"""OAuth decisions: when to refresh tokens, what an answer means, and which of two tokens is the newer one.
 
 Rule: no clock, no I/O; `now` (Unix time, s, on the state store's clock) and `rng` are arguments. Nothing that is said
 here quotes a token or an answer.
@@ -120,10 +120,10 @@ def parse_tokens(text: Secret) -> Tokens:
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
-        raise ValueError("the OAuth credential starts like JSON and is none (seal it again)") from None
+        raise ValueError("the OAuth credential starts like JSON but is not JSON (seal it again)") from None
     access, refresh = found.get("access_token"), found.get("refresh_token") or ""
     if not isinstance(access, str) or not isinstance(refresh, str):
-        raise ValueError("the OAuth credential is no JSON with an access_token (seal it again)")
+        raise ValueError("the OAuth credential is not JSON with an access_token (seal it again)")
     generation = found.get("generation", 0)
     return Tokens(
         access=presentable(access),

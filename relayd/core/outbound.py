@@ -1,14 +1,15 @@
-"""Outbound: one attempt, ready to be sent: the client's request with the account's identity in place of its key.
+"""Upstream request of one attempt: the client's request with the account's credential in place of its key.
 
 Rule: relayd never alters what a client says about itself. It takes away what is between the client and relayd (the key,
 hop-by-hop and forwarding headers), puts the account's credential in, and asks for identity encoding so that usage can
-be read. The one beta it may add is the one that an OAuth token needs to be accepted.
+be read. The one beta it may add is the one that the account's kind of credential needs to be accepted.
 """
 
 from __future__ import annotations
 
 import attrs
 
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, AccountKind
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
 from relayd.core.access.permissions import Plan
@@ -18,9 +19,6 @@ from relayd.wire.peek import replace_model
 # Answers: what describes the operator's account, not the client's key.
 DROP_RESPONSE = frozenset({b"set-cookie", b"anthropic-organization-id", b"content-length", b"relayd-request-id"})
 _ACCOUNT_LIMITS = (b"anthropic-ratelimit-", b"anthropic-priority-")
-
-# The beta that a bearer token of OAuth needs. Source: official SDK (its token providers), API docs.
-OAUTH_BETA = b"oauth-2025-04-20"
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +45,7 @@ def prepare(plan: Plan, account: Account, base_url: str, credential: Secret, cli
     sent = account.model_map.get(plan.model, plan.model)
     body = call.body if sent == call.model else replace_model(call.body, sent)
     pairs = [*client, (b"accept-encoding", b"identity")]
-    _present(account.kind, credential, pairs)
+    _present(ACCOUNT_KINDS[account.kind], credential, pairs)
     if account.headers:
         constant = header_pairs(account.headers.items())
         names = {name for name, _ in constant}
@@ -56,25 +54,22 @@ def prepare(plan: Plan, account: Account, base_url: str, credential: Secret, cli
     return Outbound(method=call.method, base_url=base_url, target=target, headers=pairs, body=body, sent_model=sent)
 
 
-def _present(kind: str, credential: Secret, pairs: HeaderPairs) -> None:
-    if kind == "api-key":
-        pairs.append((b"x-api-key", credential.reveal().encode("ascii")))
-    elif kind == "oauth":
-        pairs.append((b"authorization", b"Bearer " + credential.reveal().encode("ascii")))
-        _add_beta(pairs)
-    elif kind == "session-key":
-        pairs.append((b"cookie", b"sessionKey=" + credential.reveal().encode("ascii")))
+def _present(kind: AccountKind, credential: Secret, pairs: HeaderPairs) -> None:
+    if kind.has_credential:
+        pairs.append((kind.header, kind.scheme + credential.reveal().encode("ascii")))
+    if kind.beta:
+        _add_beta(pairs, kind.beta)
 
 
-def _add_beta(pairs: HeaderPairs) -> None:
-    """Put OAUTH_BETA behind the client's own betas, unless it is among them."""
+def _add_beta(pairs: HeaderPairs, wanted: bytes) -> None:
+    """Put a beta behind the client's own, unless it is among them."""
     places = [at for at, (name, _) in enumerate(pairs) if name == b"anthropic-beta"]
-    if any(beta.strip() == OAUTH_BETA for at in places for beta in pairs[at][1].split(b",")):
+    if any(beta.strip() == wanted for at in places for beta in pairs[at][1].split(b",")):
         return
     if places:
-        pairs[places[-1]] = (b"anthropic-beta", pairs[places[-1]][1] + b"," + OAUTH_BETA)
+        pairs[places[-1]] = (b"anthropic-beta", pairs[places[-1]][1] + b"," + wanted)
     else:
-        pairs.append((b"anthropic-beta", OAUTH_BETA))
+        pairs.append((b"anthropic-beta", wanted))
 
 
 def answer_headers(headers: Headers) -> HeaderPairs:

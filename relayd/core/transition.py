@@ -1,4 +1,4 @@
-"""Swap: what one config means for the one that follows it: what is kept until a restart, what is newly denied.
+"""Transition from one config to the next: what is kept until a restart, what is newly denied.
 
 Rule: pure.
 """

@@ -1,4 +1,4 @@
-"""Log: one JSON object (or text line) per event, written to standard error or to a file that can be reopened.
+"""Logging: one JSON object (or text line) per event, written to standard error or to a file that can be reopened.
 
 Rule: no prompt, no credential, no API key. Call records are made from Receipts, which hold none; everything else goes
 through `scrub`, so that even a traceback that quotes a header shows no secret.
@@ -149,7 +149,8 @@ class AccessLog:
             self.output.write(render(call_fields(receipt), self.form))
 
 
-_SAID_BY_OTHERS = frozenset({"model", "sent_model", "upstream_request_id"})
+# Texts of clients and upstreams, which may hold anything.
+_FROM_OTHERS = frozenset({"model", "sent_model", "upstream_request_id"})
 
 
 def call_fields(receipt: Receipt) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
     for name in ("dialect", "key", "owner", "client", "peer", "account", "model", "sent_model", "upstream_request_id"):
         value = getattr(receipt, name)
         if value and not (name == "sent_model" and value == receipt.model):
-            entry[name] = scrub(value) if name in _SAID_BY_OTHERS else value
+            entry[name] = scrub(value) if name in _FROM_OTHERS else value
     if receipt.reason:
         entry["reason"] = scrub(receipt.reason)
     if receipt.stream:

@@ -1,24 +1,50 @@
-"""Node: what is this node's own: its settings, and the sockets that it opens before the daemon is made.
+"""Node settings: what is this node's own, and the sockets that it opens before the daemon is made.
 
 Rule: an address that somebody chose must be had; one that is only a default may be done without.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 
 from relayd.config.snapshot import Admin, Snapshot
-from relayd.daemon.admin.control_socket import open_control
-from relayd.daemon.paths import control_socket
-from relayd.daemon.reload.prepare import Sockets, admin_addresses, open_all, public_addresses
-from relayd.daemon.reloading import Intervals
+from relayd.config.source.tree import QUIET
+from relayd.daemon.net.listen import Sockets, open_listeners, open_unix
+from relayd.daemon.paths import MAX_PATH, control_socket
+
+CONTROL_BACKLOG = 16  # peers of the control socket that wait; as many are served at a time
 
 log = logging.getLogger("relayd")
+
+
+@attrs.frozen(kw_only=True)
+class Intervals:
+    """How often and how long, s. Tests have less time.
+
+    Args:
+        poll: between looks at the tree's stat signature.
+        hash_every: between readings of all bytes.
+        interval: between reloads that nobody asked for.
+        proof: that a config runs before it counts as good, and is stored.
+        patience: that a reload waits for a tree to hold still.
+        quiet: that a tree has to have been left alone.
+        heartbeat: between heartbeats.
+    """
+
+    poll: float = 2.0
+    hash_every: float = 60.0
+    interval: float = 1.0
+    proof: float = 30.0
+    patience: float = 10.0
+    quiet: float = QUIET
+    heartbeat: float = 10.0
 
 
 @attrs.frozen(kw_only=True)
@@ -30,8 +56,8 @@ class NodeSettings:
         admin_listen: instead of [admin].listen; "" = no admin listener, None = as the tree says.
         state_url: instead of [state].url, when it is not empty.
         identity: identity file(s); None looks at the environment.
-        own: a directory for what is this node's own, where the state is no file; "" = `var` in the tree.
-        control: path of the control socket; "" = where places.control_socket says.
+        own: a directory for what is this node's own, where the state is not a file; "" = `var` in the tree.
+        control: path of the control socket; "" = where paths.control_socket says.
         watch: whether to look for changes of the tree; without it only signals and commands reload.
         strict_boot: start with the tree or not at all.
     """
@@ -50,7 +76,7 @@ class NodeSettings:
 
 
 @attrs.frozen(kw_only=True)
-class Openings:
+class OpenSockets:
     """The sockets that are open before the daemon is made.
 
     Args:
@@ -64,34 +90,44 @@ class Openings:
     control: tuple[socket.socket, Path] | None = None
 
 
-def open_sockets(node: NodeSettings, snapshot: Snapshot) -> Openings:
+def public_addresses(snapshot: Snapshot) -> Sequence[str]:
+    """Where clients come in."""
+    return snapshot.relay.server.listen
+
+
+def admin_addresses(snapshot: Snapshot) -> Sequence[str]:
+    """Where the admin listener is; none when it is off."""
+    return [snapshot.relay.admin.listen] if snapshot.relay.admin.listen else []
+
+
+def open_sockets(node: NodeSettings, snapshot: Snapshot) -> OpenSockets:
     """Every socket that the daemon listens on. Raises: OSError, ValueError."""
-    public = open_all(node.listen or public_addresses(snapshot))
+    public = open_listeners(node.listen or public_addresses(snapshot))
     admin, given_up = open_admin(node, snapshot)
     control = open_control_socket(node, snapshot.relay.state.url)
-    return Openings(public=public, admin=admin, given_up=given_up, control=control)
+    return OpenSockets(public=public, admin=admin, given_up=given_up, control=control)
 
 
 def open_admin(node: NodeSettings, snapshot: Snapshot) -> tuple[Sockets, frozenset[str]]:
     """The admin listener, and which address it does without. A second daemon on this machine finds the default address
     taken; that is no reason not to serve. Raises: OSError for an address that somebody chose.
     """
-    asked = admin_addresses(snapshot)
+    wanted = admin_addresses(snapshot)
     if node.admin_listen is not None:
-        asked = [node.admin_listen] if node.admin_listen else []
+        wanted = [node.admin_listen] if node.admin_listen else []
     try:
-        return open_all(asked), frozenset()
+        return open_listeners(wanted), frozenset()
     except OSError as error:
-        if node.admin_listen is not None or asked != [Admin().listen]:
+        if node.admin_listen is not None or wanted != [Admin().listen]:
             raise
         log.warning("admin.unavailable", extra={"error": str(error), "hint": 'choose [admin].listen, or "" for none'})
-        return {}, frozenset(asked)
+        return {}, frozenset(wanted)
 
 
 def open_control_socket(node: NodeSettings, state_url: str) -> tuple[socket.socket, Path] | None:
-    """The control socket. Where nobody named a place and none can be had, the daemon goes without.
+    """The control socket. Where nobody named a path and none can be had, the daemon goes without.
 
-    Raises: OSError for a place that somebody named.
+    Raises: OSError for a path that somebody named.
     """
     path = control_socket(node.control, node.state_url or state_url, node.tree, os.environ)
     try:
@@ -99,5 +135,22 @@ def open_control_socket(node: NodeSettings, state_url: str) -> tuple[socket.sock
     except OSError as error:
         if node.control:
             raise
-        log.warning("control.unavailable", extra={"error": str(error), "hint": "choose a place with --control"})
+        log.warning("control.unavailable", extra={"error": str(error), "hint": "choose a path with --control"})
         return None
+
+
+def open_control(path: Path) -> socket.socket:
+    """The listening control socket, for our user alone. A dead daemon's file is replaced, a live one's is not.
+
+    Raises: OSError, naming the path.
+    """
+    try:
+        if len(os.fsencode(path)) > MAX_PATH:
+            raise OSError(f"the path is longer than {MAX_PATH} bytes (choose a shorter one with --control)")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open_unix(str(path), mode=0o600, backlog=CONTROL_BACKLOG)
+    except OSError as error:
+        why = error.strerror or error
+        if error.errno == errno.EADDRINUSE:
+            why = "another relayd is listening there (stop it, or choose another path with --control)"
+        raise OSError(f"control socket {path}: {why}") from error

@@ -1,4 +1,4 @@
-"""Systemd: telling it how the daemon is, and that the event loop runs, so that it may start one again that hangs.
+"""Systemd notifications: how the daemon is, and that its event loop runs, so that one that hangs is started again.
 
 Rule: that the loop runs is told by the loop itself and by nobody else; a thread that tells would tell of a loop that
 stands still. Source: sd_notify(3), sd_watchdog_enabled(3).
@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
+import attrs
 import trio
 
 log = logging.getLogger("relayd")
@@ -27,6 +28,30 @@ def notify(state: str) -> None:
             sock.sendto(state.encode(), address)
     except OSError as error:
         log.warning("systemd.notify_failed", extra={"error": str(error)})
+
+
+@attrs.define(eq=False, kw_only=True)
+class ReloadNotices:
+    """What systemd is told of reloads.
+
+    Args:
+        send: `notify`.
+        monotonic: CLOCK_MONOTONIC, microseconds.
+    """
+
+    send: Callable[[str], None]
+    monotonic: Callable[[], int]
+    _status: str = attrs.field(default="", init=False)
+
+    def begin(self) -> None:
+        """A reload that a signal asked for begins."""
+        self.send(f"RELOADING=1\nMONOTONIC_USEC={self.monotonic()}")
+
+    def end(self, status: str, *, by_signal: bool) -> None:
+        """READY=1 ends what RELOADING=1 began, whatever came of it; the status line is sent when it has changed."""
+        if by_signal or status != self._status:
+            self.send(("READY=1\n" if by_signal else "") + f"STATUS={status}")
+        self._status = status
 
 
 def interval(environ: Mapping[str, str], pid: int) -> float:

@@ -79,7 +79,7 @@ async def reload_once(world: World, steps: Steps, number: int) -> None:
     began, cpu = time.perf_counter(), time.process_time()
     result = await world.reload()
     took, used = time.perf_counter() - began, time.process_time() - cpu
-    phases = ", ".join(f"{name} {seconds * 1000:.0f}" for name, seconds in world.reloader.seconds.items())
+    phases = ", ".join(f"{name} {seconds * 1000:.0f}" for name, seconds in world.record.seconds.items())
     print(
         f"{result.result}: {took:.3f} s, {used:.3f} s CPU ({phases} ms); loop held {steps.longest * 1000:.1f} ms "
         f"({steps.longest_cpu * 1000:.1f} ms CPU), a beat came {steps.late * 1000:.1f} ms late"

@@ -26,6 +26,7 @@ from typing import Any
 
 import attrs
 import trio
+from ports import free_port
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import import_paths
@@ -33,7 +34,7 @@ import import_paths
 import_paths.add()
 
 from fakes import Client, Cut, wire
-from reload_world import RELAYD, Tree, free_port, key_of, make_tree
+from reload_world import RELAYD, Tree, key_of, make_tree
 
 PLAIN = b'{"model":"claude-plain","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}'
 STREAM = b'{"model":"claude-slow","max_tokens":10,"stream":true,"messages":[{"role":"user","content":"hi"}]}'

@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 
 from relayd.cli import main
+from relayd.config.load import load_tree
 from relayd.config.secrets.identity import write_identity
 from relayd.config.secrets.seal import Identity, new_identity
-from relayd.config.source.tree import load_tree
 
 RELAY = """\
 schema = 1

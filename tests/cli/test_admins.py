@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cli_tree import make_tree
 
+from relayd.config.load import load_tree
 from relayd.config.problems.leaks import find_leaks, redact
 from relayd.config.secrets.password_hash import (
     TOKEN_PATTERN,
@@ -18,7 +19,6 @@ from relayd.config.secrets.password_hash import (
     password_fits,
 )
 from relayd.config.secrets.secret import Secret
-from relayd.config.source.tree import load_tree
 from relayd.daemon.log import scrub
 
 PASSWORD = "correct horse bättery"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relayd.cli import main
-from relayd.config.problems.codes import CODES
+from relayd.config.problems.codes import explanations
 
 RELAY = 'schema = 1\nrealm = "test"\n'
 
@@ -114,7 +114,7 @@ def test_reports_for_github_count_paths_from_the_root_of_the_repository(
 @pytest.mark.parametrize("code", ["E-UNKNOWN-KEY", "w-empty-group"])
 def test_a_code_is_explained(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--explain", code]) == 0
-    assert " ".join(CODES[code.upper()].split()) in " ".join(capsys.readouterr().out.split())
+    assert " ".join(explanations()[code.upper()].split()) in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unknown_code_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

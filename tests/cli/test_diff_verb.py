@@ -27,7 +27,7 @@ def run(tree: Tree, *words: str) -> tuple[int, str, str]:
 
 async def ask(world: World, *words: str) -> tuple[int, str, str]:
     """The same, with the daemon of a world."""
-    control = ("--control", str(world.reloading.control_path))
+    control = ("--control", str(world.control_path))
     with trio.fail_after(30):
         return await trio.to_thread.run_sync(lambda: run(world.tree, *words, *control))
 
@@ -73,7 +73,7 @@ async def test_what_waits_for_a_restart_still_differs_from_what_runs(tmp_path: P
         await world.reload()
         status = world.status()
         assert status["restart_required"] != []
-        assert status["running"]["digest"] == world.reloader.running.digest
+        assert status["running"]["digest"] == world.record.origin.digest
 
         code, out, _ = await ask(world)
         assert code == 2
@@ -131,7 +131,7 @@ async def test_a_value_that_was_only_sealed_anew_holds_the_same_secret(tmp_path:
 
     write()
     async with living(tree, watch=False) as world:
-        world.reloading.sources.credentials.identities = (identity,)
+        world.sources.credentials.identities = (identity,)
         write()
         _, out, _ = await ask(world)
 
@@ -159,7 +159,7 @@ def test_without_a_daemon_the_last_commit_stands_for_what_runs_and_that_is_said(
 async def test_the_daemon_of_another_tree_does_not_count(tmp_path: Path) -> None:
     other = committed(tmp_path / "other")
     async with living(make_tree(tmp_path / "tree"), watch=False) as world:
-        control = ("--control", str(world.reloading.control_path))
+        control = ("--control", str(world.control_path))
         code, _, err = await trio.to_thread.run_sync(lambda: run(other, *control))
         assert code == 0
         assert f"follows another tree, {world.tree.root}, not {other.root}" in err

@@ -11,8 +11,8 @@ import pytest
 from booked_tree import make_booked, tell
 from cli_tree import Tree
 
+from relayd.config.load import load_tree
 from relayd.config.snapshot import Cooldown
-from relayd.config.source.tree import load_tree
 from relayd.core.balancing.failover import Answered, judge
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import NOTHING, key_terms

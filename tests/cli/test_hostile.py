@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from cli_tree import Tree, make_sealing_tree, make_tree
 
+from relayd.config.load import load_tree
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.seal import open_sealed
-from relayd.config.source.tree import load_tree
 
 SECRET = "sk-ant-api03-hostile-0123456789"
 OAUTH = '{"access_token": "sk-ant-oat01-hostile-0123456789"}'
@@ -31,8 +31,8 @@ OAUTH = '{"access_token": "sk-ant-oat01-hostile-0123456789"}'
         ("api-key", SECRET + "\nsecond", "more than one line"),
         ("api-key", SECRET + "\N{LATIN SMALL LETTER E WITH ACUTE}", "cannot carry"),
         ("api-key", f"x-api-key: {SECRET}", "cannot carry"),
-        ("api-key", OAUTH, "is no JSON"),
-        ("oauth", OAUTH[:-1], "starts like JSON and is none"),
+        ("api-key", OAUTH, "is not JSON"),
+        ("oauth", OAUTH[:-1], "starts like JSON but is not JSON"),
         ("oauth", '{"claudeAiOauth": {"accessToken": "x"}}', "needs access_token"),
         ("oauth", '{"access_token": ""}', "needs access_token"),
     ],

@@ -11,10 +11,10 @@ import pytest
 from cli_tree import RELAY, make_sealing_tree, make_tree
 
 from relayd.cli.crs import BadExport, read_export
+from relayd.config.load import load_tree
 from relayd.config.secrets.api_keys import checksum_ok
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.seal import open_sealed
-from relayd.config.source.tree import load_tree
 
 OLD_HASH = "ab" * 32
 ACCESS, REFRESH = "sk-ant-oat01-canary-a1", "sk-ant-ort01-canary-b2"

@@ -13,10 +13,10 @@ import pytest
 from relayd.cli import main
 from relayd.cli.first_run import curl_target
 from relayd.cli.init import SCENARIOS
+from relayd.config.load import load_tree
 from relayd.config.model.json_schema import KINDS
 from relayd.config.secrets.api_keys import KEY_PATTERN, checksum_ok, key_digest, key_hash
 from relayd.config.secrets.identity import identity_paths, read_identities
-from relayd.config.source.tree import load_tree
 
 
 def printed_key(text: str) -> str:

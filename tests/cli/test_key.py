@@ -13,9 +13,9 @@ from cli_tree import make_tree
 
 from relayd.cli.key import why_refused
 from relayd.cli.limit import BadLimit, describe, read_limits
+from relayd.config.load import load_tree
 from relayd.config.secrets.api_keys import checksum_ok, key_hash
 from relayd.config.snapshot import ApiKey, KeyHash
-from relayd.config.source.tree import load_tree
 
 
 def test_a_new_key_is_alone_on_stdout_and_the_tree_has_its_hash_only(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from relayd.cli import main
 from relayd.cli.control_client import NoDaemon, ask
 from relayd.cli.status import _told
 from relayd.config.secrets.seal import new_identity
-from relayd.daemon.admin.status import metrics_text
+from relayd.daemon.admin.metrics import metrics_text
 
 
 async def run(world: World, *words: str) -> tuple[int, str, str]:
@@ -31,9 +31,9 @@ async def run(world: World, *words: str) -> tuple[int, str, str]:
 
     def act() -> int:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            return main([*words, "--config", str(world.tree.root), "--control", str(world.reloading.control_path)])
+            return main([*words, "--config", str(world.tree.root), "--control", str(world.control_path)])
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         code = await trio.to_thread.run_sync(act)
     return code, out.getvalue(), err.getvalue()
 
@@ -93,7 +93,7 @@ async def test_rollback_and_resume(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False) as world:
         assert (await run(world, "rollback"))[0] == 1
-        await world.until(lambda: world.reloading.vault.numbers() == [1])
+        await world.until(lambda: world.history.numbers() == [1])
         tree.account(more="priority = 3")
         await run(world, "reload")
 
@@ -160,7 +160,7 @@ async def test_nothing_that_is_secret_is_in_any_answer(tmp_path: Path) -> None:
 async def test_under_a_rollback_it_is_resume_that_helps_and_accepting_is_not_offered(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False) as world:
-        await world.until(lambda: world.reloading.vault.numbers() == [1])
+        await world.until(lambda: world.history.numbers() == [1])
         tree.account(more="priority = 3")
         await run(world, "reload")
         await run(world, "rollback", "1")
@@ -188,7 +188,7 @@ async def test_a_change_that_the_guard_holds_is_shown_by_status_with_the_way_to_
 async def test_what_could_be_rolled_back_to_is_listed(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False) as world:
-        await world.until(lambda: world.reloading.vault.numbers() == [1])
+        await world.until(lambda: world.history.numbers() == [1])
         first = world.status()["running"]["digest"][:12]
         code, out, _ = await run(world, "rollback", "--list")
         assert code == 0
@@ -197,8 +197,8 @@ async def test_what_could_be_rolled_back_to_is_listed(tmp_path: Path) -> None:
 
         tree.account(more="priority = 3")
         await run(world, "reload")
-        await world.until(lambda: world.reloading.vault.numbers() == [2, 1])
-        (world.reloading.vault.directory / "generation-3").write_text("junk")
+        await world.until(lambda: world.history.numbers() == [2, 1])
+        (world.history.directory / "generation-3").write_text("junk")
         _, out, _ = await run(world, "rollback", "--list")
         assert out.splitlines()[0] == "3  unusable: it does not begin like a generation"
         assert out.splitlines()[-1] == "`relayd rollback` goes to 1, `relayd rollback N` to another"
@@ -229,7 +229,7 @@ async def test_keys_that_end_soon_and_values_by_recipient_are_in_the_status(tmp_
         assert "k2" not in out
         assert "secrets: identities loaded here: none\n  prod (active) opens 0 values\n" in out
 
-        metrics = metrics_text(world.reloading.sources, time.time())
+        metrics = metrics_text(world.sources, time.time())
         assert f'relayd_secret_sealed{{kid="{recipient.kid}",recipient="prod"}} 0\n' in metrics
         assert f'relayd_key_expires_timestamp_seconds{{key="k1"}} {int(soon.timestamp())}\n' in metrics
         assert 'key="k0"' not in metrics
@@ -237,7 +237,7 @@ async def test_keys_that_end_soon_and_values_by_recipient_are_in_the_status(tmp_
 
 async def test_a_daemon_that_drains_says_so(tmp_path: Path) -> None:
     async with living(make_tree(tmp_path / "tree"), watch=False) as world:
-        world.daemon.front.draining = True
+        world.daemon.app.draining = True
         _, out, _ = await run(world, "status")
 
         assert "; it DRAINS: " in out.splitlines()[0]

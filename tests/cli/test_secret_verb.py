@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from cli_tree import SealingTree, Tree, make_sealing_tree, make_tree
 
+from relayd.config.load import load_tree
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.identity import identity_paths, read_identities
 from relayd.config.secrets.seal import new_identity, open_sealed, parse_sealed
-from relayd.config.secrets.sealed_fields import sealed_slots
-from relayd.config.source.tree import load_tree, read_tree
+from relayd.config.secrets.sealed_fields import sealed_fields
+from relayd.config.source.tree import read_tree
 
 CANARY = "sk-ant-api03-canary-7b1e"
 OTHER = "sk-ant-api03-other-99aa"
@@ -219,7 +220,7 @@ def test_a_renamed_account_a_new_origin_and_a_new_realm_are_resealed_from_the_ol
     tree.write("relay.toml", tree.read("relay.toml").replace('realm = "example"', 'realm = "new"'))
     assert tree.run("secret", "reseal", "--from-realm", "example", *identity).code == 0
     assert tree.run("secret", "reseal", "--from-realm", "example", *identity, "--json").json["resealed"] == 0
-    (slot,) = sealed_slots(read_tree(tree.root).files)
+    (slot,) = sealed_fields(read_tree(tree.root).files)
     assert slot.binding is not None
     assert open_sealed(slot.value, slot.binding, [sealing.identity]).reveal() == CANARY
 

@@ -34,17 +34,37 @@ def at_terminal(tree: Tree, *words: str, answers: tuple[tuple[str, str], ...]) -
     for question, answer in answers:
         said += _until(child.stderr.fileno(), question.encode())
         if answer == INTERRUPT:
+            _until_it_reads(child)
             child.send_signal(signal.SIGINT)  # as the terminal would, if it were the child's controlling one
         else:
             os.write(master, answer.encode() + (b"" if answer == END else b"\n"))
-    said += child.stderr.read()
-    code = child.wait(PATIENCE)
+    rest, code = _rest_of(child.stderr.fileno()), child.wait(PATIENCE)
+    said += rest
     child.stderr.close()
     echoed = b""
     with contextlib.suppress(OSError):  # EIO: the other end is closed, and nothing is left
         echoed = os.read(master, 65536) if select.select([master], [], [], 0)[0] else b""
     os.close(master)
     return code, said.decode(), echoed.decode()
+
+
+def _until_it_reads(child: subprocess.Popen[bytes]) -> None:
+    """Wait until it sleeps. A signal between its question and its read would be noted, and the read go on."""
+    end = time.monotonic() + PATIENCE
+    while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def _rest_of(fd: int) -> bytes:
+    """What comes until the end."""
+    said, end = b"", time.monotonic() + PATIENCE
+    while select.select([fd], [], [], max(0.0, end - time.monotonic()))[0]:
+        piece = os.read(fd, 4096)
+        if not piece:
+            return said
+        said += piece
+    raise AssertionError(said)
 
 
 def _until(fd: int, text: bytes) -> bytes:

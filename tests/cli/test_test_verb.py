@@ -10,8 +10,8 @@ from builders import KEY
 from cli_tree import Tree, make_tree
 
 from relayd.cli.test import play
+from relayd.config.load import load_tree
 from relayd.config.secrets.api_keys import key_hash
-from relayd.config.source.tree import load_tree
 
 KEY_FILE = f"""\
 hashes = [{{ sha256 = "{key_hash(KEY)}" }}]
@@ -100,7 +100,7 @@ def test_a_difference_says_what_was_expected_what_came_and_why(tree: Tree) -> No
 
     assert third.startswith("it: accounts: expected first, second, third, not first, second (third: ")
     assert "does not serve" in third
-    assert limits.startswith("it: limits: '9 requests per 1m' is none of: ")
+    assert limits.startswith("it: limits: '9 requests per 1m' is not among: ")
     assert "10 requests per 1m" in limits
     served = fails(tree, 'expect = "refuse"', 'used = { daily_cost = "1" }')
     assert served.startswith("it: expected a refusal, but it is served by first, second (it has room in: ")

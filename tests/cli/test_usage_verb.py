@@ -9,7 +9,7 @@ import pytest
 from booked_tree import make_booked, tell
 from cli_tree import Tree
 
-from relayd.config.source.tree import load_tree
+from relayd.config.load import load_tree
 from relayd.core.quota.limits import NOTHING, key_terms
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Admit, Granted, Settle

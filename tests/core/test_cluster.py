@@ -5,9 +5,21 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import attrs
 import pytest
 
-from relayd.core.cluster import DRIFT_AFTER, SPREAD, Node, Past, doubled, drift, present, stagger
+from relayd.core.cluster import (
+    DRIFT_AFTER,
+    SPREAD,
+    Node,
+    Past,
+    doubled,
+    drift,
+    heartbeat_of,
+    node_of,
+    present,
+    stagger,
+)
 
 NOW = 10_000.0
 
@@ -171,3 +183,12 @@ def test_every_node_names_the_same_leader_also_where_nothing_tells_them_apart(co
     nodes = [node(f"n{number}", f"v{number}") for number in range(count)]
 
     assert len({drift(nodes[turn:] + nodes[:turn]).lead.name for turn in range(count)}) == 1  # type: ignore[union-attr]
+
+
+def test_a_heartbeat_tells_ages_so_that_a_clock_that_is_ahead_moves_every_time_alike() -> None:
+    ours = node("a", version="1", commit="c", dirty=True, result="held", stands=1500.0, past=(ran("v0", 900.0),))
+    heard = node_of(heartbeat_of(ours, NOW), NOW + 50.0)
+
+    assert heard == attrs.evolve(
+        ours, started=1050.0, since=1050.0, stands=1550.0, seen=NOW + 50.0, past=(ran("v0", 950.0),)
+    )

@@ -27,7 +27,7 @@ from builders import KEY
 
 from relayd.config.secrets.api_keys import key_hash
 
-PATIENCE = 30.0  # s for a start or a stop, on a machine that is busy with other tests
+PATIENCE = 60.0  # s for a start or a stop, on a machine that is busy with other things
 SIMULATOR = 'kind = "simulator"\n'
 _HEAD = 'schema = 1\nrealm = "test"\n'
 

@@ -22,7 +22,7 @@ from daemon import Daemon, start, write_tree
 from ledger import Ledger
 from scripted import serving
 
-PATIENCE = 30.0  # s for what has to happen, on a machine that is busy with other tests
+PATIENCE = 60.0  # s for what has to happen, on a machine that is busy with other things
 
 
 async def eventually(look: Callable[[], Awaitable[bool]], what: str, patience: float = PATIENCE) -> None:

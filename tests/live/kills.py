@@ -26,7 +26,6 @@ from load import PROMPT, Load, names_of
 SLOTS = 1000  # of the key: enough for all calls, and a leak shows in what `relayd usage` says is used
 MOST_CALLS = 60_000  # whose names a file of the tree can hold
 LONGEST_ROUND = 20  # s, on a machine that is busy with other tests
-BEATS = 4  # heartbeats, each with a checkpoint, in a lease
 
 
 @attrs.define
@@ -133,8 +132,8 @@ def _reaped_right(row: dict[str, Any], seen: Seen, model: str, load: Load, lease
     if row["input"] == PROMPT:  # so a checkpoint was made after message_start
         if not seen.whole:  # else the upstream has told another number at the end
             short.append(seen.output - row["output"])
-        between = EACH * lease / BEATS / load.paces[model]  # two checkpoints; twice that on a busy machine
-        return seen.whole or -EACH <= short[-1] <= 2 * between + 5 * EACH
+        most = EACH * lease / load.paces[model]  # four checkpoints come in a lease; later the call would be dead
+        return seen.whole or -EACH <= short[-1] <= most + 5 * EACH
     estimates = {
         -(-body_length(asking(KEY, model, stream=stream, prompt=PROMPT, output=output, **play)) * 2 // 7)
         for stream, play in ((False, {"pause": 0.0}), (False, {"pause": 0.02}), (True, {"pause": 0.05, "events": 10}))

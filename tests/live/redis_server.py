@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import redis
+from ports import free_ports
 
 
 def find_server() -> str:
@@ -37,26 +38,6 @@ def _in_wheel() -> str | None:
     return str(binary) if binary.exists() else None
 
 
-def free_ports(count: int, *, also: int = 0) -> list[int]:
-    """Loopback ports that are free now; with `also`, those so much higher too (a cluster's bus is at port + 10000)."""
-    ports: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(ports) < count:
-            sock = held.enter_context(socket.socket())
-            sock.bind(("127.0.0.1", 0))
-            port = sock.getsockname()[1]
-            if also:
-                if port + also > 65535:
-                    continue
-                second = held.enter_context(socket.socket())
-                try:
-                    second.bind(("127.0.0.1", port + also))
-                except OSError:
-                    continue
-            ports.append(port)
-    return ports
-
-
 class RedisServer:
     """One redis-server process, with its directory. `stop` and `start` keep port and data file."""
 
@@ -73,7 +54,7 @@ class RedisServer:
 
     def client(self, **options: object) -> redis.Redis:
         """A plain client, to look at the server from outside."""
-        return redis.Redis(port=self.port, socket_timeout=5, **options)  # type: ignore[arg-type]
+        return redis.Redis(port=self.port, socket_timeout=30, **options)  # type: ignore[arg-type]
 
     def start(self) -> RedisServer:
         words = [find_server()]
@@ -119,7 +100,7 @@ def running(*options: str, port: int = 0) -> Iterator[RedisServer]:
         server.remove()
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
     """Poll; RuntimeError after `timeout` s."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 from builders import KEY
 from daemon import Daemon, key_text, running, write_tree
+from ports import free_port
 
 from relayd.core.access.throttle import BAD_PER_MINUTE
 
@@ -175,12 +176,6 @@ def test_a_reload_tells_its_verdict_in_the_status(tmp_path: Path) -> None:
         told = [(entry["token"], entry["result"]) for entry in daemon.events("admin.reload")]
         assert told[-2:] == [("deployer", "held"), ("deployer", "applied")]
         assert value(editor.get("/metrics").text, 'relayd_config_reloads_total{result="held",trigger="http"}') == 1
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_the_listener_moves_with_the_config(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def sdk(daemon: Daemon) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=daemon.url + "/api", api_key=KEY, max_retries=0, timeout=20.0) as client:
+    with anthropic.Anthropic(base_url=daemon.url + "/api", api_key=KEY, max_retries=0, timeout=60.0) as client:
         yield client
 
 
@@ -110,7 +110,7 @@ def test_raw_events_come_in_order(sdk: anthropic.Anthropic) -> None:
 
 
 async def test_the_async_client_and_many_calls_at_once(daemon: Daemon) -> None:
-    client = anthropic.AsyncAnthropic(base_url=daemon.url, api_key=KEY, max_retries=0, timeout=20.0)
+    client = anthropic.AsyncAnthropic(base_url=daemon.url, api_key=KEY, max_retries=0, timeout=60.0)
     texts: dict[int, str] = {}
 
     async def one(number: int) -> None:
@@ -313,7 +313,7 @@ def test_an_upstream_that_gives_no_answer_is_a_502(sdk: anthropic.Anthropic) -> 
 
 
 def test_the_sdk_waits_as_long_as_the_relay_says_and_then_succeeds(daemon: Daemon) -> None:
-    with anthropic.Anthropic(base_url=daemon.url, api_key=FLAKY_KEY, max_retries=8, timeout=20.0) as sdk:
+    with anthropic.Anthropic(base_url=daemon.url, api_key=FLAKY_KEY, max_retries=8, timeout=60.0) as sdk:
         assert sdk.messages.create(**ask()).stop_reason == "end_turn"
         before, began = calls(daemon), time.monotonic()
         assert sdk.messages.create(**ask()).stop_reason == "end_turn"  # the upstream says 429 once
@@ -322,7 +322,7 @@ def test_the_sdk_waits_as_long_as_the_relay_says_and_then_succeeds(daemon: Daemo
 
 
 def test_a_second_of_rest_is_waited_for_by_the_relay_itself(daemon: Daemon) -> None:
-    with anthropic.Anthropic(base_url=daemon.url, api_key=HASTY_KEY, max_retries=0, timeout=20.0) as sdk:
+    with anthropic.Anthropic(base_url=daemon.url, api_key=HASTY_KEY, max_retries=0, timeout=60.0) as sdk:
         assert sdk.messages.create(**ask()).stop_reason == "end_turn"
         with pytest.raises(anthropic.RateLimitError):
             sdk.messages.create(**ask())
@@ -332,7 +332,7 @@ def test_a_second_of_rest_is_waited_for_by_the_relay_itself(daemon: Daemon) -> N
 
 
 def test_silence_in_mid_stream_is_bridged(sdk: anthropic.Anthropic) -> None:
-    slow = {"x-simulate-between": "0.12", "x-simulate-words": "2"}
+    slow = {"x-simulate-between": "0.4", "x-simulate-words": "2"}
     raw = b""
     with sdk.messages.with_streaming_response.create(**ask(), stream=True, extra_headers=slow) as answer:
         for piece in answer.iter_bytes():

@@ -6,23 +6,18 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from ports import free_port
 from upstream_api import upstream
 
 from relayd.config.secrets.api_keys import KEY_PATTERN
 
 PATIENCE = 60.0  # s
 CREDENTIAL = "sk-ant-api03-first-run-0123456789"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
 
 
 class Person:

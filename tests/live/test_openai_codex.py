@@ -44,7 +44,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
 
 def post(relay: Relay, path: str, body: dict[str, Any], lane: str = "plain") -> httpx2.Response:
     headers = {**CODEX, "authorization": f"Bearer {relay.key(lane)}"}
-    return httpx2.post(relay.daemon.url + path, json=body, headers=headers, timeout=20, trust_env=False)
+    return httpx2.post(relay.daemon.url + path, json=body, headers=headers, timeout=60, trust_env=False)
 
 
 def events(answer: httpx2.Response) -> list[dict[str, Any]]:

@@ -21,8 +21,8 @@ MOST = 5000  # calls of each policy
 RATE = 35.0  # calls a second, for each policy
 POLICIES = ("allow", "deny")
 # What a call may take longer than its upstream, s: nobody waits for the store to come back. Figures are printed (-s);
-# on an idle machine the longest is below 0.3 s. Here is room for one that is busy with other tests.
-PATIENCE = 15.0
+# on an idle machine the longest is below 0.3 s. Here is room for one that is busy with other things.
+PATIENCE = 60.0
 
 
 async def test_the_books_are_whole_after_every_kind_of_outage(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from typing import Any
 
 import attrs
 
-from relayd.config.model.toml_positions import KeyPath, Position, index
+from relayd.config.model.toml_positions import Position, index
+from relayd.config.snapshot import KeyPath
 
 Value = str | int | bool | datetime.datetime | list[Any] | dict[str, Any]
 

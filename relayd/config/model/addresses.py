@@ -1,4 +1,4 @@
-"""Addresses: what the operator writes for a place on a network.
+"""Address parsers: what the operator writes for a place on a network.
 
 Rule: syntax only; no name is looked up and no file is opened. Each parser returns the value or raises Bad.
 """

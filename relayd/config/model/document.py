@@ -1,4 +1,4 @@
-"""Document: one file of the tree: which kind it is, its text, its TOML table, and where each key of it stands.
+"""TOML document: one file of the tree: which kind it is, its text, its table, and the place of each of its keys.
 
 Rule: bytes in, no file system. Whatever is wrong with a file as such (encoding, markers, syntax, a secret in clear) is
 found here; what its keys mean is not known here. Positions are computed when the first problem asks for one.
@@ -14,9 +14,9 @@ from typing import Any, Literal
 import attrs
 
 from relayd.config.model import toml_positions as positions
-from relayd.config.model.toml_positions import KeyPath
 from relayd.config.problems.leaks import find_leaks, hide, redact, redact_line
 from relayd.config.problems.problem import Problem, Related
+from relayd.config.snapshot import KeyPath
 
 FileKind = Literal["relay", "account", "key", "deny", "prices", "test", "stray", "ignored"]
 
@@ -162,7 +162,7 @@ def open_document(file: str, data: bytes) -> tuple[Document, list[Problem]]:
     problems = []
     if data.startswith(b"\xef\xbb\xbf"):
         data = data[3:]
-        problems.append(empty.whole("E-BOM", "the file begins with a byte order mark", hint="save it without"))
+        problems.append(empty.whole("E-BOM", "the file begins with a byte order mark", hint="save the file without it"))
     try:
         text = data.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -174,7 +174,7 @@ def open_document(file: str, data: bytes) -> tuple[Document, list[Problem]]:
 
 
 def stray_problems(file: str, data: bytes) -> list[Problem]:
-    """What to say of a file that is no part of the config. A secret in it is in git all the same."""
+    """What to say of a file that is not part of the config. A secret in it is in git all the same."""
     document = Document(file=file, text=data[:MAX_FILE].decode("utf-8", "replace").replace("\r\n", "\n"))
     folder = file.split("/")[0]
     if folder not in _MANY:
@@ -183,7 +183,7 @@ def stray_problems(file: str, data: bytes) -> list[Problem]:
         hint = "the name must end in .toml, in lower case"
     else:
         hint = "only files that end in .toml are read"
-    return [document.whole("W-STRAY-FILE", "the file is no part of the config", hint=hint), *_leaks(document)]
+    return [document.whole("W-STRAY-FILE", "the file is not part of the config", hint=hint), *_leaks(document)]
 
 
 def _not_utf8(file: str, data: bytes, error: UnicodeDecodeError) -> Problem:
@@ -208,7 +208,7 @@ def _leaks(document: Document) -> list[Problem]:
             leak.code,
             leak.start,
             leak.end,
-            f"{leak.what} stands here in clear",
+            f"{leak.what} is written here in clear text",
             hint="treat it as leaked: replace it at its issuer, then seal the new one"
             if leak.code == "E-PLAINTEXT-SECRET"
             else "treat it as leaked: mint a new key; only its hash belongs here",
@@ -264,9 +264,9 @@ def _syntax_problem(document: Document, said: str) -> Problem:
 # What some of tomllib's words mean to a person.
 _SAID = (
     ("illegal character '\\n'", "the string is not closed"),
-    ("cannot overwrite a value", "the key is there already"),
-    ("cannot declare", "the table is there already"),
-    ("duplicate inline table key", "the key is there already"),
+    ("cannot overwrite a value", "the key is already defined"),
+    ("cannot declare", "the table is already defined"),
+    ("duplicate inline table key", "the key is already defined"),
 )
 
 
@@ -278,7 +278,7 @@ def _offset(text: str, line: int, column: int) -> int:
 
 
 def _toml_1_1(text: str, offset: int) -> str:
-    """Which syntax of TOML 1.1 stands at `offset`; "" for none."""
+    """Which syntax of TOML 1.1 is at `offset`; "" for none."""
     before, rest = text[:offset].rstrip(" \t"), text[offset : offset + 1]
     line = text[text.rfind("\n", 0, offset) + 1 : offset]
     in_table = line.count("{") > line.count("}")
@@ -297,9 +297,9 @@ def _syntax_hint(text: str, offset: int) -> str:
     start = text.rfind("\n", 0, offset) + 1
     line = text[start : text.find("\n", start) if "\n" in text[start:] else len(text)]
     if re.match(r"\s*[A-Za-z0-9_-]+\s*:", line):
-        return "TOML writes key = value"
+        return "in TOML this is written key = value"
     if re.match(r"\s*[A-Za-z0-9_-]+\s*=\s*[A-Za-z/]", line) and not re.search(r"=\s*(?:true|false|inf|nan)", line):
-        return "strings stand in quotes"
+        return "strings are written in quotes"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Schema: the table of keys in snapshot.py, as JSON Schema for editors and as a table for people.
+"""JSON Schema: the table of keys in snapshot.py, for editors; and as a table for people.
 
 Rule: nothing about a single key stands here; a key added to snapshot.py appears by itself. The JSON Schema (2020-12)
 knows types, names, words and simple bounds; what takes more is for `relayd check`.
@@ -14,9 +14,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
+from relayd.config.model.scenario import Scenarios
 from relayd.config.model.structure import bounds, field_type
 from relayd.config.model.types import FORMS, SCALARS, write
-from relayd.config.rules.scenario import Scenarios
 from relayd.config.snapshot import (
     Account,
     ApiKey,
@@ -84,7 +84,8 @@ def taplo_config(folder: str) -> str:
         f'[[rule]]\ninclude = ["{place}"]\n\n[rule.schema]\nenabled = true\npath = "{folder}/{kind}.json"\n'
         for kind, (_, place) in KINDS.items()
     ]
-    return "# Tells TOML editors which schema belongs to which file. Written by `relayd init`.\n\n" + "\n".join(rules)
+    head = f"# For TOML editors: which schema each file has. `relayd schema --out {folder}` writes the schemas.\n"
+    return head + "\n" + "\n".join(rules)
 
 
 def _noun_schema(noun: type) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _noun_schema(noun: type) -> dict[str, Any]:
 
 
 def _fields(noun: type) -> Iterator[attrs.Attribute[Any]]:
-    """The keys of a noun. `id` is none: it is the name of the file."""
+    """The keys of a noun. `id` is not one of them: it is the name of the file."""
     return (field for field in attrs.fields(attrs.resolve_types(noun)) if "doc" in field.metadata)
 
 

@@ -1,6 +1,6 @@
-"""Structure: a TOML table to a noun of snapshot.py, or a finding for every key that is wrong.
+"""Structuring: from a TOML table to a noun of snapshot.py, or a finding for every key that is wrong.
 
-Rule: driven by snapshot.py alone; there is no knowledge of single keys here, and nothing is coerced. The only module
+Rule: driven by snapshot.py alone; nothing here knows single keys, and nothing is coerced. The only module
 that imports cattrs, which generates one function for each noun from its fields.
 """
 
@@ -19,9 +19,9 @@ from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_fa
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
-from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.types import FORMS, SCALARS, write
 from relayd.config.model.values import HIDE, Bad, quote
+from relayd.config.snapshot import KeyPath
 
 T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]

@@ -1,4 +1,4 @@
-"""Positions: where each key and value of a TOML document stands.
+"""TOML positions: where each key and value of a document is.
 
 Rule: the document was accepted by tomllib, so this walks over it lexically and checks nothing. It is only called when a
 problem is reported: a healthy tree never pays for it.
@@ -14,7 +14,7 @@ import re
 import tomllib
 from typing import NamedTuple
 
-KeyPath = tuple[str | int, ...]
+from relayd.config.snapshot import KeyPath
 
 # Nothing in the schema is nested deeper than 6. What lies deeper has the place of its 64th ancestor, which bounds the
 # cost of hostile documents.
@@ -105,7 +105,7 @@ class _Parser:
         return path
 
     def _key(self) -> list[tuple[str, int, int]]:
-        """A dotted key: each segment with its offsets. Stands behind the white space that follows."""
+        """A dotted key: each segment with its offsets. Ends behind the white space that follows."""
         segments = []
         while True:
             self._skip(_BLANK)
@@ -138,7 +138,7 @@ class _Parser:
             self.places.setdefault(table, Position(key_start, key_end, start, self.at))
 
     def _value(self, path: KeyPath) -> None:
-        """Stands behind the value afterwards."""
+        """Skip a value; ends behind it."""
         if len(path) > MAX_DEPTH:
             raise _TooDeep
         match self.text[self.at]:
@@ -170,7 +170,7 @@ class _Parser:
             self._pair(path)
 
     def _next(self, closing: str) -> bool:
-        """Whether an element follows in an array or inline table; else stands behind its end."""
+        """Whether an element follows in an array or inline table; if not, it ends behind it."""
         self._skip(_TRIVIA)
         if self.text[self.at] == ",":
             self.at += 1

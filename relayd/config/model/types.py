@@ -1,4 +1,4 @@
-"""Syntax: for each type and `form` of snapshot.py its parser and its JSON Schema, side by side.
+"""Types of values: for each type and `form` of snapshot.py its parser and its JSON Schema, side by side.
 
 Rule: the schema of a value is never stricter than its parser, so that an editor marks nothing which relayd accepts.
 """
@@ -13,7 +13,7 @@ from typing import Any, NewType
 import attrs
 
 from relayd.config.model import addresses, values
-from relayd.config.snapshot import Glob, MicroUsd, Network, ObjectId, Pattern, Proxy, Seconds, Size, Url
+from relayd.config.snapshot import NAME, Glob, MicroUsd, Network, ObjectId, Pattern, Proxy, Seconds, Size, Url
 
 
 @attrs.frozen(kw_only=True)
@@ -41,7 +41,7 @@ SCALARS: dict[Any, Scalar] = {
         parse=values.size, schema={"oneOf": [_string(values.SIZE_RE.pattern), {"type": "integer", "minimum": 0}]}
     ),
     MicroUsd: Scalar(parse=values.money, schema=_string(values.MONEY_RE.pattern)),
-    ObjectId: Scalar(parse=values.name, schema=_string(values.NAME)),
+    ObjectId: Scalar(parse=values.name, schema=_string(NAME)),
     Glob: Scalar(parse=values.glob, schema=_string(r"[!-~]{1,200}")),
     Pattern: Scalar(parse=values.pattern, schema=_string(format="regex", maxLength=500)),
     Network: Scalar(parse=addresses.network, schema=_string(r"[0-9a-fA-F:.]+(?:/[0-9]{1,3})?")),
@@ -49,7 +49,7 @@ SCALARS: dict[Any, Scalar] = {
     Proxy: Scalar(parse=addresses.proxy, schema=_string(r"(?:(?:https?|socks5)://[^\s]+)?")),
 }
 
-# The syntaxes that snapshot.py names in `form`. Each is a NewType of its own, so that the converter tells them apart.
+# The forms that snapshot.py names in `form`. Each is a NewType of its own, so that the converter tells them apart.
 _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "address": (addresses.address, _string(r"unix:/.+|.+:[0-9]{1,5}")),
     "address-or-off": (addresses.address_or_off, _string(r"(?:unix:/.+|.+:[0-9]{1,5})?")),
@@ -57,7 +57,7 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "origin-or-any": (addresses.origin_or_any, _string(r"\*|https?://[^/?#A-Z]+")),
     "state-url": (addresses.state_url, _string(r"sqlite:.+|(?:rediss?|redis\+sentinel|redis\+cluster)://.+")),
     "timezone": (values.timezone, _string(r"[A-Za-z0-9_+/-]+")),
-    "name": (values.name, _string(values.NAME)),
+    "name": (values.name, _string(NAME)),
     "window": (values.window, _string(r"day|week|month|(?:[0-9.]+(?:ms|s|m|h|d))+")),
     "sha256": (values.sha256, _string(r"[0-9a-fA-F]{64}")),
     "hint": (values.key_hint, _string(values.HINT_RE.pattern)),

@@ -1,8 +1,8 @@
-"""Values: what the operator writes for one key, and what it means.
+"""Value parsers: what the operator writes for one key, and what it means.
 
-Rule: strict. TOML already has types, so nothing is coerced: "3" is no number, true is no 1. Every parser takes whatever
-TOML gave and returns the value or raises Bad. What stands on a network is in addresses.py; which key has which syntax
-is in snapshot.py and syntax.py.
+Rule: strict. TOML already has types, so nothing is coerced: "3" is not a number, true is not 1. Every parser takes
+whatever TOML gave and returns the value or raises Bad. Places on a network are in addresses.py; which key has which
+form is in snapshot.py and types.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from relayd.config.problems.leaks import redact
 from relayd.config.secrets.password_hash import is_password_hash
-from relayd.config.snapshot import Glob, MicroUsd, ObjectId, Pattern, Seconds, Size
+from relayd.config.snapshot import NAME, Glob, MicroUsd, ObjectId, Pattern, Seconds, Size
 
 HIDE = object()  # as the `value` of Bad: there is a value, and it is not shown
 
@@ -157,7 +157,6 @@ def moment(value: Any) -> datetime.datetime:
     return value
 
 
-NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 _NAME_RE = re.compile(NAME)
 
 

@@ -1,1 +1,1 @@
-"""What is wrong with a tree, and how it is told."""
+"""What is wrong with a tree, and how it is reported."""

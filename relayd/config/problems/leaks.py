@@ -1,4 +1,4 @@
-"""Leaks: secrets that stand in a text in clear, and how to show a text without them.
+"""Leaked secrets: secrets that a text contains in clear, and how to show a text without them.
 
 Rule: nothing here returns a secret. Two patterns for each kind: a strict one, which proves a leak and makes an error,
 and a loose one, which hides whatever looks like it before a text is shown. Hiding too much is harmless.
@@ -45,7 +45,7 @@ _LOOSE = re.compile(
 )
 _SECRET_WORD = re.compile(
     r"pass|secret|token(?!s)|credential|cookie|authorization|api[_-]?key|session", re.IGNORECASE
-)  # counts of tokens are no secret
+)  # counts of tokens are not secret
 _SECRET_FIELDS = frozenset(
     field.name
     for noun in (Account, AdminToken, AdminUser, Alert, Credential)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import attrs
 
-from relayd.config.problems.codes import CODES
+from relayd.config.problems.codes import explanations
 
 Severity = Literal["error", "warning", "note"]
 
@@ -32,7 +32,7 @@ class Problem:
     """One finding.
 
     Args:
-        code: stable; a key of `codes.CODES`.
+        code: stable; a key of `codes.explanations()`.
         file: POSIX path in the tree; "" for the tree itself.
         line, column: from 1, in characters; 0 when the file as a whole is meant and cannot be read.
         end_column: the column behind the last character, on the same line.
@@ -42,7 +42,7 @@ class Problem:
         excerpt: the source line, fit to be shown; "" for none.
     """
 
-    code: str = attrs.field(validator=attrs.validators.in_(CODES))
+    code: str = attrs.field()
     file: str
     message: str
     line: int = 0
@@ -51,6 +51,11 @@ class Problem:
     hint: str = ""
     related: tuple[Related, ...] = ()
     excerpt: str = ""
+
+    @code.validator
+    def _is_explained(self, _: object, value: str) -> None:
+        if value not in explanations():
+            raise ValueError(f"{value}: not a code of codes.toml")
 
     @property
     def severity(self) -> Severity:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from relayd import __version__
-from relayd.config.problems.codes import CODES
+from relayd.config.problems.codes import explanations
 from relayd.config.problems.problem import Problem, printable, severity_of
 
 RELAY = "relay.toml"  # stands for the tree as a whole, where a file must be named
@@ -128,7 +128,7 @@ def as_sarif(problems: Sequence[Problem], folder: str = "") -> str:
 
 
 def _rule(code: str) -> dict[str, Any]:
-    text = CODES[code]
+    text = explanations()[code]
     return {
         "id": code,
         "shortDescription": {"text": text.partition(". ")[0].rstrip(".") + "."},
@@ -162,8 +162,8 @@ def _result(problem: Problem, rule: int, folder: str, seen: Counter[str]) -> dic
 
 def _fingerprint(problem: Problem, seen: Counter[str]) -> str:
     """The same for the same finding in the next version of a file, wherever it has moved to; unique in one report."""
-    told = f"{problem.code}\0{problem.file}\0{problem.message}".encode("utf-8", "surrogateescape")
-    digest = hashlib.sha256(told).hexdigest()[:16]
+    identity = f"{problem.code}\0{problem.file}\0{problem.message}".encode("utf-8", "surrogateescape")
+    digest = hashlib.sha256(identity).hexdigest()[:16]
     seen[digest] += 1
     return f"{digest}:{seen[digest]}"
 

@@ -1,1 +1,1 @@
-"""What a tree must keep besides its syntax."""
+"""What a tree must keep besides its syntax and types."""

@@ -1,4 +1,4 @@
-"""Links: what the files of a tree say about each other.
+"""Cross-file rules: what the files of a tree say about each other.
 
 Rule: every function takes what could be read and says nothing about what could not: a broken file has its own problems,
 and does not make others look wrong.
@@ -14,10 +14,10 @@ import attrs
 
 from relayd.config.model.document import Document, FileKind
 from relayd.config.model.structure import dotted
-from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem, Related
-from relayd.config.snapshot import PREDEFINED_CLIENTS, Account, ApiKey, Deny, Relay
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
+from relayd.config.snapshot import PREDEFINED_CLIENTS, Account, ApiKey, Deny, KeyPath, Relay
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +47,7 @@ class Parsed:
         return self.document.problem(code, path, message, hint=hint, related=tuple(related))
 
 
-def link_problems(files: Sequence[Parsed], now: datetime.datetime | None) -> Iterator[Problem]:
+def cross_file_problems(files: Sequence[Parsed], now: datetime.datetime | None) -> Iterator[Problem]:
     """Everything that takes two files to see; expired keys when `now` is given."""
     relay = next((file for file in files if file.kind == "relay"), None)
     accounts = [file for file in files if file.kind == "account"]
@@ -72,7 +72,7 @@ def _same_id(files: Iterable[Parsed], kind: str) -> Iterator[Problem]:
     for file in files:
         other = first.setdefault(file.id, file)
         if other is not file:
-            message = f"the {kind} id {quote(file.id)} is that of {other.document.file} too"
+            message = f"the {kind} id {quote(file.id)} is also used by {other.document.file}"
             related = (Related(file=other.document.file, line=1, column=1, message=f"the other {kind}"),)
             yield file.document.whole("E-DUP-ID", message, hint="rename one of the files", related=related)
 
@@ -90,7 +90,7 @@ def _same_hash(keys: Iterable[Parsed]) -> Iterator[Problem]:
 
 
 def _groups(accounts: Sequence[Parsed], keys: Iterable[Parsed]) -> Iterator[Problem]:
-    """Keys whose group has no enabled account. Silent while an account's groups cannot be told."""
+    """Keys whose group has no enabled account. Silent while an account's groups are unknown."""
     served: set[str] = set()
     for file in accounts:
         if file.noun is None:
@@ -128,7 +128,7 @@ def _denied(deny: Parsed, accounts: Iterable[Parsed], keys: Iterable[Parsed]) ->
 
 
 def _clients(relay: Parsed, keys: Iterable[Parsed]) -> Iterator[Problem]:
-    """Client rules that a key names and nobody made. A relay.toml with errors elsewhere still tells its rules."""
+    """Client rules that a key names but nobody defined. A relay.toml with errors elsewhere still has its rules."""
     written = (relay.document.table or {}).get("clients", {})
     known = set(PREDEFINED_CLIENTS) | set(written if isinstance(written, dict) else ())
     for file in keys:
@@ -143,9 +143,9 @@ def _oauth(relay: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
     if not isinstance(relay.noun, Relay) or relay.noun.oauth.client_id:
         return
     for file in accounts:
-        if isinstance(file.noun, Account) and file.noun.kind == "oauth":
+        if isinstance(file.noun, Account) and ACCOUNT_KINDS[file.noun.kind].refreshes:
             message = "kind: without [oauth].client_id in relay.toml its tokens are not refreshed when they expire"
-            hint = "the operator's own registration; an access token alone needs none"
+            hint = "it is the id of your own OAuth registration; an access token alone does not need one"
             yield file.problem("W-OAUTH-CLIENT", ("kind",), message, hint=hint)
 
 

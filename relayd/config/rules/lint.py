@@ -1,4 +1,4 @@
-"""Lint: what is allowed and yet probably not meant, and what the operator's own [policy] forbids.
+"""Lint: what is allowed but probably a mistake, and what the operator's own [policy] forbids.
 
 Rule: pure, over files that were understood; a file with errors is not judged. Time is known only to the daemon: without
 `now` the times in a tree are compared with each other alone. Nothing is asked that costs more than the tree is long.
@@ -20,9 +20,9 @@ from relayd.config.model.types import write_seconds
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.secrets.binding import origin_of
-from relayd.config.secrets.credential import credential_warnings
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import PREDEFINED_CLIENTS, Account, ApiKey, Limits, Policy, Relay
 
@@ -31,7 +31,7 @@ def file_lint(file: Parsed) -> Iterator[Problem]:
     """Findings about one file by itself: they are remembered with it."""
     match file.noun:
         case Account():
-            for warning in credential_warnings(file.noun):
+            if warning := ACCOUNT_KINDS[file.noun.kind].warning:
                 yield file.problem(warning.code, ("kind",), f"kind: {warning.message}")
         case ApiKey():
             yield from _key_sense(file)
@@ -68,7 +68,7 @@ def _key_sense(file: Parsed) -> Iterator[Problem]:
     yield from _weak_hashes(file, key)
     if len(key.hashes) == 2 and not any(entry.expires for entry in key.hashes):
         hint = "give the old one `expires`, or remove it"
-        yield file.problem("W-ROTATION-OPEN", ("hashes",), "hashes: two, and neither ever expires", hint=hint)
+        yield file.problem("W-ROTATION-OPEN", ("hashes",), "hashes: there are two, and neither expires", hint=hint)
     yield from _denied_models(file, key)
     yield from _networks(file, key)
     yield from _periods(file, key.limits)
@@ -102,9 +102,10 @@ def _same_hint(keys: Iterable[Parsed]) -> Iterator[Problem]:
                 continue
             other, index = first.setdefault(entry.hint, (file, number))
             if other is not file:
-                message = f"{dotted(('hashes', number, 'hint'))}: {quote(entry.hint)} is the hint of {other.id} too"
+                path = ("hashes", number, "hint")
+                message = f"{dotted(path)}: {quote(entry.hint)} is also the hint of key {quote(other.id)}"
                 related = other.document.related(("hashes", index, "hint"), f"in key {quote(other.id)}")
-                yield file.problem("W-DUP-HINT", ("hashes", number, "hint"), message, related=[related])
+                yield file.problem("W-DUP-HINT", path, message, related=[related])
 
 
 def _denied_models(file: Parsed, key: ApiKey) -> Iterator[Problem]:
@@ -135,7 +136,7 @@ def _networks(file: Parsed, key: ApiKey) -> Iterator[Problem]:
         for place, other in enumerate(ranges):
             if place != number and _inside(one, other) and (one != other or place < number):
                 path = ("allowed_ips", number)
-                message = f"{dotted(path)}: {quote(key.allowed_ips[number])} lies in {quote(key.allowed_ips[place])}"
+                message = f"{dotted(path)}: {quote(key.allowed_ips[number])} is inside {quote(key.allowed_ips[place])}"
                 yield file.problem("W-SHADOWED", path, message)
                 break
 
@@ -156,7 +157,7 @@ def _periods(file: Parsed, limits: Limits) -> Iterator[Problem]:
         day, month = getattr(limits, f"daily_{unit}"), getattr(limits, f"monthly_{unit}")
         if month and day >= month:
             path = ("limits", f"daily_{unit}")
-            message = f"{dotted(path)}: it is not below monthly_{unit}, which comes first"
+            message = f"{dotted(path)}: it is not below monthly_{unit}, which is reached first"
             yield file.problem("W-SHADOWED", path, message)
 
 
@@ -169,7 +170,7 @@ def _relay_sense(file: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
     for name, rule in relay.clients.items():
         other = seen.setdefault((rule.user_agent, tuple(rule.headers.items())), name)
         if other != name:
-            message = f"clients.{name}: it has the patterns of {other}, which is asked first"
+            message = f"clients.{name}: it has the same patterns as {other}, which is tried first"
             yield file.problem("W-SHADOWED", ("clients", name), message)
     for account in accounts:
         for model in account.noun.model_map:
@@ -180,7 +181,7 @@ def _relay_sense(file: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
 
 
 def _usage(relay: Parsed, accounts: Sequence[Parsed], keys: Sequence[Parsed], *, whole: bool) -> Iterator[Problem]:
-    """What nobody uses, and what nobody serves. Said only when every file was understood."""
+    """What nobody uses, and what nobody serves. Reported only when every file was understood."""
     if not whole or not keys:
         return
     used = {group for file in keys if file.noun.enabled for group in file.noun.groups}
@@ -191,7 +192,7 @@ def _usage(relay: Parsed, accounts: Sequence[Parsed], keys: Sequence[Parsed], *,
     named = {client for file in keys for client in file.noun.clients}
     for client in relay.noun.clients:
         if client not in named and client not in PREDEFINED_CLIENTS:
-            message = f"clients.{client}: no key names this rule; it only names programs in the log"
+            message = f"clients.{client}: no key refers to this rule; it only labels programs in the log"
             yield relay.problem("N-UNUSED-CLIENT", ("clients", client), message)
     yield from _unlimited(relay, keys)
     yield from _unserved(relay.noun, [file.noun for file in accounts if file.noun.enabled], keys)
@@ -203,7 +204,9 @@ def _unlimited(relay: Parsed, keys: Sequence[Parsed]) -> Iterator[Problem]:
     free = [file.id for file in enabled if not _limited(file, relay.noun.limits)]
     if 0 < len(free) < len(enabled) and not relay.noun.policy.require_limits:
         names = ", ".join(map(quote, free[:8])) + (f" and {len(free) - 8} more" if len(free) > 8 else "")
-        yield relay.problem("N-UNLIMITED-KEY", ("limits",), f"limits: nothing limits what keys may consume: {names}")
+        yield relay.problem(
+            "N-UNLIMITED-KEY", ("limits",), f"limits: nothing limits what these keys may consume: {names}"
+        )
 
 
 def _unserved(relay: Relay, accounts: Sequence[Account], keys: Iterable[Parsed]) -> Iterator[Problem]:
@@ -237,7 +240,7 @@ def _serves(account: Account, model: str) -> bool:
 def _account_policy(file: Parsed, relay: Relay) -> Iterator[Problem]:
     account: Account = file.noun
     allowed = relay.policy.allowed_origins
-    if not allowed or account.kind == "simulator":
+    if not allowed or ACCOUNT_KINDS[account.kind].in_process:
         return
     try:
         origin = origin_of(account.base_url or relay.upstream.base_url)
@@ -252,12 +255,12 @@ def _key_policy(file: Parsed, relay: Relay, now: datetime.datetime | None) -> It
     key: ApiKey = file.noun
     policy = relay.policy
     if policy.require_owner and not key.owner:
-        yield file.problem("E-POLICY-OWNER", ("owner",), "owner: [policy] require_owner wants one, and there is none")
+        yield file.problem("E-POLICY-OWNER", ("owner",), "owner: missing, but [policy] require_owner requires it")
     if policy.require_expiry and not key.expires:
-        message = "expires: [policy] require_expiry wants one, and there is none"
+        message = "expires: missing, but [policy] require_expiry requires it"
         yield file.problem("E-POLICY-EXPIRY", ("expires",), message)
     if policy.require_limits and not _limited(file, relay.limits):
-        message = "limits: [policy] require_limits wants at least one, and there is none"
+        message = "limits: none is set, but [policy] require_limits requires one"
         yield file.problem("E-POLICY-LIMITS", ("limits",), message)
     if policy.max_key_age:
         yield from _age(file, key, policy, now)
@@ -280,7 +283,7 @@ def _age(file: Parsed, key: ApiKey, policy: Policy, now: datetime.datetime | Non
     most = write_seconds(policy.max_key_age)
     for field in ("created", "expires"):
         if getattr(key, field) is None:
-            message = f"{field}: [policy] max_key_age needs it, and there is none"
+            message = f"{field}: missing, but [policy] max_key_age requires it"
             yield file.problem("E-POLICY-AGE", (field,), message)
     if key.created and key.expires and (key.expires - key.created).total_seconds() > policy.max_key_age:
         message = f"expires: more than [policy] max_key_age, {most}, after `created`"

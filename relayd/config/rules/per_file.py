@@ -1,6 +1,6 @@
-"""Checks: what one file says, judged by itself, after its types are known to be right.
+"""Per-file rules: what one file says, judged by itself, after its types are known to be right.
 
-Rule: a function for each noun, from the noun to findings. What needs a second file is in links.py.
+Rule: a function for each noun, from the noun to findings. What needs a second file is in cross_file.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import attrs
 
 from relayd.config.model.structure import Finding, dotted
-from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import Bad, name, quote
-from relayd.config.snapshot import Account, Alert, ApiKey, ClientRule, Limits, Relay
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
+from relayd.config.snapshot import Account, Alert, ApiKey, ClientRule, KeyPath, Limits, Relay
 
 SCHEMA = 1
 MAX_RECIPIENTS = 16
@@ -85,7 +85,7 @@ def idle_findings(noun: Any, table: Mapping[str, Any], path: KeyPath = ()) -> It
 
 @functools.cache
 def _idle_fields(noun: Any) -> tuple[attrs.Attribute[Any], ...]:
-    """The fields that are idle, or that hold such."""
+    """The fields that are idle, or that hold idle ones."""
     return tuple(
         field
         for field in attrs.fields(attrs.resolve_types(noun))
@@ -106,7 +106,7 @@ def _listen_findings(relay: Relay) -> Iterator[Finding]:
     places = [(("server", "listen", number), value) for number, value in enumerate(relay.server.listen)]
     for path, value in [*places, (("admin", "listen"), relay.admin.listen)]:
         if value and value in seen:
-            message = f"{dotted(path)}: {quote(value)} is listened on already"
+            message = f"{dotted(path)}: {quote(value)} is already the address of another listener"
             yield Finding(path=path, code="E-DUP-ADDRESS", message=message)
         if not value.endswith(":0"):  # port 0 is a new port each time
             seen.add(value)
@@ -128,18 +128,18 @@ def _alias_findings(models: Mapping[str, str]) -> Iterator[Finding]:
         path: KeyPath = ("models", alias)
         yield from _model_findings(path, alias, target)
         if resolve_alias(models, alias) is None:
-            way = " -> ".join(quote(step) for step in _way(models, alias))
-            yield Finding(path=path, code="E-ALIAS", message=f"{dotted(path)}: the alias comes back to itself: {way}")
+            way = " -> ".join(quote(step) for step in _chain(models, alias))
+            yield Finding(path=path, code="E-ALIAS", message=f"{dotted(path)}: the alias leads back to itself: {way}")
 
 
 def resolve_alias(models: Mapping[str, str], alias: str) -> str | None:
     """The model at the end of a chain of aliases; None when there is no end."""
-    steps = _way(models, alias)
+    steps = _chain(models, alias)
     return None if steps[-1] in steps[:-1] else steps[-1]
 
 
-def _way(models: Mapping[str, str], alias: str) -> list[str]:
-    """The chain from `alias` to the first name that is no alias, or that came before."""
+def _chain(models: Mapping[str, str], alias: str) -> list[str]:
+    """The chain from `alias` to the first name that is not an alias, or that came before."""
     steps = [alias]
     while steps[-1] in models:
         steps.append(models[steps[-1]])
@@ -168,7 +168,7 @@ def _client_findings(client: str, rule: ClientRule) -> Iterator[Finding]:
             yield Finding(path=place, code="W-REGEX-SLOW", message=message)
     for header in rule.headers:
         if not _TOKEN.fullmatch(header):
-            message = f"{dotted((*path, 'headers'))}: {quote(header)} is no header name"
+            message = f"{dotted((*path, 'headers'))}: {quote(header)} is not a header name"
             yield Finding(path=(*path, "headers", header), code="E-HEADER", message=message, at="key")
 
 
@@ -193,7 +193,7 @@ def _repeated(code: str, path: KeyPath, values: Iterable[str], field: str = "nam
     for number, value in enumerate(values):
         if value in seen:
             place = (*path, number, field)
-            yield Finding(path=place, code=code, message=f"{dotted(place)}: {quote(value)} is there already")
+            yield Finding(path=place, code=code, message=f"{dotted(place)}: {quote(value)} is already used")
         seen.add(value)
 
 
@@ -211,12 +211,12 @@ def _credential_findings(account: Account) -> Iterator[Finding]:
     """Exactly one of sealed and file, and none for the simulator.
 
     Only the grammar of a sealed value has been looked at (values.sealed). Whether it was sealed for this place is for
-    seal.inspect, which needs the realm and the recipients and so belongs into links.py.
+    seal.inspect, which needs the realm and the recipients: see sealed_values.py.
     """
     given = bool(account.credential.sealed) + bool(account.credential.file)
-    if account.kind == "simulator":
+    if not ACCOUNT_KINDS[account.kind].has_credential:
         if given:
-            message = 'credential: an account of kind "simulator" has none'
+            message = f"credential: an account of kind {quote(account.kind)} must not have one"
             yield Finding(path=("credential",), code="E-CREDENTIAL", message=message, at="key")
     elif given != 1:
         message = f"credential: expected sealed or file, found {'neither' if given == 0 else 'both'}"
@@ -230,9 +230,10 @@ def _nothing_allowed(field: str, effect: str) -> Finding:
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 section 5.6.2
 _VALUE = re.compile(r"[!-~](?:[ \t!-~]{0,4000}[!-~])?")
-_OURS = frozenset(
+_CREDENTIAL_HEADERS = frozenset(kind.header.decode() for kind in ACCOUNT_KINDS.values() if kind.has_credential)
+_OURS = _CREDENTIAL_HEADERS | frozenset(
     {
-        "authorization", "x-api-key", "cookie", "proxy-authorization",
+        "proxy-authorization",
         "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "te", "trailer", "expect",
         "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "upgrade", "http2-settings",
         "accept-encoding", "forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip",
@@ -250,14 +251,14 @@ def _header_findings(path: KeyPath, value: str) -> Iterator[Finding]:
     header = str(path[-1])
     lower = header.lower()
     if not _TOKEN.fullmatch(header):
-        message = f"headers: {quote(header)} is no header name"
+        message = f"headers: {quote(header)} is not a header name"
         yield Finding(path=path, code="E-HEADER", message=message, at="key", secret=True)
     elif not _VALUE.fullmatch(value):
         message = f"{dotted(path)}: expected visible ASCII characters, with blanks only between them"
         yield Finding(path=path, code="E-HEADER", message=message, secret=True)
     if lower in _OURS or lower.startswith(_OURS_PREFIX):
         message = f"{dotted(path)}: relayd writes this header itself"
-        hint = "credentials go into [credential]" if lower in ("authorization", "x-api-key", "cookie") else ""
+        hint = "credentials go into [credential]" if lower in _CREDENTIAL_HEADERS else ""
         yield Finding(path=path, code="E-HEADER-RESERVED", message=message, hint=hint, at="key", secret=True)
     if lower in _CLIENTS or lower.startswith(_CLIENTS_PREFIX):
         message = f"{dotted(path)}: this is what a client says about itself, and relayd does not change it"

@@ -1,94 +1,20 @@
-"""Scenario: what an operator expects of a tree, written in tests.d and tried by `relayd test`.
+"""Scenario rules: what is wrong with the scenarios of tests.d.
 
-Rule: nouns and their sense; core/dry_run.py plays them. A scenario holds no secret: it names a key by its id. A
-mistake in tests.d is an error for `check` and never keeps the daemon from loading the tree: a slip in a test must not
-hold up a revocation.
+Rule: a mistake in tests.d is an error for `check` and never keeps the daemon from loading the tree: a slip in a test
+must not hold up a revocation.
 """
-
-# ruff: noqa: RUF009  (field() makes an attrs field, not a shared default)
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
 
-import attrs
-
+from relayd.config.model.scenario import Scenarios
 from relayd.config.model.structure import Finding, dotted
-from relayd.config.model.toml_positions import KeyPath
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
-from relayd.config.snapshot import NO_MAP, MicroUsd, ObjectId, Size
-from relayd.config.snapshot import key as field
-
-
-@attrs.frozen(kw_only=True)
-class UsedWindow:
-    """What has been consumed in one window of the general form."""
-
-    window: str = field(doc="The window, as in the key's `limits.windows`.", form="window")
-    requests: int = field(0, doc="Requests.", low=0)
-    tokens: int = field(0, doc="Tokens of every kind.", low=0)
-    cost: MicroUsd = field(MicroUsd(0), doc="Cost in USD, as a string.", low=0)
-
-
-@attrs.frozen(kw_only=True)
-class Used:
-    """What the key has consumed already, under the names of its limits."""
-
-    concurrency: int = field(0, doc="Calls in flight.", low=0)
-    rate: int = field(0, doc="Requests in the window of `limits.rate`.", low=0)
-    tokens_per_minute: int = field(0, doc="Tokens in the last minute.", low=0)
-    daily_requests: int = field(0, doc="Requests today.", low=0)
-    monthly_requests: int = field(0, doc="Requests this month.", low=0)
-    daily_tokens: int = field(0, doc="Tokens today.", low=0)
-    monthly_tokens: int = field(0, doc="Tokens this month.", low=0)
-    daily_cost: MicroUsd = field(MicroUsd(0), doc="Cost today, USD.", low=0)
-    monthly_cost: MicroUsd = field(MicroUsd(0), doc="Cost this month, USD.", low=0)
-    total_cost: MicroUsd = field(MicroUsd(0), doc="Cost over the life of the key, USD.", low=0)
-    count_tokens: int = field(0, doc="Token counts in the last minute.", low=0)
-    windows: tuple[UsedWindow, ...] = field((), doc="Consumption in further windows.")
-
-
-@attrs.frozen(kw_only=True)
-class Scenario:
-    """[[scenario]]: a call, and what should become of it."""
-
-    name: str = field(doc="What it shows; `relayd test` prints it.")
-    key: ObjectId = field(doc="The id of the API key that calls.")
-    client: str = field("", doc="The User-Agent.")
-    headers: Mapping[str, str] = field(NO_MAP, doc="Further request headers.")
-    model: str = field("", doc="The model asked for.")
-    endpoint: Literal["messages", "count_tokens", "openai", "models", "batches", "files"] = field(
-        "messages", doc="What is called."
-    )
-    address: str = field("", doc='The client\'s address; "" = a unix socket.')
-    time: datetime.datetime | None = field(None, doc="When; left out: a time at which nothing has expired.")
-    max_tokens: int = field(0, doc="The call's max_tokens; 0 = none.", low=0)
-    prompt: Size = field(Size(0), doc="Size of the request body, for limits on tokens and cost.", low=0)
-    used: Used = field(Used(), doc="What the key has consumed already.")
-    down: tuple[str, ...] = field((), doc="Accounts that are resting.", form="name")
-    expect: Literal["allow", "refuse"] = field(doc="Whether the call is served.")
-    accounts: tuple[str, ...] = field(
-        (), doc="Exactly the accounts that may serve it; [] = not looked at.", form="name"
-    )
-    first: tuple[str, ...] = field(
-        (), doc="Exactly the accounts that are asked first, by group and priority; [] = not looked at.", form="name"
-    )
-    sent_model: str = field("", doc='The model after aliases and the account\'s model_map; "" = not looked at.')
-    limits: tuple[str, ...] = field((), doc='Limits that the call has to pass, such as "100 requests per 1m".')
-    status: int = field(0, doc="Status of the refusal; 0 = not looked at.", low=0, high=599)
-    text: str = field("", doc="Part of the refusal's message.")
-
-
-@attrs.frozen(kw_only=True)
-class Scenarios:
-    """A file of tests.d."""
-
-    scenario: tuple[Scenario, ...] = field(doc="What is expected.")
+from relayd.config.snapshot import KeyPath
 
 
 def scenario_findings(noun: Scenarios) -> Iterator[Finding]:
@@ -97,11 +23,11 @@ def scenario_findings(noun: Scenarios) -> Iterator[Finding]:
     for number, one in enumerate(noun.scenario):
         path: KeyPath = ("scenario", number)
         if one.name in seen:
-            message = f"{dotted((*path, 'name'))}: {quote(one.name)} is there already"
+            message = f"{dotted((*path, 'name'))}: {quote(one.name)} is already used"
             yield Finding(path=(*path, "name"), code="E-DUP-NAME", message=message)
         seen.add(one.name)
         if not one.model and one.endpoint in ("messages", "count_tokens", "openai"):
-            message = f"{dotted(path)}: a call of {quote(one.endpoint)} names a model, and `model` is missing"
+            message = f"{dotted(path)}: a call of {quote(one.endpoint)} needs `model`"
             yield Finding(path=path, code="E-SCENARIO", message=message, at="key")
         if one.address and not _is_address(one.address):
             message = f"{dotted((*path, 'address'))}: expected the address of a client, not {quote(one.address)}"
@@ -110,7 +36,7 @@ def scenario_findings(noun: Scenarios) -> Iterator[Finding]:
         of_service = {"accounts": one.accounts, "first": one.first, "sent_model": one.sent_model}
         for name, value in (of_refusal if one.expect == "allow" else of_service).items():
             if value:
-                message = f"{dotted((*path, name))}: it says nothing where expect is {quote(one.expect)}"
+                message = f"{dotted((*path, name))}: it has no meaning when expect is {quote(one.expect)}"
                 yield Finding(path=(*path, name), code="E-SCENARIO", message=message)
 
 

@@ -1,7 +1,7 @@
-"""Seals: the sealed values of a tree, checked by somebody who cannot open them.
+"""Sealed-value rules: the sealed values of a tree, checked by somebody who cannot open them.
 
 Rule: pure, no key and no cryptography: form, checksum, the place that a value says it was sealed for, and for whom. A
-right tag is no proof; only the daemon, which opens the value, knows. What can be seen here is what goes wrong in
+right tag is not a proof; only the daemon, which opens the value, knows. What can be seen here is what goes wrong in
 practice: a cut line, a renamed account, a changed base_url, a recipient that was added and not resealed for.
 """
 
@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from relayd.config.model.structure import dotted
-from relayd.config.model.toml_positions import KeyPath
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
 from relayd.config.secrets.binding import Binding, account_binding, alert_binding, totp_binding
 from relayd.config.secrets.recipients import SealError, check_recipients, parse_public
 from relayd.config.secrets.seal import inspect
-from relayd.config.snapshot import Account, Recipient, Relay
+from relayd.config.snapshot import Account, KeyPath, Recipient, Relay
 
 
-def seal_problems(files: Sequence[Parsed]) -> Iterator[Problem]:
+def sealed_value_problems(files: Sequence[Parsed]) -> Iterator[Problem]:
     """Everything that can be seen to be wrong. Says nothing while relay.toml is not understood."""
     file = next((file for file in files if isinstance(file.noun, Relay)), None)
     if file is None:

@@ -1,1 +1,1 @@
-"""Sealed values, identities and hashes."""
+"""Sealed values, identities, hashes, and the kinds of account."""

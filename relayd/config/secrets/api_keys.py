@@ -4,7 +4,7 @@ Rule: no I/O and no clock; randomness is an argument. A whole key never leaves t
 
 Theory: a key is `sk-relay-` + 43 base62 characters (256 random bits) + 6 base62 characters of CRC32. Guessing 256 bits
 is hopeless, so the tree may hold a plain SHA-256 of it: a slow hash would protect only weak secrets, and costs every
-call what it costs an attacker. The checksum is no protection; it tells a typing error from a wrong key without a
+call what it costs an attacker. The checksum does not protect; it tells a typing error from a wrong key without a
 look-up, and finds a whole key that was committed by mistake without false alarms.
 """
 
@@ -64,7 +64,7 @@ def key_hash(key: str) -> str:
 
 
 def hint(key: str) -> str:
-    """The public start of a key, `sk-relay-AbCd`. A text that is no key has no hint (it might be another secret)."""
+    """The public start of a key, `sk-relay-AbCd`. A text that is not a key has no hint (it might be another secret)."""
     return key[: len(PREFIX) + HINT_CHARS] if key.startswith(PREFIX) and len(key) >= 32 else ""
 
 

@@ -62,15 +62,15 @@ def totp_binding(realm: str, user: str) -> Binding:
 def origin_of(base_url: str) -> str:
     """Scheme, host and port of `base_url` in lower case; the scheme's own port is left out (RFC 6454 section 6.2).
 
-    Raises: SealError (E-SEAL-ORIGIN): no http(s) URL, or http to other than a loopback address.
+    Raises: SealError (E-SEAL-ORIGIN): not an http(s) URL, or http to other than a loopback address.
     """
     try:
         parts = urlsplit(base_url)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError:
-        raise SealError("E-SEAL-ORIGIN", "base_url is no URL that a credential can be bound to") from None
+        raise SealError("E-SEAL-ORIGIN", "base_url is not a URL that a credential can be bound to") from None
     if parts.scheme not in ("https", "http") or not host:
-        raise SealError("E-SEAL-ORIGIN", "base_url is no http or https URL")
+        raise SealError("E-SEAL-ORIGIN", "base_url is not an http or https URL")
     if parts.scheme == "http" and not _is_loopback(host):
         raise SealError("E-SEAL-ORIGIN", f"http://{host} would carry the credential in clear (use https)")
     shown = f"[{host}]" if ":" in host else host

@@ -1,60 +1,26 @@
-"""Credentials: what is worth saying about a kind of credential, and whether a text looks like one.
+"""Credentials: whether a text looks like one of a kind of account, and whether a request could carry it.
 
-Rule: pure; a secret goes in, words about it come out, never the secret.
-
-Source: Claude Code docs, "Legal and compliance" (OAuth authentication of Free, Pro and Max plans is for the buyer's use
-of Anthropic's own applications; third parties may not route requests through it on behalf of their users; API keys
-from the console are the supported way).
+Rule: pure; a secret goes in, words about it come out, never the secret. What the kinds are is in account_kinds.py.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Protocol
 
-import attrs
-
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.secret import Secret
-
-# The starts of credentials as the Claude console, `claude setup-token` and claude.ai hand them out.
-PREFIXES = {"api-key": ("sk-ant-api",), "oauth": ("sk-ant-oat",), "session-key": ("sk-ant-sid",)}
-
-
-@attrs.frozen(kw_only=True)
-class CredentialWarning:
-    """`code` is stable and starts with `W-`."""
-
-    code: str
-    message: str
-
-
-class HasKind(Protocol):
-    """relayd.config.snapshot.Account is one."""
-
-    @property
-    def kind(self) -> str: ...
-
-
-def credential_warnings(account: HasKind) -> list[CredentialWarning]:
-    """What an operator should know before using an account of this kind."""
-    if account.kind == "session-key":
-        return [CredentialWarning(code="W-SESSION-KEY", message=_SESSION_KEY)]
-    if account.kind == "oauth":
-        return [CredentialWarning(code="W-OAUTH-PERSONAL", message=_OAUTH)]
-    return []
 
 
 def shape_warning(kind: str, secret: Secret) -> str:
     """Why the secret does not look like a credential of the kind; "" when it does. Only a hint: shapes change."""
-    text = secret.reveal()
-    if kind == "oauth" and text.startswith("{"):
+    text, own = secret.reveal(), ACCOUNT_KINDS.get(kind)
+    if own is not None and own.refreshes and text.startswith("{"):
         return ""
-    expected = PREFIXES.get(kind, ())
-    for other, prefixes in PREFIXES.items():
-        if other != kind and text.startswith(prefixes):
-            return f"this looks like the credential of an account of kind {other}, not {kind}"
-    if not text.startswith(expected):
-        return f"a credential of kind {kind} usually starts with {' or '.join(expected)}"
+    for other in ACCOUNT_KINDS.values():
+        if other is not own and text.startswith(other.prefixes):
+            return f"this looks like the credential of an account of kind {other.name}, not {kind}"
+    if own is not None and not text.startswith(own.prefixes):
+        return f"a credential of kind {kind} usually starts with {' or '.join(own.prefixes)}"
     return ""
 
 
@@ -64,7 +30,7 @@ def why_unusable(secret: Secret, kind: str = "") -> str:
     if not text:
         return "the secret is empty"
     if text.startswith("{"):
-        return _why_not_tokens(text) if kind == "oauth" else f"a credential of kind {kind} is no JSON" if kind else ""
+        return _why_not_json(text, kind) if kind else ""
     if text != text.strip() or text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):
         return "the secret begins or ends with white space or a byte order mark (was too much copied?)"
     if "\n" in text:
@@ -74,22 +40,14 @@ def why_unusable(secret: Secret, kind: str = "") -> str:
     return ""
 
 
-def _why_not_tokens(text: str) -> str:
+def _why_not_json(text: str, kind: str) -> str:
+    own = ACCOUNT_KINDS.get(kind)
+    if own is None or not own.refreshes:
+        return f"a credential of kind {kind} is not JSON"
     try:
         tokens = json.loads(text)
     except ValueError:
-        return "this starts like JSON and is none"
+        return "this starts like JSON but is not JSON"
     if not isinstance(tokens, dict) or not isinstance(tokens.get("access_token"), str) or not tokens["access_token"]:
         return "the JSON of an OAuth credential needs access_token (and refresh_token, expires_at to be refreshed)"
     return ""
-
-
-_SESSION_KEY = (
-    "a session key is the log-in of a person's browser: Anthropic's terms allow neither handing it to other software "
-    "nor serving other people with it, and it stops working without notice; an API key is the supported way"
-)
-_OAUTH = (
-    "if these tokens come from a personal subscription (Free, Pro, Max), Anthropic's terms allow them only for the "
-    "buyer's own use of Anthropic's applications, not for relaying other people's requests, and the account may be "
-    "closed; an API key is the supported way"
-)

@@ -1,4 +1,4 @@
-"""Identity files: where a node's private keys lie, and who else could read them.
+"""Identity files: where a node's private keys are, and who else could read them.
 
 Rule: a file that somebody else can read, or that lies in the tree, is refused, not warned about: both are leaks that
 have already happened. One `rlkey...` a line; empty lines and `#` comments are allowed, so are several keys.
@@ -17,9 +17,9 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from relayd.config.model.values import NAME
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity, parse_identity
+from relayd.config.snapshot import NAME
 
 CREDENTIAL = "identity"  # the name of the systemd credential: LoadCredential=identity:/etc/relayd/identity
 SYSTEM = Path("/etc/relayd")
@@ -41,7 +41,7 @@ def identity_paths(option: str | None, environ: Mapping[str, str], realm: str) -
 
 
 def usual_identities(realm: str, environ: Mapping[str, str]) -> list[Path]:
-    """The files of a realm in the first of the usual places that has any; such as we may not read are passed over."""
+    """The files of a realm in the first of the usual places that has any; those that we may not read are skipped."""
     if not re.fullmatch(NAME, realm):
         return []
     for place in _places(environ):

@@ -1,4 +1,4 @@
-"""Sign-in: hashes of admin passwords, and bearer tokens of machines.
+"""Password hashes: of admin passwords; also the bearer tokens of machines.
 
 Rule: no I/O and no clock; randomness is an argument. What comes out of here may lie in git; a password or a token never
 does. A password is hashed slowly, because people's passwords can be guessed; a token has 256 random bits, so a plain

@@ -11,9 +11,11 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import attrs
+
+from relayd.config.snapshot import Recipient
 
 Suite = Literal[1, 2]  # 1: X25519; 2: MLKEM768_X25519, hybrid post-quantum (X-Wing)
 
@@ -45,7 +47,7 @@ class SealFinding:
 
 @attrs.frozen
 class PublicKey:
-    """Whom to seal for. `kid` is its short name inside values: no proof, there may be two of one name."""
+    """Whom to seal for. `kid` is its short name inside values: not a proof, two keys may share it."""
 
     suite: Suite
     raw: bytes = attrs.field(repr=False)
@@ -59,17 +61,6 @@ class PublicKey:
         return key_text("rlpub", self.suite, self.raw)
 
 
-class RecipientEntry(Protocol):
-    """An entry of `[secrets] recipients`; relayd.config.snapshot.Recipient is one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def public(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-
-
 def parse_public(text: str) -> PublicKey:
     """`rlpub1...` or `rlpub2...`. Raises: SealError (E-RECIPIENT-FORMAT)."""
     if text.startswith("rlkey"):
@@ -80,7 +71,7 @@ def parse_public(text: str) -> PublicKey:
     return PublicKey(suite, raw)
 
 
-def by_kid(recipients: Iterable[RecipientEntry]) -> dict[str, RecipientEntry]:
+def by_kid(recipients: Iterable[Recipient]) -> dict[str, Recipient]:
     """The recipients by the short name of their key; malformed ones are left out (`check_recipients` tells)."""
     known = {}
     for recipient in recipients:
@@ -91,12 +82,12 @@ def by_kid(recipients: Iterable[RecipientEntry]) -> dict[str, RecipientEntry]:
     return known
 
 
-def active_keys(recipients: Iterable[RecipientEntry]) -> list[PublicKey]:
+def active_keys(recipients: Iterable[Recipient]) -> list[PublicKey]:
     """The keys that new values are sealed for. Raises: SealError on a malformed one."""
     return [parse_public(recipient.public) for recipient in recipients if recipient.state == "active"]
 
 
-def check_recipients(recipients: Sequence[RecipientEntry]) -> list[SealFinding]:
+def check_recipients(recipients: Sequence[Recipient]) -> list[SealFinding]:
     """What is wrong with the list itself."""
     findings: list[SealFinding] = []
     first: dict[str, str] = {}
@@ -113,7 +104,7 @@ def check_recipients(recipients: Sequence[RecipientEntry]) -> list[SealFinding]:
     return findings + _active_findings(recipients)
 
 
-def _active_findings(recipients: Sequence[RecipientEntry]) -> list[SealFinding]:
+def _active_findings(recipients: Sequence[Recipient]) -> list[SealFinding]:
     findings = []
     active = [recipient for recipient in recipients if recipient.state == "active"]
     if len(active) > MAX_RECIPIENTS:

@@ -26,7 +26,6 @@ from relayd.config.secrets.binding import Binding
 from relayd.config.secrets.recipients import (
     MAX_RECIPIENTS,
     PublicKey,
-    RecipientEntry,
     SealError,
     SealFinding,
     Suite,
@@ -39,6 +38,7 @@ from relayd.config.secrets.recipients import (
     unb64,
 )
 from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import Recipient
 
 MAX_SECRET = 16384  # bytes; a credential is a few hundred
 PAD = 64  # bytes; the length of a value tells no more than this about its secret
@@ -129,10 +129,10 @@ def parse_sealed(value: str) -> Sealed:
     return Sealed(suite=suite, tag=match["tag"], wraps=wraps, head=match["head"], body=body)
 
 
-def inspect(value: str, binding: Binding | None, recipients: Sequence[RecipientEntry]) -> list[SealFinding]:
+def inspect(value: str, binding: Binding | None, recipients: Sequence[Recipient]) -> list[SealFinding]:
     """Everything that can be said without a key: form, checksum, binding tag, set of recipients.
 
-    A right tag is no proof: only opening is. `binding` None leaves the tag out.
+    A right tag is not a proof: only opening is. `binding` None leaves the tag out.
     """
     try:
         sealed = parse_sealed(value)
@@ -144,7 +144,7 @@ def inspect(value: str, binding: Binding | None, recipients: Sequence[RecipientE
 
 
 def open_sealed(
-    value: str, binding: Binding, identities: Sequence[Identity], recipients: Sequence[RecipientEntry] = ()
+    value: str, binding: Binding, identities: Sequence[Identity], recipients: Sequence[Recipient] = ()
 ) -> Secret:
     """The secret inside `value`: the only place where one comes to light.
 
@@ -168,11 +168,11 @@ def open_sealed(
 
 def _check_tag(sealed: Sealed, binding: Binding) -> None:
     if sealed.tag != _tag(binding.encode()):
-        text = f"sealed for another place than {binding} (renamed, or base_url changed? seal it again)"
+        text = f"sealed for another place, not for {binding} (renamed, or base_url changed? seal it again)"
         raise SealError("E-SEAL-CONTEXT", text)
 
 
-def _recipient_findings(kids: frozenset[str], known: dict[str, RecipientEntry]) -> list[SealFinding]:
+def _recipient_findings(kids: frozenset[str], known: dict[str, Recipient]) -> list[SealFinding]:
     findings = []
     for kid, recipient in known.items():
         if recipient.state == "active" and kid not in kids:
@@ -187,7 +187,7 @@ def _recipient_findings(kids: frozenset[str], known: dict[str, RecipientEntry]) 
     return findings
 
 
-def _no_identity_message(kids: frozenset[str], identities: Sequence[Identity], known: dict[str, RecipientEntry]) -> str:
+def _no_identity_message(kids: frozenset[str], identities: Sequence[Identity], known: dict[str, Recipient]) -> str:
     names = {kid: recipient.name for kid, recipient in known.items()}
     wanted = ", ".join(sorted(names.get(kid, kid) for kid in kids))
     loaded = ", ".join(names.get(one.public.kid, one.public.kid) for one in identities)

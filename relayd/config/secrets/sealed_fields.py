@@ -1,7 +1,7 @@
-"""Slots: the places of a tree that hold sealed values, found in the files as they are.
+"""Sealed fields: the keys of a tree that hold sealed values, found in the files as they are.
 
 Rule: pure; it works on a tree that does not compile, because a value that is not right is a reason for that, and
-resealing it the repair. What is no TOML, or not of the expected type, has no slots.
+resealing it is the repair. What is not TOML, or not of the expected type, has no sealed fields.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import attrs
 
 from relayd.config.secrets.binding import Binding, account_binding, alert_binding, totp_binding
 from relayd.config.secrets.recipients import SealError
-from relayd.config.snapshot import Recipient, Upstream
+from relayd.config.snapshot import KeyPath, Recipient, Upstream
 
 Table = dict[str, Any]
-SealedPath = tuple[str | int, ...]
 
 
 @attrs.frozen(kw_only=True)
-class Slot:
+class SealedField:
     """A sealed value and its place.
 
     Args:
@@ -33,20 +32,20 @@ class Slot:
 
     name: str
     file: str
-    path: SealedPath
+    path: KeyPath
     value: str = attrs.field(repr=False)
     binding: Binding | None
     problem: str = ""
 
 
-def sealed_slots(files: Mapping[str, bytes]) -> Iterator[Slot]:
+def sealed_fields(files: Mapping[str, bytes]) -> Iterator[SealedField]:
     """Every value in the tree that is to be sealed: of accounts, alerts and admins."""
     relay = relay_table(files)
     for file, account, table in accounts(files):
         value = _table(table, "credential").get("sealed")
         if isinstance(value, str) and value:
-            yield _account_slot(relay, file, account, table, value)
-    yield from _relay_slots(relay)
+            yield _account_field(relay, file, account, table, value)
+    yield from _relay_fields(relay)
 
 
 def account_place(files: Mapping[str, bytes], account: str) -> tuple[str, Binding]:
@@ -97,31 +96,31 @@ def recipients_of(files: Mapping[str, bytes]) -> list[Recipient]:
 
 
 def parsed(content: bytes) -> Table:
-    """The table of a file; empty for what is no TOML."""
+    """The table of a file; empty for what is not TOML."""
     try:
         return tomllib.loads(content.decode())
     except ValueError:
         return {}
 
 
-def _account_slot(relay: Table, file: str, account: str, table: Table, value: str) -> Slot:
+def _account_field(relay: Table, file: str, account: str, table: Table, value: str) -> SealedField:
     binding, problem = None, ""
     try:
         binding = account_binding(str(relay.get("realm", "")), account, base_url_of(relay, table))
     except SealError as error:
         problem = str(error)
     path = ("credential", "sealed")
-    return Slot(name=f"account {account}", file=file, path=path, value=value, binding=binding, problem=problem)
+    return SealedField(name=f"account {account}", file=file, path=path, value=value, binding=binding, problem=problem)
 
 
-def _relay_slots(relay: Table) -> Iterator[Slot]:
+def _relay_fields(relay: Table) -> Iterator[SealedField]:
     realm = str(relay.get("realm", ""))
     for alert, table in _table(relay, "alerts").items():
         value = table.get("url") if isinstance(table, dict) else None
         if isinstance(value, str) and value:
-            path: SealedPath = ("alerts", alert, "url")
+            path: KeyPath = ("alerts", alert, "url")
             binding = alert_binding(realm, alert)
-            yield Slot(name=f"alert {alert}", file="relay.toml", path=path, value=value, binding=binding)
+            yield SealedField(name=f"alert {alert}", file="relay.toml", path=path, value=value, binding=binding)
     users = _table(relay, "admin").get("users", [])
     for at, user in enumerate(users if isinstance(users, list) else []):
         value = user.get("totp") if isinstance(user, dict) else None
@@ -129,7 +128,7 @@ def _relay_slots(relay: Table) -> Iterator[Slot]:
             name = str(user.get("name", ""))
             path = ("admin", "users", at, "totp")
             binding = totp_binding(realm, name)
-            yield Slot(name=f"admin {name}", file="relay.toml", path=path, value=value, binding=binding)
+            yield SealedField(name=f"admin {name}", file="relay.toml", path=path, value=value, binding=binding)
 
 
 def _table(table: Table, name: str) -> Table:

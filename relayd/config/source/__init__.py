@@ -1,1 +1,1 @@
-"""How a tree is read, coherently, and where it came from."""
+"""How a tree is read coherently, and where it came from."""

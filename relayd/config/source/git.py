@@ -1,4 +1,4 @@
-"""Git command: the few things that are asked of the git program: which blobs a commit has, and their bytes.
+"""Git commands: the few things that are asked of the git program: which blobs a commit has, and their bytes.
 
 Rule: reads only, takes no lock, runs no hook, asks no network, and ends within its time. The repository may belong to
 somebody else and its config may be hostile: everything in it that would start a program is switched off.
@@ -28,7 +28,7 @@ _SAFE = (
 
 
 class GitError(Exception):
-    """Git is not there, or said no. The text is its own, one line."""
+    """Git is missing, or it refused. The text is git's own, one line."""
 
 
 def run_git(root: str | Path, *words: str, stdin: bytes = b"", timeout: float = TIMEOUT) -> bytes:

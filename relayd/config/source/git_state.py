@@ -1,4 +1,4 @@
-"""Git state: what a repository is about, read from its files as git writes them; git itself is not run.
+"""Git state: the commit of a work tree and what git is doing, read from git's own files; git itself is not run.
 
 Rule: reads, never writes or locks, and never fails: what is not understood is "". Why not `git status`: it takes the
 index lock itself, refuses a repository of another user, and cannot tell what happens between two of its runs.

@@ -1,4 +1,4 @@
-"""Generations: the last trees that were good, kept on disk for a node that restarts onto a broken one.
+"""Config history: the last trees that were good, kept on disk for a node that restarts onto a broken one.
 
 Rule: the bytes of the tree as they were read; sealed secrets stay sealed, and nothing else is written. A generation is
 one file, made beside its place, synced and renamed, with a digest over all of it: after a power cut at any moment each
@@ -161,8 +161,8 @@ def decode(raw: bytes) -> tuple[Meta, dict[str, bytes]]:
         fields = index["meta"]
         dirty = fields.get("dirty")
         known = {field.name for field in attrs.fields(Meta)}
-        told = {name: value for name, value in fields.items() if name in known}
-        meta = Meta(**{**told, "dirty": None if dirty is None else tuple(dirty)})
+        known_fields = {name: value for name, value in fields.items() if name in known}
+        meta = Meta(**{**known_fields, "dirty": None if dirty is None else tuple(dirty)})
         return meta, _files(index["files"], rest)
     except (KeyError, TypeError) as error:
         raise ValueError(f"its index is not understood: {error}") from None
@@ -180,7 +180,7 @@ def _files(listed: list[list[object]], rest: bytes) -> dict[str, bytes]:
 
 
 def _numbers(directory: Path) -> list[int]:
-    """The numbers of what is stored, in order; none where there is no such directory."""
+    """The numbers of what is stored, in order; none where the directory does not exist."""
     try:
         names = os.listdir(directory)
     except OSError:

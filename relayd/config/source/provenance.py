@@ -1,8 +1,8 @@
 """Provenance: where the bytes of a tree come from, as far as that can be proved.
 
-Rule: never fails and never holds a reload up: what cannot be told is "unknown". In this order: a git work tree (with a
-proof, where git can be run), a manifest, the name of a directory that git-sync made, a REVISION file, the name of a
-ConfigMap's data directory.
+Rule: never fails and never holds a reload up: what cannot be determined is "unknown". In this order: a git work tree
+(with a proof, where git can be run), a manifest, the name of a directory that git-sync made, a REVISION file, the name
+of a ConfigMap's data directory.
 
 Theory: "clean at commit C" is said only when every file has exactly the bytes of C's blob and none is missing: by
 hashing, not by git's own idea of the work tree.
@@ -26,7 +26,7 @@ from relayd.config.source.git_state import GitState
 Source = Literal["git", "manifest", "link", "revision", "configmap", "unknown"]
 
 UNKNOWN_COMMIT = "unknown"
-MAX_DIRTY = 100  # paths that are told
+MAX_DIRTY = 100  # paths that are reported
 _OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._/+-]{0,99}")
 
@@ -162,7 +162,7 @@ def parse_manifest(data: bytes) -> Manifest:
     if not isinstance(commit, str) or not isinstance(files, dict):
         raise ValueError("manifest.toml has no [files]")
     if not all(isinstance(digest, str) for digest in files.values()):
-        raise ValueError("manifest.toml: a digest is no string")
+        raise ValueError("manifest.toml: a digest is not a string")
     return Manifest(commit=commit, files=files)
 
 
@@ -170,11 +170,11 @@ def mismatch(manifest: Manifest, files: Mapping[str, bytes]) -> str:
     """Where a tree is not what its manifest says; "" when it is exactly that."""
     for path in sorted({*files, *manifest.files}):
         if path not in files:
-            return f"{path} is missing, which manifest.toml lists"
+            return f"{path} is missing, but manifest.toml lists it"
         if path not in manifest.files:
             return f"{path} is not listed in manifest.toml"
         if hashlib.sha256(files[path]).hexdigest() != manifest.files[path].lower():
-            return f"{path} is not as manifest.toml says"
+            return f"{path} differs from what manifest.toml says"
     return ""
 
 

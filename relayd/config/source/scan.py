@@ -1,4 +1,4 @@
-"""Scan: which files a directory holds that belong to a tree, each with a stamp that changes when it is written.
+"""Directory scan: which files of a tree a directory holds, each with a stamp that changes when it is written.
 
 Rule: looks, opens nothing, follows no link out of the tree, and ends whatever the directory holds: pipes, devices and
 loops of links are problems with a name. A tree of 10,000 files costs about 70 ms.
@@ -37,7 +37,7 @@ class Scan:
         files: the stamp of each regular file, by POSIX path in the tree.
         places: where a file lies below `root`, if not at its path.
         folders: inode of each *.d directory and those below it.
-        touched: the newest ctime (ns) of a directory. It also changes with what is no part of the tree, such as what
+        touched: the newest ctime (ns) of a directory. It also changes with what is not part of the tree, such as what
             editors leave behind, so it does not count in a comparison.
         about: stamps of the manifest and the like.
     """
@@ -67,7 +67,7 @@ def scan(directory: str | os.PathLike[str]) -> Scan:
         scanner.scan_all()
     else:
         hint = "relayd init DIR makes one"
-        scanner.add_problem("E-NO-RELAY-TOML", "relay.toml", "there is no such directory", hint)
+        scanner.add_problem("E-NO-RELAY-TOML", "relay.toml", "the directory does not exist", hint)
     return Scan(
         root=scanner.root,
         files=scanner.files,
@@ -135,10 +135,10 @@ class _Scanner:
             self.add_problem("E-UNREADABLE", folder, f"the directory cannot be read: {reason(error)}")
             return
         if not stat.S_ISDIR(state.st_mode):
-            return  # a plain file with such a name at the top is none of ours
+            return  # a plain file with such a name at the top is not part of the tree
         own = state.st_dev, state.st_ino
         if own in above or depth > MAX_DEPTH:
-            self.add_problem("E-UNREADABLE", folder, "the directories lead back to themselves, or are too deep")
+            self.add_problem("E-UNREADABLE", folder, "the directories form a loop, or are nested too deeply")
             return
         if entry.is_symlink() and not self._inside(folder):
             self.add_problem("E-UNREADABLE", folder, "the link leads out of the tree")
@@ -181,12 +181,12 @@ class _Scanner:
             self.add_problem("E-UNREADABLE", file, f"the file cannot be read: {reason(error)}")
             return
         if not stat.S_ISREG(state.st_mode):
-            self.add_problem("E-UNREADABLE", file, "this is no regular file")
+            self.add_problem("E-UNREADABLE", file, "this is not a regular file")
         elif file in (MANIFEST, REVISION):
             self.about[file] = stamp_of(state)
         elif file in self.files:
             hint = f"remove {entry.name} or {file}"
-            self.add_problem("E-DUP-ID", file, f"{entry.name} stands for the same file", hint)
+            self.add_problem("E-DUP-ID", file, f"{entry.name} is the same file of the tree", hint)
         else:
             self._keep(file, place, stamp_of(state))
 

@@ -1,4 +1,4 @@
-"""Tree: the files of a config tree, from a directory that somebody may be writing.
+"""Tree reading: the files of a config tree, from a directory that somebody may be writing to.
 
 Rule: reads regular files inside the directory and nothing else; every open is bounded and cannot block. Sync: the
 daemon calls `read_coherent` in a worker thread, and hands in the clock and the sleep.
@@ -12,7 +12,6 @@ these in none of thousands.
 
 from __future__ import annotations
 
-import datetime
 import io
 import os
 import stat
@@ -22,14 +21,12 @@ from typing import Literal
 
 import attrs
 
-from relayd.config.compile import Compiled, Memo, compile_tree, deny_of, tree_digest
 from relayd.config.model.document import MAX_FILE
+from relayd.config.model.tree_digest import tree_digest
 from relayd.config.problems.problem import ConfigError, Problem, in_order
 from relayd.config.source.git_state import MARKERS, GitState, find_git, git_state
 from relayd.config.source.provenance import UNKNOWN, BlobNames, Provenance, mismatch, of_git, of_names, parse_manifest
 from relayd.config.source.scan import MANIFEST, REVISION, Scan, Stamp, reason, scan, stamp_of
-
-__all__ = ["Tree", "Unstable", "deny_of", "load_tree", "read_coherent", "read_files", "read_tree", "signature"]
 
 MAX_TREE = 64 << 20  # bytes: 20,000 files of 3 kB, five times what 10,000 keys need
 QUIET = 0.25  # s without a change before a directory is read; writers that pause longer need a manifest
@@ -84,12 +81,6 @@ class FileCache:
 
     files: dict[str, tuple[Stamp, bytes]] = attrs.field(factory=dict, repr=False)
     blobs: BlobNames = attrs.field(factory=BlobNames, repr=False)
-
-
-def load_tree(directory: Path, *, now: datetime.datetime | None = None, memo: Memo | None = None) -> Compiled:
-    """Read and compile the tree at `directory`, as it lies there. Raises nothing: all problems are in the result."""
-    reading = read_tree(directory)
-    return compile_tree(reading.files, now=now, memo=memo, reading=reading.problems)
 
 
 def read_files(directory: Path) -> dict[str, bytes]:
@@ -335,7 +326,7 @@ def _content(path: str, stamp: Stamp | None = None) -> bytes:
         if stamp is not None and stamp_of(state) != stamp:
             raise _Moved
         if not stat.S_ISREG(state.st_mode):
-            raise OSError("it is no regular file any more")
+            raise OSError("it is no longer a regular file")
         return _whole(file, min(state.st_size, MAX_FILE) + 1)
 
 

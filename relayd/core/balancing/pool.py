@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import attrs
 
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Routing, Snapshot
 from relayd.core.balancing.account_state import AccountState, Health, Lease, health_state, identity_of, merge_health
 from relayd.core.balancing.breaker import Gate
@@ -264,7 +265,7 @@ class Pool:
         self._review(now)
 
     def _adopt_account(self, account: Account, base_url: str) -> None:
-        way = f"simulator {account.id}" if account.kind == "simulator" else f"{base_url} {account.proxy}"
+        way = f"simulator {account.id}" if ACCOUNT_KINDS[account.kind].in_process else f"{base_url} {account.proxy}"
         origin = self._origins.setdefault(way, Gate())
         identity = identity_of(account, base_url)
         standing = self._standings.get(account.id)

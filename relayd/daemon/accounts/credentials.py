@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from relayd.config.diff import Change, Changes
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.secret import Secret
@@ -104,7 +105,7 @@ class Credentials:
         return f"plaintext {'unchanged' if one.reveal() == other.reveal() else 'changed'}"
 
     def _of(self, account: Account, snapshot: Snapshot) -> Opened:
-        if account.kind == "simulator":
+        if not ACCOUNT_KINDS[account.kind].has_credential:
             return _NOTHING
         if account.credential.file:
             return self._from_file(account)
@@ -145,7 +146,7 @@ def _read(path: str) -> Secret:
 
 def _parsed(account: Account, secret: Secret) -> Opened:
     """An OAuth credential may be a JSON of tokens or an access token alone. Raises: ValueError."""
-    if account.kind == "oauth":
+    if ACCOUNT_KINDS[account.kind].refreshes:
         return Opened(secret, parse_tokens(secret).access)
     return Opened(secret, presentable(secret.reveal()))
 

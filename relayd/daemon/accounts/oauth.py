@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 import attrs
 import trio
 
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.recipients import SealError, active_keys
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
@@ -95,7 +96,7 @@ class OAuthKeeper:
         opened = self.credentials.opened(account, snapshot)
         if isinstance(opened, str):
             return opened
-        if account.kind != "oauth":
+        if not ACCOUNT_KINDS[account.kind].refreshes:
             return opened.presented
         holding = self._holding(account, opened, snapshot)
         # An expired token is still tried while there is hope: the answer to a 401 is a refresh, which the call awaits.
@@ -182,7 +183,9 @@ class OAuthKeeper:
         """The holding of each OAuth account whose secret can be had; those that left the config are forgotten."""
         snapshot = self.snapshot()
         self.credentials.keep_only(snapshot)
-        accounts = {name: account for name, account in snapshot.accounts.items() if account.kind == "oauth"}
+        accounts = {
+            name: account for name, account in snapshot.accounts.items() if ACCOUNT_KINDS[account.kind].refreshes
+        }
         for gone in self._held.keys() - accounts.keys():
             del self._held[gone]
         for account in accounts.values():

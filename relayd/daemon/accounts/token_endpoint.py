@@ -14,12 +14,12 @@ import httpx2
 import trio
 
 from relayd import __version__
+from relayd.config.secrets.account_kinds import OAUTH_BETA
 from relayd.config.secrets.binding import origin_of
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import OAuth
 from relayd.core.balancing.headroom import retry_after
 from relayd.core.oauth import RefreshFailed, Tokens, read_answer, request_body
-from relayd.core.outbound import OAUTH_BETA
 from relayd.daemon.net.client import Transport, open_client, read_at_most
 from relayd.wire.http import Headers
 

@@ -15,6 +15,7 @@ import attrs
 import httpx2
 import trio
 
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Snapshot, Upstream
 from relayd.core.balancing.failover import ConnectionFault, Unreachable
 from relayd.core.outbound import Outbound
@@ -72,7 +73,7 @@ class Upstreams:
 
     def transport(self, account: Account) -> httpx2.AsyncBaseTransport:
         """The transport that serves `account`; one for each proxy, and one for each simulated account."""
-        if account.kind == "simulator":
+        if ACCOUNT_KINDS[account.kind].in_process:
             simulator = self._simulators.get(account.id)
             if simulator is None or simulator.settings != account.simulator:
                 simulator = self._simulators[account.id] = self._new_simulator(account)

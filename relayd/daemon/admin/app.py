@@ -1,4 +1,4 @@
-"""The application behind the admin listener: metrics, and status, report and reload for programs.
+"""Admin application, behind the admin listener: metrics, and status, report and reload for programs.
 
 Rule: a request carries its own proof (a bearer token), there are no cookies, so nothing that a browser does unasked can
 act here. Whatever acts is written to the log with the name of the token. Answers are never cached.
@@ -22,12 +22,13 @@ from relayd.core.access.auth import client_address
 from relayd.core.access.throttle import BadKeys
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.daemon.admin.status import StatusSources, metrics_text, result_document, status_document
+from relayd.daemon.admin.documents import result_document
+from relayd.daemon.admin.metrics import metrics_text
+from relayd.daemon.admin.status import StatusSources, status_document
 from relayd.daemon.log import scrub
 from relayd.daemon.net.exchange import Exchange
-from relayd.daemon.reload.requests import Reload, ReloadOutcome, ReloadResult
+from relayd.daemon.reload.requests import Reload, ReloadOutcome, ReloadResult, RequestQueue
 from relayd.daemon.store.failsafe import RETRY
-from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import Report, Reported, StoreUnavailable
 from relayd.state.report import DayError, days_between, report_document, span, split_dimensions
 from relayd.wire.anthropic import JSON
@@ -51,13 +52,12 @@ class AdminApp:
     Args:
         wall: Unix time, s.
         new_id: a fresh id for an answer.
-        sources: set before the first request; the reloader in it is told of this listener.
     """
 
-    books: StateClient
+    queue: RequestQueue
+    sources: StatusSources
     wall: Callable[[], float]
     new_id: Callable[[], str]
-    sources: StatusSources = attrs.field(init=False)
     bad_tokens: BadKeys = attrs.field(factory=lambda: BadKeys("invalid tokens"))
 
     async def serve(self, exchange: Exchange) -> None:
@@ -91,7 +91,7 @@ class AdminApp:
             case path:
                 raise Refusal(status=404, message=f"unknown path {scrub(ascii(path[:200])[1:-1])}", code="unknown_path")
 
-    # Who asks
+    # Authorisation
 
     def _visitor(self, exchange: Exchange, need: Role) -> AdminToken:
         """Raises: Refusal 401, 403; 429 to an address that keeps sending wrong tokens."""
@@ -122,15 +122,13 @@ class AdminApp:
         trusted = self.sources.live.snapshot.relay.server.trusted_proxies
         return client_address(exchange.peer, exchange.head.headers, trusted)
 
-    # What is asked
+    # Requests
 
     async def _reload(self, exchange: Exchange, token: AdminToken) -> Reply:
-        request = _reload_request(await exchange.body(MAX_BODY))
-        result = await self.sources.reloader.poke("http", request).wait()
-        log.info(
-            "admin.reload",
-            extra={"token": token.name, "result": result.result, "dry_run": request.dry_run, "accept": request.accept},
-        )
+        operation = _reload_operation(await exchange.body(MAX_BODY))
+        result = await self.queue.request("http", operation).wait()
+        asked = {"dry_run": operation.dry_run, "accept": operation.accept}
+        log.info("admin.reload", extra={"token": token.name, "result": result.result, **asked})
         return self._json(_status_of(result), result_document(result))
 
     async def _report(self, query: str) -> dict[str, Any]:
@@ -142,19 +140,19 @@ class AdminApp:
         except DayError as error:
             raise Refusal(status=400, message=scrub(str(error)[:300]), code="query") from None
         try:
-            rows = [row for day in days_between(first, last) for row in await self._booked(day)]
+            rows = [row for day in days_between(first, last) for row in await self._records(day)]
         except StoreUnavailable as error:
             raise Refusal(status=503, message=f"the state store is away: {error}", retry_after=RETRY) from None
         return report_document(rows, first, last, by)
 
-    async def _booked(self, day: str) -> tuple[UsageRecord, ...]:
-        """The lines of one day; asked one by one, for a Redis does nothing else while it reads."""
-        answer = await self.books.main.ask(Report(first=day, last=day))
+    async def _records(self, day: str) -> tuple[UsageRecord, ...]:
+        """The records of one day; days are asked for one by one, for a Redis does nothing else while it reads."""
+        answer = await self.sources.state.ask(Report(first=day, last=day))
         if not isinstance(answer, Reported):
             raise StoreUnavailable(str(answer))
         return answer.rows
 
-    # How it is said
+    # Answers
 
     def refuse(self, refusal: Refusal, path: str) -> Reply:
         """A "no" as JSON, for the server and for us."""
@@ -181,14 +179,14 @@ def _allow(exchange: Exchange, method: str) -> None:
         )
 
 
-def _reload_request(body: bytes) -> Reload:
-    """What to reload: nothing said means the tree as it is. Raises: Refusal 400."""
+def _reload_operation(body: bytes) -> Reload:
+    """What to reload; without a body the tree as it is. Raises: Refusal 400."""
     if not body.strip():
         return Reload()
     try:
         asked = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError):
-        raise Refusal(status=400, message="the body is no JSON object", code="body") from None
+        raise Refusal(status=400, message="the body is not a JSON object", code="body") from None
     known: dict[str, type] = {"accept": str, "expect": str, "dry_run": bool}
     for name, value in asked.items():
         if name not in known or type(value) is not known[name]:

@@ -1,4 +1,4 @@
-"""Tally: what calls add up to since the start, for /metrics.
+"""Call metrics: what calls add up to since the start, for /metrics.
 
 Rule: fed with receipts, one a call, after its end; nothing here is on the way of a byte. Label values are ids of the
 config and fixed words; a key or account beyond MOST_NAMES is counted under OTHERS, so there is a bound on series.

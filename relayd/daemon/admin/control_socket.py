@@ -1,4 +1,4 @@
-"""Control: the socket through which `relayd reload`, `rollback`, `resume` and `status` talk to the daemon.
+"""Control socket: how `relayd reload`, `rollback`, `resume`, `diff` and `status` talk to the daemon.
 
 Rule: for the daemon's own user and root alone: the file has mode 0600 and each peer is asked for its user besides. A
 request is one line of JSON, the answer is another; a peer may ask several times. Everything is bounded.
@@ -11,7 +11,6 @@ Answer: {"ok": true, "result" | "diff" | "generations" | "status" | "metrics": .
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -24,19 +23,11 @@ from typing import Any
 import attrs
 import trio
 
-from relayd.daemon.admin.status import (
-    StatusSources,
-    diff_document,
-    generations_document,
-    metrics_text,
-    result_document,
-    status_document,
-)
-from relayd.daemon.net.listen import open_unix
-from relayd.daemon.paths import MAX_PATH
+from relayd.daemon.admin.documents import history_document, origin_document, result_document
+from relayd.daemon.admin.metrics import metrics_text
+from relayd.daemon.admin.status import StatusSources, status_document
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.reloader import Reloader
-from relayd.daemon.reload.requests import Operation, Reload, Resume, Rollback, Trigger
+from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, RequestQueue, Resume, Rollback, Trigger
 
 log = logging.getLogger("relayd.control")
 
@@ -52,56 +43,86 @@ class BadRequest(Exception):
 
 @attrs.frozen(kw_only=True)
 class ControlSocket:
-    """Answers requests."""
+    """Answers requests.
 
-    reloader: Reloader
+    Args:
+        sock, path: the listening socket, and its file, which goes with it.
+        wall: Unix time, s.
+    """
+
+    sock: socket.socket
+    path: Path
+    queue: RequestQueue
+    history: History
     sources: StatusSources
-    vault: History
     wall: Callable[[], float]
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve for ever."""
+        ours = os.lstat(self.path).st_ino
+        room = trio.CapacityLimiter(AT_ONCE)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    stream = await listener.accept()
+                    nursery.start_soon(_serve_peer, self, stream, room)
+        finally:
+            self.sock.close()
+            _unlink(self.path, ours)
 
     async def answer(self, line: bytes) -> dict[str, Any]:
         """The answer to one line. Raises: BadRequest."""
         asked = _parsed(line)
         match asked.pop("verb", None):
             case "reload":
-                return await self._ask("command", _request(Reload, asked))
+                return await self._ask("command", _operation(Reload, asked))
             case "rollback":
-                return await self._ask("rollback", _request(Rollback, asked))
+                return await self._ask("rollback", _operation(Rollback, asked))
             case "resume":
-                return await self._ask("resume", _request(Resume, asked))
+                return await self._ask("resume", _operation(Resume, asked))
             case "diff":
                 # What is compared is what runs, with all that waits for a restart or was denied meanwhile, and the
                 # tree as the daemon itself reads it. Nobody else knows the one, and nobody else's reading counts.
-                result = await self.reloader.poke("command", Reload(dry_run=True)).wait()
-                return {"ok": True, "diff": diff_document(self.sources, result)}
+                result = await self.queue.request("command", Reload(dry_run=True)).wait()
+                return {"ok": True, "diff": self._diff(result)}
             case "generations":
-                stored = await trio.to_thread.run_sync(self.vault.listed)
-                return {"ok": True, "generations": generations_document(stored, self.reloader)}
+                stored = await trio.to_thread.run_sync(self.history.listed)
+                return {"ok": True, "generations": history_document(stored, self.sources.record)}
             case "status":
-                await self.sources.fleet.look_now()
+                await self.sources.cluster.look_now()
                 return {"ok": True, "status": status_document(self.sources, self.wall())}
             case "metrics":
                 return {"ok": True, "metrics": metrics_text(self.sources, self.wall())}
             case verb:
-                raise BadRequest(f"verb: {verb!r} is none of {', '.join(VERBS)}")
+                raise BadRequest(f"verb: {verb!r} is not one of {', '.join(VERBS)}")
 
-    async def _ask(self, trigger: Trigger, request: Operation) -> dict[str, Any]:
-        result = await self.reloader.poke(trigger, request).wait()
+    async def _ask(self, trigger: Trigger, operation: Operation) -> dict[str, Any]:
+        result = await self.queue.request(trigger, operation).wait()
         return {"ok": True, "result": result_document(result)}
+
+    def _diff(self, result: ReloadResult) -> dict[str, Any]:
+        """What runs, and what the tree on disk would change of it, given the result of a dry run."""
+        return {
+            "tree": self.sources.tree,
+            "running": origin_document(self.sources.record.origin, self.sources.live.generation),
+            "candidate": result_document(result),
+        }
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         asked = json.loads(line)
     except ValueError:
-        raise BadRequest("the request is no JSON") from None
+        raise BadRequest("the request is not JSON") from None
     if not isinstance(asked, dict):
-        raise BadRequest("the request is no JSON object")
+        raise BadRequest("the request is not a JSON object")
     return asked
 
 
-def _request(kind: type[Operation], fields: dict[str, Any]) -> Operation:
-    """A request from its JSON fields; each must be known and of its type."""
+def _operation(kind: type[Operation], fields: dict[str, Any]) -> Operation:
+    """An operation from its JSON fields; each must be known and of its type."""
     known = {field.name: field.default for field in attrs.fields(kind)}
     for name, value in fields.items():
         if name not in known:
@@ -110,45 +131,6 @@ def _request(kind: type[Operation], fields: dict[str, Any]) -> Operation:
         if type(value) is not expected and not (name == "generation" and value is None):
             raise BadRequest(f"{name}: expected {expected.__name__}")
     return kind(**fields)
-
-
-def open_control(path: Path) -> socket.socket:
-    """The listening socket, for our user alone. A dead daemon's file is replaced, a live one's is not.
-
-    Raises: OSError, naming the path.
-    """
-    try:
-        if len(os.fsencode(path)) > MAX_PATH:
-            raise OSError(f"the path is longer than {MAX_PATH} bytes (choose a shorter one with --control)")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return open_unix(str(path), mode=0o600, backlog=AT_ONCE)
-    except OSError as error:
-        why = error.strerror or str(error)
-        if error.errno == errno.EADDRINUSE:
-            why = "another relayd is listening there (stop it, or choose another path with --control)"
-        raise OSError(f"control socket {path}: {why}") from error
-
-
-async def serve_control(
-    control: ControlSocket,
-    sock: socket.socket,
-    path: Path,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve for ever; the file goes with it."""
-    ours = os.lstat(path).st_ino
-    places = trio.CapacityLimiter(AT_ONCE)
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    try:
-        async with trio.open_nursery() as nursery:
-            task_status.started()
-            while True:
-                stream = await listener.accept()
-                nursery.start_soon(_serve_peer, control, stream, places)
-    finally:
-        sock.close()
-        _unlink(path, ours)
 
 
 def _unlink(path: Path, ours: int) -> None:
@@ -160,8 +142,8 @@ def _unlink(path: Path, ours: int) -> None:
         pass
 
 
-async def _serve_peer(control: ControlSocket, stream: trio.SocketStream, places: trio.CapacityLimiter) -> None:
-    async with stream, places:
+async def _serve_peer(control: ControlSocket, stream: trio.SocketStream, room: trio.CapacityLimiter) -> None:
+    async with stream, room:
         if not allowed(stream.socket):
             log.warning("control.refused", extra={"uid": peer_user(stream.socket)})
         try:

@@ -1,4 +1,4 @@
-"""Vitals: how this process and its way to the state are doing, for /metrics.
+"""Process metrics: how this process and its way to the state are doing, for /metrics.
 
 Rule: reads, bounded, and cheap enough for a scrape every few seconds. A figure that this system does not give is left
 out. Names of `process_...` are those that Prometheus's own client libraries use.
@@ -71,10 +71,10 @@ def account_families(rows: Iterable[Mapping[str, Any]]) -> list[Family]:
     ]
 
 
-def state_families(pump: Batcher) -> list[Family]:
+def state_families(state: Batcher) -> list[Family]:
     """The way to the state store."""
-    stats = attrs.asdict(pump.stats)
-    told = {
+    stats = attrs.asdict(state.stats)
+    counters = {
         "operations": "Operations carried out.",
         "batches": "Batches that they went in.",
         "unanswered": "Questions that failed, because the store was away or late.",
@@ -86,9 +86,9 @@ def state_families(pump: Batcher) -> list[Family]:
         "outages": "Times that the store went away.",
     }
     return [
-        gauge("relayd_state_up", "1 while the state store answers.", pump.up),
-        gauge("relayd_state_queued", "Operations that wait for the store.", pump.queued),
-        *(_counter(f"relayd_state_{name}_total", meaning, stats[name]) for name, meaning in told.items()),
+        gauge("relayd_state_up", "1 while the state store answers.", state.up),
+        gauge("relayd_state_queued", "Operations that wait for the store.", state.queued),
+        *(_counter(f"relayd_state_{name}_total", meaning, stats[name]) for name, meaning in counters.items()),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Metrics: what the daemon counts, in the text format that Prometheus reads.
+"""Prometheus: metrics in its text format, and those of the config and the cluster.
 
 Rule: pure; numbers in, text out. Label values come from the config or from fixed words, never from clients.
 Source: Prometheus documentation, "Exposition formats", text format 0.0.4.
@@ -154,18 +154,18 @@ def config_metrics(facts: ConfigFacts) -> list[Family]:
     ]
 
 
-def inventory_metrics(stock: Inventory) -> list[Family]:
+def inventory_metrics(inventory: Inventory) -> list[Family]:
     """What is sealed for whom, and when keys end."""
-    sealed: Samples = {(("kid", one.kid), ("recipient", one.name)): one.values for one in stock.recipients}
-    ends: Samples = {(("key", name),): end for name, end in stock.ends.items()}
+    sealed: Samples = {(("kid", one.kid), ("recipient", one.name)): one.values for one in inventory.recipients}
+    ends: Samples = {(("key", name),): end for name, end in inventory.ends.items()}
     return [
         family("relayd_secret_sealed", "gauge", "Sealed values that a recipient can open; 0 = it can go.", sealed),
         family("relayd_key_expires_timestamp_seconds", "gauge", "When a key ends, of those that do.", ends),
     ]
 
 
-def fleet_metrics(nodes: Sequence[Node], now: float) -> list[Family]:
-    """Which trees the nodes run. Told by every node; left out where the others are unknown."""
+def cluster_metrics(nodes: Sequence[Node], now: float) -> list[Family]:
+    """Which trees the nodes run. Every node says it; left out where the others are unknown."""
     count: Samples = Counter((("tree_digest", node.tree[:12]),) for node in nodes)
     apart = drift(nodes)
     seconds = apart.seconds(now) if apart is not None else 0.0

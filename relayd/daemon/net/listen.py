@@ -9,6 +9,9 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Mapping, Sequence
+
+Sockets = dict[str, list[socket.socket]]  # by the address that they listen on
 
 # Linux cuts it to net.core.somaxconn (4096 since 5.4); a burst of reconnecting clients should fit.
 BACKLOG = 2048
@@ -19,7 +22,7 @@ def open_listener(address: str) -> list[socket.socket]:
 
     An empty host or `*` means every address of the machine; port 0 is one free port, the same for all of them.
 
-    Raises: OSError, naming the address; ValueError when it is not a listen address.
+    Raises: OSError, naming the address; ValueError when it is none.
     """
     try:
         if address.startswith("unix:"):
@@ -27,6 +30,32 @@ def open_listener(address: str) -> list[socket.socket]:
         return _open_tcp(*_split(address))
     except OSError as error:
         raise OSError(error.errno, f"{address}: cannot listen: {error.strerror or error}") from error
+
+
+def open_listeners(addresses: Sequence[str]) -> Sockets:
+    """Listening sockets for all addresses, or none. Raises: OSError, ValueError."""
+    opened: Sockets = {}
+    try:
+        for address in addresses:
+            opened[address] = open_listener(address)
+    except BaseException:
+        _close_all(sockets_of(opened))
+        raise
+    return opened
+
+
+def sockets_of(listening: Mapping[str, Sequence[socket.socket]]) -> list[socket.socket]:
+    """All sockets of all addresses."""
+    return [sock for sockets in listening.values() for sock in sockets]
+
+
+def address_text(sock: socket.socket) -> str:
+    """Where a socket listens, as a URL or a unix path."""
+    name = sock.getsockname()
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -47,9 +76,9 @@ def _open_tcp(host: str, port: int) -> list[socket.socket]:
     )
     opened: list[socket.socket] = []
     missing: OSError | None = None
-    for family, _, _, _, address in dict.fromkeys(found):
+    for family, _, _, _, place in dict.fromkeys(found):
         try:
-            opened.append(_open_one(family, (address[0], port, *address[2:])))
+            opened.append(_open_one(family, (place[0], port, *place[2:])))
         except OSError as error:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 _close_all(opened)
@@ -62,14 +91,14 @@ def _open_tcp(host: str, port: int) -> list[socket.socket]:
     return opened
 
 
-def _open_one(family: int, address: tuple[object, ...]) -> socket.socket:
+def _open_one(family: int, place: tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # no wait for TIME_WAIT after a restart
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-        sock.bind(address)
+        sock.bind(place)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -83,16 +112,16 @@ def _close_all(sockets: list[socket.socket]) -> None:
 
 
 def open_unix(path: str, *, mode: int, backlog: int = BACKLOG) -> socket.socket:
-    """A listening unix socket. Its file gets `mode` before anybody can connect; a dead process's file is replaced.
+    """A listening socket file. It gets its mode before anybody can connect; a dead process's file is replaced.
 
-    Raises: OSError; with EEXIST when another file is there, with EADDRINUSE when another process listens there.
+    Raises: OSError: EEXIST for a file of another kind, EADDRINUSE where a process listens.
     """
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.bind(path)
-        os.chmod(path, mode)  # nobody can connect before `listen`
+        os.chmod(path, mode)
         sock.listen(backlog)
     except BaseException:
         sock.close()

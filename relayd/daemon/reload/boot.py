@@ -1,4 +1,4 @@
-"""Boot: which config a node starts with.
+"""Start: which config a node begins with.
 
 Rule: sync, before the event loop; only reads. The tree if it is sound; else the newest generation that ran well here
 (the daemon is then DEGRADED and says so), with what the tree's deny.toml refuses; else nothing.
@@ -6,19 +6,21 @@ Rule: sync, before the event loop; only reads. The tree if it is sound; else the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import attrs
 
-from relayd.config.compile import Compiled, Memo, compile_tree
+from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
 from relayd.config.diff import model_digest
 from relayd.config.guard import with_deny
 from relayd.config.problems.problem import Problem
 from relayd.config.snapshot import Deny, Snapshot
-from relayd.config.source.tree import Tree, Unstable, deny_of
-from relayd.daemon.paths import text_setting
+from relayd.config.source.tree import Tree, Unstable
+from relayd.daemon.paths import DEFAULT_STATE, generation_store, text_setting
+from relayd.daemon.reload.candidate import TreeReader
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.requests import ConfigOrigin, origin_of
+from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord, kept_back, origin_of
+from relayd.daemon.reload.requests import ReloadResult
 
 
 @attrs.frozen(kw_only=True)
@@ -26,20 +28,21 @@ class Start:
     """What to start with.
 
     Args:
-        fresh: the tree, when it is what is started with.
+        origin: where it comes from.
+        tree: the tree, when it is what is started with.
         degraded: why it cannot be; "" when it could.
         digest: of the tree; "" when there was none to be read.
         hold: the stored generation that a rollback holds; 0 = none.
         denied: the tree's deny.toml.
-        examined: its stat signature just before it was read.
+        examined: the stat signature just before it was read.
         problems: of the tree.
         notes: what was passed over, for people.
     """
 
     snapshot: Snapshot
-    running: ConfigOrigin
+    origin: ConfigOrigin
     memo: Memo
-    fresh: Tree | None = attrs.field(default=None, repr=False)
+    tree: Tree | None = attrs.field(default=None, repr=False)
     degraded: str = ""
     digest: str = ""
     hold: int = 0
@@ -47,6 +50,30 @@ class Start:
     examined: object = None
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    def record(self, now: float) -> ReloadRecord:
+        """What is known of the config that is started with. `now`: Unix time, s."""
+        return ReloadRecord(
+            origin=self.origin,
+            degraded=self.degraded,
+            hold=self.hold,
+            unstored=self.tree,
+            candidate=self._candidate(now),
+            succeeded=0.0 if self.degraded or self.hold else now,
+        )
+
+    def _candidate(self, now: float) -> PendingTree | None:
+        """What lies on disk and does not run, from the first moment."""
+        if not self.degraded and not self.hold:
+            return None
+        outcome = ReloadResult(
+            result="rejected" if self.degraded else "held",
+            generation=1,
+            digest=self.digest if self.degraded else "",
+            problems=self.problems if self.degraded else (),
+            reasons=(self.degraded or kept_back(self.hold),),
+        )
+        return PendingTree(since=now, outcome=outcome)
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +85,7 @@ class NoStart:
 
 
 @attrs.frozen(kw_only=True)
-class _Look:
+class _Found:
     """The tree as it lies there. `why`: why it cannot be served; "" when it can."""
 
     tree: Tree | None
@@ -81,53 +108,46 @@ class _Look:
         return deny if isinstance(deny, Deny) else Deny()
 
 
-def choose_start(
-    read: Callable[[], Tree | Unstable],
-    sign: Callable[[], object],
-    store: Callable[[str], History],
-    now: float,
-    *,
-    strict: bool = False,
-) -> Start | NoStart:
+def find_start(reader: TreeReader, *, state_url: str = "", own: str = "", strict: bool = False) -> Start | NoStart:
     """Read the tree and decide.
 
     Args:
-        store: the stored generations, given the tree's [state].url ("" where that is not to be had).
-        now: Unix time, s.
+        state_url: the node's own, "" for the tree's.
+        own: see `state_directory`.
         strict: the tree or nothing.
     """
-    look = _look(read, sign)
-    vault = store(look.setting("state", "url"))
-    held = vault.held()
-    if strict and look.why:
-        return NoStart(problems=look.compiled.problems, notes=(look.why, "no other may be taken (--strict-boot)"))
+    now, found = reader.wall(), _found(reader)
+    url = state_url or found.setting("state", "url") or DEFAULT_STATE
+    history = History(generation_store(url, reader.tree, own))
+    held = history.held()
+    if strict and found.why:
+        return NoStart(problems=found.compiled.problems, notes=(found.why, "no other may be taken (--strict-boot)"))
     notes: list[str] = []
-    numbers = ([held] if held else []) + (vault.numbers() if look.why else [])
+    numbers = ([held] if held else []) + (history.numbers() if found.why else [])
     for number in numbers:
-        kept = _usable(vault, number, look.setting("realm"), notes)
+        kept = _usable(history, number, found.setting("realm"), notes)
         if kept is not None:
-            return _from_store(look, number, *kept, held=held if number == held else 0, notes=notes, now=now)
-    if look.why:
-        return NoStart(problems=look.compiled.problems, notes=(look.why, *notes, "no stored generation can be taken"))
-    return _from_tree(look, notes, now)
+            return _from_history(found, number, *kept, held=held if number == held else 0, notes=notes, now=now)
+    if found.why:
+        return NoStart(problems=found.compiled.problems, notes=(found.why, *notes, "no stored generation can be taken"))
+    return _from_tree(found, notes, now)
 
 
-def _look(read: Callable[[], Tree | Unstable], sign: Callable[[], object]) -> _Look:
-    examined, memo = sign(), Memo()
-    found = read()
-    if isinstance(found, Unstable):
-        nothing = compile_tree({})
-        empty = attrs.evolve(nothing, problems=())
-        return _Look(tree=None, compiled=empty, memo=memo, examined=None, why=f"the tree is unstable: {found.reason}")
-    compiled = compile_tree(found.files, memo=memo, reading=found.problems)
+def _found(reader: TreeReader) -> _Found:
+    examined, memo = reader.sign(), Memo()
+    tree = reader.read()
+    if isinstance(tree, Unstable):
+        nothing = attrs.evolve(compile_tree({}), problems=())
+        return _Found(tree=None, compiled=nothing, memo=memo, examined=None, why=f"the tree is unstable: {tree.reason}")
+    compiled = compile_tree(tree.files, memo=memo, reading=tree.problems)
     why = "" if compiled.snapshot is not None else "the tree has errors"
-    return _Look(tree=found, compiled=compiled, memo=memo, examined=examined, why=why)
+    return _Found(tree=tree, compiled=compiled, memo=memo, examined=examined, why=why)
 
 
-def _usable(vault: History, number: int, realm: str, notes: list[str]) -> tuple[Tree, Compiled] | None:
+def _usable(history: History, number: int, realm: str, notes: list[str]) -> tuple[Tree, Compiled] | None:
     """A stored generation that can be served here; else why not, in `notes`."""
     try:
-        _, tree = vault.load(number, "")
+        _, tree = history.load(number, "")
     except LookupError as error:
         notes.append(str(error.args[0]))
         return None
@@ -141,36 +161,36 @@ def _usable(vault: History, number: int, realm: str, notes: list[str]) -> tuple[
     return None
 
 
-def _from_tree(look: _Look, notes: Sequence[str], now: float) -> Start:
-    assert look.tree is not None
-    snapshot = look.compiled.require()
+def _from_tree(found: _Found, notes: Sequence[str], now: float) -> Start:
+    assert found.tree is not None
+    snapshot = found.compiled.require()
     model = model_digest(snapshot)
     return Start(
         snapshot=snapshot,
-        running=origin_of(look.tree, look.compiled.revision, now, "boot", model=model),
-        memo=look.memo,
-        fresh=look.tree,
-        digest=look.tree.digest,
-        denied=look.denied,
-        examined=look.examined,
+        origin=origin_of(found.tree, found.compiled.revision, now, "boot", model=model),
+        memo=found.memo,
+        tree=found.tree,
+        digest=found.tree.digest,
+        denied=found.denied,
+        examined=found.examined,
         notes=tuple(notes),
-        problems=look.compiled.problems,
+        problems=found.compiled.problems,
     )
 
 
-def _from_store(
-    look: _Look, number: int, tree: Tree, kept: Compiled, *, held: int, notes: Sequence[str], now: float
+def _from_history(
+    found: _Found, number: int, tree: Tree, kept: Compiled, *, held: int, notes: Sequence[str], now: float
 ) -> Start:
     snapshot = kept.require()
     return Start(
-        snapshot=with_deny(snapshot, look.denied),
-        running=origin_of(tree, kept.revision, now, "boot", number, model=model_digest(snapshot)),
-        memo=look.memo,
-        degraded="" if held else look.why,
-        digest=look.tree.digest if look.tree is not None else "",
+        snapshot=with_deny(snapshot, found.denied),
+        origin=origin_of(tree, kept.revision, now, "boot", number, model=model_digest(snapshot)),
+        memo=found.memo,
+        degraded="" if held else found.why,
+        digest=found.tree.digest if found.tree is not None else "",
         hold=held,
-        denied=look.denied,
-        examined=None if held else look.examined,
+        denied=found.denied,
+        examined=None if held else found.examined,
         notes=tuple(notes),
-        problems=look.compiled.problems,
+        problems=found.compiled.problems,
     )

@@ -1,25 +1,59 @@
-"""Study: one look at the tree, from its bytes to what they would change. Runs in a worker thread.
+"""Candidate: a tree that was read and may become the running config, from its bytes to what they would change.
 
-Rule: sync, and without effect on anything but its own memory: what is known of each file (`Memo`) and of the last look.
+Rule: sync, in a worker thread, and without effect on anything but its own memory: what is known of each file (`Memo`)
+and of the last reading.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import attrs
 
-from relayd.config.compile import Compiled, Memo, compile_tree
+from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
 from relayd.config.diff import Changes, diff, model_digest
 from relayd.config.guard import held
 from relayd.config.snapshot import Deny, Snapshot
-from relayd.config.source.tree import Tree, Unstable, deny_of
+from relayd.config.source.tree import FileCache, Tree, Unstable, read_coherent, signature
 from relayd.core.transition import acts_now
+from relayd.daemon.accounts.credentials import Credentials
+
+
+@attrs.frozen(kw_only=True)
+class TreeReader:
+    """Reads one tree: the daemon and its start have it in common.
+
+    Args:
+        wall: Unix time, s.
+        patience: s to wait for the tree to hold still.
+        quiet: s that it has to have been left alone.
+    """
+
+    tree: Path
+    wall: Callable[[], float]
+    patience: float
+    quiet: float
+    cache: FileCache = attrs.field(factory=FileCache)
+
+    def read(self, thorough: bool = False) -> Tree | Unstable:
+        """A coherent reading; `thorough` trusts no file time."""
+        if thorough:
+            self.cache.files = {}
+        deadline = self.wall() + self.patience
+        return read_coherent(
+            self.tree, quiet=self.quiet, wall=self.wall, sleep=time.sleep, deadline=deadline, cache=self.cache
+        )
+
+    def sign(self) -> object:
+        """The stat signature: equal while nothing was touched."""
+        return signature(self.tree)
 
 
 @attrs.frozen(kw_only=True)
 class Inspection:
-    """What a look at the tree showed.
+    """What a reading of the tree showed.
 
     Args:
         compiled: None when the tree has the digest that was known before.
@@ -56,31 +90,41 @@ class Inspection:
 
 @attrs.define(eq=False, kw_only=True)
 class Inspector:
-    """Looks at one tree, again and again.
+    """Inspects one tree, again and again.
 
     Args:
-        read: a coherent reading of the tree; with True of every byte, whatever the files' times say.
-        sign: its stat signature: equal while nothing was touched.
         clock: s, for durations.
-        remark: what this node can say besides of changes, given the running config and the new one.
-        examined: the signature just before the last look; None when there is reason to look again.
-        denied: deny.toml as the last look found it.
+        credentials: with which this node can say whether a secret that was sealed anew has changed.
+        examined: the tree's stat signature just before the last reading; None when there is reason to look again.
+        denied: deny.toml as it was last read.
         realm: one that was accepted, and takes effect with a restart; the guard does not ask for it again.
     """
 
-    read: Callable[[bool], Tree | Unstable]
-    sign: Callable[[], object]
+    reader: TreeReader
     clock: Callable[[], float]
-    remark: Callable[[Changes, Snapshot, Snapshot], Changes] = lambda changes, old, new: changes
+    credentials: Credentials
     memo: Memo = attrs.field(factory=Memo)
     examined: object = None
     denied: Deny = attrs.field(factory=Deny)
     realm: str = ""
 
-    def look(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Inspection | Unstable:
+    def touched(self, sign: object) -> bool:
+        """Whether a stat signature is reason to read the tree."""
+        return self.examined is None or sign != self.examined
+
+    def look_again(self) -> None:
+        """Whoever follows the tree by its signature has to read it, though it was read."""
+        self.examined = None
+
+    def accept(self, inspection: Inspection, *, denied: Deny) -> None:
+        """The tree is what runs now, as far as it can without a restart. `denied`: what is refused now."""
+        self.denied = denied
+        self.realm = inspection.snapshot.relay.realm if inspection.snapshot is not None else ""
+
+    def inspect(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Inspection | Unstable:
         """Read the tree and compile it, unless its digest is `known`."""
         began = self.clock()
-        tree = self.read(thorough)
+        tree = self.reader.read(thorough)
         if isinstance(tree, Unstable):
             self.examined = None
             return tree
@@ -99,7 +143,7 @@ class Inspector:
         known_deny = deny if isinstance(deny, Deny) else None
         if compiled.snapshot is None:
             return Inspection(tree=tree, compiled=compiled, deny=known_deny, seconds=seconds)
-        changes = self.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
+        changes = self.credentials.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
         reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
         model = model_digest(compiled.snapshot)
         seconds["diff"] = self.clock() - compiled_at

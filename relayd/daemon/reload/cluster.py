@@ -1,4 +1,4 @@
-"""Fleet: this node's heartbeat in the state store, and what it hears of the others.
+"""Cluster: this node's heartbeat in the state store, and what it hears of the others.
 
 Rule: reload does not depend on it. A store that is away makes the others unknown, and nothing else; what a heartbeat
 says is judged in core/cluster.py.
@@ -20,41 +20,15 @@ import msgspec
 import trio
 
 from relayd import __version__
-from relayd.core.cluster import Drift, Node, Past, doubled, drift, present, stagger
-from relayd.daemon.reload.reloader import Reloader
+from relayd.core.cluster import Heartbeat, Node, doubled, drift, heartbeat_of, node_of, present, stagger
+from relayd.daemon.reload.record import ReloadRecord
 from relayd.daemon.store.batcher import Batcher
 from relayd.state.contract import Alive, Beat, NodeList, Nodes, StoreUnavailable
 
-BEAT = 10.0  # s between heartbeats; one follows each reload at once
 TTL = 30.0  # s that a heartbeat lives: two may be lost
 LOOK = 2.0  # s that somebody who asks for the status waits for the others
 
-log = logging.getLogger("relayd.fleet")
-
-
-@attrs.frozen(kw_only=True)
-class Heartbeat:
-    """A heartbeat's body. Fields are only ever added, with a default: nodes of several versions read each other.
-
-    Args:
-        up, ran, stands: ages, s: of the process, of the running config, of the result.
-        past: configs that it has run before: tree, model, age of the moment when it left it.
-    """
-
-    node: str
-    life: str
-    version: str = ""
-    tree: str = ""
-    model: str = ""
-    revision: str = ""
-    commit: str = ""
-    dirty: bool | None = None
-    result: str = "applied"
-    up: float = 0.0
-    ran: float = 0.0
-    stands: float = 0.0
-    draining: bool = False
-    past: tuple[tuple[str, str, float], ...] = ()
+log = logging.getLogger("relayd.cluster")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -62,22 +36,23 @@ class Cluster:
     """This node among the others.
 
     Args:
-        store: the pump of the shared state.
+        state: the shared store.
+        record: what this node runs.
         life: random, of this process.
         started: Unix time, s.
         wall: Unix time, s.
-        beat: s between heartbeats.
+        every: s between heartbeats; one follows each reload at once.
     """
 
-    store: Batcher
-    reloader: Reloader
+    state: Batcher
+    record: ReloadRecord
     name: str
     life: str
     started: float
     draining: Callable[[], bool]
     wall: Callable[[], float]
     rng: random.Random = attrs.field(repr=False)
-    beat: float = BEAT
+    every: float
     problem: str = "no heartbeat yet"  # why the others are unknown; "" while they are known
     _heard: tuple[Node, ...] = ()  # by our clock
     _looked: float = -math.inf  # Unix time of the last answer
@@ -87,19 +62,19 @@ class Cluster:
         """Beat for ever; take the heartbeat back at the end."""
         try:
             while True:
-                settled = self.reloader.settled
+                settled = self.record.settled
                 await self.look()
-                with trio.move_on_after(self.beat):
+                with trio.move_on_after(self.every):
                     await settled.wait()
         finally:
-            self.store.submit_nowait(Beat(node=self._place, body="", ttl=0))
+            self.state.submit_nowait(Beat(node=self._own_name, body="", ttl=0))
 
     async def look(self) -> None:
         """Beat, and hear the others. Never raises for a store that is away."""
-        body = msgspec.json.encode(self.said()).decode()
+        body = msgspec.json.encode(self.heartbeat()).decode()
         try:
-            await self.store.ask(Beat(node=self._place, body=body, ttl=round(TTL * 1000)))
-            answer = await self.store.ask(Nodes())
+            await self.state.ask(Beat(node=self._own_name, body=body, ttl=round(TTL * 1000)))
+            answer = await self.state.ask(Nodes())
         except StoreUnavailable as error:
             self.problem = str(error)
             return
@@ -111,12 +86,17 @@ class Cluster:
         with trio.move_on_after(LOOK):
             await self.look()
 
-    def said(self) -> Heartbeat:
+    def heartbeat(self) -> Heartbeat:
         """What we say of ourselves."""
-        now, running = self.wall(), self.reloader.running
-        result, stands = standing(self.reloader)
-        return Heartbeat(
-            node=self.name,
+        now = self.wall()
+        return heartbeat_of(self._ours(now), now)
+
+    def _ours(self, now: float) -> Node:
+        """Ourselves as we are now."""
+        running = self.record.origin
+        result, stands = self.record.last_result
+        return Node(
+            name=self.name,
             life=self.life,
             version=__version__,
             tree=running.digest,
@@ -125,11 +105,12 @@ class Cluster:
             commit=running.commit,
             dirty=None if running.dirty is None else bool(running.dirty),
             result=result,
-            up=now - self.started,
-            ran=now - running.since,
-            stands=now - stands,
+            started=self.started,
+            since=running.since,
+            stands=stands,
+            seen=now,
             draining=self.draining(),
-            past=tuple((one.tree, one.model, now - one.left) for one in self.reloader.past),
+            past=self.record.past,
         )
 
     # --- what is known
@@ -137,18 +118,13 @@ class Cluster:
     def nodes(self) -> tuple[Node, ...]:
         """Everybody who is there, ourselves as we are now. The others are left out once they are unknown."""
         now = self.wall()
-        ours = as_node(self.said(), now, 0.0)
         others = [one for one in self._heard if one.life != self.life] if now - self._looked < TTL else []
-        return present(sorted([ours, *others], key=lambda node: (node.name, node.started, node.life)))
+        return present(sorted([self._ours(now), *others], key=lambda node: (node.name, node.started, node.life)))
 
     @property
     def known(self) -> bool:
         """Whether the others are known."""
         return self.wall() - self._looked < TTL
-
-    def drift(self) -> Drift | None:
-        """Who is behind."""
-        return drift(self.nodes())
 
     def stagger(self) -> float:
         """How long a change that this node noticed by itself waits, s."""
@@ -157,12 +133,12 @@ class Cluster:
     # --- hearing
 
     @property
-    def _place(self) -> str:
+    def _own_name(self) -> str:
         return f"{self.name}#{self.life}"
 
     def _hear(self, answer: NodeList) -> None:
         now = self.wall()
-        ours = next((one.seen for one in answer.nodes if one.node == self._place), 0)
+        ours = next((one.seen for one in answer.nodes if one.node == self._own_name), 0)
         ahead = ours / 1000 - now if ours else 0.0  # of the store's clock
         self._heard = tuple(node for one in answer.nodes if (node := _understood(one, ahead)) is not None)
         self._looked, self.problem = now, ""
@@ -189,42 +165,9 @@ class Cluster:
         self._warned = found
 
 
-def standing(reloader: Reloader) -> tuple[str, float]:
-    """The result of the last reload in one word, and since when it stands (Unix time, s)."""
-    candidate = reloader.candidate
-    since = candidate.since if candidate is not None else reloader.running.since
-    if reloader.degraded:
-        return "degraded", since
-    if reloader.hold:
-        return "rolled-back", since
-    return ("applied" if candidate is None else candidate.outcome.result), since
-
-
-def as_node(said: Heartbeat, seen: float, ahead: float) -> Node:
-    """A heartbeat as it stood at `seen`, by a clock that the store's is `ahead` of (s)."""
-    at = seen - ahead
-    return Node(
-        name=said.node,
-        life=said.life,
-        version=said.version,
-        tree=said.tree,
-        model=said.model,
-        revision=said.revision,
-        commit=said.commit,
-        dirty=said.dirty,
-        result=said.result,
-        started=at - said.up,
-        since=at - said.ran,
-        stands=at - said.stands,
-        seen=at,
-        draining=said.draining,
-        past=tuple(Past(tree=tree, model=model, left=at - age) for tree, model, age in said.past),
-    )
-
-
 def _understood(one: Alive, ahead: float) -> Node | None:
-    """None for what a node says that speaks otherwise."""
+    """A node by a clock that the store's is `ahead` of (s); None for one that speaks otherwise."""
     try:
-        return as_node(msgspec.json.decode(one.body, type=Heartbeat), one.seen / 1000, ahead)
+        return node_of(msgspec.json.decode(one.body, type=Heartbeat), one.seen / 1000 - ahead)
     except msgspec.DecodeError:
         return None

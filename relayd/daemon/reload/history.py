@@ -1,4 +1,4 @@
-"""Last good: trees that have run well, kept on disk, and which of them a rollback holds.
+"""History: trees that have run well, kept on disk as stored generations, and which of them a rollback holds.
 
 Rule: sync file work, done in a worker thread; the one task here only waits. A store that cannot be written is a
 warning: it must not stop a reload.
@@ -18,7 +18,8 @@ from relayd.config.source import history as generations
 from relayd.config.source.history import Generation, Meta, Skipped, Summary
 from relayd.config.source.provenance import Provenance
 from relayd.config.source.tree import Tree
-from relayd.daemon.reload.reloader import Reloader
+from relayd.core.live import Live
+from relayd.daemon.reload.record import ReloadRecord
 
 log = logging.getLogger("relayd.reload")
 
@@ -27,7 +28,7 @@ HELD = "held"  # file with the number of the generation that a rollback holds
 
 @attrs.frozen
 class History:
-    """The store of one node."""
+    """The stored generations of one node."""
 
     directory: Path
 
@@ -55,13 +56,13 @@ class History:
 
     def hold(self, number: int) -> None:
         """Note that `number` is to be served, also after a restart; 0 = the tree again."""
-        place = self.directory / HELD
+        path = self.directory / HELD
         if not number:
-            place.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             return
-        temporary = place.with_suffix(".new")
+        temporary = path.with_suffix(".new")
         temporary.write_text(f"{number}\n", encoding="ascii")
-        os.replace(temporary, place)
+        os.replace(temporary, path)
 
     def held(self) -> int:
         """The generation that a rollback holds; 0 = none."""
@@ -89,27 +90,41 @@ def as_tree(one: Generation) -> Tree:
     return Tree(files=one.files, problems=(), digest=one.meta.digest, provenance=origin)
 
 
-async def keep_last_good(reloader: Reloader, vault: History, wall: Callable[[], float], *, proof: float = 30.0) -> None:
-    """Store each config once it has run for `proof` seconds, for ever."""
-    while True:
-        committed = reloader.committed
-        if reloader.fresh is None:
-            await committed.wait()
-            continue
-        with trio.move_on_after(proof):
-            await committed.wait()
-            continue
-        await _store(reloader, vault, wall)
+@attrs.frozen(kw_only=True)
+class HistoryKeeper:
+    """Stores each config once it has run for a while.
 
+    Args:
+        wall: Unix time, s.
+        proof: s that a config runs before it counts as good.
+    """
 
-async def _store(reloader: Reloader, vault: History, wall: Callable[[], float]) -> None:
-    tree, reloader.fresh = reloader.fresh, None
-    if tree is None:
-        return
-    realm, trigger = reloader.live.snapshot.relay.realm, reloader.running.trigger
-    try:
-        number = await trio.to_thread.run_sync(vault.save, tree, realm, wall(), trigger)
-    except OSError as error:
-        log.warning("reload.store_failed", extra={"directory": str(vault.directory), "error": str(error)})
-    else:
-        log.info("reload.stored", extra={"stored": number, "digest": tree.digest[:12]})
+    record: ReloadRecord
+    live: Live
+    history: History
+    wall: Callable[[], float]
+    proof: float
+
+    async def run(self) -> None:
+        """Wait and store, for ever."""
+        while True:
+            swapped = self.record.swapped
+            if self.record.unstored is None:
+                await swapped.wait()
+                continue
+            with trio.move_on_after(self.proof):
+                await swapped.wait()
+                continue
+            await self._store()
+
+    async def _store(self) -> None:
+        tree, self.record.unstored = self.record.unstored, None
+        if tree is None:
+            return
+        realm, trigger = self.live.snapshot.relay.realm, self.record.origin.trigger
+        try:
+            number = await trio.to_thread.run_sync(self.history.save, tree, realm, self.wall(), trigger)
+        except OSError as error:
+            log.warning("reload.store_failed", extra={"directory": str(self.history.directory), "error": str(error)})
+        else:
+            log.info("reload.stored", extra={"stored": number, "digest": tree.digest[:12]})

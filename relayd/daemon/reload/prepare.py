@@ -1,4 +1,4 @@
-"""Prepare: everything of a new config that can fail, done before it runs; and closing what it no longer needs, after.
+"""Preparation: everything of a new config that can fail, done before it runs; closing what it no longer needs, after.
 
 Rule: `prepare` runs in a worker thread and leaves no trace when it fails. `commit` and `retire` are sync, run on the
 event loop and cannot fail. An address that stays is not touched; a new one is open before an old one is closed.
@@ -16,16 +16,13 @@ import attrs
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import Account, Snapshot
 from relayd.daemon.accounts.credentials import Credentials
-from relayd.daemon.net.listen import open_listener
+from relayd.daemon.net.listen import Sockets, open_listener
 from relayd.daemon.net.server import HttpServer
-from relayd.daemon.reload.reloader import Unprepared
 
 if TYPE_CHECKING:
     from relayd.config.secrets.seal import Identity
 
 log = logging.getLogger("relayd")
-
-Sockets = dict[str, list[socket.socket]]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -54,32 +51,12 @@ class Listener:
         return [address for address in dict.fromkeys(self.wanted(snapshot)) if address not in self.given_up]
 
 
-def open_all(addresses: Sequence[str]) -> Sockets:
-    """Listening sockets for all addresses, or none. Raises: OSError, ValueError."""
-    opened: Sockets = {}
-    try:
-        for address in addresses:
-            opened[address] = open_listener(address)
-    except BaseException:
-        for sock in sockets_of(opened):
-            sock.close()
-        raise
-    return opened
+class Unprepared(Exception):
+    """Something that a config needs cannot be had on this node. `reasons` are for people."""
 
-
-def sockets_of(listening: Sockets) -> list[socket.socket]:
-    """All sockets of all addresses."""
-    return [sock for sockets in listening.values() for sock in sockets]
-
-
-def public_addresses(snapshot: Snapshot) -> Sequence[str]:
-    """Where clients come in."""
-    return snapshot.relay.server.listen
-
-
-def admin_addresses(snapshot: Snapshot) -> Sequence[str]:
-    """Where the admin listener is; none when it is off."""
-    return [snapshot.relay.admin.listen] if snapshot.relay.admin.listen else []
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__("; ".join(reasons))
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -87,38 +64,38 @@ class Preparation:
     """Prepares one config after the other.
 
     Args:
+        listeners: all that the daemon has.
         identities: reads this node's identities anew. Raises: SealError.
-        doors: every listener.
-        shut: accounts whose secret could not be had when last looked.
+        unopened: accounts whose secret could not be had when last tried.
     """
 
-    doors: Sequence[Listener]
+    listeners: Sequence[Listener]
     credentials: Credentials
     identities: Callable[[], Sequence[Identity]]
-    shut: frozenset[str] = frozenset()
+    unopened: frozenset[str] = frozenset()
 
-    def prepare(self, old: Snapshot, new: Snapshot) -> Arranged:
+    def prepare(self, old: Snapshot, new: Snapshot) -> Prepared:
         """Open the secrets of new and changed accounts, then new listeners. Raises: Unprepared with every reason."""
         reasons = self._secrets(old, new)
-        arranged = Arranged()
-        for door in self.doors:
-            wanted = door.addresses(new)
-            arranged.unneeded += [(door, address) for address in door.listening if address not in wanted]
+        prepared = Prepared()
+        for listener in self.listeners:
+            wanted = listener.addresses(new)
+            prepared.unneeded += [(listener, address) for address in listener.listening if address not in wanted]
             for address in wanted:
-                if address not in door.listening:
+                if address not in listener.listening:
                     try:
-                        arranged.opened.append((door, address, open_listener(address)))
+                        prepared.opened.append((listener, address, open_listener(address)))
                     except (OSError, ValueError) as error:
-                        reasons.append(f"{door.setting}: {self._why(error, address)}")
+                        reasons.append(f"{listener.setting}: {self._why(error, address)}")
         if reasons:
-            arranged.discard()
+            prepared.discard()
             raise Unprepared(reasons)
-        return arranged
+        return prepared
 
     def _why(self, error: Exception, address: str) -> str:
         """The error, with a hint where our own listener has the port (such as 127.0.0.1:80 before *:80)."""
         port = address.rpartition(":")[2]
-        ours = [other for door in self.doors for other in door.listening if not other.startswith("unix:")]
+        ours = [other for listener in self.listeners for other in listener.listening if not other.startswith("unix:")]
         same = [other for other in ours if other.rpartition(":")[2] == port]
         return f"{error} ({same[0]} is open until the new one is; a restart changes it)" if same else str(error)
 
@@ -150,10 +127,10 @@ class Preparation:
                 log.warning("identity.unusable", extra={"reason": str(error)})
             else:
                 problems = self.credentials.problems(snapshot)
-        opened = sorted(name for name in self.shut - problems.keys() if name in snapshot.accounts)
-        for name in sorted(problems.keys() - self.shut):
+        opened = sorted(name for name in self.unopened - problems.keys() if name in snapshot.accounts)
+        for name in sorted(problems.keys() - self.unopened):
             log.warning("account.no_credential", extra={"account": name, "why": problems[name]})
-        self.shut = frozenset(problems)
+        self.unopened = frozenset(problems)
         return opened
 
 
@@ -166,7 +143,7 @@ def _presents(account: Account | None, snapshot: Snapshot) -> tuple[object, ...]
 
 
 @attrs.define(eq=False)
-class Arranged:
+class Prepared:
     """What was opened for one config."""
 
     opened: list[tuple[Listener, str, list[socket.socket]]] = attrs.field(factory=list)
@@ -174,17 +151,17 @@ class Arranged:
 
     def commit(self) -> None:
         """Accept on the new sockets."""
-        for door, address, sockets in self.opened:
-            door.listening[address] = sockets
+        for listener, address, sockets in self.opened:
+            listener.listening[address] = sockets
             for sock in sockets:
-                door.server.listen(sock)
+                listener.server.listen(sock)
         self.opened = []
 
     def retire(self) -> None:
         """Accept no more on the old ones; their connections go on."""
-        for door, address in self.unneeded:
-            for sock in door.listening.pop(address):
-                door.server.unlisten(sock)
+        for listener, address in self.unneeded:
+            for sock in listener.listening.pop(address):
+                listener.server.unlisten(sock)
 
     def discard(self) -> None:
         """Close the new sockets."""

@@ -1,10 +1,15 @@
-"""Ticket: what the reloader can be asked for, and what it answers.
+"""Reload requests: what the reloader can be asked for, what it answers, and the queue in between.
 
-Rule: nouns and words about them; nothing here acts.
+Rule: a request is answered by a round that begins after it. The queue decides when a round is due, never what it does.
+
+Theory: level-triggered. A round takes every request there is *before* it starts to read the tree, so the last edit is
+never lost. Requests that nobody waits for are brought together; one that somebody made by hand is served at once.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -18,7 +23,7 @@ from relayd.config.source.tree import Tree
 ReloadOutcome = Literal["applied", "unchanged", "rejected", "held", "busy"]
 Trigger = Literal["boot", "event", "poll", "hash", "sighup", "command", "http", "rollback", "resume"]
 
-# Nobody waits for these, so they may be brought together and say nothing when there is no news.
+# Nobody waits for these, so they may be brought together, and they say nothing when there is no news.
 BY_ITSELF: frozenset[Trigger] = frozenset({"event", "poll", "hash"})
 SHORTEST_COMMIT = 7  # what git abbreviates to
 
@@ -60,7 +65,7 @@ class ReloadResult:
 
     Args:
         generation: the running one, after the round.
-        digest: of the tree that was looked at; "" when none could be read.
+        digest: of the tree that was read; "" when none could be.
         commit, dirty: its provenance.
         model: digest of what it means; "" when it does not compile.
         reasons: why it is held, or was rejected for something else than its text.
@@ -90,7 +95,7 @@ class ReloadRequest:
     """Somebody's claim to the result of a round that begins after now."""
 
     trigger: Trigger
-    request: Operation
+    operation: Operation
     result: ReloadResult | None = None
     _done: trio.Event = attrs.field(factory=trio.Event, init=False)
 
@@ -101,45 +106,51 @@ class ReloadRequest:
             self._done.set()
 
     async def wait(self) -> ReloadResult:
-        """The result of the round that answers this ticket."""
+        """The result of the round that answers this request."""
         await self._done.wait()
         assert self.result is not None
         return self.result
 
 
-@attrs.frozen(kw_only=True)
-class ConfigOrigin:
-    """Where the running config comes from.
+@attrs.define(eq=False, kw_only=True)
+class RequestQueue:
+    """Where everybody asks for a reload, and the reloader takes what there is.
 
     Args:
-        since: Unix time, s, of the swap.
-        model: digest of what it means (`model_digest`).
-        dirty: paths that differ from the commit; None where that is not known.
-        stored: number of the stored generation that it was loaded from; 0 = from the tree.
+        interval: s between rounds that nobody waits for.
+        stagger: s that such a round waits besides, so that not all nodes reload at one instant.
     """
 
-    digest: str
-    revision: str
-    commit: str
-    dirty: tuple[str, ...] | None
-    source: str
-    since: float
-    trigger: Trigger
-    stored: int = 0
-    model: str = ""
+    interval: float
+    stagger: Callable[[], float]
+    pending: list[ReloadRequest] = attrs.field(factory=list, init=False, repr=False)
+    _arrived: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
+    _urgent: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
+    _next: float = attrs.field(default=-math.inf, init=False)  # on trio's clock
 
+    def request(self, trigger: Trigger, operation: Operation | None = None, *, hurry: bool = False) -> ReloadRequest:
+        """Ask for a round; a Reload, unless another operation is given. Sync; the request may be waited for or dropped.
 
-@attrs.frozen(kw_only=True)
-class PendingTree:
-    """A tree on disk that is not what runs, and why not. `since`: Unix time, s, from which on it was so."""
+        Args:
+            hurry: it is not to be brought together with others, or put off.
+        """
+        request = ReloadRequest(trigger, operation or Reload())
+        self.pending.append(request)
+        self._arrived.set()
+        if hurry or trigger not in BY_ITSELF:
+            self._urgent.set()
+        return request
 
-    since: float
-    outcome: ReloadResult
-
-
-def kept_back(number: int) -> str:
-    """Why a tree is not taken while a rollback holds a stored generation."""
-    return f"rolled back to generation {number}; `relayd resume` follows the tree again"
+    async def take(self) -> list[ReloadRequest]:
+        """Wait until a round is due. Returns every request there is; the first one names the round."""
+        await self._arrived.wait()
+        with trio.CancelScope(deadline=max(self._next, trio.current_time() + self.stagger())):
+            await self._urgent.wait()
+        self._next = trio.current_time() + self.interval
+        taken = sorted(self.pending, key=lambda request: request.trigger in BY_ITSELF)
+        self.pending = []
+        self._arrived, self._urgent = trio.Event(), trio.Event()
+        return taken
 
 
 def fields_of(result: ReloadResult, trigger: Trigger) -> dict[str, object]:
@@ -156,23 +167,6 @@ def fields_of(result: ReloadResult, trigger: Trigger) -> dict[str, object]:
         "restart_required": list(result.restart_required),
     }
     return {name: value for name, value in fields.items() if value}
-
-
-def origin_of(
-    tree: Tree, revision: str, now: float, trigger: Trigger, stored: int = 0, *, model: str = ""
-) -> ConfigOrigin:
-    """Where a config comes from that begins to run at `now`."""
-    return ConfigOrigin(
-        digest=tree.digest,
-        revision=revision,
-        commit=tree.provenance.commit,
-        dirty=tree.provenance.dirty,
-        source=tree.provenance.source,
-        since=now,
-        trigger=trigger,
-        stored=stored,
-        model=model,
-    )
 
 
 def is_expected(prefix: str, tree: Tree) -> bool:

@@ -1,4 +1,4 @@
-"""Watch: noticing that the tree was touched, and ringing for it.
+"""Watcher: notices that the tree was touched, and asks for a reload.
 
 Rule: events are hints. An event says only "look now"; what is looked at is the tree's stat signature, and the reloader
 reads the bytes. So a watcher that goes deaf, drops events or dies costs seconds, never a change.
@@ -25,51 +25,53 @@ from typing import Literal
 import attrs
 import trio
 
-from relayd.daemon.reload.reloader import Reloader
+from relayd.daemon.reload.candidate import Inspector
+from relayd.daemon.reload.requests import RequestQueue
 
 log = logging.getLogger("relayd.watch")
 
 Backend = Literal["inotify", "poll", "off"]
-WatchedFile = tuple[str, int, int]  # path, device, inode
+WatchedDirectory = tuple[str, int, int]  # path, device, inode
 
-POLL = 2.0  # s between stat signatures
-HASH = 60.0  # s between readings of all bytes
 # A walk may take this share of the time at most: on a slow network file system the poll becomes rarer.
 POLL_SHARE = 1 / 20
 BREATH = 0.1  # s after an event before the look: the rest of a save is on its way
 LINKS = 40  # Linux follows as many (path_resolution(7))
 DENY_SIZE = 1 << 20  # bytes; a file of a tree is no larger
-MAX_PLACES = 4096  # directories watched; fs.inotify.max_user_watches is 8192 on small machines
+MAX_DIRECTORIES = 4096  # watched; fs.inotify.max_user_watches is 8192 on small machines
 
 
 @attrs.define(eq=False, kw_only=True)
 class Watcher:
-    """Looks at one tree for ever, and rings.
+    """Looks at one tree for ever.
 
     Args:
+        inspector: knows the tree's signature as it was last read.
         tree: the path as the operator gave it; links in it are followed anew at each look.
         listen: waits for file events; None = poll only.
-        poll, hash_every: s.
+        poll: s between looks at the stat signature.
+        hash_every: s between readings of all bytes.
     """
 
-    reloader: Reloader
+    queue: RequestQueue
+    inspector: Inspector
     tree: Path
     listen: Listen | None
-    poll: float = POLL
-    hash_every: float = HASH
+    poll: float
+    hash_every: float
     backend: Backend = "poll"
     last_look: float = -math.inf  # on trio's clock
     rearms: int = 0
     failure: str = ""  # why there are no events
     _heard: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _moved: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
-    _places: frozenset[WatchedFile] = frozenset()
+    _watched: frozenset[WatchedDirectory] = frozenset()
     _deny: bytes | None = None  # deny.toml, as the last look saw it
 
     async def run(self) -> None:
         """Poll and listen."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ring_for_bytes)
+            nursery.start_soon(self._ask_for_bytes)
             if self.listen is not None:
                 nursery.start_soon(self._hear)
             await self._look_for_ever()
@@ -91,35 +93,34 @@ class Watcher:
             pause = max(self.poll, rest)
 
     async def _look(self, event: bool) -> None:
-        signature, places, deny = await trio.to_thread.run_sync(self._survey, abandon_on_cancel=True)
+        signature, directories, deny = await trio.to_thread.run_sync(self._survey, abandon_on_cancel=True)
         hurry = self._deny is not None and deny != self._deny  # somebody wants a key refused at once
         self._deny = deny
         self.last_look = trio.current_time()
-        if places != self._places:
-            self._places = places
+        if directories != self._watched:
+            self._watched = directories
             self._moved.set()
-        study = self.reloader.study
-        if study.examined is None or signature != study.examined:
-            self.reloader.poke("event" if event else "poll", hurry=hurry)
+        if self.inspector.touched(signature):
+            self.queue.request("event" if event else "poll", hurry=hurry)
 
-    def _survey(self) -> tuple[object, frozenset[WatchedFile], bytes]:
-        places = frozenset(places_of(self.tree)) if self.listen is not None else frozenset()
-        return self.reloader.study.sign(), places, _bytes_of(self.tree / "deny.toml")
+    def _survey(self) -> tuple[object, frozenset[WatchedDirectory], bytes]:
+        directories = frozenset(watched_directories(self.tree)) if self.listen is not None else frozenset()
+        return self.inspector.reader.sign(), directories, _bytes_of(self.tree / "deny.toml")
 
-    async def _ring_for_bytes(self) -> None:
+    async def _ask_for_bytes(self) -> None:
         while True:
             await trio.sleep(self.hash_every)
-            self.reloader.poke("hash")
+            self.queue.request("hash")
 
     # --- events
 
     async def _hear(self) -> None:
-        """Listen to the places there are; anew when they are other ones; after a failure, now and then."""
+        """Listen to the directories there are; anew when they are other ones; after a failure, now and then."""
         while True:
-            if not self._places:
-                self._places = (await trio.to_thread.run_sync(self._survey, abandon_on_cancel=True))[1]
+            if not self._watched:
+                self._watched = (await trio.to_thread.run_sync(self._survey, abandon_on_cancel=True))[1]
             self._moved = trio.Event()
-            paths = sorted({path for path, _, _ in self._places})
+            paths = sorted({path for path, _, _ in self._watched})
             failure = await self._listen_to(paths)
             self.rearms += 1
             if failure:
@@ -127,7 +128,7 @@ class Watcher:
                 await trio.sleep(self.hash_every)
 
     async def _listen_to(self, paths: list[str]) -> str:
-        """Until the places change. Returns: why it cannot go on, or ""."""
+        """Until the directories change. Returns: why it cannot go on, or ""."""
         assert self.listen is not None
         failures: list[str] = []
         async with trio.open_nursery() as nursery:
@@ -166,7 +167,7 @@ class Watcher:
 
     def _on_begun(self) -> None:
         if self.backend != "inotify":
-            log.info("watch.listening", extra={"directories": len(self._places)})
+            log.info("watch.listening", extra={"directories": len(self._watched)})
         self.backend, self.failure = "inotify", ""
         self._heard.set()  # what happened while nobody listened
 
@@ -230,8 +231,8 @@ def _bytes_of(path: Path) -> bytes:
 # --- what to watch
 
 
-def places_of(tree: Path) -> Iterator[WatchedFile]:
-    """The directories whose entries decide what the tree is, as far as they exist; at most MAX_PLACES."""
+def watched_directories(tree: Path) -> Iterator[WatchedDirectory]:
+    """The directories whose entries decide what the tree is, as far as they exist; at most MAX_DIRECTORIES."""
     seen: set[str] = set()
     for path in _directories(tree):
         if path in seen:
@@ -242,7 +243,7 @@ def places_of(tree: Path) -> Iterator[WatchedFile]:
         except OSError:
             continue
         yield path, found.st_dev, found.st_ino
-        if len(seen) >= MAX_PLACES:
+        if len(seen) >= MAX_DIRECTORIES:
             return
 
 
@@ -283,11 +284,11 @@ def link_parents(path: str) -> Iterator[str]:
 
 def _git_directories(real: str) -> Iterable[str]:
     """Where git keeps the index and HEAD of this work tree; a linked one says so in a file."""
-    place = os.path.join(real, ".git")
-    if os.path.isdir(place):
-        return [place]
+    path = os.path.join(real, ".git")
+    if os.path.isdir(path):
+        return [path]
     try:
-        with open(place, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             line = file.read(4096).strip()
     except OSError:
         return []

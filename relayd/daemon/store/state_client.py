@@ -24,6 +24,7 @@ import trio
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import LEASE_MS
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.paths import state_directory
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
@@ -189,15 +190,3 @@ def open_state(
     side = Batcher(SqliteStore(str(local / "side.db"), clock=clock))
     counting = FailsafeStore(main, side, policy, lease_ms=round(lease * 1000))
     return StateClient(main=main, side=side, counting=counting, pool=pool, wall=wall)
-
-
-def state_directory(url: str, base: Path, own: str = "") -> Path:
-    """Where this node keeps what is its own: beside the SQLite database, else in `own`, else `var` in the tree.
-
-    Args:
-        own: the directory that systemd made for the service ($STATE_DIRECTORY), which may not write to the tree.
-    """
-    scheme, _, rest = url.partition(":")
-    if scheme == "sqlite" and rest and rest != ":memory:":
-        return (base / rest.removeprefix("//")).parent
-    return Path(own) if own else base / "var"

@@ -167,7 +167,7 @@ def test_a_repository_of_another_user_is_no_obstacle(repo: Path) -> None:
 
 def test_without_a_git_program_the_commit_is_known_and_nothing_is_proved(repo: Path) -> None:
     script = (
-        "import sys, time; sys.path.insert(0, 'tests/config/source'); from pathlib import Path;"
+        "import sys, time; sys.path[:0] = ['tests', 'tests/config/source']; from pathlib import Path;"
         "from test_provenance import provenance; p = provenance(Path(sys.argv[1])); print(p.commit, p.dirty)"
     )
     environment = {**os.environ, "PATH": "/nonexistent"}
@@ -197,7 +197,7 @@ def test_nothing_of_the_repository_is_written_and_no_program_of_its_config_is_ru
 
 def test_variables_that_a_git_hook_sets_do_not_lead_elsewhere(repo: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; sys.path.insert(0, 'tests/config/source'); from pathlib import Path;"
+        "import sys; sys.path[:0] = ['tests', 'tests/config/source']; from pathlib import Path;"
         "from test_provenance import provenance; print(provenance(Path(sys.argv[1])).commit)"
     )
     environment = {**os.environ, "GIT_DIR": str(tmp_path / "nowhere"), "GIT_WORK_TREE": str(tmp_path)}

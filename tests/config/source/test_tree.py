@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from relayd.config.load import load_tree
 from relayd.config.model.document import MAX_FILE
 from relayd.config.problems.problem import ConfigError
 from relayd.config.source import tree as trees
-from relayd.config.source.tree import Reading, load_tree, read_files, read_tree
+from relayd.config.source.tree import Reading, read_files, read_tree
 
 RELAY = 'schema = 1\nrealm = "test"\n'
 

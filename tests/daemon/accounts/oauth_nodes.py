@@ -87,7 +87,7 @@ class Node:
     async def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
         with trio.fail_after(seconds):
             while not condition():  # noqa: ASYNC110 - it looks at the world, not at an event
-                await trio.sleep(0.01)
+                await trio.sleep(0.5)
 
 
 IDENTITY = new_identity(os.urandom)
@@ -127,7 +127,7 @@ async def node(
     identities: Sequence[Identity] = (IDENTITY,),
     **state: Any,
 ) -> AsyncIterator[Node]:
-    """A node for the length of a block. When it dies in there, only it does."""
+    """A node for the length of a block, and its pump's store. When it dies in there, only it does."""
     one = Node(config=config, state=NodeState(pump, **state))
     one.keeper = OAuthKeeper(
         credentials=Credentials(identities),
@@ -150,3 +150,5 @@ async def node(
     except BaseExceptionGroup as group:
         if group.split(Died)[1] is not None:
             raise
+    finally:
+        pump.store.close()

@@ -176,7 +176,7 @@ async def simulator(nursery: trio.Nursery) -> AsyncIterator[Callable[..., Any]]:
 
 def sdk_at(base_url: str) -> anthropic.Anthropic:
     """The sync SDK with its ordinary client, which uses real sockets."""
-    http = httpx2.Client(trust_env=False, timeout=20.0)
+    http = httpx2.Client(trust_env=False, timeout=60.0)
     return anthropic.Anthropic(api_key="x", base_url=base_url, max_retries=0, http_client=http)
 
 
@@ -235,7 +235,7 @@ async def test_what_the_server_itself_refuses_has_the_api_s_form(simulator: Call
     async with stream:
         await stream.send_all(b"POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n\r\n")
         answer = b""
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             async for piece in stream:
                 answer += piece
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -278,7 +278,7 @@ def test_the_command_says_where_it_listens_serves_and_ends_well(
             sdk.messages.create(**ASK, extra_headers={"x-simulate-status": "429"})
     assert caught.value.response.headers["retry-after"] == "3"
     process.send_signal(how)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "")
 
 
@@ -292,7 +292,7 @@ def test_the_command_lets_a_stream_finish_when_it_is_stopped(command: Callable[.
         process.send_signal(signal.SIGTERM)
         pieces += texts
     assert len(pieces) == 10
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=60) == 0
 
 
 def test_the_command_serves_a_unix_socket(command: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_the_command_refuses_bad_options(
     command: Callable[..., subprocess.Popen[str]], options: list[str], code: int, message: str
 ) -> None:
     process = command(*options)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, message in err) == (code, True), err
     assert "Traceback" not in err
 
@@ -324,6 +324,6 @@ def test_the_command_refuses_bad_options(
 def test_the_command_says_so_when_its_address_is_taken(command: Callable[..., subprocess.Popen[str]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = command("--listen", f"127.0.0.1:{taken.getsockname()[1]}")
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "in use" in err

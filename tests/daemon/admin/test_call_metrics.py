@@ -19,10 +19,10 @@ def receipt(**fields: Any) -> Receipt:
 
 
 def told(*receipts: Receipt) -> list[str]:
-    tally = CallMetrics()
+    metrics = CallMetrics()
     for one in receipts:
-        tally.record(one)
-    return exposition(tally.families()).splitlines()
+        metrics.record(one)
+    return exposition(metrics.families()).splitlines()
 
 
 def test_calls_are_counted_by_how_they_ended() -> None:

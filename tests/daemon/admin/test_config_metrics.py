@@ -9,10 +9,10 @@ from relayd.core.cluster import Node
 from relayd.core.inventory import Inventory, SealedFor
 from relayd.daemon.admin.prometheus import (
     ConfigFacts,
+    cluster_metrics,
     config_metrics,
     exposition,
     family,
-    fleet_metrics,
     inventory_metrics,
 )
 
@@ -106,12 +106,12 @@ def test_samples_are_in_the_order_of_their_labels() -> None:
 def test_nodes_are_counted_by_tree_and_their_drift_is_a_time() -> None:
     common = {"model": "m", "since": 500.0, "seen": 1000.0}
     nodes = [Node(name=f"n{number}", life=str(number), tree=f"{number // 2:064x}", **common) for number in range(3)]
-    told = exposition(fleet_metrics(nodes, 1000.0)).splitlines()
+    told = exposition(cluster_metrics(nodes, 1000.0)).splitlines()
 
     assert 'relayd_nodes{tree_digest="000000000000"} 3' in told  # the first twelve digits
     assert "relayd_config_drift_seconds 0" in told
     apart = [*nodes, Node(name="n3", life="3", tree="f" * 64, model="other", since=900.0, seen=1000.0)]
-    told = exposition(fleet_metrics(apart, 1000.0)).splitlines()
+    told = exposition(cluster_metrics(apart, 1000.0)).splitlines()
     assert 'relayd_nodes{tree_digest="ffffffffffff"} 1' in told
     assert "relayd_config_drift_seconds 100" in told
     assert all(SAMPLE.fullmatch(line) for line in told if not line.startswith("#"))

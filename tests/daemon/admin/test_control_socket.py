@@ -13,15 +13,16 @@ import pytest
 import trio
 from reload_world import World, living, make_tree
 
-from relayd.daemon.admin.control_socket import MAX_REQUEST, allowed, open_control, peer_user
-from relayd.daemon.paths import control_socket, control_sockets, generation_store, text_setting
+from relayd.daemon.admin.control_socket import MAX_REQUEST, allowed, peer_user
+from relayd.daemon.node import open_control
+from relayd.daemon.paths import control_socket, control_sockets, generation_store, state_password, text_setting
 
 
 async def ask(world: World, *lines: bytes) -> list[dict[str, Any]]:
     """The answers to some lines on one connection, until the daemon ends it or all are answered."""
-    stream = await trio.open_unix_socket(str(world.reloading.control_path))
+    stream = await trio.open_unix_socket(str(world.control_path))
     buffer = b""
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         async with stream:
             try:
                 await stream.send_all(b"".join(line + b"\n" for line in lines))
@@ -51,10 +52,10 @@ async def test_several_requests_on_a_connection_are_answered_in_order(tmp_path: 
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        (b"hello", "the request is no JSON"),
-        (b"[]", "the request is no JSON object"),
-        (b"{}", "verb: None is none of reload, rollback, resume, diff, generations, status, metrics"),
-        (b'{"verb":"stop"}', "verb: 'stop' is none of reload, rollback, resume, diff, generations, status, metrics"),
+        (b"hello", "the request is not JSON"),
+        (b"[]", "the request is not a JSON object"),
+        (b"{}", "verb: None is not one of reload, rollback, resume, diff, generations, status, metrics"),
+        (b'{"verb":"stop"}', "verb: 'stop' is not one of reload, rollback, resume, diff, generations, status, metrics"),
         (b'{"verb":"reload","force":true}', "force: unknown field"),
         (b'{"verb":"reload","accept":1}', "accept: expected str"),
         (b'{"verb":"reload","dry_run":1}', "dry_run: expected bool"),
@@ -82,7 +83,7 @@ async def test_a_line_without_an_end_is_bounded(tmp_path: Path) -> None:
 
 async def test_the_socket_is_for_its_user_alone_and_goes_with_the_daemon(tmp_path: Path) -> None:
     async with living(make_tree(tmp_path / "tree"), watch=False) as world:
-        path = world.reloading.control_path
+        path = world.control_path
         assert os.stat(path).st_mode & 0o777 == 0o600
         with pytest.raises(OSError, match="another relayd is listening there"):
             open_control(path)
@@ -156,3 +157,14 @@ def test_a_command_looks_beside_the_state_that_relay_toml_names_then_in_the_usua
 def test_a_setting_that_cannot_be_read_is_empty(text: bytes) -> None:
     assert text_setting(text, "realm") == ""
     assert text_setting(text, "realm", "deeper") == ""
+
+
+def test_the_environment_has_the_password_of_the_state_or_else_the_first_line_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text(" first \nsecond\n")
+
+    assert state_password("", {}) == ""
+    assert state_password(str(path), {}) == "first"
+    assert state_password(str(path), {"RELAYD_STATE_PASSWORD": ""}) == ""
+    with pytest.raises(ValueError, match=r"relay\.toml: state\.password_file: /nowhere/x: no such file or directory"):
+        state_password("/nowhere/x", {})

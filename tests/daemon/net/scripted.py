@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +22,7 @@ from relayd.wire.http import HeaderPairs
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+PATIENCE = 30.0  # s; on an idle machine nothing here takes more than a fraction of it
 
 
 class Conversation:
@@ -112,7 +114,7 @@ class Upstream:
 
     async def all_closed(self) -> None:
         """Wait until the server has seen every connection end."""
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while self.open:
                 await self._one_ended.wait()
 
@@ -183,7 +185,7 @@ async def send(
     timeout: Mapping[str, float | None] | None = None,
 ) -> httpx2.Response:
     """One request; the response's body is still to be taken."""
-    limits = {"connect": 5.0, "write": 5.0, "first_byte": 5.0} if timeout is None else timeout
+    limits = {"connect": PATIENCE, "write": PATIENCE, "first_byte": PATIENCE} if timeout is None else timeout
     return await transport.handle_async_request(build_request(method, url, headers or [], body, limits))
 
 
@@ -194,7 +196,7 @@ async def read(response: httpx2.Response) -> bytes:
     try:
         while (piece := answer.take()) != b"":
             if piece is None:
-                with trio.fail_after(5):
+                with trio.fail_after(PATIENCE):
                     await answer.wait()
             else:
                 pieces.append(piece)
@@ -221,7 +223,8 @@ def descriptors() -> int:
 
 async def back_to(count: int) -> None:
     """Wait until no more than `count` descriptors are open; a server may still have a connection to accept."""
-    for _ in range(2000):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         if descriptors() <= count:
             return
         await trio.sleep(0.001)

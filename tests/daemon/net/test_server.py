@@ -15,6 +15,8 @@ import attrs
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
+from trio.testing import MockClock
 from wire.h1_corpus import CASES
 
 from relayd.config import snapshot
@@ -25,7 +27,7 @@ from relayd.wire.h1 import LAST_CHUNK, MAX_HEAD, ChunkedDecoder
 from relayd.wire.http import HeaderPairs
 from relayd.wire.refusal import Refusal
 
-PATIENCE = 5.0  # s; nothing here should take more than a fraction of it
+PATIENCE = 30.0  # s; on an idle machine nothing here takes more than a fraction of it
 LIMIT = 100_000  # bytes of body that the echo takes
 
 Serve = Callable[[Exchange], Awaitable[None]]
@@ -612,7 +614,9 @@ async def test_a_slow_reader_costs_one_piece_and_a_cancelled_flush_loses_nothing
     assert (await client.answer()).body == piece * pieces
 
 
-async def test_a_client_that_takes_nothing_for_the_write_timeout_is_gone(nursery: trio.Nursery) -> None:
+async def test_a_client_that_takes_nothing_for_the_write_timeout_is_gone(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
     ended = trio.Event()
 
     async def pour(exchange: Exchange) -> None:
@@ -661,7 +665,7 @@ def leave_by_half_close(client: Client) -> None:
 @pytest.mark.parametrize("leave", [leave_by_fin, Client.reset, leave_by_half_close], ids=["FIN", "RST", "half"])
 @pytest.mark.parametrize("make", [EpollDisconnects, PeekDisconnects])
 async def test_a_client_that_leaves_is_noticed_while_the_application_waits(
-    nursery: trio.Nursery, make: Callable[[], Disconnects], leave: Callable[[Client], None]
+    jumping_clock: MockClock, nursery: trio.Nursery, make: Callable[[], Disconnects], leave: Callable[[Client], None]
 ) -> None:
     began, ended = trio.Event(), trio.Event()
     noticed = 0.0
@@ -678,22 +682,16 @@ async def test_a_client_that_leaves_is_noticed_while_the_application_waits(
         ended.set()
 
     house = await open_house(nursery, wait, disconnects=make())
-    delays: list[float] = []
-    for _ in range(5):  # a busy machine may be late once
-        began, ended = trio.Event(), trio.Event()
-        client = await house.client()
-        await client.send(get())
-        await began.wait()
-        await trio.sleep(0.02)
-        left = trio.current_time()
-        leave(client)
-        with trio.fail_after(PATIENCE):
-            await ended.wait()
-        delays.append(noticed - left)
-        if delays[-1] < 0.25:
-            break
+    client = await house.client()
+    await client.send(get())
+    await began.wait()
+    await trio.sleep(0.02)
+    left = trio.current_time()
+    leave(client)
+    with trio.fail_after(PATIENCE):
+        await ended.wait()
 
-    assert delays[-1] < 0.25, delays
+    assert noticed - left < 0.25
 
 
 async def test_a_client_that_left_before_the_watch_is_noticed(nursery: trio.Nursery) -> None:
@@ -772,24 +770,26 @@ async def test_a_client_that_leaves_in_its_body_is_a_499_for_the_application(nur
 # Timeouts
 
 
-async def test_a_head_that_takes_too_long_is_408_however_it_drips(nursery: trio.Nursery) -> None:
+async def test_a_head_that_takes_too_long_is_408_however_it_drips(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
     client = await (await open_house(nursery, header_timeout=0.15)).client()
 
     async def drip() -> None:
-        with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
-            for byte in get("/" + "x" * 1000):
-                await client.stream.send_all(bytes([byte]))
-                await trio.sleep(0.02)
+        for byte in get("/" + "x" * 1000):
+            await client.stream.send_all(bytes([byte]))
+            await trio.sleep(0.02)
 
     begun = trio.current_time()
     async with trio.open_nursery() as own:
         own.start_soon(drip)
 
         assert (await client.answer()).status == 408
-        assert 0.1 < trio.current_time() - begun < 1.0
+        assert trio.current_time() - begun == pytest.approx(0.15, abs=0.03)
+        own.cancel_scope.cancel()
 
 
-async def test_a_408_comes_while_the_client_is_silent(nursery: trio.Nursery) -> None:
+async def test_a_408_comes_while_the_client_is_silent(jumping_clock: MockClock, nursery: trio.Nursery) -> None:
     client = await (await open_house(nursery, header_timeout=0.1)).client()
     await client.send(b"GET / HT")
 
@@ -797,7 +797,9 @@ async def test_a_408_comes_while_the_client_is_silent(nursery: trio.Nursery) -> 
     assert await client.is_closed()
 
 
-async def test_the_head_of_a_later_request_has_the_header_timeout_too(nursery: trio.Nursery) -> None:
+async def test_the_head_of_a_later_request_has_the_header_timeout_too(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
     client = await (await open_house(nursery, header_timeout=0.1)).client()
     await client.send(get() + b"GET / HT")
     assert (await client.answer()).status == 200
@@ -810,34 +812,29 @@ async def test_the_head_of_a_later_request_has_the_header_timeout_too(nursery: t
     assert (await client.answer()).status == 408
 
 
-def let_the_deadline_pass() -> None:
-    """Hold up the whole loop, so that what was just sent and the timeout are there in one turn of it."""
-    time.sleep(0.1)
-
-
 async def test_a_request_that_comes_at_the_very_end_of_the_keep_alive_timeout_is_served(
-    nursery: trio.Nursery,
+    mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     house = await open_house(nursery, keep_alive_timeout=0.05)
     for _ in range(8):  # trio wakes those that are due together in an order by chance
         client = await house.client()
         await client.send(get())
         await client.answer()
-        await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
         os.write(client.stream.socket.fileno(), get("/late"))
-        let_the_deadline_pass()
+        mock_clock.jump(0.1)  # what was just sent and the timeout are there in one turn of the loop
 
         assert (await client.answer()).body == b"GET /late "
 
 
 async def test_a_head_that_ends_with_its_timeout_is_served_or_408_but_no_call_is_cancelled(
-    nursery: trio.Nursery,
+    mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     cancelled: list[str] = []
 
     async def answer(exchange: Exchange) -> None:
         try:
-            await trio.sleep(0.001)
+            await trio.lowlevel.checkpoint()
         except trio.Cancelled:
             cancelled.append(exchange.head.path)
             raise
@@ -847,21 +844,23 @@ async def test_a_head_that_ends_with_its_timeout_is_served_or_408_but_no_call_is
     for _ in range(8):
         client = await house.client()
         await client.send(get()[:-2])
-        await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
         os.write(client.stream.socket.fileno(), get()[-2:])
-        let_the_deadline_pass()
+        mock_clock.jump(0.1)  # what was just sent and the timeout are there in one turn of the loop
 
         assert (await client.answer()).status in (200, 408)
     assert cancelled == []
 
 
-async def test_a_connection_without_a_byte_is_closed_without_a_word(nursery: trio.Nursery) -> None:
+async def test_a_connection_without_a_byte_is_closed_without_a_word(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
     house = await open_house(nursery, header_timeout=0.1)
 
     assert await (await house.client()).is_closed()
 
 
-async def test_an_idle_connection_is_closed_without_a_word(nursery: trio.Nursery) -> None:
+async def test_an_idle_connection_is_closed_without_a_word(jumping_clock: MockClock, nursery: trio.Nursery) -> None:
     client = await (await open_house(nursery, keep_alive_timeout=0.1)).client()
     await client.send(get())
     await client.answer()
@@ -877,7 +876,9 @@ async def test_no_keep_alive_timeout_means_one_request_a_connection(nursery: tri
     assert await client.is_closed()
 
 
-async def test_no_timeout_touches_a_request_that_is_being_served(nursery: trio.Nursery) -> None:
+async def test_no_timeout_touches_a_request_that_is_being_served(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
     async def slow(exchange: Exchange) -> None:
         await trio.sleep(0.3)
         await exchange.reply(text("late"))
@@ -887,7 +888,9 @@ async def test_no_timeout_touches_a_request_that_is_being_served(nursery: trio.N
     assert (await house.ask(get())).body == b"late"
 
 
-async def test_a_body_that_stops_is_408_and_one_that_drips_is_not(nursery: trio.Nursery) -> None:
+async def test_a_body_that_stops_is_408_and_one_that_drips_is_not(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
     house = await open_house(nursery, body_timeout=0.15)
     stopped, dripping = await house.client(), await house.client()
     await stopped.send(post(b"hello")[:-1])
@@ -1261,7 +1264,9 @@ def test_a_listener_can_be_opened_again_at_once() -> None:
     second.close()
 
 
-async def test_a_body_that_fails_after_the_answer_began_closes_the_connection(nursery: trio.Nursery) -> None:
+async def test_a_body_that_fails_after_the_answer_began_closes_the_connection(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
     async def answer(exchange: Exchange) -> None:
         exchange.start(200, [], length=3)
         exchange.push(b"a")

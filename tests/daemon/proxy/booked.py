@@ -140,6 +140,9 @@ async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = 
             with trio.CancelScope(shield=True):
                 await world.close()
             nursery.cancel_scope.cancel()
+    side.store.close()
+    if beside is None:
+        store.close()
 
 
 __all__ = ["KEY", "OTHER_KEY", "Booked", "Clock", "FickleStore", "booked"]

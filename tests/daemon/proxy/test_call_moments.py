@@ -8,8 +8,9 @@ import random
 import pytest
 import trio
 from builders import account, snapshot
-from fakes import ASK, Cut, House, relaying, upstream_account
+from fakes import ASK, PATIENCE, Cut, House, relaying, upstream_account
 from scripted import Conversation, Script, serving
+from trio.testing import MockClock
 
 from relayd.config.snapshot import Pace, Routing, Simulator
 
@@ -79,7 +80,7 @@ async def test_a_call_waits_a_moment_for_an_account_that_is_full() -> None:
         assert (await first.answer()).status == 200
 
 
-async def test_it_does_not_wait_for_ever() -> None:
+async def test_it_does_not_wait_for_ever(jumping_clock: MockClock) -> None:
     slow = account("a", max_concurrency=1, simulator=Simulator(first_byte=30.0))
     async with relaying(snapshot(accounts=(slow,))) as house:
         first, second = await house.connect(), await house.connect()
@@ -96,7 +97,7 @@ async def test_it_does_not_wait_for_ever() -> None:
         await house.books.wait_for(2)
 
 
-async def test_a_longer_hold_is_told_at_once() -> None:
+async def test_a_longer_hold_is_told_at_once(jumping_clock: MockClock) -> None:
     paced = account("a", pace=Pace(requests_per_minute=1))
     async with relaying(snapshot(accounts=(paced,))) as house:
         assert (await house.ask()).status == 200
@@ -108,7 +109,7 @@ async def test_a_longer_hold_is_told_at_once() -> None:
         assert trio.current_time() - began < 0.5
 
 
-async def test_a_client_that_leaves_while_it_waits_is_let_go() -> None:
+async def test_a_client_that_leaves_while_it_waits_is_let_go(jumping_clock: MockClock) -> None:
     slow = account("a", max_concurrency=1, simulator=Simulator(first_byte=30.0))
     async with relaying(snapshot(accounts=(slow,))) as house:
         first, second = await house.connect(), await house.connect()
@@ -126,10 +127,8 @@ async def test_a_client_that_leaves_while_it_waits_is_let_go() -> None:
 
 
 async def until_in_flight(house: House) -> None:
-    with trio.fail_after(5):
-        for _ in range(1000):
-            if house.in_flight():
-                return
+    with trio.fail_after(PATIENCE):
+        while not house.in_flight():  # noqa: ASYNC110 - the relay tells nobody
             await trio.sleep(0.005)
 
 

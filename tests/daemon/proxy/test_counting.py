@@ -159,7 +159,7 @@ async def test_a_keys_own_headers_agree_with_its_usage(tmp_path: Path) -> None:
 
 
 async def in_flight(world: Booked, count: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while world.house.in_flight() < count:  # noqa: ASYNC110 - the relay tells nobody
             await trio.sleep(0.005)
 

@@ -132,7 +132,7 @@ def answering(*answers: bytes) -> Script:
 
 async def until(condition: Callable[[], bool], clock: Clock) -> None:
     """Let the wall clock run, a second in 10 ms, until something has happened."""
-    for _ in range(500):
+    for _ in range(3000):
         if condition():
             return
         clock.now += 1
@@ -177,6 +177,7 @@ async def test_never_two_probes_at_once_on_one_account() -> None:
         relay = make(tree(upstream_account("a", upstream.port), every=0.01), clock := Clock())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(HealthChecks(relay).run)
+            await until(lambda: upstream.accepted > 0, clock)
             for _ in range(20):
                 clock.now += 1
                 await trio.sleep(0.01)

@@ -23,18 +23,24 @@ import trio
 from fakes import ASK, ASK_STREAM, Client, Told
 
 from relayd.config.secrets.api_keys import key_hash, mint
-from relayd.daemon.admin.status import metrics_text, status_document
-from relayd.daemon.bell import EarlySignals
+from relayd.config.source.tree import Tree as ReadTree
+from relayd.config.source.tree import Unstable
+from relayd.daemon.admin.metrics import metrics_text
+from relayd.daemon.admin.status import StatusSources, status_document
+from relayd.daemon.build import Daemon, build, tree_reader
 from relayd.daemon.log import AccessLog, Output, set_log
-from relayd.daemon.node import NodeSettings, open_sockets
-from relayd.daemon.reload.boot import Start
+from relayd.daemon.node import Intervals, NodeSettings, open_sockets
+from relayd.daemon.reload.boot import Start, find_start
+from relayd.daemon.reload.cluster import Cluster
+from relayd.daemon.reload.history import History
+from relayd.daemon.reload.record import ReloadRecord
 from relayd.daemon.reload.reloader import Reloader
-from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, Trigger
-from relayd.daemon.reloading import Intervals, ReloadTasks, TreeReader, find_start
-from relayd.daemon.run import Daemon, build
+from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, RequestQueue, Trigger
+from relayd.daemon.run import Serving
+from relayd.daemon.signals import EarlySignals
 
 KEY = mint(lambda size: b"\x01" * size)
-PATIENCE = 10.0  # s for anything that is waited for
+PATIENCE = 30.0  # s for anything that is waited for, on a machine that is busy with other things
 FAST = Intervals(poll=0.05, hash_every=30.0, interval=0.02, proof=0.1, patience=2.0, quiet=0.06)
 RELAYD = [sys.executable, "-m", "relayd"]
 
@@ -42,13 +48,6 @@ RELAYD = [sys.executable, "-m", "relayd"]
 def key_of(number: int) -> str:
     """The API key of keys.d/kN.toml. Key 0 is KEY."""
     return KEY if number == 0 else mint(random.Random(number).randbytes)
-
-
-def free_port() -> int:
-    """A port that nobody has at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @attrs.define
@@ -110,12 +109,33 @@ class World:
     clients: list[Client] = attrs.field(factory=list)
 
     @property
-    def reloading(self) -> ReloadTasks:
-        return self.daemon.reloading
+    def reloader(self) -> Reloader:
+        return self.daemon.reload.reloader
 
     @property
-    def reloader(self) -> Reloader:
-        return self.daemon.reloading.reloader
+    def queue(self) -> RequestQueue:
+        return self.daemon.queue
+
+    @property
+    def record(self) -> ReloadRecord:
+        return self.daemon.reload.record
+
+    @property
+    def history(self) -> History:
+        return self.reloader.history
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.daemon.reload.cluster
+
+    @property
+    def sources(self) -> StatusSources:
+        return self.daemon.sources
+
+    @property
+    def control_path(self) -> Path:
+        assert self.daemon.control is not None
+        return self.daemon.control.path
 
     @property
     def generation(self) -> int:
@@ -126,20 +146,20 @@ class World:
         return self.daemon.live.snapshot.accounts[account].priority
 
     def status(self) -> dict[str, Any]:
-        return status_document(self.reloading.sources, time.time())
+        return status_document(self.sources, time.time())
 
     def metric(self, name: str) -> float:
         """The value of a metric without labels, or the sum over them."""
-        lines = metrics_text(self.reloading.sources, time.time()).splitlines()
+        lines = metrics_text(self.sources, time.time()).splitlines()
         found = [line for line in lines if line.startswith((f"relayd_config_{name} ", f"relayd_config_{name}{{"))]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
     async def reload(self, trigger: Trigger = "command", **fields: Any) -> ReloadResult:
         return await self.ask(Reload(**fields), trigger)
 
-    async def ask(self, request: Operation, trigger: Trigger = "command") -> ReloadResult:
+    async def ask(self, operation: Operation, trigger: Trigger = "command") -> ReloadResult:
         with trio.fail_after(PATIENCE):
-            return await self.reloader.poke(trigger, request).wait()
+            return await self.queue.request(trigger, operation).wait()
 
     async def until(self, true: Callable[[], object], why: str = "") -> None:
         """Wait for something to become so."""
@@ -155,13 +175,13 @@ class World:
         assert self.generation == number
 
     async def idle(self) -> None:
-        """Let every change that is on disk be noticed: some polls, and the round that they ring for."""
-        look = self.reloading.watcher
-        if look is not None:
+        """Let every change that is on disk be noticed: some polls, and the round that they ask for."""
+        watcher = self.daemon.reload.watcher
+        if watcher is not None:
             for _ in range(3):
-                before = look.last_look
-                await self.until(lambda before=before: look.last_look > before)
-        await self.until(lambda: not self.reloader._pending)  # a round takes its tickets when it begins
+                before = watcher.last_look
+                await self.until(lambda before=before: watcher.last_look > before)
+        await self.until(lambda: not self.queue.pending)  # a round takes its requests when it begins
         await trio.sleep(0.05)
 
     def port(self) -> int:
@@ -170,7 +190,7 @@ class World:
 
     @property
     def listening(self) -> dict[str, list[socket.socket]]:
-        return self.reloader.prepare.__self__.doors[0].listening  # type: ignore[attr-defined]
+        return self.reloader.preparation.listeners[0].listening
 
     async def connect(self, port: int = 0) -> Client:
         client = Client(await trio.open_tcp_stream("127.0.0.1", port or self.port()), PATIENCE)
@@ -200,6 +220,20 @@ class World:
     def events(self, name: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.log().splitlines()]
         return [line for line in lines if line["event"] == name]
+
+
+@attrs.define(eq=False)
+class PlantedReader:
+    """Stands in the place of a daemon's tree reader."""
+
+    read: Callable[[bool], ReadTree | Unstable]
+    sign: Callable[[], object]
+
+
+def plant_reading(daemon: Daemon, read: Callable[[bool], ReadTree | Unstable]) -> None:
+    """Let a daemon read its tree in another way."""
+    inspector = daemon.reload.reloader.inspector
+    inspector.reader = PlantedReader(read, inspector.reader.sign)  # type: ignore[assignment]
 
 
 @asynccontextmanager
@@ -234,23 +268,23 @@ async def living(
             strict_boot=strict,
             pace=pace,
         )
-        edition = TreeReader(tree=where, wall=time.time, patience=pace.patience, quiet=pace.quiet)
-        start = find_start(edition, node.state_url, strict=strict)
+        reader = tree_reader(node)
+        start = find_start(reader, state_url=node.state_url, strict=strict)
         assert isinstance(start, Start), start
         output = Output(outside / "log.jsonl")
         access = AccessLog(output, "json", enabled=False)
-        opened = open_sockets(node, start.snapshot)
-        daemon = build(node, start, edition, output, access, opened, EarlySignals())
+        sockets = open_sockets(node, start.snapshot)
+        daemon = build(node, start, reader, sockets, output, access)
         del start
-        if deaf and daemon.reloading.watcher is not None:
-            daemon.reloading.watcher.listen = None
+        if deaf and daemon.reload.watcher is not None:
+            daemon.reload.watcher.listen = None
         set_log(daemon.live.snapshot.relay.log, output, access)
         access.enabled = False
         prepared(daemon)
         world = World(tree, daemon, outside / "log.jsonl")
         lives = len(world.events("daemon.listening"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(daemon.main, opened)
+            nursery.start_soon(Serving(daemon, EarlySignals()).run)
             await world.until(lambda: len(world.events("daemon.listening")) > lives)
             try:
                 yield world

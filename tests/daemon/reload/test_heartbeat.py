@@ -14,26 +14,26 @@ import trio
 from reload_world import FAST, World, living, make_tree
 
 from relayd.cli.status import in_words
-from relayd.core.cluster import DRIFT_AFTER
-from relayd.daemon.admin.status import metrics_text, status_document
-from relayd.daemon.reload.cluster import Heartbeat
-from relayd.daemon.run import Daemon
+from relayd.core.cluster import DRIFT_AFTER, Heartbeat
+from relayd.daemon.admin.metrics import metrics_text
+from relayd.daemon.admin.status import status_document
+from relayd.daemon.build import Daemon
 from relayd.state.contract import Beat, NodeList, Nodes, StoreUnavailable
 
-OFTEN = attrs.evolve(FAST, beat=0.02)
-ONCE = attrs.evolve(FAST, beat=3600.0)  # but after reloads
+OFTEN = attrs.evolve(FAST, heartbeat=0.02)
+ONCE = attrs.evolve(FAST, heartbeat=3600.0)  # but after reloads
 
 
 async def says(world: World, name: str, *, ttl: int = 60_000, **fields: Any) -> None:
     """Another node's heartbeat."""
     said = Heartbeat(**{"node": name, "life": f"life-of-{name}", "tree": "f" * 64, "model": "e" * 64, **fields})
     body = msgspec.json.encode(said).decode()
-    await world.daemon.books.main.ask(Beat(node=f"{name}#{said.life}", body=body, ttl=ttl))
+    await world.daemon.state.main.ask(Beat(node=f"{name}#{said.life}", body=body, ttl=ttl))
 
 
 async def heard(world: World) -> dict[str, Heartbeat]:
     """What lies in the store, by name."""
-    answer = await world.daemon.books.main.ask(Nodes())
+    answer = await world.daemon.state.main.ask(Nodes())
     assert isinstance(answer, NodeList)
     found = [msgspec.json.decode(one.body, type=Heartbeat) for one in answer.nodes]
     return {said.node: said for said in found}
@@ -46,13 +46,13 @@ def names(world: World) -> list[str]:
 async def test_a_heartbeat_follows_each_reload_at_once_and_tells_its_result(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False, pace=ONCE) as world:
-        fleet = world.reloading.fleet
-        await world.until(lambda: fleet.known)
+        cluster = world.cluster
+        await world.until(lambda: cluster.known)
         before = (await heard(world))["test"]
         assert (before.tree, before.result, before.past) == (world.status()["running"]["digest"], "applied", ())
 
         async def told(result: str) -> Heartbeat:
-            for _ in range(1000):
+            for _ in range(3000):
                 said = (await heard(world))["test"]
                 if said.result == result:
                     return said
@@ -75,7 +75,7 @@ async def test_a_heartbeat_follows_each_reload_at_once_and_tells_its_result(tmp_
 async def test_a_comment_on_one_node_is_another_tree_and_no_drift(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False, pace=OFTEN) as world:
-        ours = world.reloading.fleet.said()
+        ours = world.cluster.heartbeat()
         tree.account(more="# said differently")
         await world.reload()
         await says(world, "other", tree=ours.tree, model=ours.model)
@@ -90,7 +90,7 @@ async def test_a_comment_on_one_node_is_another_tree_and_no_drift(tmp_path: Path
 async def test_drift_that_lasts_is_an_ailment_and_says_who_since_when_and_why(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False, pace=OFTEN) as world:
-        old = world.reloading.fleet.said()
+        old = world.cluster.heartbeat()
         tree.account(more="priority = 3")
         await world.reload()
         await says(world, "b", tree=old.tree, model=old.model, result="rejected", ran=300.0, up=300.0)
@@ -98,7 +98,7 @@ async def test_drift_that_lasts_is_an_ailment_and_says_who_since_when_and_why(tm
 
         soon = world.status()
         assert (soon["well"], soon["drift"]["lasting"]) == (True, False)
-        later = status_document(world.reloading.sources, time.time() + DRIFT_AFTER + 5)
+        later = status_document(world.sources, time.time() + DRIFT_AFTER + 5)
         since = later["running"]["since"]
         assert later["well"] is False
         assert later["ailments"] == [
@@ -113,7 +113,7 @@ async def test_drift_that_lasts_is_an_ailment_and_says_who_since_when_and_why(tm
 
 async def test_two_processes_of_one_name_are_both_shown_and_warned_of(tmp_path: Path) -> None:
     async with living(make_tree(tmp_path / "tree"), watch=False, pace=OFTEN) as world:
-        ours = world.reloading.fleet.said()
+        ours = world.cluster.heartbeat()
         await says(
             world, "test", life="abcd", tree=ours.tree, up=-2.0
         )  # a later start than its own last word: it lives
@@ -122,14 +122,14 @@ async def test_two_processes_of_one_name_are_both_shown_and_warned_of(tmp_path: 
         await world.until(lambda: world.events("fleet.name_taken"))
         status = world.status()
         assert status["ailments"] == ["node name test: more than one process has it (give each its own: --node)"]
-        assert f"  + test#{world.reloading.fleet.life}: tree " in in_words(status)
+        assert f"  + test#{world.cluster.life}: tree " in in_words(status)
         assert "  + test#abcd: tree " in in_words(status)
         assert len(world.events("fleet.name_taken")) == 1
 
 
 async def test_what_other_versions_say_is_understood_as_far_as_it_goes(tmp_path: Path) -> None:
     async with living(make_tree(tmp_path / "tree"), watch=False, pace=OFTEN) as world:
-        ask = world.daemon.books.main.ask
+        ask = world.daemon.state.main.ask
         await ask(Beat(node="n#1", body='{"node":"newer","life":"1","mood":"good"}', ttl=60_000))
         await ask(Beat(node="o#1", body="hello", ttl=60_000))
         await ask(Beat(node="p#1", body='{"node":3,"life":"1"}', ttl=60_000))
@@ -142,7 +142,7 @@ async def test_a_node_that_stops_takes_its_heartbeat_back(tmp_path: Path) -> Non
     from relayd.state.sqlite import SqliteStore
 
     async with living(make_tree(tmp_path / "tree"), watch=False, pace=OFTEN) as world:
-        await world.until(lambda: world.reloading.fleet.known)
+        await world.until(lambda: world.cluster.known)
     store = SqliteStore(str(tmp_path / "tree.node/relayd.db"), clock=lambda: round(time.time() * 1000))
     try:
         store.check()
@@ -161,7 +161,7 @@ async def test_without_the_store_the_others_are_unknown_and_reloads_work(tmp_pat
             pass
 
     def cut_off(daemon: Daemon) -> None:
-        daemon.reloading.fleet.store = Away()  # type: ignore[assignment]
+        daemon.reload.cluster.state = Away()  # type: ignore[assignment]
 
     tree = make_tree(tmp_path / "tree")
     async with living(tree, pace=OFTEN, prepared=cut_off) as world:
@@ -172,7 +172,7 @@ async def test_without_the_store_the_others_are_unknown_and_reloads_work(tmp_pat
         assert status["nodes_problem"] == "redis://nowhere: connection refused"
         assert names(world) == ["test"]
         assert "nodes: the others are unknown (redis://nowhere: connection refused)\n" in in_words(status)
-        assert "relayd_nodes" not in metrics_text(world.reloading.sources, time.time())
+        assert "relayd_nodes" not in metrics_text(world.sources, time.time())
 
 
 # --- not all at one instant
@@ -192,7 +192,7 @@ class Rng:
 
 def with_rng(rng: Rng) -> Callable[[Daemon], None]:
     def install(daemon: Daemon) -> None:
-        daemon.reloading.fleet.rng = rng  # type: ignore[assignment]
+        daemon.reload.cluster.rng = rng  # type: ignore[assignment]
 
     return install
 
@@ -203,10 +203,10 @@ async def test_among_others_a_change_that_is_noticed_waits_and_one_that_is_asked
 ) -> None:
     tree, rng = make_tree(tmp_path / "tree"), Rng(1000.0)
     async with living(tree, pace=OFTEN, prepared=with_rng(rng)) as world:
-        await says(world, "other", tree=world.reloading.fleet.said().tree)
+        await says(world, "other", tree=world.cluster.heartbeat().tree)
         await world.until(lambda: len(names(world)) == 2)
         tree.account(more="priority = 3")
-        await world.until(lambda: world.reloader._pending and rng.drawn, "the change to be noticed")
+        await world.until(lambda: world.queue.pending and rng.drawn, "the change to be noticed")
         await trio.sleep(0.2)
         assert world.generation == 1
 
@@ -218,7 +218,7 @@ async def test_among_others_a_change_that_is_noticed_waits_and_one_that_is_asked
 async def test_among_others_the_change_is_taken_when_the_wait_is_over(tmp_path: Path) -> None:
     tree, rng = make_tree(tmp_path / "tree"), Rng(0.05)
     async with living(tree, pace=OFTEN, prepared=with_rng(rng)) as world:
-        await says(world, "other", tree=world.reloading.fleet.said().tree)
+        await says(world, "other", tree=world.cluster.heartbeat().tree)
         await world.until(lambda: len(names(world)) == 2)
         for number in (2, 3):
             tree.account(more=f"priority = {number}")
@@ -230,7 +230,7 @@ async def test_among_others_the_change_is_taken_when_the_wait_is_over(tmp_path: 
 async def test_a_key_that_is_denied_does_not_wait(tmp_path: Path) -> None:
     tree, rng = make_tree(tmp_path / "tree", keys=2), Rng(1000.0)
     async with living(tree, pace=OFTEN, prepared=with_rng(rng)) as world:
-        await says(world, "other", tree=world.reloading.fleet.said().tree)
+        await says(world, "other", tree=world.cluster.heartbeat().tree)
         await world.until(lambda: len(names(world)) == 2)
         await world.idle()
         for number in (0, 1):  # the second time the file is there already

@@ -1,4 +1,4 @@
-"""Last good: what a node starts with, and going back: stored generations, DEGRADED, exit 78, rollback and resume."""
+"""History: what a node starts with, and going back: stored generations, DEGRADED, exit 78, rollback and resume."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from pathlib import Path
 import attrs
 from reload_world import FAST, RELAYD, Tree, World, living, make_tree
 
-from relayd.daemon.reload.boot import NoStart, Start
+from relayd.config.snapshot import Snapshot
+from relayd.daemon.reload.boot import NoStart, Start, find_start
+from relayd.daemon.reload.candidate import TreeReader
 from relayd.daemon.reload.history import History
+from relayd.daemon.reload.prepare import Preparation
 from relayd.daemon.reload.requests import Resume, Rollback
-from relayd.daemon.reloading import TreeReader, find_start
 
 
 async def stored(world: World, number: int) -> None:
     """Wait until what runs has proved itself."""
-    await world.until(lambda: number in world.reloading.vault.numbers(), f"stored generation {number}")
+    await world.until(lambda: number in world.history.numbers(), f"stored generation {number}")
 
 
 def start(tree: Tree, *, strict: bool = False) -> Start | NoStart:
     """What a node of this tree would start with now."""
-    edition = TreeReader(tree=tree.root, wall=time.time, patience=0.2, quiet=0.0)
-    return find_start(edition, f"sqlite:{tree.root.parent}/{tree.root.name}.node/relayd.db", strict=strict)
+    reader = TreeReader(tree=tree.root, wall=time.time, patience=0.2, quiet=0.0)
+    state = f"sqlite:{tree.root.parent}/{tree.root.name}.node/relayd.db"
+    return find_start(reader, state_url=state, strict=strict)
 
 
 async def make_last_good(tree: Tree, priority: int = 7) -> None:
@@ -45,10 +48,10 @@ async def test_a_config_is_stored_once_it_has_run_for_a_while_and_not_before(tmp
     async with living(tree, watch=False, pace=attrs.evolve(FAST, proof=0.4)) as world:
         tree.account(more="priority = 1")
         await world.reload()
-        assert world.reloading.vault.numbers() == []
+        assert world.history.numbers() == []
         await stored(world, 1)
-        assert world.reloading.vault.load(1, "")[1].digest == world.status()["running"]["digest"]
-        assert os.stat(world.reloading.vault.directory).st_mode & 0o777 == 0o700
+        assert world.history.load(1, "")[1].digest == world.status()["running"]["digest"]
+        assert os.stat(world.history.directory).st_mode & 0o777 == 0o700
 
 
 async def test_a_store_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
@@ -62,15 +65,26 @@ async def test_a_store_that_cannot_be_written_is_a_warning(tmp_path: Path) -> No
         assert (await world.reload()).result == "applied"
 
 
+class SlowToReopen(Preparation):
+    """Takes longer than it takes to hear of the swap."""
+
+    def reopen(self, snapshot: Snapshot) -> list[str]:
+        time.sleep(0.3)
+        return []
+
+
 async def test_a_config_is_stored_although_secrets_are_looked_for_after_its_swap(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False) as world:
-        await world.until(lambda: world.reloading.vault.numbers() == [1])
-        world.reloader.reopen = lambda snapshot: time.sleep(0.3) or []  # longer than it takes to hear of the swap
+        await world.until(lambda: world.history.numbers() == [1])
+        before = world.reloader.preparation
+        world.reloader.preparation = SlowToReopen(
+            listeners=before.listeners, credentials=before.credentials, identities=before.identities
+        )
         tree.account(more="priority = 1")
 
         assert (await world.reload()).result == "applied"
-        await world.until(lambda: world.reloading.vault.numbers() == [2, 1])
+        await world.until(lambda: world.history.numbers() == [2, 1])
 
 
 # --- starting
@@ -134,7 +148,7 @@ async def test_a_corrupted_store_is_passed_over_with_a_reason(tmp_path: Path) ->
     tree.account(more="priority = ")
     found = start(tree)
     assert isinstance(found, Start)
-    assert found.running.stored == 1
+    assert found.origin.stored == 1
     assert found.notes[0].startswith("generation 2: its digest is wrong")
 
     place.write_bytes(b"")
@@ -281,7 +295,7 @@ def test_a_broken_tree_and_nothing_stored_is_exit_78_with_the_problems_on_stderr
     tree = make_tree(tmp_path / "tree")
     tree.account(more="wieght = 3")
     with daemon(tree) as process:
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 78
     assert "accounts.d/a.toml:2:1: error[E-UNKNOWN-KEY]" in errors
@@ -304,7 +318,7 @@ def test_sighup_before_the_tree_is_read_is_survived_and_answered_by_one_reload(t
         process.send_signal(signal.SIGHUP)
         more = lines_until(process, "reload.unchanged")
         process.terminate()
-        rest, code = process.communicate(timeout=20)[1], process.returncode
+        rest, code = process.communicate(timeout=60)[1], process.returncode
 
     assert code == 0
     assert sum('"reload.' in line for line in [*lines, *more, *rest.splitlines()]) == 2
@@ -312,7 +326,7 @@ def test_sighup_before_the_tree_is_read_is_survived_and_answered_by_one_reload(t
 
 def _wait_until_caught(pid: int, number: signal.Signals) -> None:
     """Wait until a process has a handler for a signal (proc(5), SigCgt)."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("SigCgt:") and int(line.split()[1], 16) >> (number - 1) & 1:

@@ -19,7 +19,8 @@ import httpx2
 import pytest
 import trio
 from fakes import ASK, Cut
-from reload_world import FAST, KEY, RELAYD, Tree, World, free_port, living, make_tree
+from ports import free_port
+from reload_world import FAST, KEY, RELAYD, Tree, World, living, make_tree
 
 from relayd.config.source.provenance import write_manifest
 from relayd.config.source.tree import read_files
@@ -232,14 +233,14 @@ def without_inotify(tree: Tree, port: int, node: Path) -> Iterator[subprocess.Po
 
 def ask(node: Path, verb: str) -> Any:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(str(node / "c.sock"))
         sock.sendall(json.dumps({"verb": verb}).encode() + b"\n")
         return json.loads(sock.makefile("rb").readline())
 
 
 def wait_until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             if true():
@@ -275,4 +276,4 @@ def test_where_inotify_is_exhausted_the_daemon_starts_polls_and_says_so(tmp_path
         for number in (1, 2):
             tree.account(more=f"priority = {number}")
             wait_until(lambda number=number: ask(node, "status")["status"]["running"]["generation"] > number, "reload")
-            assert httpx2.post(url, content=ASK, headers=headers, trust_env=False, timeout=30).status_code == 200
+            assert httpx2.post(url, content=ASK, headers=headers, trust_env=False, timeout=60).status_code == 200

@@ -12,9 +12,20 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from fakes import Cut, Reception, Told, answering, failing, message
+from fakes import (
+    STREAM_HEAD,
+    Cut,
+    Reception,
+    Told,
+    answering,
+    chunked,
+    events_of,
+    failing,
+    message,
+    recorded_stream,
+)
 from reload_world import FAST, World, key_of, living, make_tree, texts_of
-from scripted import serving
+from scripted import Conversation, serving
 
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.snapshot import Server as ServerSettings
@@ -75,30 +86,38 @@ async def gather(tasks: list[Callable[[], Awaitable[Told]]]) -> list[Told]:
 async def test_fifty_streams_over_twenty_reloads_are_whole_and_their_connections_upstream_stay(
     tmp_path: Path, secret: Path
 ) -> None:
-    tree = make_tree(tmp_path / "tree")
-    async with origin(words=100, between=0.02) as claude:
-        tree.write("accounts.d/a.toml", api_key_account(secret, claude.account))
+    tree, go_on, events = make_tree(tmp_path / "tree"), trio.Event(), events_of(recorded_stream())
+
+    async def claude(peer: Conversation) -> None:
+        while request := await peer.request():
+            if b'"stream"' not in request:
+                await peer.send(answering(body=message()))
+                continue
+            await peer.send(STREAM_HEAD + chunked(*events[:4]))
+            await go_on.wait()
+            await peer.send(chunked(*events[4:]) + b"0\r\n\r\n")
+
+    async with serving(claude) as upstream:
+        account = f'base_url = "http://127.0.0.1:{upstream.port}"\n'
+        tree.write("accounts.d/a.toml", api_key_account(secret, account))
         async with living(tree, watch=False, pace=attrs.evolve(FAST, quiet=0.0)) as world:
             clients = [await world.stream() for _ in range(50)]
             for number in range(1, 21):
-                tree.write(
-                    "accounts.d/a.toml",
-                    api_key_account(secret, claude.account, f"weight = {number}\npriority = {number}"),
-                )
+                more = f"weight = {number}\npriority = {number}"
+                tree.write("accounts.d/a.toml", api_key_account(secret, account, more))
                 tree.relay(
                     f"[limits]\nconcurrency = {100 + number}\n[routing]\nreserve = 0.{number:02d}\n"
                     f"[clients.rule{number}]\nuser_agent = '^x{number}'"
                 )
                 assert (await world.reload()).result == "applied"
+            go_on.set()
             told = await gather([client.rest for client in clients])
 
             assert world.generation == 21
-            assert len({"".join(texts_of(one.body)) for one in told}) == 1
-            assert all(b"message_stop" in one.body for one in told)
-            assert {len(texts_of(one.body)) for one in told} == {100}
-            assert claude.server.statistics.accepted == 50
+            assert {one.body for one in told} == {b"".join(events)}
+            assert upstream.accepted == 50
             assert (await world.call()).status == 200
-            assert claude.server.statistics.accepted == 50  # a pooled connection, twenty-one generations later
+            assert upstream.accepted == 50  # a pooled connection, twenty-one generations later
             assert (await world.reload()).result == "unchanged"
             assert world.metric("last_reload_successful") == 1
 
@@ -284,9 +303,10 @@ async def test_what_was_consumed_outlives_reloads_a_moved_file_and_a_new_hash(tm
 
 
 def standing() -> tuple[int, int, int]:
-    """Descriptors, threads and tasks of this process."""
+    """Descriptors, threads and tasks of this process, without the idle threads that trio keeps for a while."""
     tasks = trio.lowlevel.current_statistics().tasks_living
-    return len(os.listdir("/proc/self/fd")), threading.active_count(), tasks
+    threads = [thread for thread in threading.enumerate() if not thread.name.lower().startswith("trio")]
+    return len(os.listdir("/proc/self/fd")), len(threads), tasks
 
 
 async def at_rest(world: World) -> tuple[int, ...]:
@@ -323,7 +343,7 @@ async def test_two_hundred_reloads_to_and_fro_leave_nothing_behind(tmp_path: Pat
         assert world.generation == 201
         after = await at_rest(world)
         assert after[0] <= files + 1, "SQLite keeps the descriptor of the first checkpoint for the next one"
-        assert after[1] == threads
+        assert after[1] <= threads
         assert after[2] <= tasks + 4, "two pumps of the state store wait with none or two tasks each"
         assert world.daemon.live.alive() <= 2
         assert world.metric("generations_live") <= 2
@@ -346,10 +366,10 @@ async def test_calls_during_reloads_all_succeed(tmp_path: Path) -> None:
             for number in range(1, 9):
                 tree.account(more=f"priority = {number}")
                 await world.until_generation(number + 1)
+                await world.until(lambda number=number: len(statuses) > 7 * number)
             stop.set()
 
         assert set(statuses) == {200}
-        assert len(statuses) > 50
 
 
 @pytest.mark.parametrize("how", ["denied", "disabled"])

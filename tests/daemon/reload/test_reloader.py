@@ -1,4 +1,4 @@
-"""Reload of a living daemon: tickets, rejections, guard, deny.toml, what waits for a restart, what systemd hears."""
+"""Reload of a living daemon: requests, rejections, guard, deny.toml, what waits for a restart, what systemd hears."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from reload_world import FAST, World, free_port, key_of, living, make_tree
+from ports import free_port
+from reload_world import FAST, World, key_of, living, make_tree, plant_reading
 
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Tree, Unstable
+from relayd.daemon.build import Daemon
 from relayd.daemon.reload.candidate import Inspection
 from relayd.daemon.reload.requests import Resume
-from relayd.daemon.run import Daemon
 
 SLOWLY = attrs.evolve(FAST, poll=30.0, interval=30.0)  # nothing but what is asked for
 
@@ -30,30 +31,31 @@ class Gate:
     go_on: threading.Semaphore = attrs.field(factory=lambda: threading.Semaphore(0))
 
     def install(self, daemon: Daemon) -> None:
-        study = daemon.reloading.reloader.study
-        before = study.read
+        before = daemon.reload.reloader.inspector.reader.read
 
         def read(thorough: bool) -> Tree | Unstable:
             tree = before(thorough)
             self.read.release()
-            assert self.go_on.acquire(timeout=10)
+            assert self.go_on.acquire(timeout=60)
             return tree
 
-        study.read = read
+        plant_reading(daemon, read)
 
 
-# --- tickets
+# --- requests
 
 
-async def test_an_edit_during_a_round_is_seen_by_the_next_one_whose_ticket_gets_the_next_result(tmp_path: Path) -> None:
+async def test_an_edit_during_a_round_is_seen_by_the_next_one_whose_request_gets_the_next_result(
+    tmp_path: Path,
+) -> None:
     tree, gate = make_tree(tmp_path / "tree"), Gate()
     async with living(tree, watch=False, prepared=gate.install) as world:
         tree.account(more="priority = 1")
-        first = world.reloader.poke("command")
+        first = world.queue.request("command")
         await trio.to_thread.run_sync(gate.read.acquire)
         tree.account(more="priority = 2")
-        second = world.reloader.poke("sighup")
-        third = world.reloader.poke("command")
+        second = world.queue.request("sighup")
+        third = world.queue.request("command")
         gate.go_on.release(2)
         one, two = await first.wait(), await second.wait()
 
@@ -134,10 +136,10 @@ async def test_a_commit_can_be_expected_as_well_as_a_digest(tmp_path: Path) -> N
 async def test_a_bug_in_a_round_is_a_result_and_the_next_round_works(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False) as world:
-        study = world.reloader.study
-        before, study.read = study.read, _broken
+        reader = world.reloader.inspector.reader
+        plant_reading(world.daemon, _broken)
         result = await world.reload()
-        study.read = before
+        world.reloader.inspector.reader = reader
         tree.account(more="priority = 3")
         after = await world.reload()
 
@@ -154,11 +156,15 @@ def _broken(thorough: bool) -> Tree | Unstable:
 async def test_what_fails_after_a_swap_does_not_undo_it(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
 
-    def fail(old: Snapshot, new: Snapshot) -> None:
-        raise RuntimeError("a planted bug")
+    class Failing:
+        def adopt(self, old: Snapshot, new: Snapshot) -> None:
+            raise RuntimeError("a planted bug")
+
+        def restore(self, accounts: list[str]) -> None:
+            pass
 
     async with living(tree, watch=False) as world:
-        world.reloader.adopted = fail
+        world.reloader.adoption = Failing()  # type: ignore[assignment]
         tree.account(more="priority = 3")
 
         assert (await world.reload()).result == "applied"
@@ -411,7 +417,7 @@ async def test_an_address_that_cannot_be_had_rejects_the_tree_and_leaves_no_trac
 
 
 def by_systemd(daemon: Daemon, told: list[str]) -> None:
-    daemon.reloading.reloader.announce = told.append
+    daemon.reload.reloader.notices.send = told.append
 
 
 async def test_systemd_hears_of_a_reload_by_signal_and_of_its_end_once_whatever_came_of_it(tmp_path: Path) -> None:
@@ -436,7 +442,7 @@ async def test_systemd_hears_of_a_reload_by_signal_and_of_its_end_once_whatever_
 
 
 def _break(world: World) -> None:
-    world.reloader.study.read = _broken
+    plant_reading(world.daemon, _broken)
 
 
 async def test_systemd_hears_of_a_reload_that_nobody_signalled_only_in_the_status_line(tmp_path: Path) -> None:
@@ -473,7 +479,7 @@ async def test_resume_without_a_rollback_is_a_reload(tmp_path: Path) -> None:
         assert (await world.ask(Resume(), "resume")).result == "applied"
 
 
-def test_a_look_at_nothing_new_costs_no_compile() -> None:
-    seen = Inspection(tree=Tree(files={}, digest="0" * 64))
+def test_an_inspection_of_nothing_new_costs_no_compile() -> None:
+    inspection = Inspection(tree=Tree(files={}, digest="0" * 64))
 
-    assert (seen.snapshot, seen.acts, seen.restart) == (None, False, ())
+    assert (inspection.snapshot, inspection.acts, inspection.restart) == (None, False, ())

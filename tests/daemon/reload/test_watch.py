@@ -12,11 +12,13 @@ from typing import IO
 import attrs
 import pytest
 import trio
-from reload_world import FAST, World, living, make_tree
+from reload_world import FAST, PlantedReader, World, living, make_tree
 
+from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Tree, Unstable
-from relayd.daemon.reload.watch import Listen, inotify, link_parents, places_of
-from relayd.daemon.run import Daemon
+from relayd.daemon.build import Daemon
+from relayd.daemon.reload.adoption import Adoption
+from relayd.daemon.reload.watch import Listen, inotify, link_parents, watched_directories
 
 BOTH = pytest.mark.parametrize("deaf", [False, True], ids=["events", "poll only"])
 # Events alone: no poll comes to their help within a test's patience.
@@ -61,7 +63,7 @@ async def test_events_alone_carry_every_change(tmp_path: Path) -> None:
 @BOTH
 async def test_a_slow_writer_is_one_reload_and_no_half_of_its_file_is_ever_run(tmp_path: Path, deaf: bool) -> None:
     tree = make_tree(tmp_path / "tree")
-    pace = attrs.evolve(FAST, quiet=0.25)
+    pace = attrs.evolve(FAST, quiet=0.6)
     async with living(tree, deaf=deaf, pace=pace) as world:
         for round_ in (1, 2):
             with truncated(tree.root / "accounts.d/a.toml") as file:
@@ -75,13 +77,24 @@ async def test_a_slow_writer_is_one_reload_and_no_half_of_its_file_is_ever_run(t
         assert world.generation == 3
 
 
+@attrs.define(eq=False, kw_only=True)
+class CountingKeys(Adoption):
+    """Notes how many keys each config has."""
+
+    counts: set[int]
+
+    def adopt(self, old: Snapshot, new: Snapshot) -> None:
+        self.counts.add(len(new.keys))
+        Adoption.adopt(self, old, new)
+
+
 async def test_truncating_saves_never_run_a_tree_with_a_hole(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", keys=3)
     text = (tree.root / "keys.d/k1.toml").read_text()
     counts: set[int] = set()
     async with living(tree) as world:
-        before = world.reloader.adopted
-        world.reloader.adopted = lambda old, new: (counts.add(len(new.keys)), before(old, new))[1]
+        before = world.reloader.adoption
+        world.reloader.adoption = CountingKeys(**attrs.asdict(before, recurse=False), counts=counts)
         for _ in range(100):
             with truncated(tree.root / "keys.d/k1.toml") as file:
                 await trio.sleep(0.002)
@@ -173,21 +186,21 @@ async def test_what_editors_leave_about_is_no_reload(tmp_path: Path, deaf: bool)
             await world.idle()
 
         assert world.generation == 1
-        assert not [key for key in world.reloader.rounds if key[1] != "unchanged"]
+        assert not [key for key in world.record.rounds if key[1] != "unchanged"]
 
 
 async def test_an_edit_that_every_stamp_hides_is_found_by_reading_all_bytes(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
 
     def blind(daemon: Daemon) -> None:
-        study = daemon.reloading.reloader.study
-        read, study.sign, study.examined = study.read, lambda: "the same as ever", "the same as ever"
+        inspector = daemon.reload.reloader.inspector
+        read, inspector.examined = inspector.reader.read, "the same as ever"
 
         def read_blindly(thorough: bool) -> Tree | Unstable:
             tree = read(thorough)
             return attrs.evolve(tree, signature="the same as ever") if isinstance(tree, Tree) else tree
 
-        study.read = read_blindly
+        inspector.reader = PlantedReader(read_blindly, lambda: "the same as ever")  # type: ignore[assignment]
 
     pace = attrs.evolve(FAST, hash_every=0.1)
     async with living(tree, deaf=True, pace=pace, prepared=blind) as world:
@@ -224,8 +237,8 @@ async def test_a_watcher_that_fails_leaves_the_poll_and_is_told_of(tmp_path: Pat
     tree = make_tree(tmp_path / "tree")
 
     def plant(daemon: Daemon) -> None:
-        assert daemon.reloading.watcher is not None
-        daemon.reloading.watcher.listen = failing(error)
+        assert daemon.reload.watcher is not None
+        daemon.reload.watcher.listen = failing(error)
 
     async with living(tree, prepared=plant) as world:
         for number in (1, 2):
@@ -241,8 +254,8 @@ async def test_a_watcher_that_went_deaf_costs_a_poll_and_no_change(tmp_path: Pat
     tree = make_tree(tmp_path / "tree")
 
     def plant(daemon: Daemon) -> None:
-        assert daemon.reloading.watcher is not None
-        daemon.reloading.watcher.listen = deaf_to_everything
+        assert daemon.reload.watcher is not None
+        daemon.reload.watcher.listen = deaf_to_everything
 
     async with living(tree, prepared=plant) as world:
         for number in (1, 2):
@@ -262,8 +275,8 @@ async def test_a_watcher_recovers_from_a_failure(tmp_path: Path) -> None:
         real(paths, stop, begun, tell)
 
     def plant(daemon: Daemon) -> None:
-        assert daemon.reloading.watcher is not None
-        daemon.reloading.watcher.listen = listen
+        assert daemon.reload.watcher is not None
+        daemon.reload.watcher.listen = listen
 
     async with living(tree, pace=attrs.evolve(FAST, hash_every=0.1), prepared=plant) as world:
         await world.until(lambda: world.status()["watch"]["backend"] == "inotify")
@@ -299,18 +312,18 @@ def test_a_loop_of_links_and_a_missing_tree_end(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
 
-    assert {path for path, _, _ in places_of(tmp_path / "a")} == {str(tmp_path)}
-    assert {path for path, _, _ in places_of(tmp_path / "missing")} == {str(tmp_path)}
+    assert {path for path, _, _ in watched_directories(tmp_path / "a")} == {str(tmp_path)}
+    assert {path for path, _, _ in watched_directories(tmp_path / "missing")} == {str(tmp_path)}
 
 
 def test_a_link_that_leads_to_itself_does_not_hide_the_directories_beside_it(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     (tree.root / "keys.d" / "team").mkdir()
-    before = {path for path, _, _ in places_of(tree.root)}
+    before = {path for path, _, _ in watched_directories(tree.root)}
     for folder in (tree.root, tree.root / "keys.d"):
         (folder / "loop.d").symlink_to("loop.d")
 
-    assert {path for path, _, _ in places_of(tree.root)} == before
+    assert {path for path, _, _ in watched_directories(tree.root)} == before
 
 
 def test_gits_directory_is_watched_also_of_a_linked_work_tree(tmp_path: Path) -> None:
@@ -318,13 +331,15 @@ def test_gits_directory_is_watched_also_of_a_linked_work_tree(tmp_path: Path) ->
     (tmp_path / "gitdir").mkdir()
     (tree.root / ".git").write_text("gitdir: ../gitdir\n")
 
-    assert os.path.realpath(tmp_path / "gitdir") in {os.path.realpath(path) for path, _, _ in places_of(tree.root)}
+    assert os.path.realpath(tmp_path / "gitdir") in {
+        os.path.realpath(path) for path, _, _ in watched_directories(tree.root)
+    }
 
 
 def test_a_directory_that_was_replaced_is_another_place(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
-    before = set(places_of(tree.root))
+    before = set(watched_directories(tree.root))
     (tree.root / "keys.d").rename(tree.root / "away")
     (tree.root / "keys.d").mkdir()
 
-    assert set(places_of(tree.root)) != before
+    assert set(watched_directories(tree.root)) != before

@@ -38,7 +38,7 @@ async def begun(world: Booked, seconds: str = "30") -> Client:
     """A call that is in flight, and stays so for some seconds."""
     client = await world.house.connect()
     await client.post(x_simulate_first_byte=seconds)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not world.house.in_flight():  # noqa: ASYNC110 - the relay tells nobody
             await trio.sleep(0.005)
     return client
@@ -71,7 +71,7 @@ async def test_an_account_that_is_full_elsewhere_takes_no_call_and_is_free_again
         assert "a: 1 calls in flight on all nodes" in refused.error[2]
         assert slots(one, only) == 1
         await client.leave("close")  # cancels the call
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while slots(one, only):  # noqa: ASYNC110 - the store tells nobody
                 await trio.sleep(0.005)
         assert (await other.house.ask(ASK)).status == 200
@@ -137,7 +137,7 @@ async def test_an_emptied_store_is_told_again_which_slots_are_taken(tmp_path: Pa
         assert slots(world, only) == 1
         assert paced(world, only) == 0, "the pace was charged when the call began"
         await client.leave("close")
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while slots(world, only):  # noqa: ASYNC110 - the store tells nobody
                 await trio.sleep(0.005)
 

@@ -1,6 +1,6 @@
-"""Bell: signals that come while the event loop does not listen.
+"""Early signals: those that come while the event loop does not listen.
 
-Rule: a handler only writes down that it was called; what follows is the loop's business.
+Rule: a handler only writes down that it was called; what follows is decided by the loop.
 """
 
 from __future__ import annotations
@@ -17,26 +17,30 @@ class EarlySignals:
     """Hears signals while the event loop does not. Their default would end the process.
 
     SIGHUP: a reload that is asked for during the start is not lost. SIGTERM and SIGINT: the same for a stop; and once
-    the loop has stopped listening, no further one interrupts the closing of the books.
+    the loop has stopped listening, no further one interrupts the closing of the state.
+
+    Args:
+        reload: whether a SIGHUP has come.
+        stop: whether a SIGTERM or SIGINT has.
     """
 
-    rung: bool = False
-    stopping: bool = False
+    reload: bool = False
+    stop: bool = False
 
     def install(self) -> None:
         """Listen from now on; the event loop's own receiver takes over."""
-        signal.signal(signal.SIGHUP, self._ring)
+        signal.signal(signal.SIGHUP, self._note)
 
     def hear_stops(self) -> None:
         """Listen for SIGTERM and SIGINT too. Not earlier than need be: until then a start can be interrupted."""
         for number in _STOPS:
-            signal.signal(number, self._ring)
+            signal.signal(number, self._note)
 
     def ignore_stops(self) -> None:
         """All is done; what the interpreter still tidies up is not to be interrupted either."""
         for number in _STOPS:
             signal.signal(number, signal.SIG_IGN)
 
-    def _ring(self, number: int, frame: object) -> None:
-        self.rung = self.rung or number == signal.SIGHUP
-        self.stopping = self.stopping or number != signal.SIGHUP
+    def _note(self, number: int, frame: object) -> None:
+        self.reload = self.reload or number == signal.SIGHUP
+        self.stop = self.stop or number != signal.SIGHUP

@@ -1,0 +1,136 @@
+"""JSON documents of the reload and cluster nouns: the one place where each of them becomes JSON.
+
+Rule: pure; no secret. Fields are only ever added: `relayd status`, scripts and other programs read them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from relayd.config.problems.report import as_dict
+from relayd.config.source.history import Meta, Skipped, Summary
+from relayd.core.cluster import Drift, Node
+from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord
+from relayd.daemon.reload.requests import ReloadResult
+
+PROBLEMS_SHOWN = 20
+
+
+def utc_text(seconds: float) -> str:
+    """A point in time for people and programs. `seconds`: Unix time."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _provenance(one: ConfigOrigin | ReloadResult | Meta) -> dict[str, Any]:
+    return {"digest": one.digest, "commit": one.commit, "dirty": None if one.dirty is None else list(one.dirty)}
+
+
+def origin_document(origin: ConfigOrigin, generation: int) -> dict[str, Any]:
+    """The running config."""
+    return {
+        "generation": generation,
+        **_provenance(origin),
+        "model_digest": origin.model,
+        "revision": origin.revision,
+        "source": origin.source,
+        "since": utc_text(origin.since),
+        "trigger": origin.trigger,
+        "stored_generation": origin.stored,
+    }
+
+
+def result_document(result: ReloadResult) -> dict[str, Any]:
+    """What a reload came to."""
+    changes = result.changes
+    return {
+        "result": result.result,
+        "generation": result.generation,
+        **_provenance(result),
+        "revision": result.revision,
+        "model_digest": result.model,
+        "problems": [as_dict(problem) for problem in result.problems],
+        "reasons": list(result.reasons),
+        "changes": changes.as_json() if changes is not None else None,
+        "changes_text": changes.as_text() if changes is not None and not changes.empty else "",
+        "restart_required": list(result.restart_required),
+        "dry_run": result.dry_run,
+        "accept": result.accept,
+    }
+
+
+def candidate_document(candidate: PendingTree, now: float) -> dict[str, Any]:
+    """The tree on disk that does not run; of its problems the first ones."""
+    outcome = candidate.outcome
+    return {
+        "result": outcome.result,
+        **_provenance(outcome),
+        "since": utc_text(candidate.since),
+        "out_of_sync_seconds": round(max(0.0, now - candidate.since), 1),
+        "reasons": list(outcome.reasons),
+        "accept": outcome.accept,
+        "problems": [as_dict(problem) for problem in outcome.problems[:PROBLEMS_SHOWN]],
+        "more_problems": max(0, len(outcome.problems) - PROBLEMS_SHOWN),
+    }
+
+
+def history_document(stored: Sequence[Summary | Skipped], record: ReloadRecord) -> list[dict[str, Any]]:
+    """The stored generations, the newest first. One that cannot be used says why in `problem`."""
+    running = record.origin.digest
+    usable = [one.number for one in stored if isinstance(one, Summary) and one.meta.digest != running]
+    return [_generation(one, record, usable[:1]) for one in stored]
+
+
+def _generation(one: Summary | Skipped, record: ReloadRecord, next_back: list[int]) -> dict[str, Any]:
+    if isinstance(one, Skipped):
+        return {"number": one.number, "problem": one.reason}
+    return {
+        "number": one.number,
+        "problem": "",
+        **_provenance(one.meta),
+        "realm": one.meta.realm,
+        "stored": utc_text(one.meta.saved),
+        "trigger": one.meta.trigger,
+        "files": one.files,
+        "bytes": one.size,
+        "runs": one.meta.digest == record.origin.digest,
+        "held": one.number == record.hold,
+        "next": one.number in next_back,
+    }
+
+
+def node_document(node: Node, ours: str) -> dict[str, Any]:
+    """One node. `ours`: the life of the node that tells."""
+    return {
+        "node": node.name,
+        "life": node.life,
+        "this": node.life == ours,
+        "version": node.version,
+        "digest": node.tree,
+        "model_digest": node.model,
+        "revision": node.revision,
+        "commit": node.commit,
+        "dirty": node.dirty,
+        "result": node.result,
+        "result_since": utc_text(node.stands),
+        "since": utc_text(node.since),
+        "started": utc_text(node.started),
+        "heard": utc_text(node.seen),
+        "draining": node.draining,
+    }
+
+
+def drift_document(drift: Drift, now: float) -> dict[str, Any]:
+    """Also while it is younger than a change takes to arrive; `lasting` tells."""
+    return {
+        "since": utc_text(drift.since),
+        "seconds": round(drift.seconds(now), 1),
+        "lasting": drift.lasts(now),
+        "digest": drift.lead.tree,
+        "lead": drift.lead.name,
+        "behind": [
+            {"node": one.node.name, "life": one.node.life, "digest": one.node.tree, "since": utc_text(one.since)}
+            for one in drift.behind
+        ],
+    }

@@ -1,0 +1,411 @@
+"""Composition root: makes one of everything, once, and hands each part to those that need it.
+
+Rule: the clock, the random generator and the environment are taken here and handed on; nobody else asks for them.
+Everything comes through a constructor; nothing is patched in later. Nothing runs yet: run.py does that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+
+from relayd.config.snapshot import Server, Snapshot
+from relayd.core.balancing.pool import Pool
+from relayd.core.live import Live
+from relayd.core.quota.prices import shipped
+from relayd.core.receipt import Receipt
+from relayd.daemon.accounts.credentials import Credentials
+from relayd.daemon.accounts.oauth import OAuthKeeper
+from relayd.daemon.accounts.upstreams import Upstreams
+from relayd.daemon.admin.app import AdminApp
+from relayd.daemon.admin.call_metrics import CallMetrics
+from relayd.daemon.admin.control_socket import ControlSocket
+from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.log import AccessLog, Output
+from relayd.daemon.net.server import HttpServer
+from relayd.daemon.net.tls import shared_context
+from relayd.daemon.node import NodeSettings, OpenSockets, admin_addresses, public_addresses
+from relayd.daemon.paths import generation_store, state_password
+from relayd.daemon.proxy.app import PublicApp
+from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.health_checks import HealthChecks
+from relayd.daemon.reload.adoption import Adoption
+from relayd.daemon.reload.boot import Start
+from relayd.daemon.reload.candidate import Inspector, TreeReader
+from relayd.daemon.reload.cluster import Cluster
+from relayd.daemon.reload.history import History, HistoryKeeper
+from relayd.daemon.reload.prepare import Listener, Preparation
+from relayd.daemon.reload.record import ReloadRecord
+from relayd.daemon.reload.reloader import Reloader
+from relayd.daemon.reload.requests import RequestQueue
+from relayd.daemon.reload.tasks import ReloadTasks
+from relayd.daemon.reload.watch import Watcher, inotify
+from relayd.daemon.store.state_client import StateClient, open_state
+from relayd.daemon.systemd import ReloadNotices, notify
+
+if TYPE_CHECKING:
+    from relayd.config.secrets.seal import Identity
+
+log = logging.getLogger("relayd")
+
+
+@attrs.frozen(kw_only=True)
+class Daemon:
+    """Everything of one process that runs, or is asked from outside.
+
+    Args:
+        sockets: those that the two servers begin with.
+        control: None where there is no control socket.
+    """
+
+    node: NodeSettings
+    sockets: OpenSockets
+    output: Output
+    live: Live
+    upstreams: Upstreams
+    state: StateClient
+    keeper: OAuthKeeper
+    app: PublicApp
+    server: HttpServer
+    admin_server: HttpServer
+    health_checks: HealthChecks
+    queue: RequestQueue
+    reload: ReloadTasks
+    sources: StatusSources
+    control: ControlSocket | None
+
+
+@attrs.frozen(kw_only=True)
+class Foundation:
+    """What the other parts are built on. It holds no config, so that the first one is freed when it is replaced.
+
+    Args:
+        unopened: accounts whose secret cannot be had.
+        state_url: this node's own, or the tree's.
+        started: Unix time, s.
+    """
+
+    node: NodeSettings
+    reader: TreeReader
+    sockets: OpenSockets
+    output: Output
+    access: AccessLog
+    live: Live
+    pool: Pool
+    upstreams: Upstreams
+    credentials: Credentials
+    unopened: frozenset[str]
+    state_url: str
+    rng: random.Random
+    started: float
+
+    def server_settings(self) -> Server:
+        """[server] as it is now."""
+        return self.live.snapshot.relay.server
+
+
+def tree_reader(node: NodeSettings) -> TreeReader:
+    """Reads the node's tree, for the start and for reloads."""
+    return TreeReader(tree=node.tree, wall=time.time, patience=node.pace.patience, quiet=node.pace.quiet)
+
+
+def build(
+    node: NodeSettings, start: Start, reader: TreeReader, sockets: OpenSockets, output: Output, access: AccessLog
+) -> Daemon:
+    """Make one of everything. Raises: ValueError when an identity or password cannot be had; StoreMisfit."""
+    base = lay_foundation(node, start.snapshot, reader, sockets, output, access)
+    state = make_state(base)
+    keeper = make_keeper(base, state)
+    call_metrics = CallMetrics()
+    calls = make_call_server(base, state, keeper, call_metrics)
+    app = PublicApp(relay=calls, known_models=shipped)
+    server = HttpServer(app, base.server_settings)
+
+    record = start.record(base.started)
+    cluster = make_cluster(base, state, record, app)
+    queue = RequestQueue(interval=node.pace.interval, stagger=cluster.stagger)
+    inspector = make_inspector(base, start)
+    watcher = make_watcher(base, queue, inspector) if node.watch else None
+
+    sources = make_sources(base, record, watcher, server, cluster, state, call_metrics, app)
+    admin_app = AdminApp(queue=queue, sources=sources, wall=time.time, new_id=new_id)
+    admin_server = HttpServer(admin_app, base.server_settings)
+
+    history = History(generation_store(base.state_url, node.tree, node.own))
+    listeners = make_listeners(base, server, admin_server)
+    reloader = make_reloader(base, record, queue, inspector, listeners, history)
+    keep = HistoryKeeper(record=record, live=base.live, history=history, wall=time.time, proof=node.pace.proof)
+    return Daemon(
+        node=node,
+        sockets=sockets,
+        output=output,
+        live=base.live,
+        upstreams=base.upstreams,
+        state=state,
+        keeper=keeper,
+        app=app,
+        server=server,
+        admin_server=admin_server,
+        health_checks=HealthChecks(calls),
+        queue=queue,
+        reload=ReloadTasks(reloader=reloader, record=record, keeper=keep, cluster=cluster, watcher=watcher),
+        sources=sources,
+        control=make_control_socket(base, queue, history, sources),
+    )
+
+
+def lay_foundation(
+    node: NodeSettings, snapshot: Snapshot, reader: TreeReader, sockets: OpenSockets, output: Output, access: AccessLog
+) -> Foundation:
+    """The running config, who we are upstream, and whose health is known. Warns of what this node cannot have."""
+    from relayd.config.environment import mounts_of
+
+    for problem in mounts_of(node.tree):
+        log.warning("tree.frozen", extra={"reason": problem.message, "hint": problem.hint})
+    started = time.time()
+    credentials = Credentials(load_identities(node, snapshot.relay.realm))
+    unopened = credentials.problems(snapshot)
+    for account, why in unopened.items():
+        log.warning("account.no_credential", extra={"account": account, "why": why})
+    pool = Pool()
+    pool.adopt(snapshot, started)
+    return Foundation(
+        node=node,
+        reader=reader,
+        sockets=sockets,
+        output=output,
+        access=access,
+        live=Live(snapshot),
+        pool=pool,
+        upstreams=Upstreams(shared_context, time.time),
+        credentials=credentials,
+        unopened=frozenset(unopened),
+        state_url=node.state_url or snapshot.relay.state.url,
+        rng=random.Random(secrets.randbits(64)),
+        started=started,
+    )
+
+
+def load_identities(node: NodeSettings, realm: str) -> Sequence[Identity]:
+    """This node's identities, read anew. Raises: SealError."""
+    from relayd.config.secrets import identity  # it brings cryptography, which a tree without sealed values can spare
+
+    paths = identity.identity_paths(node.identity, os.environ, realm)
+    found = identity.load_identities(paths, node.tree, os.environ)
+    if found:
+        kids = [one.public.kid for one in found]
+        log.info("identity.loaded", extra={"files": [str(path) for path in paths], "kids": kids})
+    return found
+
+
+# --- calls
+
+
+def make_state(base: Foundation) -> StateClient:
+    """Where calls are counted, and nodes tell each other what they know."""
+    live, relay = base.live, base.live.snapshot.relay
+    return open_state(
+        url=base.state_url,
+        password=state_password(relay.state.password_file, os.environ),
+        realm=relay.realm,
+        base=base.node.tree,
+        own=base.node.own,
+        policy=lambda: live.snapshot.relay.state.on_outage,
+        pool=base.pool,
+        wall=time.time,
+        lease=relay.state.lease,
+    )
+
+
+def make_keeper(base: Foundation, state: StateClient) -> OAuthKeeper:
+    """Keeps tokens fresh; an account whose tokens were renewed may serve at once."""
+    live, pool = base.live, base.pool
+    return OAuthKeeper(
+        credentials=base.credentials,
+        snapshot=lambda: live.snapshot,
+        ask=state.main.ask,
+        node=f"{base.node.node}-{os.urandom(4).hex()}",
+        wall=time.time,
+        rng=base.rng,
+        tls=shared_context,
+        renewed=lambda account: pool.restore(account, time.time()) if account in live.snapshot.accounts else None,
+    )
+
+
+def make_call_server(
+    base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics
+) -> CallServer:
+    """Serves calls; the receipt of each goes to the metrics and to the access log."""
+
+    def record(receipt: Receipt) -> None:
+        call_metrics.record(receipt)
+        base.access.record(receipt)
+
+    calls = CallServer(
+        live=base.live,
+        upstreams=base.upstreams,
+        pool=base.pool,
+        books=state,
+        credential=keeper.of,
+        keeper=keeper,
+        record=record,
+        wall=time.time,
+        new_id=new_id,
+        rng=base.rng,
+    )
+    state.open_calls, state.admission_of = calls.open_calls, calls.admission_of
+    return calls
+
+
+def new_id() -> str:
+    """A call id: 96 random bits, in the form that the API's own request ids have."""
+    return "req_" + os.urandom(12).hex()
+
+
+# --- reloads
+
+
+def make_cluster(base: Foundation, state: StateClient, record: ReloadRecord, app: PublicApp) -> Cluster:
+    """This node among the others."""
+    return Cluster(
+        state=state.main,
+        record=record,
+        name=base.node.node,
+        life=os.urandom(4).hex(),
+        started=base.started,
+        draining=lambda: app.draining,
+        wall=time.time,
+        rng=base.rng,
+        every=base.node.pace.heartbeat,
+    )
+
+
+def make_inspector(base: Foundation, start: Start) -> Inspector:
+    """Reads and compiles the tree; what the start knows of it is not found out again."""
+    return Inspector(
+        reader=base.reader,
+        clock=time.monotonic,
+        credentials=base.credentials,
+        memo=start.memo,
+        examined=start.examined,
+        denied=start.denied,
+    )
+
+
+def make_watcher(base: Foundation, queue: RequestQueue, inspector: Inspector) -> Watcher:
+    """Notices changes of the tree."""
+    pace = base.node.pace
+    return Watcher(
+        queue=queue,
+        inspector=inspector,
+        tree=base.node.tree,
+        listen=inotify(),
+        poll=pace.poll,
+        hash_every=pace.hash_every,
+    )
+
+
+def make_listeners(base: Foundation, server: HttpServer, admin_server: HttpServer) -> tuple[Listener, Listener]:
+    """The public and the admin listener, with the sockets that are open."""
+    public = Listener(
+        setting="server.listen",
+        server=server,
+        wanted=public_addresses,
+        pinned=bool(base.node.listen),
+        listening=base.sockets.public,
+    )
+    admin = Listener(
+        setting="admin.listen",
+        server=admin_server,
+        wanted=admin_addresses,
+        pinned=base.node.admin_listen is not None,
+        listening=base.sockets.admin,
+        given_up=base.sockets.given_up,
+    )
+    return public, admin
+
+
+def make_reloader(
+    base: Foundation,
+    record: ReloadRecord,
+    queue: RequestQueue,
+    inspector: Inspector,
+    listeners: Sequence[Listener],
+    history: History,
+) -> Reloader:
+    """Changes the running config, and tells every part that keeps something of it."""
+    preparation = Preparation(
+        listeners=listeners,
+        credentials=base.credentials,
+        identities=partial(load_identities, base.node, base.live.snapshot.relay.realm),
+        unopened=base.unopened,
+    )
+    adoption = Adoption(
+        pool=base.pool,
+        in_flight=base.live.running,
+        upstreams=base.upstreams,
+        output=base.output,
+        access=base.access,
+        wall=time.time,
+    )
+    return Reloader(
+        live=base.live,
+        record=record,
+        queue=queue,
+        inspector=inspector,
+        preparation=preparation,
+        adoption=adoption,
+        history=history,
+        notices=ReloadNotices(send=notify, monotonic=lambda: time.monotonic_ns() // 1000),
+        wall=time.time,
+    )
+
+
+# --- watching and steering
+
+
+def make_sources(
+    base: Foundation,
+    record: ReloadRecord,
+    watcher: Watcher | None,
+    server: HttpServer,
+    cluster: Cluster,
+    state: StateClient,
+    call_metrics: CallMetrics,
+    app: PublicApp,
+) -> StatusSources:
+    """What status and metrics are made from."""
+    return StatusSources(
+        live=base.live,
+        record=record,
+        watcher=watcher,
+        pool=base.pool,
+        in_flight=base.live.running,
+        server=server,
+        credentials=base.credentials,
+        cluster=cluster,
+        state=state.main,
+        call_metrics=call_metrics,
+        node=base.node.node,
+        tree=str(base.node.tree.absolute()),
+        started=base.started,
+        draining=lambda: app.draining,
+    )
+
+
+def make_control_socket(
+    base: Foundation, queue: RequestQueue, history: History, sources: StatusSources
+) -> ControlSocket | None:
+    """None where no socket could be had."""
+    if base.sockets.control is None:
+        return None
+    sock, path = base.sockets.control
+    return ControlSocket(sock=sock, path=path, queue=queue, history=history, sources=sources, wall=time.time)

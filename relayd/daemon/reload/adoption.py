@@ -1,0 +1,51 @@
+"""Adoption: what follows a swap, in every part of the daemon that keeps something from one config to the next.
+
+Rule: sync, after the swap; a failure here does not undo it. Calls in flight go on under their own config, unless their
+key was revoked and the policy says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from relayd.config.snapshot import Snapshot
+from relayd.core.balancing.pool import Pool
+from relayd.core.live import InFlight
+from relayd.daemon.accounts.upstreams import Upstreams
+from relayd.daemon.log import AccessLog, Output, set_log
+
+log = logging.getLogger("relayd")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Adoption:
+    """Tells the parts of the daemon of a new config.
+
+    Args:
+        in_flight: the calls that a revocation may cut.
+        output, access: the log, whose settings may change.
+        wall: Unix time, s.
+    """
+
+    pool: Pool
+    in_flight: InFlight
+    upstreams: Upstreams
+    output: Output
+    access: AccessLog
+    wall: Callable[[], float]
+
+    def adopt(self, old: Snapshot, new: Snapshot) -> None:
+        """`new` runs now."""
+        self.pool.adopt(new, self.wall())
+        self.in_flight.revoked(old, new)
+        set_log(new.relay.log, self.output, self.access)
+        self.upstreams.keep_only(new)
+
+    def restore(self, accounts: Sequence[str]) -> None:
+        """The secrets of these accounts can be had now, so that they may serve at once."""
+        for account in accounts:
+            self.pool.restore(account, self.wall())
+            log.info("account.credential_found", extra={"account": account})

@@ -1,0 +1,60 @@
+"""Reload tasks: everything that runs for the sake of reloads.
+
+Rule: no decision here. A task that fails is started again: reload may be late, it must not take the daemon with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+
+from relayd.daemon.reload.cluster import Cluster
+from relayd.daemon.reload.history import HistoryKeeper
+from relayd.daemon.reload.record import ReloadRecord
+from relayd.daemon.reload.reloader import Reloader
+from relayd.daemon.reload.watch import Watcher
+
+log = logging.getLogger("relayd.reload")
+
+REMIND = 60.0  # s between reminders that the daemon is degraded
+RESTART = 1.0  # s before a task that failed is started again
+
+
+@attrs.frozen(kw_only=True)
+class ReloadTasks:
+    """The tasks of one process. `watcher`: None where nobody looks for changes."""
+
+    reloader: Reloader
+    record: ReloadRecord
+    keeper: HistoryKeeper
+    cluster: Cluster
+    watcher: Watcher | None
+
+    async def run(self) -> None:
+        """Run them for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.reloader.run)
+            nursery.start_soon(_again, "remind", self._remind)
+            nursery.start_soon(_again, "store", self.keeper.run)
+            nursery.start_soon(_again, "fleet", self.cluster.run)
+            if self.watcher is not None:
+                nursery.start_soon(_again, "watch", self.watcher.run)
+
+    async def _remind(self) -> None:
+        while True:
+            if self.record.degraded:
+                stored = self.record.origin.stored
+                log.warning("reload.degraded", extra={"reason": self.record.degraded, "stored": stored})
+            await trio.sleep(REMIND)
+
+
+async def _again(name: str, task: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await task()
+        except Exception:
+            log.exception("reload.task_failed", extra={"task": name})
+            await trio.sleep(RESTART)

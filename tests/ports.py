@@ -1,0 +1,36 @@
+"""Free ports, for servers that must be told one.
+
+Rule: no port is given out twice by a process, and none of the kernel's own range (32768 and above, ip(7)): there any
+connection that is made in between would take it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+
+LOWEST, MOST = 11_000, 9_000  # so that a port and the one 10000 above it lie below the kernel's range
+_NUMBERS = itertools.count(os.getpid() * 37)  # test runs beside one another begin at different places
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody has."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int, *, also: int = 0) -> list[int]:
+    """Several of them; with `also`, those so much higher are free too (a Redis cluster's bus is at port + 10000)."""
+    candidates = (LOWEST + number % MOST for number in _NUMBERS)
+    free = (port for port in candidates if _is_free(port) and (not also or _is_free(port + also)))
+    return list(itertools.islice(free, count))
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
