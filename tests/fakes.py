@@ -39,8 +39,7 @@ from relayd.daemon.net.stream import PlainStream, tune
 from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.build import build_proxy
 from relayd.daemon.store.state_client import StateClient
-from relayd.simulator.api import respond
-from relayd.simulator.shelf import Shelf
+from relayd.simulator.api import MessageCount, respond
 from relayd.wire.anthropic import error_body
 from relayd.wire.h1 import ChunkedDecoder
 from relayd.wire.http import Headers, RequestHead
@@ -65,9 +64,8 @@ def recorded_stream(words: int = 6) -> bytes:
         "tools": [{"name": name, "input_schema": {"type": "object"}} for name in ("erste", "zweite")],
         "messages": [{"role": "user", "content": "Grüße 你好 😀: erste und zweite"}],
     }
-    script = respond(
-        "POST", "/v1/messages", Headers(), msgspec.json.encode(body), config.Simulator(words=words), 1, NOON, Shelf()
-    )
+    simulator, whole = config.Simulator(words=words), msgspec.json.encode(body)
+    script = respond("POST", "/v1/messages", Headers(), whole, simulator, 1, NOON, MessageCount())
     return b"".join(piece for _, piece in script.steps)
 
 

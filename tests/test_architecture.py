@@ -49,7 +49,7 @@ DOORS = {
     "attrs": ("",),  # the nouns are everywhere
     "cattrs": ("config/model/structure",),
     "cryptography": ("config/secrets/seal",),
-    "httptools": ("daemon/net/client",),
+    "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/net/", "daemon/accounts/", "daemon/proxy/"),
     "msgspec": ("wire/", "config/diff", "core/", "simulator/", "state/", "daemon/", "cli/"),
     "python_socks": ("daemon/net/connect",),

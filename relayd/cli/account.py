@@ -182,7 +182,7 @@ def test(args: argparse.Namespace) -> int:
     if args.id not in snapshot.accounts:
         raise LookupError(f"there is no account {args.id} (there is: {', '.join(sorted(snapshot.accounts)) or 'none'})")
     # The daemon's own way upstream; imported late, because the other verbs need no network.
-    from relayd.daemon.accounts.account_test import run_trial
+    from relayd.daemon.accounts.account_test import run_account_check
     from relayd.daemon.accounts.credentials import Credentials
 
     account = snapshot.accounts[args.id]
@@ -192,7 +192,7 @@ def test(args: argparse.Namespace) -> int:
     credential = opened.presented
     for note in _notes(account, opened.whole):
         say(f"note: {note}")
-    trial = run_trial(account, credential, snapshot.relay, args.model or _trial_model(account))
+    trial = run_account_check(account, credential, snapshot.relay, args.model or _trial_model(account))
     if args.json:
         print_json({"id": args.id, **attrs.asdict(trial)})
     else:

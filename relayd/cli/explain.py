@@ -148,7 +148,7 @@ def _peek(books: StateReader, terms: tuple[Term, ...]) -> tuple[tuple[Term, ...]
     answer = books.ask(Peek(terms=terms))
     if not isinstance(answer, TermLevels):
         raise Stop(f"{books.store.name}: {answer}")
-    return terms, answer.standings, answer.now
+    return terms, answer.levels, answer.now
 
 
 def _is_full(row: dict[str, Any]) -> bool:

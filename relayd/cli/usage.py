@@ -75,7 +75,7 @@ def _document(
     if not isinstance(answer, TermLevels):
         raise Stop(f"{books.store.name}: {answer}")
     today = totals_of(row for row in rows if row.key == key.id)
-    return {**usage_document(key, terms, answer.standings, answer.now), "today": {"day": day, **today}}
+    return {**usage_document(key, terms, answer.levels, answer.now), "today": {"day": day, **today}}
 
 
 def _print_tables(documents: Sequence[dict[str, Any]], day: str) -> None:

@@ -235,7 +235,7 @@ def make_keeper(base: Foundation, state: StateClient) -> OAuthKeeper:
     return OAuthKeeper(
         credentials=base.credentials,
         snapshot=lambda: live.snapshot,
-        state=state.main,
+        ask=state.main.ask,
         node=f"{base.node.node}-{os.urandom(4).hex()}",
         wall=time.time,
         rng=base.rng,

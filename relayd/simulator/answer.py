@@ -1,4 +1,4 @@
-"""Answer: what the simulated model says, as a stream of events.
+"""Simulated answers: what the simulated model says, as a stream of events.
 
 Rule: one generator makes every answer; the plain form is the stream, folded. So text, tool calls and usage are equal
 in both forms, and a stream needs no more memory than one event.
@@ -19,9 +19,9 @@ from typing import Any
 import attrs
 import msgspec
 
-from relayd.simulator.ask import MessageRequest
 from relayd.simulator.catalog import JsonObject
 from relayd.simulator.instance import instance
+from relayd.simulator.request import MessageRequest
 from relayd.simulator.script import make_id
 from relayd.wire.usage import Usage
 
@@ -60,19 +60,19 @@ class Budget:
         return True
 
 
-def events(ask: MessageRequest, prompt: Usage, seed: bytes, words: int) -> Iterator[EventBody]:
-    """The answer to `ask`, event by event, as the API streams it.
+def events(request: MessageRequest, prompt: Usage, seed: bytes, words: int) -> Iterator[EventBody]:
+    """The answer to `request`, event by event, as the API streams it.
 
     Args:
         prompt: the prompt side of its usage.
         seed: digest of the request's body, of which identifiers are derived.
         words: length of a text answer, in words.
     """
-    budget = Budget(ask.max_tokens)
-    yield {"type": "message_start", "message": _opening(ask, prompt, seed)}
-    calls = wanted_calls(ask)
+    budget = Budget(request.max_tokens)
+    yield {"type": "message_start", "message": _opening(request, prompt, seed)}
+    calls = wanted_calls(request)
     index = 0
-    for block in _blocks(ask, calls, seed, words, budget):
+    for block in _blocks(request, calls, seed, words, budget):
         started = False
         for event in block:
             yield {"type": event["type"], "index": index, **event}
@@ -82,7 +82,7 @@ def events(ask: MessageRequest, prompt: Usage, seed: bytes, words: int) -> Itera
         index += started
         if budget.ended:
             break
-    yield from _closing(prompt, budget, "tool_use" if calls else "end_turn", thinking=ask.thinking)
+    yield from _closing(prompt, budget, "tool_use" if calls else "end_turn", thinking=request.thinking)
 
 
 def folded(stream: Iterable[EventBody]) -> dict[str, Any]:
@@ -124,14 +124,14 @@ def _finish_block(block: dict[str, Any], pieces: list[str]) -> None:
 DELTA_FIELD = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 
 
-def _opening(ask: MessageRequest, prompt: Usage, seed: bytes) -> dict[str, Any]:
+def _opening(request: MessageRequest, prompt: Usage, seed: bytes) -> dict[str, Any]:
     usage: dict[str, Any] = {
         **_prompt_counts(prompt),
         "cache_creation": {
             "ephemeral_5m_input_tokens": prompt.cache_write_5m,
             "ephemeral_1h_input_tokens": prompt.cache_write_1h,
         },
-        "output_tokens": min(1, ask.max_tokens),
+        "output_tokens": min(1, request.max_tokens),
         "service_tier": "standard",
         "inference_geo": prompt.inference_geo,
     }
@@ -141,7 +141,7 @@ def _opening(ask: MessageRequest, prompt: Usage, seed: bytes) -> dict[str, Any]:
         "id": make_id("msg", seed),
         "type": "message",
         "role": "assistant",
-        "model": ask.model,
+        "model": request.model,
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
@@ -166,20 +166,20 @@ def _closing(prompt: Usage, budget: Budget, reason: str, *, thinking: bool) -> I
     yield {"type": "message_stop"}
 
 
-def wanted_calls(ask: MessageRequest) -> tuple[JsonObject, ...]:
+def wanted_calls(request: MessageRequest) -> tuple[JsonObject, ...]:
     """The tools to call: those that tool_choice demands, else those that the user names, in the order they are named.
 
     A turn that brings results gets an answer in words, unless a call is demanded; so a client's loop comes to an end.
     """
-    if ask.choice == "none" or (ask.results and not ask.forced):
+    if request.choice == "none" or (request.results and not request.forced):
         return ()
-    if ask.choice == "tool":
-        return tuple(tool for tool in ask.tools if tool.get("name") == ask.chosen)[:1]
-    named = [(_position(tool.get("name", ""), ask.said), number) for number, tool in enumerate(ask.tools)]
-    found = [ask.tools[number] for position, number in sorted(named) if position >= 0]
-    if not found and ask.choice == "any":
-        found = [tool for tool in ask.tools if tool.get("name")][:1]
-    return tuple(found if ask.parallel else found[:1])
+    if request.choice == "tool":
+        return tuple(tool for tool in request.tools if tool.get("name") == request.chosen)[:1]
+    named = [(_position(tool.get("name", ""), request.said), number) for number, tool in enumerate(request.tools)]
+    found = [request.tools[number] for position, number in sorted(named) if position >= 0]
+    if not found and request.choice == "any":
+        found = [tool for tool in request.tools if tool.get("name")][:1]
+    return tuple(found if request.parallel else found[:1])
 
 
 def _position(name: str, text: str) -> int:
@@ -191,30 +191,30 @@ def _position(name: str, text: str) -> int:
 
 
 def _blocks(
-    ask: MessageRequest, calls: tuple[JsonObject, ...], seed: bytes, words: int, budget: Budget
+    request: MessageRequest, calls: tuple[JsonObject, ...], seed: bytes, words: int, budget: Budget
 ) -> Iterator[Iterator[EventBody]]:
     """The content blocks, each a stream of its events; one that has nothing to say is empty."""
-    if ask.thinking:
-        yield _thinking(ask, seed, budget)
+    if request.thinking:
+        yield _thinking(request, seed, budget)
     if calls:
         names = ", ".join(tool["name"] for tool in calls)
-        yield _text(_spaced(f"Calling {names}.".split()[:words]), ask.stops, budget)
-    elif ask.schema is not None:
-        yield _text(_slices(_sample(ask.schema)), ask.stops, budget)
+        yield _text(_spaced(f"Calling {names}.".split()[:words]), request.stops, budget)
+    elif request.schema is not None:
+        yield _text(_slices(_sample(request.schema)), request.stops, budget)
     else:
-        yield _text(_spaced(itertools.islice(_speech(ask), words)), ask.stops, budget)
+        yield _text(_spaced(itertools.islice(_speech(request), words)), request.stops, budget)
     for number, tool in enumerate(calls):
         yield _call(tool, make_id("toolu", seed, number), budget)
 
 
-def _thinking(ask: MessageRequest, seed: bytes, budget: Budget) -> Iterator[EventBody]:
+def _thinking(request: MessageRequest, seed: bytes, budget: Budget) -> Iterator[EventBody]:
     pieces = _within(_spaced(THOUGHT.split()), budget)
     first = next(pieces, None)
     if first is None:
         return
     yield _start({"type": "thinking", "thinking": "", "signature": ""})
     for piece in itertools.chain((first,), pieces):
-        if ask.shown:
+        if request.shown:
             yield _delta("thinking_delta", piece)
     budget.thought = budget.spent
     signature = base64.b64encode(hashlib.blake2b(seed, person=b"thinking").digest()).decode()
@@ -289,12 +289,12 @@ def _until(pieces: Iterable[str], stops: tuple[str, ...], budget: Budget) -> Ite
         yield held
 
 
-def _speech(ask: MessageRequest) -> Iterator[str]:
+def _speech(request: MessageRequest) -> Iterator[str]:
     """The words of a text answer, without end: an echo of what came, then filler."""
-    if ask.results:
-        heard, said = "The tool answered:", " ".join(result[:QUOTED_LETTERS] for result in ask.results[:8])
+    if request.results:
+        heard, said = "The tool answered:", " ".join(result[:QUOTED_LETTERS] for result in request.results[:8])
     else:
-        heard, said = "You said:", ask.said
+        heard, said = "You said:", request.said
     yield from heard.split()
     yield from [word[:WORD_LETTERS] for word in said[:QUOTED_LETTERS].split()[:QUOTED_WORDS]] or ["nothing."]
     yield from itertools.cycle(FILLER.split())

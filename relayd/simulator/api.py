@@ -1,6 +1,8 @@
-"""Api: a request in, a Script out.
+"""The simulated API: a request in, a Script out.
 
-Rule: pure. The time, the number of the call and the Shelf are arguments; the same arguments give the same bytes.
+Rule: pure. The time, the number of the call and what the minute has seen are arguments; the same arguments give the
+same bytes. Messages, token counts and models are answered; batches and files are not there (404).
+
 Theory: one table of paths; whatever goes wrong is a Refusal, and becomes an error in the API's form in one place.
 """
 
@@ -13,11 +15,10 @@ import attrs
 import msgspec
 
 from relayd.config.snapshot import Simulator
-from relayd.simulator import batches, files
 from relayd.simulator.answer import EventBody, events, folded
-from relayd.simulator.ask import decode, parse_ask
 from relayd.simulator.catalog import model_list, one_model, page
 from relayd.simulator.faults import breakage, forced_answer, restyled, settings_for
+from relayd.simulator.request import decode, parse_request
 from relayd.simulator.script import (
     STREAM_TYPE,
     Script,
@@ -29,7 +30,6 @@ from relayd.simulator.script import (
     seed_of,
     timestamp,
 )
-from relayd.simulator.shelf import MINUTE, Batch, Shelf, StoredFile
 from relayd.simulator.tokens import prompt_usage
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.refusal import Refusal
@@ -38,6 +38,23 @@ ORGANIZATION = b"00000000-0000-4000-8000-51b01a7ed000"
 PLENTY = 4000  # requests a minute that the headers show when there is no limit
 TOKENS = 400_000  # tokens a minute that the headers show
 CREDENTIALS = (b"x-api-key", b"authorization", b"cookie")
+MINUTE = 60.0  # s
+
+
+@attrs.define(eq=False)
+class MessageCount:
+    """How many messages the minute has seen: all that a simulated organization remembers."""
+
+    _minute: int = 0
+    _messages: int = 0
+
+    def count(self, now: float) -> int:
+        """The number of this message within its minute, from 1."""
+        minute = int(now // MINUTE)
+        if minute != self._minute:
+            self._minute, self._messages = minute, 0
+        self._messages += 1
+        return self._messages
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +75,7 @@ class Question:
     headers: Headers
     body: bytes = attrs.field(repr=False)
     settings: Simulator
-    shelf: Shelf
+    messages: MessageCount
     call_number: int
     now: float
     seed: bytes
@@ -74,7 +91,8 @@ def respond(
     settings: Simulator,
     call_number: int,
     now: float,
-    shelf: Shelf,
+    messages: MessageCount,
+    routes: Routes | None = None,
 ) -> Script:
     """The answer to one request.
 
@@ -84,7 +102,8 @@ def respond(
         settings: of the account; `x-simulate-` headers override them for this call.
         call_number: counts the calls of this simulator, from 1.
         now: Unix time, s.
-        shelf: what this simulator remembers.
+        messages: of this simulator so far.
+        routes: the paths that are answered; None means ROUTES.
     """
     path, _, query = target.partition("?")
     seed = seed_of(body)
@@ -101,7 +120,7 @@ def respond(
         headers=headers,
         body=body,
         settings=settings,
-        shelf=shelf,
+        messages=messages,
         call_number=call_number,
         now=now,
         seed=seed,
@@ -109,20 +128,20 @@ def respond(
         common=common,
     )
     if method == "HEAD":
-        return attrs.evolve(_answered(question), steps=(), delay=settings.first_byte)
-    script = restyled(settings, _answered(question))
+        return attrs.evolve(_answered(question, routes or ROUTES), steps=(), delay=settings.first_byte)
+    script = restyled(settings, _answered(question, routes or ROUTES))
     error = encode_event(error_value(settings.error_type or "overloaded_error", "Overloaded", request_id))
     return attrs.evolve(breakage(settings, script, error), delay=settings.first_byte)
 
 
-def _answered(question: Question) -> Script:
+def _answered(question: Question, routes: Routes) -> Script:
     forced = forced_answer(question.settings)
     try:
         if forced is not None:
             raise forced
         _authenticate(question)
         try:
-            return _route(question)(question)
+            return _route(question, routes)(question)
         except RecursionError:
             raise Refusal(status=400, message="The request body is nested too deeply") from None
     except Refusal as refusal:
@@ -135,22 +154,22 @@ def _authenticate(question: Question) -> None:
         raise Refusal(status=401, message="x-api-key header is required")
 
 
-def _route(question: Question) -> Callable[[Question], Script]:
+def _route(question: Question, routes: Routes) -> Callable[[Question], Script]:
     """What answers this method and path. Raises: Refusal (404, 405)."""
-    for pattern, methods in ROUTES:
+    for pattern, methods in routes:
         if len(pattern) == len(question.parts) and all(
             name in ("*", part) and part for name, part in zip(pattern, question.parts, strict=True)
         ):
             if question.method in methods:
                 return methods[question.method]
             raise Refusal(status=405, message="Method Not Allowed", headers=((b"allow", ", ".join(methods).encode()),))
-    raise Refusal(status=404, message="Not found")
+    raise Refusal(status=404, message="Not found (the simulator has messages, count_tokens and models)")
 
 
 def _messages(question: Question) -> Script:
     """POST /v1/messages."""
     _plain_coding(question)
-    number = question.shelf.count_message(question.now)
+    number = question.messages.count(question.now)
     limits = _limit_headers(question, number)
     limit = question.settings.requests_limit
     common = [*question.common, *limits]
@@ -160,9 +179,9 @@ def _messages(question: Question) -> Script:
             status=429, message=f"Number of requests has exceeded your limit of {limit} a minute", retry_after=wait
         )
         return error_script(refusal, common, question.request_id)
-    ask = parse_ask(decode(question.body), question.headers.get(b"anthropic-version") or b"")
-    answer = events(ask, prompt_usage(ask), question.seed, question.settings.words)
-    if ask.stream:
+    request = parse_request(decode(question.body), question.headers.get(b"anthropic-version") or b"")
+    answer = events(request, prompt_usage(request), question.seed, question.settings.words)
+    if request.stream:
         steps = _streamed(answer, question.settings.between)
         return Script(status=200, headers=[STREAM_TYPE, (b"cache-control", b"no-cache"), *common], steps=steps)
     return json_script(200, folded(answer), common)
@@ -208,58 +227,15 @@ def _count_tokens(question: Question) -> Script:
     """POST /v1/messages/count_tokens."""
     _plain_coding(question)
     version = question.headers.get(b"anthropic-version") or b""
-    ask = parse_ask(decode(question.body), version, counting=True)
-    return json_script(200, {"input_tokens": prompt_usage(ask).prompt}, question.common)
+    request = parse_request(decode(question.body), version, counting=True)
+    return json_script(200, {"input_tokens": prompt_usage(request).prompt}, question.common)
 
 
-def _batch(question: Question) -> Batch:
-    return batches.found(question.shelf, question.parts[2])
-
-
-def _file(question: Question) -> StoredFile:
-    return files.found(question.shelf, question.parts[1])
-
-
-ROUTES: tuple[tuple[tuple[str, ...], dict[str, Callable[[Question], Script]]], ...] = (
+# For each path below /v1, "*" for any one part: what answers which method.
+Routes = tuple[tuple[tuple[str, ...], dict[str, Callable[[Question], Script]]], ...]
+ROUTES: Routes = (
     (("messages",), {"POST": _messages}),
     (("messages", "count_tokens"), {"POST": _count_tokens}),
-    (
-        ("messages", "batches"),
-        {
-            "POST": lambda q: batches.create(q.shelf, q.headers, q.body, q.now, q.common),
-            "GET": lambda q: batches.listed(q.shelf, q.headers, q.query, q.now, q.common),
-        },
-    ),
-    (
-        ("messages", "batches", "*"),
-        {
-            "GET": lambda q: json_script(200, batches.described(_batch(q), q.headers, q.now), q.common),
-            "DELETE": lambda q: batches.delete(q.shelf, _batch(q), q.now, q.common),
-        },
-    ),
-    (
-        ("messages", "batches", "*", "cancel"),
-        {"POST": lambda q: batches.cancel(q.shelf, _batch(q), q.headers, q.now, q.common)},
-    ),
-    (
-        ("messages", "batches", "*", "results"),
-        {"GET": lambda q: batches.results(_batch(q), q.settings.words, q.now, q.common)},
-    ),
     (("models",), {"GET": lambda q: json_script(200, page(model_list(), q.query), q.common)}),
     (("models", "*"), {"GET": lambda q: json_script(200, one_model(q.parts[1]), q.common)}),
-    (
-        ("files",),
-        {
-            "POST": lambda q: files.upload(q.shelf, q.headers, q.body, q.now, q.common),
-            "GET": lambda q: files.listed(q.shelf, q.query, q.common),
-        },
-    ),
-    (
-        ("files", "*"),
-        {
-            "GET": lambda q: json_script(200, files.described(_file(q)), q.common),
-            "DELETE": lambda q: files.delete(q.shelf, _file(q), q.common),
-        },
-    ),
-    (("files", "*", "content"), {"GET": lambda q: files.download(_file(q), q.common)}),
 )

@@ -1,4 +1,4 @@
-"""Catalog: the models that the simulator lists, and how the API cuts a list into pages.
+"""Model list: the models that the simulator lists, and how the API cuts a list into pages.
 
 Source of ids, limits and fields: API reference, "List Models"; reference SDK, ModelInfo.
 """

@@ -41,7 +41,7 @@ def read_setting(name: str, text: str) -> Any:
 
     Durations are seconds ("0.5") or of the config's form ("500ms", "1m30s").
 
-    Raises: ValueError, with what is expected, on a text that is no such value or is out of the field's bounds.
+    Raises: ValueError, with what is expected, on a text that is not such a value or is out of the field's bounds.
     """
     wanted = TYPES[name]
     if wanted is bool:
@@ -136,7 +136,7 @@ def restyled(settings: Simulator, script: Script) -> Script:
 def breakage(settings: Simulator, script: Script, error: bytes) -> Script:
     """`script`, broken off where the settings say. `error` is the error event for `error_after`.
 
-    A body that is no stream counts as one event of two halves: any `cut_after` cuts it in the middle.
+    A body that is not a stream counts as one event of two halves: any `cut_after` cuts it in the middle.
     """
     if settings.drop:
         return attrs.evolve(script, steps=(), end="drop")

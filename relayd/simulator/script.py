@@ -1,4 +1,4 @@
-"""Script: one answer as it will be given, before anything has been sent.
+"""Scripted answers: one answer as it will be given, before anything has been sent.
 
 Rule: pure. A script says what to send and how long to wait before each piece; the daemon does the waiting. Theory: a
 script's pieces are made as they are asked for, so that an answer of any length costs the same memory.
@@ -20,7 +20,7 @@ from relayd.wire.refusal import KIND_BY_STATUS, Refusal
 JSON_TYPE = (b"content-type", b"application/json")
 STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 
-# proper: the body ends as HTTP wants it; cut: the connection closes in mid-body; bad-framing: a chunk that is none;
+# proper: the body ends as HTTP wants it; cut: the connection closes in mid-body; bad-framing: a broken chunk;
 # drop: the connection closes before the head.
 Ending = Literal["proper", "cut", "bad-framing", "drop"]
 Step = tuple[float, bytes]  # seconds to wait, then what to send
@@ -77,7 +77,7 @@ def error_script(refusal: Refusal, headers: HeaderPairs, request_id: str, *, kin
 
 
 def kind_of(status: int) -> str:
-    """The error type of a status: "api_error" for those that have none of their own."""
+    """The error type of a status: "api_error" for those without one of their own."""
     return KIND_BY_STATUS.get(status, "api_error" if status >= 500 else "invalid_request_error")
 
 

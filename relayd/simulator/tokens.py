@@ -11,31 +11,31 @@ from typing import Any
 
 import msgspec
 
-from relayd.simulator.ask import MessageRequest, blocks_of
+from relayd.simulator.request import MessageRequest, blocks_of
 from relayd.wire.usage import Usage
 
 CHARACTERS = 3.5  # UTF-8 bytes of JSON per token: a usual figure for English
 IMAGE = 1600 * CHARACTERS  # an image of about one megapixel. Source: API docs, "Vision", width x height / 750
 
 
-def prompt_usage(ask: MessageRequest) -> Usage:
+def prompt_usage(request: MessageRequest) -> Usage:
     """The prompt side of an answer's usage."""
     position, marks = 0.0, []
-    for size, ttl in _elements(ask.prompt):
+    for size, ttl in _elements(request.prompt):
         position += size
         if ttl:
             marks.append((_tokens(position), ttl))
     total = _tokens(position)
-    if _ttl(ask.prompt):
-        marks.append((total, _ttl(ask.prompt)))
-    read, writes = _split(marks, warm=ask.answered)
+    if _ttl(request.prompt):
+        marks.append((total, _ttl(request.prompt)))
+    read, writes = _split(marks, warm=request.answered)
     return Usage(
         input=total - (marks[-1][0] if marks else 0),
         cache_read=read,
         cache_write_5m=writes["5m"],
         cache_write_1h=writes["1h"],
-        inference_geo=_word(ask.prompt, "inference_geo") or "global",
-        speed=_word(ask.prompt, "speed"),
+        inference_geo=_word(request.prompt, "inference_geo") or "global",
+        speed=_word(request.prompt, "speed"),
     )
 
 

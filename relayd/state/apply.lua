@@ -176,13 +176,13 @@ local function take(terms, holder)
     if retry and retry > worst then worst, index = retry, i end
   end
   if worst >= 0 then return {'denied', index - 1, worst, now} end
-  local kept, standings = {}, {}
+  local kept, levels = {}, {}
   for i, term in ipairs(terms) do
     local total, resets
     kept[i], total, resets = charge[term[1]](term, holder, memory[i], used[i])
-    standings[i] = {total, resets}
+    levels[i] = {total, resets}
   end
-  return {'granted', now, standings, false}, kept
+  return {'granted', now, levels, false}, kept
 end
 
 -- the open call or tombstone of an id, unless it is forgotten
@@ -435,9 +435,9 @@ function peek.S(term)
 end
 
 function ops.peek(terms)
-  local standings = {}
-  for i, term in ipairs(terms) do standings[i] = peek[term[1]](term) end
-  return {'peeked', now, standings}
+  local levels = {}
+  for i, term in ipairs(terms) do levels[i] = peek[term[1]](term) end
+  return {'peeked', now, levels}
 end
 
 -- one page of a day's books, of one key or ("") of all, and where the next one begins ("0": there is none)

@@ -26,7 +26,7 @@ BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the win
 
 SETTLED_MS = 6 * 3_600_000  # about 150 bytes a call in Redis: at a million calls a day, 40 MB
 REAPED_MS = 7 * 86_400_000  # reaped calls are few, and a node may be cut off for days
-USAGE_MS = 400 * 86_400_000  # the books of a day are kept for a year and a month
+USAGE_MS = 400 * 86_400_000  # the usage of a day is kept for a year and a month
 BACKWARD_MS = 5_000  # a clock that steps back by less than this is held; more is believed (a wrong clock was set right)
 
 
@@ -204,7 +204,7 @@ class Peek:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """The books from `first` to `last`, days YYYY-MM-DD, both included; at most 400 days.
+    """Usage from `first` to `last`, days YYYY-MM-DD, both included; at most 400 days.
 
     Args:
         key: of this key alone; "" for all.
@@ -231,17 +231,17 @@ Op = (
 
 @attrs.frozen(kw_only=True)
 class Granted:
-    """To Admit and Lease: charged. `standings` are in the order of the terms, this call included; empty when the call
+    """To Admit and Acquire: charged. `levels` are in the order of the terms, this call included; empty when the call
     had been admitted before (`again`)."""
 
     now: int
-    standings: tuple[TermLevel, ...] = ()
+    levels: tuple[TermLevel, ...] = ()
     again: bool = False
 
 
 @attrs.frozen(kw_only=True)
 class Denied:
-    """To Admit and Lease: nothing was charged.
+    """To Admit and Acquire: nothing was charged.
 
     Args:
         term: index of the term that stays exceeded longest.
@@ -255,7 +255,7 @@ class Denied:
 
 @attrs.frozen(kw_only=True)
 class Stale:
-    """To Admit and Lease: a calendar term is not of today by the store's clock. Make the terms anew with `now`."""
+    """To Admit and Acquire: a calendar term is not of today by the store's clock. Make the terms anew with `now`."""
 
     now: int
 
@@ -287,7 +287,7 @@ class Done:
 
 @attrs.frozen(kw_only=True)
 class Pinned:
-    """To Pin and GetPin: the value that holds now; None when there is none."""
+    """To Pin and GetPin: the value that holds now; None when there is not one."""
 
     value: str | None
 
@@ -344,7 +344,7 @@ class TermLevels:
     """To Peek, in the order of the terms."""
 
     now: int
-    standings: tuple[TermLevel, ...]
+    levels: tuple[TermLevel, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -379,7 +379,7 @@ class Store(Protocol):
 
     @property
     def name(self) -> str:
-        """For people and logs: scheme and place, never a password."""
+        """For people and logs: scheme and address, never a password."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Which back end a `state.url` names. A back end is imported only when it is used."""
+"""Opening a state store: the back end that `state.url` names. A back end is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def open_store(
     """The store that a URL names; nothing is connected yet (`Store.check` does).
 
     Args:
-        url: `sqlite:PATH`, or one of the Redis forms (redis_place.parse_place).
+        url: `sqlite:PATH`, or one of the Redis forms (redis_address.parse_redis_url).
         realm: names this deployment in Redis's keys.
         clock: Unix ms; Redis has its own.
         password: for Redis; "" for none.
         base: the directory from which a relative PATH counts.
         patience: s to wait for an answer of Redis. A daemon has calls that wait meanwhile, a command has a person.
-    Raises: StoreMisfit on a URL that means nothing, or when the package redis is missing.
+    Raises: StoreMisfit on a URL that cannot be read, or when the package redis is missing.
     """
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite":

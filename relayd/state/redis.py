@@ -1,4 +1,4 @@
-"""The back end for many nodes: Redis 6.2 or newer, alone, under Sentinel, or as a Cluster.
+"""The Redis back end, for many nodes: Redis 6.2 or newer, alone, under Sentinel, or as a Cluster.
 
 Rule: one script carries out a whole batch (apply.lua), so a batch is one round trip however many calls it serves, and
 each of its operations is atomic because nothing else runs meanwhile. Nothing is repeated after a timeout: the
@@ -23,14 +23,14 @@ import redis
 
 from relayd.core.quota.limits import Calendar, Rolling, Slots, Term, TermLevel
 from relayd.state import contract as c
-from relayd.state.redis_address import Dialer, Line, Word, parse_place
+from relayd.state.redis_address import RedisConnection, RedisConnector, Word, parse_redis_url
 from relayd.state.report import days_between
 from relayd.state.rows import from_row, to_row
 
 OLDEST = (6, 2)
 # A script keeps Redis from all else: 64 operations are about 3 ms.
 LARGEST_SCRIPT = 64
-PAGE = 500  # lines of the books that are read at a time, some 4 ms
+PAGE = 500  # usage rows that are read at a time, some 4 ms
 # Error words with which a server says that it cannot work now, or is not the master (Redis source, src/server.c).
 _NOT_NOW = frozenset(
     {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS", "NOAUTH"}
@@ -52,7 +52,7 @@ class RedisStore:
     """State in Redis. Used by one thread at a time.
 
     Args:
-        url: `state.url` (redis_place.parse_place tells its forms).
+        url: `state.url` (redis_address.parse_redis_url tells its forms).
         realm: names this deployment; every key begins with `relayd:{realm}:`.
         password: "" for none.
         connect, command: seconds to connect, and to wait for an answer.
@@ -66,19 +66,20 @@ class RedisStore:
     command: float = 0.2
     now: Any = None
     lua: tuple[bytes, str] = attrs.field(factory=script)
-    _dialer: Dialer = attrs.field(init=False)
-    _connection: Line | None = attrs.field(default=None, init=False)
+    _connector: RedisConnector = attrs.field(init=False)
+    _connection: RedisConnection | None = attrs.field(default=None, init=False)
     _asking: bool = attrs.field(default=False, init=False)  # connected to a node that is about to get our slot
     _server: str = attrs.field(default="", init=False)  # the run id of the process that we are connected to
     _began: int = attrs.field(default=0, init=False)  # when its data began, Unix ms
 
     def __attrs_post_init__(self) -> None:
-        place = parse_place(self.url)
-        self._dialer = Dialer(place=place, password=self.password, connect=self.connect, command=self.command)
+        self._connector = RedisConnector(
+            address=parse_redis_url(self.url), password=self.password, connect=self.connect, command=self.command
+        )
 
     @property
     def name(self) -> str:
-        return self._dialer.place.name
+        return self._connector.address.name
 
     @property
     def deadline(self) -> float:
@@ -118,7 +119,7 @@ class RedisStore:
         return found
 
     def _report(self, op: c.Report) -> c.Answer:
-        """The books page by page, each in a script of its own: while one runs, Redis serves nobody else."""
+        """Usage rows page by page, each in a script of its own: while one runs, Redis serves nobody else."""
         found: dict[tuple[str, ...], list[int]] = {}  # a page may bring a row again (SCAN's guarantees)
         for day in days_between(op.first, op.last):
             cursor = "0"
@@ -152,9 +153,9 @@ class RedisStore:
             self._connection = None
         self._asking = False
 
-    def _open(self) -> Line:
+    def _open(self) -> RedisConnection:
         if self._connection is None:
-            connection = self._dialer.open()
+            connection = self._connector.open()
             try:
                 self._greet(connection)
             except BaseException:
@@ -163,7 +164,7 @@ class RedisStore:
             self._connection = connection
         return self._connection
 
-    def _greet(self, connection: Line) -> None:
+    def _greet(self, connection: RedisConnection) -> None:
         """Make a fresh connection fit for use.
 
         The short question goes first: to a large one a Redis that wants a
@@ -209,12 +210,12 @@ class RedisStore:
         if isinstance(error, redis.exceptions.NoScriptError):
             self._open().ask("SCRIPT", "LOAD", self.lua[0])
             return True
-        line = self._dialer.follow(error)
-        if line is None:
+        connection = self._connector.follow(error)
+        if connection is None:
             return False
         self.close()
-        self._greet(line)
-        self._connection = line
+        self._greet(connection)
+        self._connection = connection
         self._asking = isinstance(error, redis.exceptions.AskError) and not isinstance(
             error, redis.exceptions.MovedError
         )
@@ -235,7 +236,7 @@ class RedisStore:
             raise failure
         return replies
 
-    def _send_asking(self, connection: Line, requests: list[tuple[Word, ...]]) -> list[bytes]:
+    def _send_asking(self, connection: RedisConnection, requests: list[tuple[Word, ...]]) -> list[bytes]:
         """To the node that is about to get our slot: it serves it before its time to those who ask each time."""
         replies = []
         for request in requests:
@@ -331,8 +332,8 @@ def _term(term: Term) -> tuple[str | int, ...]:
 def _answer(op: c.Op, row: list[Any]) -> c.Answer:
     """An answer of apply.lua."""
     match row:
-        case ["granted", now, standings, again]:
-            return c.Granted(now=now, standings=tuple(TermLevel(*one) for one in standings), again=again)
+        case ["granted", now, levels, again]:
+            return c.Granted(now=now, levels=tuple(TermLevel(*one) for one in levels), again=again)
         case ["denied", term, retry, now]:
             return c.Denied(term=term, retry=retry, now=now)
         case ["stale", now]:
@@ -355,8 +356,8 @@ def _answer(op: c.Op, row: list[Any]) -> c.Answer:
             return c.NodeList(nodes=tuple(c.Alive(node=node, body=body, seen=seen) for node, body, seen in nodes))
         case ["reaped", calls]:
             return c.Reaped(calls=tuple((call, from_row(record)) for call, record in calls))
-        case ["peeked", now, standings]:
-            return c.TermLevels(now=now, standings=tuple(TermLevel(*one) for one in standings))
+        case ["peeked", now, levels]:
+            return c.TermLevels(now=now, levels=tuple(TermLevel(*one) for one in levels))
         case ["pong", now]:
             return c.Pong(now=now)
         case ["failed", reason]:

@@ -1,9 +1,9 @@
-"""Where the Redis is: the URL of a single server, a Sentinel group or a Cluster, and a connection to its master.
+"""Redis addresses: the URL of a single server, a Sentinel group or a Cluster, and a connection to its master.
 
 Rule: whatever goes wrong here is told without the password. Nothing is retried; who calls decides that.
 
 Theory: all keys of a realm carry one hash tag and so live in one slot. A Cluster is then just "the master of our slot":
-any node tells by MOVED where that is, and no map of the whole cluster is needed. redis-py does the protocol, TLS and
+any node tells by MOVED where that is, and a map of the whole cluster is not needed. redis-py does the protocol, TLS and
 authentication; its clients above that (pools, retries, topologies) are not used, for they repeat commands.
 """
 
@@ -63,7 +63,7 @@ class RedisAddress:
         return f"{scheme}://{hosts}/{self.service or self.db}"
 
 
-def parse_place(url: str) -> RedisAddress:
+def parse_redis_url(url: str) -> RedisAddress:
     """Read a `state.url`.
 
     `redis://[user@]host[:port][/db]`, `redis+sentinel://host[:port],.../service[/db]`,
@@ -104,7 +104,7 @@ def _address(text: str, port: int) -> HostPort:
     except ValueError:
         found = ("", 0)
     if not found[0]:
-        raise StoreMisfit(f"state.url: {text!r} is no host:port")
+        raise StoreMisfit(f"state.url: {text!r} is not a host:port")
     return found
 
 
@@ -112,7 +112,7 @@ def _database(kind: str, path: list[str]) -> int:
     if not path:
         return 0
     if len(path) > 1 or not path[0].isdigit() or (kind == "cluster" and path[0] != "0"):
-        raise StoreMisfit(f"state.url: {'/'.join(path)!r} is no database number [a cluster has only 0]")
+        raise StoreMisfit(f"state.url: {'/'.join(path)!r} is not a database number [a cluster has only 0]")
     return int(path[0])
 
 
@@ -127,7 +127,7 @@ def _options(query: str) -> dict[str, Any]:
 
 
 @attrs.frozen(repr=False)
-class Line:
+class RedisConnection:
     """A connection on which commands and their answers go in order. Every method may raise redis.RedisError."""
 
     _raw: Any
@@ -151,45 +151,45 @@ class Line:
 
 
 @attrs.define(kw_only=True, repr=False)
-class Dialer:
-    """Makes connections to the master of a Place.
+class RedisConnector:
+    """Makes connections to the master at an address.
 
     Args:
         password: "" for none.
         connect, command: seconds to connect, and between bytes of an answer.
     """
 
-    place: RedisAddress
+    address: RedisAddress
     password: str = ""
     connect: float = 0.5
     command: float = 0.2
     _hint: HostPort | None = attrs.field(default=None, init=False)  # where MOVED sent us last
     _nodes: tuple[HostPort, ...] = attrs.field(default=(), init=False)  # of the cluster, as it told
 
-    def open(self) -> Line:
+    def open(self) -> RedisConnection:
         """A connection to the master. Raises: redis.RedisError, OSError."""
-        match self.place.kind:
+        match self.address.kind:
             case "sentinel":
-                return self._dial(self._ask_sentinels())
+                return self._connect(self._ask_sentinels())
             case "cluster":
-                return self._first((*((self._hint,) if self._hint else ()), *self.place.addresses, *self._nodes))
+                return self._first((*((self._hint,) if self._hint else ()), *self.address.addresses, *self._nodes))
             case _:
-                return self._first(self.place.addresses)
+                return self._first(self.address.addresses)
 
-    def follow(self, error: redis.RedisError) -> Line | None:
+    def follow(self, error: redis.RedisError) -> RedisConnection | None:
         """The connection that a MOVED or ASK error asks for; None when `error` is something else."""
-        if self.place.kind != "cluster" or not isinstance(error, redis.exceptions.AskError):
+        if self.address.kind != "cluster" or not isinstance(error, redis.exceptions.AskError):
             return None  # MovedError is an AskError
         if not error.host:
             return None  # a cluster that hides its addresses means "the same host": the next look-up will do
         address = (str(error.host), int(error.port))
-        line = self._dial(address)
+        connection = self._connect(address)
         if isinstance(error, redis.exceptions.MovedError):
             self._hint = address
-            self._learn(line)
-        return line
+            self._learn(connection)
+        return connection
 
-    def _learn(self, connection: Line) -> None:
+    def _learn(self, connection: RedisConnection) -> None:
         """Remember all nodes, so that the cluster is found again when the ones of the URL are gone."""
         found = []
         for line in _text(connection.ask("CLUSTER", "NODES")).splitlines():
@@ -200,11 +200,11 @@ class Dialer:
 
     def _ask_sentinels(self) -> HostPort:
         last: Exception = redis.ConnectionError("no sentinel")
-        for address in self.place.addresses:
+        for address in self.address.addresses:
             try:
-                connection = self._dial(address, sentinel=True)
+                connection = self._connect(address, sentinel=True)
                 try:
-                    found = connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.place.service)
+                    found = connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.address.service)
                 finally:
                     connection.close()
             except (redis.RedisError, OSError) as error:
@@ -212,28 +212,28 @@ class Dialer:
                 continue
             if found:
                 return _text(found[0]), int(found[1])
-            last = redis.ConnectionError(f"the sentinels know no master {self.place.service!r}")
+            last = redis.ConnectionError(f"the sentinels know no master {self.address.service!r}")
         raise last
 
-    def _first(self, addresses: tuple[HostPort, ...]) -> Line:
+    def _first(self, addresses: tuple[HostPort, ...]) -> RedisConnection:
         last: Exception | None = None
         for address in addresses:
             try:
-                return self._dial(address)
+                return self._connect(address)
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 last = error
         assert last is not None
         self._hint = None
         raise last
 
-    def _dial(self, address: HostPort, *, sentinel: bool = False) -> Line:
-        place = self.place
-        secret = self.password if not sentinel or place.sentinel_auth else ""
+    def _connect(self, address: HostPort, *, sentinel: bool = False) -> RedisConnection:
+        target = self.address
+        secret = self.password if not sentinel or target.sentinel_auth else ""
         options: dict[str, Any] = {
             "host": address[0],
             "port": address[1],
-            "db": 0 if sentinel else place.db,
-            "username": (place.user or None) if secret else None,
+            "db": 0 if sentinel else target.db,
+            "username": (target.user or None) if secret else None,
             "password": secret or None,
             "socket_connect_timeout": self.connect,
             "socket_timeout": self.command,
@@ -242,14 +242,14 @@ class Dialer:
             "protocol": 2,
             "driver_info": None,
         }
-        if place.tls:
-            tls = {"ssl_ca_certs": place.ca, "ssl_certfile": place.cert, "ssl_keyfile": place.key}
+        if target.tls:
+            tls = {"ssl_ca_certs": target.ca, "ssl_certfile": target.cert, "ssl_keyfile": target.key}
             options |= {name: file for name, file in tls.items() if file}
             raw: Any = redis.SSLConnection(ssl_check_hostname=True, **options)
         else:
             raw = _plain(**options)
         raw.connect()
-        return Line(raw)
+        return RedisConnection(raw)
 
 
 _plain: Any = redis.Connection  # redis-py leaves its constructor untyped

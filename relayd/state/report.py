@@ -1,4 +1,4 @@
-"""Report: the books added up, for `relayd report`, `relayd usage` and the pages. Pure."""
+"""Usage reports: usage records added up, for `relayd report`, `relayd usage` and the pages. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = {"today": 0, "yesterday": 1}  # days ago
 
 
 class DayError(ValueError):
-    """Something that was asked of a report means nothing. The text is for whoever asked."""
+    """What was asked of a report cannot be read. The text is for whoever asked."""
 
 
 def span(day: str, first: str, last: str, today: str) -> tuple[str, str]:
@@ -49,7 +49,7 @@ def day_of_word(text: str, today: str) -> str:
     try:
         date = datetime.date.fromisoformat(today if text in WORDS else text)
     except ValueError:
-        raise DayError(f"{text!r} is no day (YYYY-MM-DD, today, yesterday)") from None
+        raise DayError(f"{text!r} is not a day (YYYY-MM-DD, today, yesterday)") from None
     return (date - datetime.timedelta(days=WORDS.get(text, 0))).isoformat()
 
 

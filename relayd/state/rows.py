@@ -1,4 +1,4 @@
-"""Rows: records as flat tuples, the form in which stores and journals keep them.
+"""Usage rows: records as flat tuples, the form in which stores and journals keep them.
 
 Rule: the order is fixed: day, key, account, model, then COUNTS. apply.lua counts on it.
 """
@@ -29,7 +29,7 @@ def from_row(row: Sequence[str | int]) -> UsageRecord:
 
 
 def negative(row: Row) -> Row:
-    """What takes a booked row back."""
+    """What takes a recorded row back."""
     return (*row[:4], *(-count for count in row[4:] if isinstance(count, int)))
 
 

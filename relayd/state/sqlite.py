@@ -222,7 +222,7 @@ class SqliteStore:
             case c.Reap():
                 return self._reap(sql, op)
             case c.Peek():
-                return c.TermLevels(now=self._now, standings=tuple(self._standing(sql, term) for term in op.terms))
+                return c.TermLevels(now=self._now, levels=tuple(self._level(sql, term) for term in op.terms))
             case c.Report():
                 query = f"SELECT {', '.join(NAMES)} FROM books WHERE day BETWEEN ? AND ?"
                 query += f"{' AND key = ?' if op.key else ''} ORDER BY day, key, account, model"
@@ -331,7 +331,7 @@ class SqliteStore:
         self, sql: Sql, terms: tuple[Term, ...], holder: str, used: list[tuple[int, int, int]]
     ) -> tuple[c.Answer, list[_Memory]]:
         now = self._now
-        standings: list[TermLevel] = []
+        levels: list[TermLevel] = []
         kept: list[_Memory] = []
         buckets: list[str | int] = []
         sums: list[str | int] = []
@@ -340,11 +340,11 @@ class SqliteStore:
                 case Rolling():
                     bucket = now // c.bucket_length(term.window)
                     buckets += (term.counter, bucket, term.cost, now + term.window)
-                    standings.append(TermLevel(before + term.cost, now + term.window))
+                    levels.append(TermLevel(before + term.cost, now + term.window))
                     kept.append(("R", term.counter, term.unit, term.cost, bucket))
                 case Calendar():
                     sums += (term.counter, term.start, term.cost, self._kept_until(term))
-                    standings.append(TermLevel(before + term.cost, term.end))
+                    levels.append(TermLevel(before + term.cost, term.end))
                     kept.append(("C", term.counter, term.unit, term.cost, term.start))
                 case Slots():
                     sql(
@@ -353,13 +353,13 @@ class SqliteStore:
                     )
                     if held:  # its old time may have been the last
                         last = sql("SELECT max(expires) FROM slots WHERE counter = ?", (term.counter,)).fetchone()[0]
-                    standings.append(TermLevel(before + (not held), max(last, now + term.ttl)))
+                    levels.append(TermLevel(before + (not held), max(last, now + term.ttl)))
                     kept.append(("S", term.counter, "", 0, 0))
                 case _:
                     assert_never(term)
         self._add_to_buckets(sql, buckets)
         self._add_to_sums(sql, sums)
-        return c.Granted(now=now, standings=tuple(standings)), kept
+        return c.Granted(now=now, levels=tuple(levels)), kept
 
     def _kept_until(self, term: Calendar) -> int:
         return min(term.end, self._now + c.USAGE_MS) + TWO_DAYS
@@ -374,7 +374,7 @@ class SqliteStore:
         if rows:
             sql(_INTO_SUMS[len(rows) // 4], rows)
 
-    def _standing(self, sql: Sql, term: Term) -> TermLevel:
+    def _level(self, sql: Sql, term: Term) -> TermLevel:
         now = self._now
         match term:
             case Rolling():
@@ -419,17 +419,17 @@ class SqliteStore:
     def _adjust(self, sql: Sql, kept: list[_Memory], record: UsageRecord | None, call: str) -> list[_Memory]:
         """Bring what a call was charged to what `record` says, and give its slots back. -> the new charges."""
         after: list[_Memory] = []
-        for kind, counter, unit, charged, place in kept:
+        for kind, counter, unit, charged, start in kept:
             if kind == "S":
                 sql("DELETE FROM slots WHERE counter = ? AND holder = ?", (counter, call))
-                after.append((kind, counter, unit, charged, place))
+                after.append((kind, counter, unit, charged, start))
                 continue
             actual = amount(record, unit)
             table, column = ("buckets", "bucket") if kind == "R" else ("sums", "start")
             if actual != charged:
                 update = f"UPDATE {table} SET amount = amount + ? WHERE counter = ? AND {column} = ?"
-                sql(update, (actual - charged, counter, place))
-            after.append((kind, counter, unit, actual, place))
+                sql(update, (actual - charged, counter, start))
+            after.append((kind, counter, unit, actual, start))
         return after
 
     def _charge_late(self, sql: Sql, terms: tuple[Term, ...], record: UsageRecord, at: int) -> None:

@@ -17,7 +17,7 @@ from relayd.wire.sse import Event
 
 
 class Garbled(ValueError):
-    """The upstream said something that is no answer of the Claude API."""
+    """The upstream sent something that is not an answer of the Claude API."""
 
 
 class OutputDetails(msgspec.Struct):
@@ -79,7 +79,7 @@ class ContentBlock(msgspec.Struct):
 
     @property
     def input_text(self) -> str:
-        """The tool's input as JSON text; "{}" when there is none."""
+        """The tool's input as JSON text; "{}" without any."""
         raw = bytes(self.input).strip()
         return "{}" if raw in (b"", b"null") else raw.decode()
 
@@ -214,7 +214,7 @@ def read_message(body: bytes) -> Message:
             return message
     except NOT_JSON:
         pass
-    raise Garbled("the upstream's answer is no message of the Claude API")
+    raise Garbled("the upstream's answer is not a message of the Claude API")
 
 
 def read_error(body: bytes) -> ApiError | None:

@@ -78,7 +78,7 @@ class Native:
         )
 
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:
-        """Our "no" in the API's words."""
+        """A refusal in the form of the API's errors."""
         return Reply(
             status=refusal.status,
             headers=[JSON, *refusal_headers(refusal)],

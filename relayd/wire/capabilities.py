@@ -1,4 +1,4 @@
-"""Capabilities: what a model accepts, where a translated call would else be refused by the upstream.
+"""Model capabilities: what a model accepts, where a translated call would else be refused by the upstream.
 
 Rule: the native route never asks here. The table is capabilities.toml beside this file, with its sources.
 

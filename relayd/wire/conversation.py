@@ -1,4 +1,4 @@
-"""Conversation: what ties a call to earlier ones of the same client, so that they find their prompt cache again.
+"""Conversation ids: what ties a call to earlier ones of the same client, so that they find their prompt cache again.
 
 Rule: read-only and forgiving: a body that cannot be read has no conversation, and the upstream says what is wrong with
 it. What is taken from a client is bounded in length.
@@ -28,7 +28,7 @@ _SESSION_HEADERS = {
     b"x-conversation-id": 5,
 }
 _OLD_MARK = "_session_"
-# Shorter "sessions" ("default", "null", "1") are no name of one conversation.
+# Shorter "sessions" ("default", "null", "1") do not name one conversation.
 _SHORTEST = 8
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._:-]{8,128}")
 # Of a long piece, its length and both ends are enough to tell conversations apart, at a bounded cost.
@@ -99,14 +99,14 @@ def _header_session(headers: Headers) -> str:
 def _opening(body: bytes) -> str:
     """The hash of what stays the same while a conversation grows."""
     try:
-        opening = _body.decode(body)
+        start = _body.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return ""
-    first = next((message.content for message in opening.messages if message.role == "user"), None)
+    first = next((message.content for message in start.messages if message.role == "user"), None)
     if first is None:
         return ""
     digest = hashlib.blake2b(digest_size=16)
-    for piece in (*_said(opening.system), b"\0", memoryview(opening.tools), b"\0", *_said(first)):
+    for piece in (*_said(start.system), b"\0", memoryview(start.tools), b"\0", *_said(first)):
         digest.update(len(piece).to_bytes(8, "big"))
         digest.update(piece[:_START])
         digest.update(piece[_START:][-_END:])

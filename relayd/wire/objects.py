@@ -1,4 +1,4 @@
-"""Objects: what relayd must know of the JSON that batches and files are spoken of in.
+"""Batches and files: what relayd must know of the JSON of the Batches and Files APIs.
 
 Rule: bytes pass as they came, but for the one value that names the upstream's own address, `results_url`. Bodies of
 batches are long lists, so nothing is decoded that is not asked about.
@@ -82,27 +82,27 @@ def _requests(body: bytes) -> list[msgspec.Raw]:
     return requests
 
 
-def _request(raw: bytes, place: str) -> Peeked:
+def _request(raw: bytes, path: str) -> Peeked:
     try:
         params = bytes(_entry.decode(raw).params)
     except (msgspec.MsgspecError, RecursionError):
-        raise Refusal(status=400, message=f"{place}: expected an object", param="requests") from None
-    _refuse_doubled(raw, "params", f"{place}.")
+        raise Refusal(status=400, message=f"{path}: expected an object", param="requests") from None
+    _refuse_doubled(raw, "params", f"{path}.")
     try:
         seen = peek(params or b"{}")
     except Refusal as refusal:
-        raise Refusal(status=400, message=f"{place}.params.{refusal.message}", param="requests") from None
+        raise Refusal(status=400, message=f"{path}.params.{refusal.message}", param="requests") from None
     if not seen.model:
-        raise Refusal(status=400, message=f"{place}.params.model: field required", param="requests")
+        raise Refusal(status=400, message=f"{path}.params.model: field required", param="requests")
     return seen
 
 
-def _refuse_doubled(raw: bytes, name: str, place: str) -> None:
+def _refuse_doubled(raw: bytes, name: str, path: str) -> None:
     """Look closely only where the key stands more than once, or may be there in another spelling."""
     if raw.count(b'"%s"' % name.encode()) <= 1 and _ESCAPED_LETTER.search(raw) is None:
         return
     if sum(key == name for key, _, _ in members(raw)) > 1:
-        raise Refusal(status=400, message=f"{place}{name}: the key appears twice", param="requests")
+        raise Refusal(status=400, message=f"{path}{name}: the key appears twice", param="requests")
 
 
 def with_results_url(body: bytes, url: str) -> bytes:
@@ -123,7 +123,7 @@ def may_name_files(body: bytes) -> bool:
 def file_ids(body: bytes) -> set[str]:
     """The files that a body names, wherever in it: each text that is called `file_id` and could be an id.
 
-    The whole body is decoded: use a thread for a large one. A body that is no JSON names none.
+    The whole body is decoded: use a thread for a large one. A body that is not JSON names none.
     """
     try:
         left = [msgspec.json.decode(body)]
@@ -143,7 +143,7 @@ def file_ids(body: bytes) -> set[str]:
 
 
 class Unreadable(Exception):
-    """A list that is none."""
+    """The answer is not a page of a list."""
 
 
 def read_page(body: bytes) -> tuple[list[tuple[str, str, bytes]], str]:

@@ -1,4 +1,4 @@
-"""Peek: the few fields of a JSON body that relayd needs, without decoding the rest.
+"""Peeking into a request body: the few fields of a JSON body that relayd needs, without decoding the rest.
 
 Rule: what is read here is what the upstream will read. JSON leaves open which of two equal keys wins, so a doubled
 `model`, `stream` or `max_tokens` is refused: a limit checked on one value must not be evaded by the other.

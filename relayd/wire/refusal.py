@@ -1,4 +1,4 @@
-"""Refusal: our own "no", before any dialect has put it into words.
+"""Refusals: relayd's own errors, before a dialect has given them its form.
 
 An upstream's error is never a Refusal: it is passed on as it came.
 """

@@ -1,4 +1,4 @@
-"""Event streams: bytes in any chunking to events, and events to bytes.
+"""Server-sent events: bytes in any chunking to events, and events to bytes.
 
 Rule: no JSON here, no dialect. Lines end with LF, CR or CRLF, wherever a chunk was cut; a multi-byte character is
 never decoded in halves, because only whole lines are looked at.
@@ -34,7 +34,7 @@ class Event:
 
 @attrs.define(eq=False)
 class EventDecoder:
-    """Bytes in, complete events out. What is left when the stream ends is no event and is dropped.
+    """Bytes in, complete events out. What is left when the stream ends is not an event and is dropped.
 
     Args:
         max_event: bytes that one event may have, comments included, before `feed` raises TooLong.

@@ -1,4 +1,4 @@
-"""Usage: what a call consumed; Meter: response bytes in, token counts out.
+"""Token usage: what a call consumed; Meter: response bytes in, token counts out.
 
 Rule: never decode an event that cannot carry usage. The meter looks for two event names and at nothing else, so its
 cost on the per-chunk path is one scan.
@@ -123,7 +123,7 @@ def usage_of_message(body: bytes) -> Usage | None:
 
 # An event of the two kinds that carry usage is some hundred bytes; message_start may echo a container or diagnostics.
 _EVENT_LIMIT = 256 * 1024
-# Bytes of a stream that are no text: message_start and the first block's start; each delta's own framing.
+# Bytes of a stream that are not text: message_start and the first block's start; each delta's own framing.
 _HEAD_FRAME, _DELTA_FRAME = 700, 129
 # The longest line start worth keeping between reads: b"event: message_start" and some white space.
 _TAIL_LIMIT = 40

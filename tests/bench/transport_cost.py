@@ -17,8 +17,11 @@ from collections.abc import Callable, Mapping
 import httpx2
 import trio
 
-from relayd.daemon.net.client import Body, ResponseStream, Transport, UpstreamConnection, build_request
+from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import Origin
+from relayd.daemon.net.connection_pool import UpstreamConnection
+from relayd.daemon.net.request import Body, build_request
+from relayd.daemon.net.response_stream import ResponseStream
 from relayd.daemon.net.tls import shared_context
 
 JSON_BODY = b'{"model":"claude-sonnet-4-5","max_tokens":100,"messages":[{"role":"user","content":"hi"}]}'
@@ -56,7 +59,7 @@ def upstream(listener: socket.socket) -> None:
 
 
 class Endless:
-    """A Link that always has the same bytes to read, without a kernel behind it."""
+    """A Stream that always has the same bytes to read, without a kernel behind it."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -129,14 +132,13 @@ def measure_parts(url: httpx2.URL) -> None:
     )
     pairs = [(b"x-header-%d" % index, b"value") for index in range(15)]
     measure("httpx2.Response, 15 headers", 5000, lambda: httpx2.Response(200, headers=pairs, stream=Body(b"")))
-    link = Endless(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-    answer = ResponseStream(
-        UpstreamConnection(Origin("http", "bench", 80), link), Transport(tls=shared_context()), bodiless=False
-    )
+    stream = Endless(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    connection = UpstreamConnection(Origin("http", "bench", 80), stream)
+    answer = ResponseStream(connection, Transport(tls=shared_context())._pool, bodiless=False)
     answer.poll()
-    link.data = CHUNK
+    stream.data = CHUNK
     measure("take, one chunk of an event", 20000, answer.take)
-    link.data = CHUNK * 100
+    stream.data = CHUNK * 100
     measure("take, 100 chunks in one read", 500, answer.take)
 
 

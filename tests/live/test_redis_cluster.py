@@ -62,4 +62,4 @@ def test_a_slot_that_moves_is_followed_with_its_counters(servers: list[RedisServ
         store.apply([admit("c2", 9)])
         (peeked,) = store.apply([Peek(terms=terms(9))])
         assert isinstance(peeked, TermLevels)
-        assert peeked.standings[0].used == 2
+        assert peeked.levels[0].used == 2

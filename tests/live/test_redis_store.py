@@ -461,5 +461,5 @@ async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
         assert isinstance(peeked, TermLevels)
         expected = {f"c{a}-{b}": 1 for a in range(8) for b in range(40)}
         assert {row.key: row.requests for row in report.rows} == expected
-        assert peeked.standings[0].used == total
+        assert peeked.levels[0].used == total
         assert main.stats.outages >= 1

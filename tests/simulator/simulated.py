@@ -10,9 +10,8 @@ import anthropic
 import httpx2
 
 from relayd.config.snapshot import Simulator
-from relayd.simulator.api import respond
+from relayd.simulator.api import MessageCount, Routes, respond
 from relayd.simulator.script import Script
-from relayd.simulator.shelf import Shelf
 from relayd.wire.http import Headers
 
 MODEL = "claude-sonnet-5-5"
@@ -50,13 +49,24 @@ def call(
     method: str = "POST",
     number: int = 1,
     now: float = NOON,
-    shelf: Shelf | None = None,
+    messages: MessageCount | None = None,
+    routes: Routes | None = None,
     **headers: str,
 ) -> Script:
     """One call. `headers` are given as `x_simulate_status="500"`."""
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return respond(method, target, Headers(pairs), content, settings or Simulator(), number, now, shelf or Shelf())
+    return respond(
+        method,
+        target,
+        Headers(pairs),
+        content,
+        settings or Simulator(),
+        number,
+        now,
+        messages or MessageCount(),
+        routes,
+    )
 
 
 def text_of(script: Script) -> bytes:
@@ -89,9 +99,10 @@ def events_of(body: bytes) -> list[dict[str, Any]]:
 class Wireless(httpx2.BaseTransport):
     """The simulator under a sync httpx2 client, without socket or waiting. A cut is httpx2.RemoteProtocolError."""
 
-    def __init__(self, settings: Simulator | None = None) -> None:
+    def __init__(self, settings: Simulator | None = None, routes: Routes | None = None) -> None:
         self.settings = settings or Simulator()
-        self.shelf = Shelf()
+        self.messages = MessageCount()
+        self.routes = routes
         self.calls = 0
         self.now = NOON
 
@@ -100,7 +111,15 @@ class Wireless(httpx2.BaseTransport):
         headers = Headers([(name.lower(), value) for name, value in request.headers.raw])
         target = request.url.raw_path.decode()
         script = respond(
-            request.method, target, headers, request.read(), self.settings, self.calls, self.now, self.shelf
+            request.method,
+            target,
+            headers,
+            request.read(),
+            self.settings,
+            self.calls,
+            self.now,
+            self.messages,
+            self.routes,
         )
         return httpx2.Response(script.status, headers=script.headers, stream=_Body(script), request=request)
 

@@ -12,7 +12,7 @@ from simulated import CLOCK, MODEL, NOON, WEATHER, ask, call, events_of, header,
 
 from relayd.config.snapshot import Simulator
 from relayd.simulator.answer import folded
-from relayd.simulator.shelf import MOST_OBJECTS, Shelf
+from relayd.simulator.api import MessageCount
 from relayd.wire.refusal import KIND_BY_STATUS
 
 QUICK = settings(deadline=None, max_examples=150)
@@ -91,7 +91,7 @@ def test_any_messages_body_is_answered_or_refused_in_form(body: dict[str, Any], 
 @QUICK
 @given(st.binary(max_size=80) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_answered_or_refused_in_form(body: bytes) -> None:
-    for target in ("/v1/messages", "/v1/messages/count_tokens", "/v1/messages/batches", "/v1/files"):
+    for target in ("/v1/messages", "/v1/messages/count_tokens"):
         script = call(body, target=target)
         assert script.status in (400, 200)
         json.loads(text_of(script))
@@ -100,7 +100,7 @@ def test_any_bytes_are_answered_or_refused_in_form(body: bytes) -> None:
 @QUICK
 @given(st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH"]), st.text(max_size=30), st.text(max_size=30))
 def test_any_path_is_answered_or_refused_in_form(method: str, path: str, query: str) -> None:
-    for target in (path, f"/v1/{path}?{query}", f"/v1/files/{path}", f"/v1/messages/batches/{path}/results"):
+    for target in (path, f"/v1/{path}?{query}", f"/v1/models/{path}"):
         script = call(b"", method=method, target=target)
         assert script.status in (200, 400, 404, 405)
         text_of(script)
@@ -371,10 +371,10 @@ def test_the_cache_is_written_in_the_first_turn_and_read_in_the_next() -> None:
 
 
 def test_the_account_and_its_window_are_in_the_headers_and_count_down() -> None:
-    shelf = Shelf()
+    messages = MessageCount()
     left = []
     for number in (1, 2, 3):
-        script = call(ask(), number=number, shelf=shelf, now=NOON + number)
+        script = call(ask(), number=number, messages=messages, now=NOON + number)
         left.append(int(header(script, "anthropic-ratelimit-requests-remaining") or ""))
     assert left == [3999, 3998, 3997]
     assert header(script, "anthropic-organization-id")
@@ -386,49 +386,38 @@ def test_the_account_and_its_window_are_in_the_headers_and_count_down() -> None:
 
 
 def test_a_window_without_a_limit_never_looks_used_up() -> None:
-    shelf = Shelf()
+    messages = MessageCount()
     for number in range(1, 3000):
-        script = call(ask(), number=number, shelf=shelf, settings=Simulator(words=0))
+        script = call(ask(), number=number, messages=messages, settings=Simulator(words=0))
         assert int(header(script, "anthropic-ratelimit-requests-remaining") or "") > 2000
 
 
 def test_a_requests_limit_is_kept_until_the_minute_is_over() -> None:
-    shelf, limited = Shelf(), Simulator(requests_limit=2)
-    statuses = [call(ask(), settings=limited, shelf=shelf, now=NOON + second).status for second in range(4)]
+    messages, limited = MessageCount(), Simulator(requests_limit=2)
+    statuses = [call(ask(), settings=limited, messages=messages, now=NOON + second).status for second in range(4)]
     assert statuses == [200, 200, 429, 429]
-    refused = call(ask(), settings=limited, shelf=shelf, now=NOON + 20.5)
+    refused = call(ask(), settings=limited, messages=messages, now=NOON + 20.5)
     assert header(refused, "retry-after") == "40"
     assert header(refused, "anthropic-ratelimit-requests-remaining") == "0"
-    assert call(ask(), settings=limited, shelf=shelf, now=NOON + 60).status == 200
-
-
-def test_a_shelf_keeps_a_bounded_number_of_files() -> None:
-    shelf = Shelf()
-    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--b--\r\n'
-    for _ in range(MOST_OBJECTS + 3):
-        made = call(body, target="/v1/files", shelf=shelf, content_type="multipart/form-data; boundary=b")
-        assert made.status == 200
-    assert len(shelf.files.things) == MOST_OBJECTS
-    assert value_of(made)["id"] in shelf.files.things
+    assert call(ask(), settings=limited, messages=messages, now=NOON + 60).status == 200
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "message"),
+    ("method", "target"),
     [
-        ("application/json", b"{}", "multipart/form-data"),
-        ("multipart/form-data; boundary=b", b"--b\r\n", "closing boundary"),
-        ("multipart/form-data; boundary=b", b"--b\r\nnothing\r\n--b--\r\n", "no header section"),
-        (
-            "multipart/form-data; boundary=b",
-            b'--b\r\nContent-Disposition: x; name="y"\r\n\r\n\r\n--b--\r\n',
-            "file: Field",
-        ),
+        ("POST", "/v1/messages/batches"),
+        ("GET", "/v1/messages/batches/msgbatch_1/results"),
+        ("POST", "/v1/files"),
+        ("GET", "/v1/files/file_1/content"),
     ],
 )
-def test_an_upload_that_is_none_is_refused(content_type: str, body: bytes, message: str) -> None:
-    script = call(body, target="/v1/files", content_type=content_type)
-    assert script.status == 400
-    assert message in value_of(script)["error"]["message"]
+def test_batches_and_files_are_not_there(method: str, target: str) -> None:
+    script = call(b"", method=method, target=target)
+    assert script.status == 404
+    assert value_of(script)["error"] == {
+        "type": "not_found_error",
+        "message": "Not found (the simulator has messages, count_tokens and models)",
+    }
 
 
 def test_bad_page_sizes_and_cursors_are_refused() -> None:

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
-from simulated import CLOCK, NOON, WEATHER, Wireless, ask, call, client, events_of, text_of
+from simulated import CLOCK, WEATHER, Wireless, ask, call, client, events_of, text_of
 
 from relayd.config.snapshot import Simulator
 
@@ -102,60 +102,6 @@ def test_counted_tokens_are_those_of_the_answer() -> None:
     del asked["max_tokens"]
     counted = client().messages.count_tokens(**asked).input_tokens
     assert counted == usage.input_tokens + (usage.cache_creation_input_tokens or 0)
-
-
-def test_a_batch_is_made_waited_for_read_and_deleted() -> None:
-    transport = Wireless()
-    sdk = client(transport)
-    made = sdk.messages.batches.create(
-        requests=[{"custom_id": "good", "params": ask()}, {"custom_id": "bad", "params": {**ask(), "messages": []}}]
-    )
-    assert made.processing_status == "in_progress"
-    with pytest.raises(anthropic.BadRequestError, match="while it is processing"):
-        sdk.messages.batches.delete(made.id)
-    transport.now = NOON + 2
-    ended = sdk.messages.batches.retrieve(made.id)
-    assert ended.processing_status == "ended"
-    assert (ended.request_counts.succeeded, ended.request_counts.errored) == (1, 1)
-    results = {line.custom_id: line.result for line in sdk.messages.batches.results(made.id)}
-    assert results["good"].type == "succeeded"
-    assert results["good"].message.usage.service_tier == "batch"
-    assert results["bad"].type == "errored"
-    assert [batch.id for batch in sdk.messages.batches.list()] == [made.id]
-    assert sdk.messages.batches.delete(made.id).id == made.id
-    assert list(sdk.messages.batches.list()) == []
-
-
-def test_a_batch_that_is_cancelled_in_time_has_no_answers() -> None:
-    transport = Wireless()
-    sdk = client(transport)
-    made = sdk.messages.batches.create(requests=[{"custom_id": "one", "params": ask()}])
-    assert sdk.messages.batches.cancel(made.id).processing_status == "canceling"
-    transport.now = NOON + 2
-    assert [line.result.type for line in sdk.messages.batches.results(made.id)] == ["canceled"]
-    with pytest.raises(anthropic.BadRequestError, match="already ended"):
-        sdk.messages.batches.cancel(made.id)
-
-
-def test_a_file_comes_back_as_it_was_sent() -> None:
-    sdk = client()
-    content = b"\r\n--\x00\xff\r\n" * 99
-    made = sdk.files.upload(file=("räksmörgås.bin", content, "application/x-thing"))
-    assert (made.filename, made.mime_type, made.size_bytes) == (
-        "räksmörgås.bin", "application/x-thing", len(content),
-    )  # fmt: skip
-    assert sdk.files.retrieve_metadata(made.id) == made
-    assert [file.id for file in sdk.files.list()] == [made.id]
-    assert sdk.files.download(made.id).read() == content
-    assert sdk.files.delete(made.id).id == made.id
-    with pytest.raises(anthropic.NotFoundError):
-        sdk.files.retrieve_metadata(made.id)
-
-
-def test_many_files_are_listed_page_by_page() -> None:
-    sdk = client()
-    made = [sdk.files.upload(file=(f"{number}.txt", b"same")).id for number in range(7)]
-    assert [file.id for file in sdk.files.list(limit=3)] == made[::-1]
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,9 @@ class Oracle:
             else:
                 start = term.start if isinstance(term, Calendar) else -1
                 self.events.append(Event(holder, term.counter, term.unit, self.now, term.cost, start))
-        return c.Granted(now=self.now, standings=tuple(self.standing(term) for term in terms))
+        return c.Granted(now=self.now, levels=tuple(self.level(term) for term in terms))
 
-    def standing(self, term: Term) -> TermLevel:
+    def level(self, term: Term) -> TermLevel:
         if isinstance(term, Rolling):
             live = self.live(term)
             return TermLevel(sum(amount for _, amount in live), max([gone for gone, _ in live], default=self.now))
@@ -254,7 +254,7 @@ class Oracle:
         return c.Done()
 
     def on_peek(self, op: c.Peek) -> c.Answer:
-        return c.TermLevels(now=self.now, standings=tuple(self.standing(term) for term in op.terms))
+        return c.TermLevels(now=self.now, levels=tuple(self.level(term) for term in op.terms))
 
     def on_report(self, op: c.Report) -> c.Answer:
         sums: dict[tuple[str, str, str, str], list[int]] = {}

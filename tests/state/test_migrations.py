@@ -70,7 +70,7 @@ def test_an_old_file_is_brought_up_to_date_and_nothing_in_it_is_lost(script: Pat
             [Peek(terms=TERMS), GetPin(name="object/file_1"), Gather(topic="health"), Nodes()]
         )
         assert isinstance(peeked, TermLevels)
-        assert [standing.used for standing in peeked.standings] == [2, 13, 1]
+        assert [level.used for level in peeked.levels] == [2, 13, 1]
         assert pin == Pinned(value="main dev")
         assert isinstance(notes, Gathered)
         assert [note.body for note in notes.notes] == ["{}"]

@@ -5,7 +5,7 @@ import pytest
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Ping, Pong, StoreMisfit
 from relayd.state.opening import open_store
-from relayd.state.redis_address import parse_place
+from relayd.state.redis_address import parse_redis_url
 from relayd.state.report import days_between, grouped, report_document
 
 
@@ -39,10 +39,10 @@ def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
         ("rediss+cluster://a", "cluster", (("a", 6379),), {"tls": True}),
     ],
 )
-def test_a_redis_url_names_a_place(url: str, kind: str, addresses: object, rest: dict[str, object]) -> None:
-    place = parse_place(url)
-    assert (place.kind, place.addresses) == (kind, addresses)
-    assert {name: getattr(place, name) for name in rest} == rest
+def test_a_redis_url_names_an_address(url: str, kind: str, addresses: object, rest: dict[str, object]) -> None:
+    address = parse_redis_url(url)
+    assert (address.kind, address.addresses) == (kind, addresses)
+    assert {name: getattr(address, name) for name in rest} == rest
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_a_redis_url_names_a_place(url: str, kind: str, addresses: object, rest:
     [
         ("http://host", "state.url: unknown scheme 'http' [sqlite, redis, rediss, redis+sentinel, redis+cluster]"),
         ("sqlite:", "state.url: the path is missing [sqlite:var/relayd.db]"),
-        ("redis://", "state.url: '' is no host:port"),
-        ("redis://host:port", "state.url: 'host:port' is no host:port"),
-        ("redis://host/x", "state.url: 'x' is no database number [a cluster has only 0]"),
-        ("redis+cluster://host/1", "state.url: '1' is no database number [a cluster has only 0]"),
+        ("redis://", "state.url: '' is not a host:port"),
+        ("redis://host:port", "state.url: 'host:port' is not a host:port"),
+        ("redis://host/x", "state.url: 'x' is not a database number [a cluster has only 0]"),
+        ("redis+cluster://host/1", "state.url: '1' is not a database number [a cluster has only 0]"),
         (
             "redis+sentinel://host",
             "state.url: the sentinels' name of the master is missing [redis+sentinel://host:26379/mymaster]",

@@ -59,7 +59,7 @@ def booked(store: SqliteStore) -> int:
 def used(store: SqliteStore, terms: tuple[Term, ...]) -> int:
     (answer,) = store.apply([Peek(terms=terms)])
     assert isinstance(answer, TermLevels)
-    return answer.standings[0].used
+    return answer.levels[0].used
 
 
 def store_at(path: Path, now: int = NOW, **options: object) -> SqliteStore:

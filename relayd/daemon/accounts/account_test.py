@@ -1,6 +1,6 @@
-"""A trial of one account: the smallest real call, and what its answer means, in words.
+"""Account test: the smallest real call on one account, and what its answer means, in words.
 
-Rule: the account is tried as a call would use it (same transport, proxy, headers, credential), and nothing of the
+Rule: the account is tested as a call would use it (same transport, proxy, headers, credential), and nothing of the
 answer is shown but its error type and message.
 """
 
@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 
 import attrs
+import httpx2
 import trio
 
 from relayd.config.secrets.secret import MASK, Secret
 from relayd.config.snapshot import Account, ApiKey, ObjectId, Relay
 from relayd.core.access.permissions import Plan
-from relayd.core.balancing.failover import Unreachable
-from relayd.core.outbound import prepare
-from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.net.stream import BodySource
+from relayd.core.outbound import Outbound, prepare
+from relayd.daemon.accounts.upstreams import Upstreams, unreachable, url_of
+from relayd.daemon.net.client import open_client, read_at_most
+from relayd.daemon.net.request import build_request
 from relayd.daemon.net.tls import shared_context
 from relayd.wire.call import Call
 
 LONGEST = 65536  # bytes of an answer; that of count_tokens has fewer than 100
-PATIENCE = 60.0  # s for the whole trial: a person is waiting
+PATIENCE = 60.0  # s for the whole test: a person is waiting
 
 # What a status says about the account, whoever's fault it is.
 MEANINGS = {
@@ -38,7 +39,7 @@ MEANINGS = {
 
 @attrs.frozen(kw_only=True)
 class AccountCheck:
-    """What came of it.
+    """What came of an account test.
 
     Args:
         ok: whether the account can serve. A rate limit proves the credential, and is still not ok.
@@ -54,56 +55,50 @@ class AccountCheck:
     seconds: float = 0.0
 
 
-async def try_account(account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
-    """Count the tokens of one word on `account`."""
-    upstreams = Upstreams(tls=shared_context, wall=trio.current_time)
+async def check_account(account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
+    """Count the tokens of one word on `account`. Raises: httpx2.TransportError when the answer is cut in its body."""
+    transport = Upstreams(tls=shared_context, wall=trio.current_time).transport(account)
     started = trio.current_time()
     with trio.move_on_after(PATIENCE):
-        try:
-            found = await _ask(upstreams, account, credential, relay, model)
-            return attrs.evolve(found, seconds=trio.current_time() - started)
-        finally:
-            upstreams.close()
+        found = await _ask(transport, account, credential, relay, model)
+        return attrs.evolve(found, seconds=trio.current_time() - started)
     return AccountCheck(ok=False, status=0, message=f"no answer within {PATIENCE:g} s", seconds=PATIENCE)
 
 
-def run_trial(account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
-    """`try_account` on an event loop of its own."""
-    return trio.run(try_account, account, credential, relay, model)
+def run_account_check(account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
+    """`check_account` on an event loop of its own."""
+    return trio.run(check_account, account, credential, relay, model)
 
 
-async def _ask(upstreams: Upstreams, account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]}).encode()
-    call = Call(endpoint="messages", path="/v1/messages/count_tokens", model=model, body=body)
-    plan = Plan(call=call, key=_NOBODY, model=model, groups=(), attempts=1)
-    own = [(b"content-type", b"application/json"), (b"anthropic-version", b"2023-06-01"), (b"user-agent", b"relayd")]
-    base_url = account.base_url or relay.upstream.base_url
-    inbound = await upstreams.open(account, prepare(plan, account, base_url, credential, own), relay.upstream)
-    if isinstance(inbound, Unreachable):
-        return AccountCheck(
-            ok=False, status=0, message=f"{base_url} cannot be reached ({inbound.kind})", detail=inbound.reason
-        )
-    try:
-        answer = await _read(inbound.source)
-    finally:
-        inbound.source.close()
-    found = judge(inbound.status, answer)
+async def _ask(
+    transport: httpx2.AsyncBaseTransport, account: Account, credential: Secret, relay: Relay, model: str
+) -> AccountCheck:
+    outbound = _outbound(account, credential, relay, model)
+    limits = relay.upstream
+    timeout = httpx2.Timeout(limits.first_byte_timeout, connect=limits.connect_timeout, write=limits.idle_timeout)
+    url = url_of(outbound.base_url, outbound.target)
+    # Sent as it is: `client.request` would add headers of its own.
+    request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout.as_dict())
+    async with open_client(transport, timeout) as client:
+        try:
+            response = await client.send(request, stream=True)
+        except httpx2.TransportError as error:
+            fault = unreachable(error)
+            message = f"{outbound.base_url} cannot be reached ({fault.kind})"
+            return AccountCheck(ok=False, status=0, message=message, detail=fault.reason)
+        found = judge(response.status_code, await read_at_most(response, LONGEST))
     # Some upstreams quote what they refuse.
     quoted = credential.reveal()
     return attrs.evolve(found, detail=found.detail.replace(quoted, MASK)) if quoted else found
 
 
-async def _read(source: BodySource) -> bytes:
-    answer = b""
-    while len(answer) < LONGEST:
-        piece = source.take()
-        if piece == b"":
-            break
-        if piece is None:
-            await source.wait()
-        else:
-            answer += piece
-    return answer[:LONGEST]
+def _outbound(account: Account, credential: Secret, relay: Relay, model: str) -> Outbound:
+    """The call, made as a client's calls are made."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+    call = Call(endpoint="messages", path="/v1/messages/count_tokens", model=model, body=body)
+    plan = Plan(call=call, key=_NOBODY, model=model, groups=(), attempts=1)
+    own = [(b"content-type", b"application/json"), (b"anthropic-version", b"2023-06-01"), (b"user-agent", b"relayd")]
+    return prepare(plan, account, account.base_url or relay.upstream.base_url, credential, own)
 
 
 def judge(status: int, answer: bytes) -> AccountCheck:
@@ -113,7 +108,7 @@ def judge(status: int, answer: bytes) -> AccountCheck:
         return AccountCheck(ok=True, status=status, message="the account works")
     if status == 200:
         return AccountCheck(
-            ok=False, status=status, message="an answer came, and it is not from a Claude API (check base_url)"
+            ok=False, status=status, message="an answer came, but not from a Claude API (check base_url)"
         )
     meaning = MEANINGS.get(status, "the upstream has a fault of its own" if status >= 500 else "an unexpected answer")
     error = parsed.get("error")
@@ -133,5 +128,5 @@ def _shown(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)[:500]
 
 
-# `prepare` does not look at the key of a plan; a trial belongs to none.
-_NOBODY = ApiKey(id=ObjectId("trial"), hashes=())
+# `prepare` does not look at the key of a plan; a test belongs to none.
+_NOBODY = ApiKey(id=ObjectId("account-test"), hashes=())

@@ -1,6 +1,6 @@
-"""Credentials: the opened secret of each account, kept for as long as its sealed value is the same.
+"""Account credentials: the opened secret of each account, kept for as long as its sealed value is the same.
 
-Rule: secrets come to light in `config.seal.open_sealed` and in the file reader below, and stay `Secret`s until
+Rule: secrets are opened in `config.seal.open_sealed` and in the file reader below, and stay `Secret`s until
 `core.outbound` writes them into a header. An account whose secret cannot be had is a reason in the pool, not an exit.
 What OAuth makes of the secret at run time is daemon/accounts/oauth.py.
 """
@@ -74,11 +74,11 @@ class Credentials:
         accounts = snapshot.accounts.values()
         sealed = {account.credential.sealed for account in accounts}
         files = {account.credential.file for account in accounts}
-        self._opened = {place: one for place, one in list(self._opened.items()) if place[0] in sealed}
+        self._opened = {key: one for key, one in list(self._opened.items()) if key[0] in sealed}
         self._read = {path: one for path, one in list(self._read.items()) if path in files}
 
     def remark(self, changes: Changes, old: Snapshot, new: Snapshot) -> Changes:
-        """The changes, where a sealed value changed with word of whether the secret in it did: as far as this node can
+        """The changes; where a sealed value changed, with a note on whether the secret in it did, if this node can
         open both. Nothing is kept of what was opened for it."""
         return attrs.evolve(changes, changes=tuple(self._remarked(one, old, new) for one in changes.changes))
 
@@ -88,8 +88,8 @@ class Credentials:
         fields = []
         for field in change.fields:
             if field.path == "credential.sealed" and field.old and field.new:
-                word = self._same(old.accounts[change.id], old, new.accounts[change.id], new)
-                field = attrs.evolve(field, note=f"{field.note}, {word}" if word else field.note)
+                verdict = self._same(old.accounts[change.id], old, new.accounts[change.id], new)
+                field = attrs.evolve(field, note=f"{field.note}, {verdict}" if verdict else field.note)
             fields.append(field)
         return attrs.evolve(change, fields=tuple(fields))
 
@@ -110,10 +110,10 @@ class Credentials:
         if account.credential.file:
             return self._from_file(account)
         base_url = account.base_url or snapshot.relay.upstream.base_url
-        place = (account.credential.sealed, account.id, base_url)
-        opened = self._opened.get(place)
+        key = (account.credential.sealed, account.id, base_url)
+        opened = self._opened.get(key)
         if opened is None:
-            opened = self._opened[place] = _taken_apart(account, self._open(account, snapshot, base_url))
+            opened = self._opened[key] = _parsed(account, self._open(account, snapshot, base_url))
         return opened
 
     def _from_file(self, account: Account) -> Opened:
@@ -123,7 +123,7 @@ class Credentials:
         signature = (found.st_ino, found.st_size, found.st_mtime_ns)
         known = self._read.get(path)
         if known is None or known[0] != signature:
-            known = self._read[path] = signature, _taken_apart(account, _read(path))
+            known = self._read[path] = signature, _parsed(account, _read(path))
         return known[1]
 
     def _open(self, account: Account, snapshot: Snapshot, base_url: str) -> Secret:
@@ -137,14 +137,14 @@ def _read(path: str) -> Secret:
     with open(path, "rb") as file:
         raw = file.read(_MOST + 1)
     if len(raw) > _MOST:
-        raise ValueError(f"{path}: more than {_MOST} bytes is no credential")
+        raise ValueError(f"{path}: more than {_MOST} bytes is too much for a credential")
     try:
         return Secret(raw.decode("ascii").strip())
     except UnicodeDecodeError:  # whose text would quote a byte of it
         raise ValueError(f"{path}: not ASCII, so no header could carry it") from None
 
 
-def _taken_apart(account: Account, secret: Secret) -> Opened:
+def _parsed(account: Account, secret: Secret) -> Opened:
     """An OAuth credential may be a JSON of tokens or an access token alone. Raises: ValueError."""
     if ACCOUNT_KINDS[account.kind].refreshes:
         return Opened(secret, parse_tokens(secret).access)

@@ -1,11 +1,11 @@
-"""OAuth at run time: tokens are refreshed early, by one node, once, and stored before they are used.
+"""OAuth token refresh: tokens are refreshed early, by one node, once, and stored before they are used.
 
 Rule: a refresh token is used only under the lock (a lease in the state store), after a look at what is stored there and
 after the intent was written down. Without the store nothing is refreshed: two nodes that use one refresh token lose the
 whole family of tokens. What cannot be refreshed is used for as long as it lasts.
 
 Theory: each account has a Holding: its seed (from git), the tokens in use, and the note of the store that was read last
-(token_notes.py). `_look` reads the notes every LOOK seconds, so that every node has what one of them fetched; `_rotate`
+(token_store.py). `_look` reads the notes every LOOK seconds, so that every node has what one of them fetched; `_rotate`
 fetches. Which of two tokens is the newer one, when they are due and what answers mean is decided in core/oauth.py. A
 node that dies between asking and storing leaves its name in the note (`asking`): whoever comes next says so, and tries
 the old token.
@@ -32,10 +32,10 @@ from relayd.core.oauth import RefreshFailed, Tokens, due_at, newer, note_name, p
 from relayd.core.quota.limits import Slots
 from relayd.daemon.accounts.credentials import Credentials, Opened
 from relayd.daemon.accounts.token_endpoint import refresh
-from relayd.daemon.accounts.token_store import Holding, TokenState, TokenStore
+from relayd.daemon.accounts.token_store import Ask, Holding, TokenStore
 from relayd.state import contract as c
 
-LOOK = 2.0  # s between looks at the notes
+LOOK = 2.0  # s between two readings of the notes
 LOCK_MS = 30_000  # life of the lock: longer than an exchange with the token endpoint (token_endpoint.PATIENCE)
 OTHERS = 0.25  # s between looks while another node refreshes
 GRACE = 5.0  # s that a node which seems to have died in mid-rotation is given to store what it got
@@ -63,6 +63,7 @@ class OAuthKeeper:
 
     Args:
         snapshot: the current one.
+        ask: an operation of the state store; raises StoreUnavailable.
         node: of this process, unlike that of any other that lives or has lived.
         wall: Unix time, s.
         tls: the trust policy of the way to the token endpoint.
@@ -71,20 +72,20 @@ class OAuthKeeper:
 
     credentials: Credentials
     snapshot: Callable[[], Snapshot]
-    state: TokenState
+    ask: Ask
     node: str
     wall: Callable[[], float]
     rng: random.Random
     tls: Callable[[], ssl.SSLContext]
     renewed: Callable[[str], None] = lambda account: None
     _held: dict[str, Holding] = attrs.field(factory=dict, init=False)
-    _bell: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _notes: TokenStore = attrs.field(init=False)
+    _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _store: TokenStore = attrs.field(init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._notes = TokenStore(
-            credentials=self.credentials, snapshot=self.snapshot, state=self.state, wall=self.wall, use=self._use
+        self._store = TokenStore(
+            credentials=self.credentials, snapshot=self.snapshot, ask=self.ask, wall=self.wall, use=self._use
         )
 
     # --- what calls ask
@@ -99,7 +100,7 @@ class OAuthKeeper:
             return opened.presented
         holding = self._holding(account, opened, snapshot)
         # An expired token is still tried while there is hope: the answer to a 401 is a refresh, which the call awaits.
-        if holding.trouble and holding.tokens.expired(self._notes.now()):
+        if holding.trouble and holding.tokens.expired(self._store.now()):
             return _expired_text(holding)
         return holding.tokens.access
 
@@ -113,8 +114,8 @@ class OAuthKeeper:
         if holding.busy:
             return True
         now = trio.current_time()
-        old = holding.tokens.expired(self._notes.now()) or now >= holding.renewed_at + AGAIN
-        able = self._nursery is not None and not holding.spent and not self._why_not(holding)
+        old = holding.tokens.expired(self._store.now()) or now >= holding.renewed_at + AGAIN
+        able = self._nursery is not None and not holding.spent and not self._obstacle(holding)
         return old and able and now >= holding.retry_at
 
     async def renew(self, account: str, rejected: Secret) -> bool:
@@ -127,15 +128,15 @@ class OAuthKeeper:
         holding = self._held[account]
         if holding.tokens.access == rejected:
             holding.rejected = True
-            turn = holding.turn
+            refreshed = holding.refreshed
             self._start(holding)
             with trio.move_on_after(WAIT):
-                await turn.wait()
+                await refreshed.wait()
         return holding.tokens.access != rejected
 
-    def standings(self) -> list[OAuthStatus]:
+    def statuses(self) -> list[OAuthStatus]:
         """Every OAuth account of this process, by id."""
-        now = self._notes.now()
+        now = self._store.now()
         return [
             OAuthStatus(
                 account=name,
@@ -158,8 +159,8 @@ class OAuthKeeper:
                 task_status.started()
                 while True:
                     with trio.move_on_after(LOOK):
-                        await self._bell.wait()
-                    self._bell = trio.Event()
+                        await self._wake.wait()
+                    self._wake = trio.Event()
                     await self._look()
             finally:
                 self._nursery = None
@@ -169,12 +170,12 @@ class OAuthKeeper:
         holdings = list(self._follow())
         if any(holding.tokens.refresh for holding in holdings):
             try:
-                await self._notes.read(self._held)
+                await self._store.read(self._held)
                 for holding in holdings:
-                    if not holding.busy and not self._why_not(holding):
-                        await self._notes.mend(holding)
+                    if not holding.busy and not self._obstacle(holding):
+                        await self._store.repair(holding)
             except (c.StoreUnavailable, SealError):
-                pass  # the pump has said so, and what cannot be sealed is said when it is refreshed
+                pass  # the batcher has logged it; what cannot be sealed is logged at the next refresh
         for holding in holdings:
             self._review(holding)
 
@@ -203,9 +204,9 @@ class OAuthKeeper:
                 name=note_name(snapshot.relay.realm, account.id, opened.whole),
                 tokens=seed,
                 stored=seed,
-                due=due_at(seed, self._notes.now(), self.rng),
+                due=due_at(seed, self._store.now(), self.rng),
             )
-            self._bell.set()
+            self._wake.set()
         holding.account, holding.opened = account, opened
         return holding
 
@@ -218,8 +219,8 @@ class OAuthKeeper:
             holding.failures, holding.trouble = 0, ""
         if holding.busy or not holding.account.enabled or holding.account.id in deny.accounts:
             return
-        now = self._notes.now()
-        why = self._why_not(holding)
+        now = self._store.now()
+        why = self._obstacle(holding)
         if not why and not holding.failures:
             holding.trouble = ""
         if why and holding.trouble != why:
@@ -229,11 +230,11 @@ class OAuthKeeper:
         due = holding.due is not None and now >= holding.due
         if due and not why and not holding.spent and trio.current_time() >= holding.retry_at:
             self._start(holding)
-        elif holding.trouble and holding.tokens.expired(now) and not holding.rested:
-            holding.rested = True
+        elif holding.trouble and holding.tokens.expired(now) and not holding.expiry_logged:
+            holding.expiry_logged = True
             log.warning("oauth.expired", extra={"account": holding.account.id, "reason": _expired_text(holding)})
 
-    def _why_not(self, holding: Holding) -> str:
+    def _obstacle(self, holding: Holding) -> str:
         """Why this node cannot refresh an account's tokens; "" when it can."""
         relay = self.snapshot().relay
         if not holding.tokens.refresh:
@@ -263,44 +264,44 @@ class OAuthKeeper:
             self._failed(holding, RefreshFailed(reason="an internal error; the log has its traceback"))
         finally:
             holding.busy = False
-            holding.turn.set()
-            holding.turn = trio.Event()
+            holding.refreshed.set()
+            holding.refreshed = trio.Event()
 
     async def _rotate(self, holding: Holding) -> None:
         """Get the next tokens: from another node that is at it, else from the provider. Raises: StoreUnavailable."""
         before, lock = holding.tokens, f"oauth/{holding.name}"
-        if not await self._locked(holding, lock):
+        if not await self._lock(holding, lock):
             return
         try:
-            await self._settled(holding)
+            await self._read_under_lock(holding)
             if holding.tokens is before:
                 await self._ask_provider(holding)
         finally:
             with trio.move_on_after(1, shield=True):
                 try:
-                    await self.state.ask(c.Release(holder=self.node, counters=(lock,)))
+                    await self.ask(c.Release(holder=self.node, counters=(lock,)))
                 except c.StoreUnavailable:
                     pass  # the lock ends by itself
 
-    async def _locked(self, holding: Holding, lock: str) -> bool:
+    async def _lock(self, holding: Holding, lock: str) -> bool:
         """Wait for the lock. False when another node has fetched the tokens meanwhile."""
         before = holding.tokens
         slot = Slots(counter=lock, name="token refresh", limit=1, ttl=LOCK_MS)
         while True:
-            answer = await self.state.ask(c.Acquire(holder=self.node, terms=(slot,)))
+            answer = await self.ask(c.Acquire(holder=self.node, terms=(slot,)))
             if isinstance(answer, c.Granted):
                 return True
             if not isinstance(answer, c.Denied):
                 raise c.StoreUnavailable("the lock cannot be had")
             await trio.sleep(OTHERS)
-            await self._notes.read(self._held)
+            await self._store.read(self._held)
             if holding.tokens is not before:
                 return False
 
-    async def _settled(self, holding: Holding) -> None:
+    async def _read_under_lock(self, holding: Holding) -> None:
         """Read the note under the lock. If a node seems to have died in mid-rotation, it is given some time."""
         before = holding.tokens
-        await self._notes.read(self._held)
+        await self._store.read(self._held)
         asking = holding.note.asking
         if holding.tokens is before and asking not in ("", self.node):
             hint = "its new tokens may be lost; the old refresh token is tried, and if that is refused, sign in again"
@@ -308,32 +309,32 @@ class OAuthKeeper:
                 "oauth.rotation_interrupted", extra={"account": holding.account.id, "node": asking, "hint": hint}
             )
             await trio.sleep(GRACE)
-            await self._notes.read(self._held)
+            await self._store.read(self._held)
 
     async def _ask_provider(self, holding: Holding) -> None:
         """Use the refresh token. From the written intent to the stored answer nothing is cancelled."""
-        if why := self._why_not(holding):
+        if why := self._obstacle(holding):
             self._failed(holding, RefreshFailed(reason=why))
             return
         before = holding.tokens
         with trio.CancelScope(shield=True) as guard:
-            if not await self._notes.write(holding, before, asking=self.node):
+            if not await self._store.write(holding, before, asking=self.node):
                 if holding.tokens is before:
                     self._failed(holding, RefreshFailed(reason="another node wrote at the same time"))
                 return
             oauth, proxy = self.snapshot().relay.oauth, holding.account.proxy
-            answer = await refresh(oauth, proxy, before, self.tls, self._notes.now)
+            answer = await refresh(oauth, proxy, before, self.tls, self._store.now)
             if isinstance(answer, Tokens):
-                await self._store(holding, answer, guard)
+                await self._keep(holding, answer, guard)
             else:
                 await self._refused(holding, answer)
 
-    async def _store(self, holding: Holding, fresh: Tokens, guard: trio.CancelScope) -> None:
+    async def _keep(self, holding: Holding, fresh: Tokens, guard: trio.CancelScope) -> None:
         """Store new tokens, then use them. While the store is away the old ones are used for as long as they last."""
         began, wait, before = trio.current_time(), 0.1, holding.tokens
         try:
-            while not await self._stored(holding, fresh):
-                if before.expired(self._notes.now()) or holding.rejected:
+            while not await self._kept(holding, fresh):
+                if before.expired(self._store.now()) or holding.rejected:
                     self._use(holding, fresh)
                 if wait == 0.1:
                     hint = "if this process ends before the store is back, sign in again"
@@ -349,10 +350,10 @@ class OAuthKeeper:
             self._use(holding, fresh)
             log.info("oauth.refreshed", extra={"account": holding.account.id, "expires": utc(fresh.expires_at or 0.0)})
 
-    async def _stored(self, holding: Holding, fresh: Tokens) -> bool:
+    async def _kept(self, holding: Holding, fresh: Tokens) -> bool:
         """Whether the note has `fresh`, or something newer. False when the store is away."""
         try:
-            while not await self._notes.write(holding, fresh):
+            while not await self._store.write(holding, fresh):
                 if holding.stored is not None and not newer(fresh, holding.stored):
                     return True
         except c.StoreUnavailable:
@@ -363,7 +364,7 @@ class OAuthKeeper:
         before = holding.tokens
         if not refused.unknown:
             try:
-                await self._notes.write(holding, before)  # nobody asks any longer
+                await self._store.write(holding, before)  # nobody asks any longer
             except c.StoreUnavailable:
                 pass
         if holding.tokens is before:
@@ -373,30 +374,30 @@ class OAuthKeeper:
         """Present these, which are `age` s old, from now on. Sync."""
         if holding.tokens is tokens:
             return
-        holding.tokens, holding.due = tokens, due_at(tokens, self._notes.now() - age, self.rng)
+        holding.tokens, holding.due = tokens, due_at(tokens, self._store.now() - age, self.rng)
         holding.renewed_at = trio.current_time() - age
-        if holding.failures or holding.rested:
+        if holding.failures or holding.expiry_logged:
             log.info("oauth.recovered", extra={"account": holding.account.id, "failures": holding.failures})
         holding.failures, holding.trouble, holding.retry_at = 0, "", -math.inf
-        holding.spent = holding.rejected = holding.rested = False
+        holding.spent = holding.rejected = holding.expiry_logged = False
         self.renewed(holding.account.id)
 
     def _failed(self, holding: Holding, refused: RefreshFailed) -> None:
-        """Note a failure; one that is like the last is not complained of again."""
+        """Note a failure; one that is like the last is not a warning again."""
         level = logging.INFO if holding.trouble == refused.reason and holding.failures else logging.WARNING
         holding.failures += 1
         holding.trouble, holding.spent = refused.reason, refused.spent
         wait = retry_in(holding.failures, refused.retry_after, self.rng)
         holding.retry_at = trio.current_time() + wait
-        told: dict[str, object] = {
+        fields: dict[str, object] = {
             "account": holding.account.id,
             "reason": refused.reason,
             "failures": holding.failures,
         }
         if holding.tokens.expires_at is not None:
-            told["expires"] = utc(holding.tokens.expires_at)
-        told["hint"] = _SIGN_IN.format(holding.account.id) if refused.spent else f"tried again in {wait:.0f} s"
-        log.log(level, "oauth.refresh_failed", extra=told)
+            fields["expires"] = utc(holding.tokens.expires_at)
+        fields["hint"] = _SIGN_IN.format(holding.account.id) if refused.spent else f"tried again in {wait:.0f} s"
+        log.log(level, "oauth.refresh_failed", extra=fields)
 
 
 _SIGN_IN = "sign in again: relayd account login {}"

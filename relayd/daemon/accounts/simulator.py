@@ -1,4 +1,4 @@
-"""Simulate: the simulator as an account inside relayd, and as a server of its own.
+"""The simulator as an account inside relayd, and as a server of its own.
 
 Rule: a Script says what to send and when; here it is only played. Theory: each step is due at a fixed time after the
 answer began, whether or not the reader kept up, just as a real upstream goes on talking into the socket's buffer.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from zlib import crc32
 
 import attrs
 import httpx2
@@ -17,12 +16,12 @@ import trio
 
 from relayd.config import snapshot
 from relayd.config.snapshot import Simulator
-from relayd.daemon.net.client import Disconnected
+from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.server import Exchange, HttpServer, open_listener
 from relayd.daemon.net.stream import READ_SIZE
-from relayd.simulator.api import respond
+from relayd.simulator.api import MessageCount, Routes, respond
+from relayd.simulator.request import MAX_BODY
 from relayd.simulator.script import Ending, Script, Step, error_script, make_id
-from relayd.simulator.shelf import MOST_BYTES, Shelf
 from relayd.wire.call import Reply
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.refusal import Refusal
@@ -72,7 +71,7 @@ class Play:
 
 
 class SimulatedBody(httpx2.AsyncByteStream):
-    """The body of an answer, as httpx2 reads it and as a relayd.daemon.net.stream.Source."""
+    """The body of an answer, as httpx2 reads it and as a relayd.daemon.net.stream.BodySource."""
 
     def __init__(self, script: Script) -> None:
         self._play = Play.start(script, trio.current_time())
@@ -115,13 +114,14 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
     Args:
         settings: how to answer.
         clock: Unix time, s.
-        name: of the account; objects of accounts with different names have different ids, as at the real API.
+        routes: the paths that are answered; None means those of `simulator.api`.
     """
 
-    def __init__(self, settings: Simulator, clock: Callable[[], float], name: str = "") -> None:
+    def __init__(self, settings: Simulator, clock: Callable[[], float], routes: Routes | None = None) -> None:
         self.settings = settings
         self._clock = clock
-        self._shelf = Shelf(serial=crc32(name.encode()) << 32)
+        self._routes = routes
+        self._messages = MessageCount()
         self._calls = 0
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -136,7 +136,8 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
             self.settings,
             self._calls,
             self._clock(),
-            self._shelf,
+            self._messages,
+            self._routes,
         )
         await _wait_for_head(script, request)
         if script.end == "drop":
@@ -164,12 +165,14 @@ class SimulatorApplication:
     Args:
         settings: how to answer.
         clock: Unix time, s.
+        routes: as for SimulatorTransport.
     """
 
-    def __init__(self, settings: Simulator, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Simulator, clock: Callable[[], float], routes: Routes | None = None) -> None:
         self.settings = settings
         self._clock = clock
-        self._shelf = Shelf()
+        self._routes = routes
+        self._messages = MessageCount()
         self._calls = 0
         self._refusals = 0
 
@@ -179,21 +182,29 @@ class SimulatorApplication:
         body = await exchange.body(BODY_LIMIT)
         self._calls += 1
         script = respond(
-            head.method, head.target, head.headers, body, self.settings, self._calls, self._clock(), self._shelf
+            head.method,
+            head.target,
+            head.headers,
+            body,
+            self.settings,
+            self._calls,
+            self._clock(),
+            self._messages,
+            self._routes,
         )
         with exchange.watch():
             await perform(script, exchange)
 
     def refuse(self, refusal: Refusal, path: str) -> Reply:
-        """A "no" of the server's own, in the API's form."""
+        """A refusal of the server itself, in the API's form."""
         self._refusals += 1
         request_id = make_id("req", path.encode("utf-8", "replace"), b"refused", self._refusals)
         script = error_script(refusal, [(b"request-id", request_id.encode())], request_id)
         return Reply(status=script.status, headers=script.headers, body=b"".join(piece for _, piece in script.steps))
 
 
-# Files are the largest bodies that are taken; the extra MiB is for the multipart framing around one.
-BODY_LIMIT = MOST_BYTES + (1 << 20)
+# What the server reads of a body: a little more than the API takes, so that the simulator refuses what is too large.
+BODY_LIMIT = MAX_BODY + (1 << 20)
 
 
 async def perform(script: Script, exchange: Exchange) -> None:
@@ -238,7 +249,7 @@ async def serve_simulator(
         clock: Unix time, s.
         announce: called with the listening sockets once connections are accepted.
 
-    Raises: OSError when the address cannot be had, ValueError when it is none.
+    Raises: OSError when the address cannot be had, ValueError when it is not an address.
     """
     sockets = open_listener(listen)
     limits = snapshot.Server(max_request_body=snapshot.Size(BODY_LIMIT))

@@ -20,8 +20,7 @@ from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import OAuth
 from relayd.core.balancing.headroom import retry_after
 from relayd.core.oauth import RefreshFailed, Tokens, read_answer, request_body
-from relayd.daemon.net.client import Transport, build_request
-from relayd.daemon.net.stream import BodySource
+from relayd.daemon.net.client import Transport, open_client, read_at_most
 from relayd.wire.http import Headers
 
 PATIENCE = 20.0  # s for the whole exchange; less than the life of the lock that is held meanwhile
@@ -47,8 +46,6 @@ async def refresh(
         return RefreshFailed(reason=f"the token endpoint cannot be reached: {error}")
     except httpx2.TransportError as error:
         return RefreshFailed(reason=f"the token endpoint did not answer: {error}", unknown=True)
-    finally:
-        transport.close()
     return read_answer(status, body, old, now(), retry_after(headers, now()) or 0.0)
 
 
@@ -56,30 +53,13 @@ async def _post(transport: Transport, oauth: OAuth, old: Tokens) -> tuple[int, H
     headers = [
         (b"content-type", b"application/json"),
         (b"accept", b"application/json"),
-        (b"accept-encoding", b"identity"),
         (b"user-agent", f"relayd/{__version__}".encode()),
         (b"anthropic-beta", OAUTH_BETA),  # the official SDK sends it on this grant
         (b"connection", b"close"),
     ]
     body = request_body(old.refresh, oauth.client_id)
-    timeout = {"connect": CONNECT, "write": CONNECT, "first_byte": PATIENCE}
-    request = build_request("POST", httpx2.URL(oauth.token_url), headers, body, timeout)
-    response = await transport.handle_async_request(request)
-    source: BodySource = response.stream  # type: ignore[assignment]
-    try:
-        return response.status_code, Headers(list(response.headers.raw)), await _read(source)
-    finally:
-        source.close()
-
-
-async def _read(source: BodySource) -> bytes:
-    answer = b""
-    while len(answer) < LONGEST:
-        piece = source.take()
-        if piece == b"":
-            break
-        if piece is None:
-            await source.wait()
-        else:
-            answer += piece
-    return answer[:LONGEST]
+    async with (
+        open_client(transport, httpx2.Timeout(PATIENCE, connect=CONNECT, write=CONNECT)) as client,
+        client.stream("POST", oauth.token_url, headers=headers, content=body) as response,
+    ):
+        return response.status_code, Headers(list(response.headers.raw)), await read_at_most(response, LONGEST)

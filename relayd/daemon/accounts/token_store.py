@@ -1,18 +1,17 @@
-"""Token notes: what the state store knows of OAuth tokens, read, taken over and written.
+"""The token store: OAuth tokens as notes in the state store, read, adopted and written.
 
 Rule: a note is believed only when it was written by one who has the seed, and written only over the version that was
 read. Nothing is asked of a provider here.
 
-Theory: one question to the store at a time (`_talk`), its answer taken over before the next is asked; so `heard` is
-what the store had last, whoever of this process's tasks asked.
+Theory: one request to the store at a time (`_turn`), whose answer is adopted before the next one is sent; so
+`last_note` is what the store had last, whichever task of this process asked.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 import trio
@@ -37,16 +36,9 @@ from relayd.state import contract as c
 
 TOPIC = "oauth"
 _NO_NOTE = StoredTokens()
+Ask = Callable[[c.Op], Awaitable[c.Answer]]
 
 log = logging.getLogger("relayd.oauth")
-
-
-class TokenState(Protocol):
-    """What is needed of the state store; relayd.daemon.store.batcher.Pump is one."""
-
-    async def ask(self, op: c.Op) -> c.Answer:
-        """Raises: StoreUnavailable."""
-        ...
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -57,16 +49,16 @@ class Holding:
         name: of the seed's note.
         tokens: in use.
         stored: those that the note has; None when they cannot be read here, for the reason `unreadable`.
-        heard: version and text of the note; (0, "") when there is none.
+        last_note: version and text of the note; (0, "") when there is none.
         due: when to refresh, on the store's clock; None: not by the clock.
         failures: in a row. `trouble` is why the last one was, or why no refresh is possible here.
         spent: the refresh token is dead; a person must sign in again.
         rejected: the upstream refused the access token, so there is no use in keeping to it.
-        rested: it was said that the token has expired and that nothing helps.
+        expiry_logged: it was logged that the token has expired and cannot be refreshed.
         busy: a refresh is under way.
         retry_at, renewed_at: on trio's clock.
-        registration: what the last tries went by: token URL, client id, proxy.
-        turn: set, and replaced, when a refresh has ended one way or the other.
+        registration: what the last attempts used: token URL, client id, proxy.
+        refreshed: set, and replaced, when a refresh has ended one way or the other.
     """
 
     account: Account
@@ -76,19 +68,19 @@ class Holding:
     stored: Tokens | None
     due: float | None
     note: StoredTokens = _NO_NOTE
-    heard: tuple[int, str] = (0, "")
+    last_note: tuple[int, str] = (0, "")
     unreadable: str = ""
     resealed: set[frozenset[str]] = attrs.field(factory=set)
     failures: int = 0
     trouble: str = ""
     spent: bool = False
     rejected: bool = False
-    rested: bool = False
+    expiry_logged: bool = False
     busy: bool = False
     retry_at: float = -math.inf
     renewed_at: float = -math.inf
     registration: tuple[str, str, str] = attrs.field(default=("", "", ""), repr=False)
-    turn: trio.Event = attrs.field(factory=trio.Event)
+    refreshed: trio.Event = attrs.field(factory=trio.Event)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -96,60 +88,61 @@ class TokenStore:
     """The notes of this process's OAuth accounts.
 
     Args:
+        ask: an operation of the state store; raises StoreUnavailable.
         wall: Unix time, s.
         use: told that a note has newer tokens than those in use, and how many s ago it was written.
     """
 
     credentials: Credentials
     snapshot: Callable[[], Snapshot]
-    state: TokenState
+    ask: Ask
     wall: Callable[[], float]
     use: Callable[[Holding, Tokens, float], None]
     _skew: float = attrs.field(default=0.0, init=False)  # s that the store's clock is ahead of ours
-    _talk: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
     def now(self) -> float:
         """Unix time on the store's clock, s."""
         return self.wall() + self._skew
 
     async def read(self, held: Mapping[str, Holding]) -> None:
-        """Take over what the store knows. Raises: StoreUnavailable."""
-        async with self._talk:
-            pong = await self.state.ask(c.Ping())
-            answer = await self.state.ask(c.Gather(topic=TOPIC))
+        """Adopt what the store knows. Raises: StoreUnavailable."""
+        async with self._turn:
+            pong = await self.ask(c.Ping())
+            answer = await self.ask(c.Gather(topic=TOPIC))
             if not isinstance(pong, c.Pong) or not isinstance(answer, c.Gathered):
                 raise c.StoreUnavailable("the notes cannot be read")
             self._skew = pong.now / 1000 - self.wall()
             notes = {note.name: note for note in answer.notes}
             for holding in held.values():
-                self._take(holding, notes.pop(holding.name, None))
+                self._adopt(holding, notes.pop(holding.name, None))
             for note in notes.values():
                 await self._forget(note, held)
 
     async def write(self, holding: Holding, tokens: Tokens, asking: str = "", *, anew: bool = False) -> bool:
-        """Publish a note. False when another one stands there, which is taken over.
+        """Publish a note. False when another one stands there, which is adopted.
 
         Args:
             asking: as in `StoredTokens`.
             anew: seal again what is sealed already.
         Raises: StoreUnavailable.
         """
-        async with self._talk:
+        async with self._turn:
             same = tokens is holding.stored and not anew
             sealed = holding.note.sealed if same else self._sealed(holding, tokens)
             note = StoredTokens(sealed=sealed, asking=asking, at=self.now())
             body = write_note(note, holding.name, holding.opened.whole)
-            op = c.Publish(topic=TOPIC, name=holding.name, body=body, expect=holding.heard[0])
-            answer = await self.state.ask(op)
+            op = c.Publish(topic=TOPIC, name=holding.name, body=body, expect=holding.last_note[0])
+            answer = await self.ask(op)
             if not isinstance(answer, c.Published):
                 raise c.StoreUnavailable("the note cannot be written")
             if not answer.ok or answer.note is None:
-                self._take(holding, answer.note)
+                self._adopt(holding, answer.note)
                 return False
-            holding.heard, holding.note, holding.stored = (answer.note.version, body), note, tokens
+            holding.last_note, holding.note, holding.stored = (answer.note.version, body), note, tokens
             return True
 
-    async def mend(self, holding: Holding) -> None:
+    async def repair(self, holding: Holding) -> None:
         """Store tokens that the store has lost, and seal them for a recipient that is new. Raises: StoreUnavailable."""
         if holding.stored is None or not holding.tokens.generation:
             return
@@ -160,14 +153,14 @@ class TokenStore:
             holding.resealed.add(active)  # once: a node with another tree may seal it back
             await self.write(holding, holding.tokens, anew=True)
 
-    def _take(self, holding: Holding, note: c.Note | None) -> None:
-        """Take one note over: tokens that are newer than ours come into use."""
-        heard = (note.version, note.body) if note is not None else (0, "")
-        if heard == holding.heard:
+    def _adopt(self, holding: Holding, note: c.Note | None) -> None:
+        """Adopt one note: tokens that are newer than ours come into use."""
+        last_note = (note.version, note.body) if note is not None else (0, "")
+        if last_note == holding.last_note:
             return
-        holding.heard, holding.unreadable, holding.note = heard, "", _NO_NOTE
+        holding.last_note, holding.unreadable, holding.note = last_note, "", _NO_NOTE
         holding.stored = attrs.evolve(parse_tokens(holding.opened.whole), generation=0)
-        found = read_note(heard[1], holding.name, holding.opened.whole)
+        found = read_note(last_note[1], holding.name, holding.opened.whole)
         if found is None:
             log.warning("oauth.note_refused", extra={"account": holding.account.id})
             return
@@ -201,7 +194,7 @@ class TokenStore:
         account = note.name.partition("/")[0]
         known = account in held or account not in self.snapshot().accounts
         if note.body and known and self.now() - written_at(note.body) > UNUSED:
-            await self.state.ask(c.Publish(topic=TOPIC, name=note.name, body="", expect=note.version))
+            await self.ask(c.Publish(topic=TOPIC, name=note.name, body="", expect=note.version))
 
 
 def _kids(note: StoredTokens) -> frozenset[str]:

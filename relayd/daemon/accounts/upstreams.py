@@ -1,4 +1,4 @@
-"""Upstream: which transport serves which account, and what came of asking.
+"""Upstreams: which transport serves which account, and what came of asking.
 
 Rule: an answer that did not come is a value (`Unreachable`), for the caller to decide on. Transports are kept by what
 they connect through (the proxy), not by account or config generation, so that a reload leaves connections alone.
@@ -20,8 +20,10 @@ from relayd.config.snapshot import Account, Snapshot, Upstream
 from relayd.core.balancing.failover import ConnectionFault, Unreachable
 from relayd.core.outbound import Outbound
 from relayd.daemon.accounts.simulator import SimulatorTransport
-from relayd.daemon.net.client import Disconnected, Transport, build_request
+from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import Resolver
+from relayd.daemon.net.request import build_request
+from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
 from relayd.wire.http import Headers
 
@@ -57,10 +59,10 @@ class Upstreams:
             "write": limits.idle_timeout,
             "first_byte": limits.first_byte_timeout,
         }
-        url = _url(outbound.base_url, outbound.target)
+        url = url_of(outbound.base_url, outbound.target)
         request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout)
         try:
-            response = await self._transport(account).handle_async_request(request)
+            response = await self.transport(account).handle_async_request(request)
         except httpx2.TransportError as error:
             return unreachable(error)
         return Inbound(
@@ -69,11 +71,12 @@ class Upstreams:
             source=cast("BodySource", response.stream),
         )
 
-    def _transport(self, account: Account) -> httpx2.AsyncBaseTransport:
+    def transport(self, account: Account) -> httpx2.AsyncBaseTransport:
+        """The transport that serves `account`; one for each proxy, and one for each simulated account."""
         if ACCOUNT_KINDS[account.kind].in_process:
             simulator = self._simulators.get(account.id)
             if simulator is None or simulator.settings != account.simulator:
-                simulator = self._simulators[account.id] = SimulatorTransport(account.simulator, self.wall, account.id)
+                simulator = self._simulators[account.id] = self._new_simulator(account)
             return simulator
         transport = self._by_proxy.get(account.proxy)
         if transport is None:
@@ -81,6 +84,9 @@ class Upstreams:
                 tls=self.tls(), proxy=account.proxy, resolver=self._resolver
             )
         return transport
+
+    def _new_simulator(self, account: Account) -> SimulatorTransport:
+        return SimulatorTransport(account.simulator, self.wall)
 
     async def keep_tidy(self) -> None:
         """Close idle connections soon after they have expired, for ever."""
@@ -120,6 +126,6 @@ _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
 
 
 @lru_cache(maxsize=1024)
-def _url(base_url: str, target: str) -> httpx2.URL:
+def url_of(base_url: str, target: str) -> httpx2.URL:
     """Parsing a URL costs as much as sending it; a relay asks for few different ones."""
     return httpx2.URL(base_url.rstrip("/") + target)

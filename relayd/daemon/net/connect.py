@@ -1,7 +1,7 @@
-"""Dialling: from an origin to a connected Link, by way of name look-up, TCP, maybe a proxy, and TLS.
+"""Connecting upstream: from an origin to a connected Stream, by way of name look-up, TCP, maybe a proxy, and TLS.
 
 Rule: nothing here knows HTTP beyond the CONNECT of a proxy, reads the environment, or retries. Every socket that is
-not handed over is closed, whatever stops the dialling. The caller sets the deadline.
+not handed over is closed, whatever stops it. The caller sets the deadline.
 
 Theory: names are looked up rarely and by at most one task at a time for each name; the last good answer outlives the
 resolver. Addresses are tried in turn, the one that worked last time first, so that a broken address family costs its
@@ -181,9 +181,8 @@ class Resolver:
             entry.failure = failure
             raise OSError(0, failure)
         entry.failure = ""
-        entry.expires = (
-            trio.current_time() + self._ttl
-        )  # an old answer is good for as long again: the resolver is spared, too
+        # An old answer is good for as long again: the resolver is spared, too.
+        entry.expires = trio.current_time() + self._ttl
 
     def prefer(self, host: str, port: int, address: SocketAddress) -> None:
         """Try `address`, which has just worked, first from now on."""
@@ -193,81 +192,85 @@ class Resolver:
             entry.addresses.insert(0, address)
 
 
-async def dial(origin: Origin, *, tls: ssl.SSLContext, resolver: Resolver, proxy: ProxyServer | None = None) -> Stream:
-    """A connected Link to `origin`, TLS included where its scheme is https.
+async def connect(
+    origin: Origin, *, tls: ssl.SSLContext, resolver: Resolver, proxy: ProxyServer | None = None
+) -> Stream:
+    """A connected Stream to `origin`, TLS included where its scheme is https.
 
-    Raises: DialError; ProxyRefused when a proxy is in the way; nothing is left open then, nor on cancellation.
+    Raises: ConnectFailed; ProxyRefused when a proxy is in the way; nothing is left open then, nor on cancellation.
     """
-    link = await (_dial_direct(origin, resolver) if proxy is None else _dial_proxy(origin, proxy, tls, resolver))
+    stream = await (
+        _connect_direct(origin, resolver) if proxy is None else _connect_by_proxy(origin, proxy, tls, resolver)
+    )
     if origin.scheme != "https":
-        return link
+        return stream
     try:
-        return await _secure(link, origin.host, tls)
+        return await _secure(stream, origin.host, tls)
     except OSError as exc:
         raise ConnectFailed(f"{origin}: {cause(exc)}") from exc
 
 
-async def _secure(link: Stream, host: str, context: ssl.SSLContext) -> Stream:
-    """TLS over `link`, which is closed on failure. Raises: OSError."""
+async def _secure(stream: Stream, host: str, context: ssl.SSLContext) -> Stream:
+    """TLS over `stream`, which is closed on failure. Raises: OSError."""
     try:
-        secured = TlsStream(link, context, host)
+        secured = TlsStream(stream, context, host)
         await secured.handshake()
     except BaseException:
-        link.close()
+        stream.close()
         raise
     return secured
 
 
-async def _dial_direct(origin: Origin, resolver: Resolver) -> Stream:
+async def _connect_direct(origin: Origin, resolver: Resolver) -> Stream:
     try:
         return PlainStream(await try_addresses(origin.host, origin.port, resolver, connect_tcp))
     except OSError as exc:
         raise ConnectFailed(f"{origin}: {cause(exc)}") from exc
 
 
-async def _dial_proxy(origin: Origin, proxy: ProxyServer, tls: ssl.SSLContext, resolver: Resolver) -> Stream:
-    """A Link that a proxy has connected to `origin`. The proxy looks the origin's name up."""
+async def _connect_by_proxy(origin: Origin, proxy: ProxyServer, tls: ssl.SSLContext, resolver: Resolver) -> Stream:
+    """A Stream that a proxy has connected to `origin`. The proxy looks the origin's name up."""
     try:
         if proxy.scheme == "socks5":
-            return await _dial_socks5(origin, proxy, resolver)
-        link: Stream = PlainStream(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
+            return await _connect_by_socks5(origin, proxy, resolver)
+        stream: Stream = PlainStream(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
         if proxy.scheme == "https":
-            link = await _secure(link, proxy.host, tls)
+            stream = await _secure(stream, proxy.host, tls)
     except OSError as exc:
         raise ProxyRefused(f"{origin}: proxy {proxy.origin}: {cause(exc)}") from exc
     try:
-        await _ask_connect(link, origin, proxy)
+        await _ask_connect(stream, origin, proxy)
     except BaseException as exc:
-        link.close()
+        stream.close()
         if isinstance(exc, OSError):
             raise ProxyRefused(f"{origin}: proxy {proxy.origin}: {cause(exc)}") from exc
         raise
-    return link
+    return stream
 
 
 async def try_addresses(
-    host: str, port: int, resolver: Resolver, connect: Callable[[SocketAddress], Awaitable[socket.socket]]
+    host: str, port: int, resolver: Resolver, attempt: Callable[[SocketAddress], Awaitable[socket.socket]]
 ) -> socket.socket:
     """The first address of `host` that answers. Raises: OSError, that of the last one."""
     addresses = await resolver.resolve(host, port)
     for address in addresses[:-1]:
         with trio.move_on_after(ADDRESS_TIMEOUT):
             try:
-                sock = await connect(address)
+                sock = await attempt(address)
             except OSError:
                 continue  # the last address's error is as good as any, and the caller can act on only one
             resolver.prefer(host, port, address)
             return sock
-    return await connect(addresses[-1])
+    return await attempt(addresses[-1])
 
 
 async def connect_tcp(address: SocketAddress) -> socket.socket:
     """A connected, tuned socket. Raises: OSError."""
-    family, where = address
+    family, target = address
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         tune(sock)
-        error = sock.connect_ex(where)
+        error = sock.connect_ex(target)
         if error == errno.EINPROGRESS:
             await trio.lowlevel.wait_writable(sock)
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -279,15 +282,15 @@ async def connect_tcp(address: SocketAddress) -> socket.socket:
     return sock
 
 
-async def _ask_connect(link: Stream, origin: Origin, proxy: ProxyServer) -> None:
+async def _ask_connect(stream: Stream, origin: Origin, proxy: ProxyServer) -> None:
     """HTTP CONNECT (RFC 9110 section 9.3.6). Raises: OSError, ProxyRefused."""
     target = authority(origin.host, origin.port)
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if proxy.user or proxy.password:
         pair = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode("ascii")  # RFC 7617 section 2.1
         lines.append(f"Proxy-Authorization: Basic {pair}")
-    await send_all(link, ("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
-    head, surplus = await _read_head(link)
+    await send_all(stream, ("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+    head, surplus = await _read_head(stream)
     where = f"{origin}: proxy {proxy.origin}"
     status = re.match(rb"HTTP/1\.[01] (\d{3})(?!\d)", head)
     if status is None:
@@ -302,13 +305,13 @@ async def _ask_connect(link: Stream, origin: Origin, proxy: ProxyServer) -> None
         raise ProxyRefused(f"{where}: spoke before we did")
 
 
-async def _read_head(link: Stream) -> tuple[bytes, bytes]:
+async def _read_head(stream: Stream) -> tuple[bytes, bytes]:
     """Bytes up to the empty line, and those after it. Raises: OSError at an end before that, or beyond the limit."""
     read = b""
     while b"\r\n\r\n" not in read:
-        data = link.recv()
+        data = stream.recv()
         if data is None:
-            await link.readable()
+            await stream.readable()
             continue
         if not data or len(read) + len(data) > PROXY_HEAD_LIMIT:
             raise OSError(0, "closed the connection" if not data else "answer too long")
@@ -317,7 +320,7 @@ async def _read_head(link: Stream) -> tuple[bytes, bytes]:
     return head, surplus
 
 
-async def _dial_socks5(origin: Origin, proxy: ProxyServer, resolver: Resolver) -> Stream:
+async def _connect_by_socks5(origin: Origin, proxy: ProxyServer, resolver: Resolver) -> Stream:
     """SOCKS5 (RFC 1928, RFC 1929) by python-socks. Raises: OSError, ProxyRefused."""
     where = f"{origin}: proxy {proxy.origin}"
     try:
@@ -326,11 +329,9 @@ async def _dial_socks5(origin: Origin, proxy: ProxyServer, resolver: Resolver) -
     except ImportError:
         raise ProxyRefused(f"{where}: python-socks is not installed (see `pip install 'relayd[proxy]'`)") from None
 
-    async def connect(address: SocketAddress) -> socket.socket:
-        _, where_to = address
-        socks = SocksProxy(
-            python_socks.ProxyType.SOCKS5, str(where_to[0]), proxy.port, proxy.user, proxy.password, rdns=True
-        )
+    async def attempt(address: SocketAddress) -> socket.socket:
+        host = str(address[1][0])
+        socks = SocksProxy(python_socks.ProxyType.SOCKS5, host, proxy.port, proxy.user, proxy.password, rdns=True)
         outer = await socks.connect(origin.host, origin.port, timeout=math.inf)
         sock = socket.socket(fileno=outer.detach())
         try:
@@ -341,7 +342,7 @@ async def _dial_socks5(origin: Origin, proxy: ProxyServer, resolver: Resolver) -
         return sock
 
     try:
-        return PlainStream(await try_addresses(proxy.host, proxy.port, resolver, connect))
+        return PlainStream(await try_addresses(proxy.host, proxy.port, resolver, attempt))
     except python_socks.ProxyConnectionError as exc:
         raise OSError(exc.errno or 0, str(exc)) from exc
     except python_socks.ProxyError as exc:

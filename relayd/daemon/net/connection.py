@@ -1,4 +1,4 @@
-"""Connection: a client's connection as the server keeps it between and around requests.
+"""Client connections: a client's connection as the server keeps it between and around requests.
 
 Rule: bounded. What was read ahead is at most one head and one read; what is thrown away is at most 64 KiB.
 """
@@ -25,7 +25,7 @@ LINGER = 1.0
 class Edge:
     """What all connections of one server share."""
 
-    hangups: Disconnects
+    disconnects: Disconnects
     draining: bool = False
     _second: int | None = None
     _date: bytes = b""
@@ -50,7 +50,7 @@ class ClientConnection:
         expired: the scope was cancelled. Whoever was woken at the same moment looks here before going on.
     """
 
-    link: PlainStream
+    stream: PlainStream
     peer: str
     edge: Edge
     buffer: bytes = b""
@@ -67,22 +67,22 @@ class ClientConnection:
 
     def close(self) -> None:
         """Close now; idempotent."""
-        self.edge.hangups.discard(self.link.sock)
-        self.link.close()
+        self.edge.disconnects.discard(self.stream.sock)
+        self.stream.close()
 
     async def linger(self) -> None:
-        """Let the client read our last words: closing over unread bytes would send a reset that may overtake them.
+        """Let the client read the end of our answer: closing over unread bytes sends a reset that may overtake it.
 
         Reads at most UNREAD_LIMIT and waits at most LINGER. Source: RFC 9112 section 9.6.
         """
         room = UNREAD_LIMIT
         try:
-            self.link.sock.shutdown(socket.SHUT_WR)
+            self.stream.sock.shutdown(socket.SHUT_WR)
             with trio.move_on_after(LINGER):
                 while room > 0:
-                    data = self.link.recv()
+                    data = self.stream.recv()
                     if data is None:
-                        await self.link.readable()
+                        await self.stream.readable()
                     elif data:
                         room -= len(data)
                     else:

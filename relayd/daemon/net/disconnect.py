@@ -1,4 +1,4 @@
-"""Hang-ups: notice that a client has left while nobody reads from it.
+"""Client disconnects: notice that a client has left while nobody reads from it.
 
 Rule: one task for all watched sockets, never one per call. Nothing is read: bytes of a next request stay in the
 kernel, where they are bounded.
@@ -23,10 +23,10 @@ PEEK_INTERVAL = 0.1  # s; a client that leaves is noticed well within a quarter 
 
 
 class Disconnects(Protocol):
-    """Tells once for each watched socket that its peer has hung up."""
+    """Says once for each watched socket that its peer has disconnected."""
 
-    def add(self, sock: socket.socket, tell: Callable[[], None]) -> None:
-        """Watch `sock` until it is discarded or `tell` has been called."""
+    def add(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+        """Watch `sock` until it is discarded or `callback` has been called."""
         ...
 
     def discard(self, sock: socket.socket) -> None:
@@ -41,22 +41,22 @@ class Disconnects(Protocol):
 if sys.platform == "linux":
 
     class EpollDisconnects:
-        """Hang-ups by a nested epoll."""
+        """Disconnects by a nested epoll."""
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
-            self._told: dict[int, Callable[[], None]] = {}
+            self._callbacks: dict[int, Callable[[], None]] = {}
 
-        def add(self, sock: socket.socket, tell: Callable[[], None]) -> None:
+        def add(self, sock: socket.socket, callback: Callable[[], None]) -> None:
             number = sock.fileno()
             if self._epoll.closed:  # the server is being stopped, and its calls with it
                 return
             self._epoll.register(number, select.EPOLLRDHUP)
-            self._told[number] = tell
+            self._callbacks[number] = callback
 
         def discard(self, sock: socket.socket) -> None:
             number = sock.fileno()
-            if self._told.pop(number, None) is not None and not self._epoll.closed:
+            if self._callbacks.pop(number, None) is not None and not self._epoll.closed:
                 self._epoll.unregister(number)
 
         async def run(self) -> None:
@@ -64,35 +64,35 @@ if sys.platform == "linux":
                 while True:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     for number, _ in self._epoll.poll(0):
-                        self._tell(number)
+                        self._report(number)
             finally:
                 self._epoll.close()
 
-        def _tell(self, number: int) -> None:
+        def _report(self, number: int) -> None:
             self._epoll.unregister(number)
-            tell = self._told.pop(number, None)
-            if tell is not None:
-                tell()
+            callback = self._callbacks.pop(number, None)
+            if callback is not None:
+                callback()
 
 
 class PeekDisconnects:
-    """Hang-ups by peeking at each watched socket every 100 ms, for systems without epoll."""
+    """Disconnects by peeking at each watched socket every 100 ms, for systems without epoll."""
 
     def __init__(self, interval: float = PEEK_INTERVAL) -> None:
         self._interval = interval
-        self._told: dict[socket.socket, Callable[[], None]] = {}
+        self._callbacks: dict[socket.socket, Callable[[], None]] = {}
 
-    def add(self, sock: socket.socket, tell: Callable[[], None]) -> None:
-        self._told[sock] = tell
+    def add(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+        self._callbacks[sock] = callback
 
     def discard(self, sock: socket.socket) -> None:
-        self._told.pop(sock, None)
+        self._callbacks.pop(sock, None)
 
     async def run(self) -> None:
         while True:
             await trio.sleep(self._interval)
-            for sock in [sock for sock in self._told if _has_left(sock)]:
-                self._told.pop(sock)()
+            for sock in [sock for sock in self._callbacks if _has_left(sock)]:
+                self._callbacks.pop(sock)()
 
 
 def _has_left(sock: socket.socket) -> bool:
@@ -104,7 +104,7 @@ def _has_left(sock: socket.socket) -> bool:
         return True
 
 
-def make_hangups() -> Disconnects:
+def make_disconnects() -> Disconnects:
     """What this system does best."""
     if sys.platform == "linux":
         return EpollDisconnects()

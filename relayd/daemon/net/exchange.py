@@ -1,4 +1,4 @@
-"""Exchange: one request of a client and the answer to it, on a connection that may carry more.
+"""An HTTP exchange: one request of a client and the answer to it, on a connection that may carry more.
 
 Rule: what a client sends is read only when it is asked for, and what it does not take is kept in one bounded place.
 An answer is either whole or visibly cut: an HTTP/1.1 stream without its last chunk, a body shorter than its length,
@@ -47,13 +47,13 @@ class Exchange:
         clock_start: when the head was complete, on trio's clock.
         answered: a byte of an answer has been handed over; an answer begun may still be taken back before.
         sent: body bytes handed over.
-        gone: the client hung up or took no byte for `write_timeout`; writing is then without effect.
+        gone: the client disconnected or took no byte for `write_timeout`; writing is then without effect.
     """
 
     __slots__ = (
-        "_begun_body", "_chunked", "_connection", "_done_body", "_head_bytes", "_keep", "_left", "_link", "_mute",
-        "_pending", "_phase", "_reads", "_scope", "_settings", "answered", "clock_start", "gone", "head", "peer",
-        "sent",
+        "_begun_body", "_bodiless", "_chunked", "_connection", "_done_body", "_head_bytes", "_keep", "_left",
+        "_pending", "_phase", "_reads", "_scope", "_settings", "_stream", "answered", "clock_start", "gone", "head",
+        "peer", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +66,7 @@ class Exchange:
         self.sent = 0
         self.gone = False
         self._connection = connection
-        self._link = connection.link
+        self._stream = connection.stream
         self._settings = settings
         self._done_body = head.content_length == 0
         self._begun_body = False
@@ -75,7 +75,7 @@ class Exchange:
         self._pending: bytearray | None = None  # what the kernel did not take yet
         self._chunked = False
         self._left: int | None = None  # body bytes still owed, where a length was promised
-        self._mute = False  # the answer to a HEAD, or a 204 or 304: no body whatever is pushed
+        self._bodiless = False  # the answer to a HEAD, or a 204 or 304: no body whatever is pushed
         self._keep = False  # the connection stays open after this answer
         self._scope: trio.CancelScope | None = None  # of the watch
         self._reads = 0
@@ -105,7 +105,7 @@ class Exchange:
         connection = self._connection
         have = connection.buffer
         if len(have) < length:
-            await self._invite()
+            await self._send_continue()
             gathered = bytearray(have)
             connection.buffer = b""
             while len(gathered) < length:
@@ -126,7 +126,7 @@ class Exchange:
                 gathered += decoder.feed(connection.buffer)
                 connection.buffer = b""
             if not decoder.done:
-                await self._invite()
+                await self._send_continue()
             while not decoder.done:
                 gathered += decoder.feed(await self._more())
         except FramingError as error:
@@ -136,7 +136,7 @@ class Exchange:
         connection.buffer = decoder.rest
         return bytes(gathered)
 
-    async def _invite(self) -> None:
+    async def _send_continue(self) -> None:
         """Send `100 Continue` to a client that waits for it, unless its body is on the way already."""
         if self.head.expects_continue and not self._connection.buffer and not self._put(CONTINUE):
             await self.flush()
@@ -147,18 +147,18 @@ class Exchange:
         if self._reads % READS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
         try:
-            data = self._link.recv()
+            data = self._stream.recv()
             if data is None:
                 with trio.move_on_after(self._settings.body_timeout):
                     while data is None:
-                        await self._link.readable()
-                        data = self._link.recv()
+                        await self._stream.readable()
+                        data = self._stream.recv()
         except OSError:
             data = b""
         if data is None:
             raise Refusal(status=408, message=f"no byte of the request body for {self._settings.body_timeout:g} s")
         if not data:
-            self._leave()
+            self._client_left()
             raise Refusal(status=499, message="the client closed the connection before the end of its request")
         return data
 
@@ -171,7 +171,7 @@ class Exchange:
             has begun.
         """
         self._begin(reply.status, reply.headers, len(reply.body))
-        body = b"" if self._mute else reply.body
+        body = b"" if self._bodiless else reply.body
         self._phase = Phase.ENDED
         if self.gone:
             return
@@ -202,9 +202,9 @@ class Exchange:
             raise RuntimeError("push needs a begun answer")
         if self.gone:
             return True
-        if self._mute:
+        if self._bodiless:
             data = b""
-        if self._left is not None and not self._mute:
+        if self._left is not None and not self._bodiless:
             if len(data) > self._left:
                 raise RuntimeError("an answer longer than its content-length")
             self._left -= len(data)
@@ -220,11 +220,11 @@ class Exchange:
         """
         while self._pending:
             with trio.move_on_after(self._settings.write_timeout) as scope:
-                await self._link.writable()
+                await self._stream.writable()
             waiting = len(self._pending or b"")
-            # The kernel calls a socket writable only when a third of its buffer is free: on time-out, try once more.
+            # The kernel calls a socket writable only when a third of its buffer is free: on a timeout, try once more.
             if not self._push_pending() and scope.cancelled_caught and len(self._pending or b"") == waiting:
-                self._leave()
+                self._client_left()
 
     async def finish(self) -> None:
         """The proper end of a streamed answer, sent.
@@ -233,7 +233,7 @@ class Exchange:
         """
         if self._phase is not Phase.BEGUN:
             raise RuntimeError("finish needs a begun answer")
-        if self._left and not self._mute and not self.gone:
+        if self._left and not self._bodiless and not self.gone:
             raise RuntimeError("an answer shorter than its content-length")
         self._phase = Phase.ENDED
         if self.gone:
@@ -244,22 +244,22 @@ class Exchange:
 
     def abort(self) -> None:
         """Close without a proper end, so that the client notices that something is missing. Idempotent."""
-        if self._phase is Phase.BEGUN and self._left is None and not self._chunked and self._link.fileno() >= 0:
+        if self._phase is Phase.BEGUN and self._left is None and not self._chunked and self._stream.fileno() >= 0:
             # The end of the connection would be a proper end here; a reset is not.
-            self._link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._phase = Phase.ENDED
         self._keep = False
         self._pending = None
         self._connection.close()
 
-    # The client's leaving
+    # Disconnects
 
     def watch(self) -> AbstractContextManager[trio.CancelScope]:
-        """The body of the `with` is cancelled as soon as the client hangs up (FIN, also half-close, or RST), and
+        """The body of the `with` is cancelled as soon as the client disconnects (FIN, also half-close, or RST), and
         `gone` becomes True. One watch at a time."""
         return _Watch(self)
 
-    def _leave(self) -> None:
+    def _client_left(self) -> None:
         self.gone = True
         self._pending = None
         if self._scope is not None:
@@ -284,7 +284,7 @@ class Exchange:
 
     async def settle(self) -> bool:
         """Bring the connection to the next request. Returns: whether there can be one; else it is to be closed."""
-        if self.gone or self._link.fileno() < 0 or self._pending:
+        if self.gone or self._stream.fileno() < 0 or self._pending:
             return False
         halfway = self._begun_body and not self._done_body
         if self._keep and not halfway and await self._skip_body():
@@ -305,9 +305,9 @@ class Exchange:
         try:
             with trio.move_on_after(LINGER):
                 while missing > 0:
-                    data = self._link.recv()
+                    data = self._stream.recv()
                     if data is None:
-                        await self._link.readable()
+                        await self._stream.readable()
                     elif data:
                         missing -= len(data)
                         connection.buffer = data[len(data) + missing :] if missing < 0 else b""
@@ -355,8 +355,8 @@ class Exchange:
         self._head_bytes = response_head(
             status, headers, length=length, keep_alive=self._keep, date=edge.date(), http_minor=head.http_minor
         )
-        self._mute = head.method == "HEAD" or bodyless(status)
-        self._chunked = length is None and not until_close and not self._mute
+        self._bodiless = head.method == "HEAD" or bodyless(status)
+        self._chunked = length is None and not until_close and not self._bodiless
         self._left = length
         self._phase = Phase.BEGUN
 
@@ -373,9 +373,9 @@ class Exchange:
         if not out:
             return True
         try:
-            taken = self._link.send(out)
+            taken = self._stream.send(out)
         except OSError:
-            self._leave()
+            self._client_left()
             return True
         if taken == len(out):
             return True
@@ -388,9 +388,9 @@ class Exchange:
             return True
         try:
             with memoryview(pending) as view:
-                taken = self._link.send(view)
+                taken = self._stream.send(view)
         except OSError:
-            self._leave()
+            self._client_left()
             return True
         del pending[:taken]
         return not pending
@@ -410,10 +410,10 @@ class _Watch:
         if exchange._scope is not None:
             raise RuntimeError("one watch at a time")
         exchange._scope = self._scope
-        if exchange.gone or exchange._link.fileno() < 0:
+        if exchange.gone or exchange._stream.fileno() < 0:
             self._scope.cancel()
         else:
-            exchange._connection.edge.hangups.add(exchange._link.sock, exchange._leave)
+            exchange._connection.edge.disconnects.add(exchange._stream.sock, exchange._client_left)
         return self._scope.__enter__()
 
     def __exit__(
@@ -421,7 +421,7 @@ class _Watch:
     ) -> bool | None:
         exchange = self._exchange
         exchange._scope = None
-        exchange._connection.edge.hangups.discard(exchange._link.sock)
+        exchange._connection.edge.disconnects.discard(exchange._stream.sock)
         return self._scope.__exit__(kind, error, trace)
 
 

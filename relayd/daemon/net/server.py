@@ -1,11 +1,11 @@
 """The HTTP/1.1 server: connections in, exchanges out.
 
-Rule: it never knows a dialect; what to answer is the application's word, also where the server itself says no. One
+Rule: it never knows a dialect; what to answer is up to the application, also where the server itself refuses. One
 failing connection never stops the daemon: each has a boundary of its own.
 
 Theory: one task a connection, which serves its requests one after another, so pipelined answers are in order; bytes
 of later requests stay in the kernel, where they are bounded. No task, nursery or timer a request: one sweep over all
-connections ends those that have waited too long for a head, and one task notices hang-ups (hangup.py).
+connections ends those that have waited too long for a head, and one task notices disconnects (disconnect.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import trio
 
 from relayd.config import snapshot
 from relayd.daemon.net.connection import LINGER, ClientConnection, Edge
-from relayd.daemon.net.disconnect import Disconnects, make_hangups
+from relayd.daemon.net.disconnect import Disconnects, make_disconnects
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.net.listen import open_listener
 from relayd.daemon.net.stream import PlainStream, tune
@@ -39,11 +39,10 @@ logger = logging.getLogger("relayd.server")
 SEND_BUFFER = 64 * 1024
 # Accepted in one go before the other tasks have a turn.
 ACCEPTS_PER_TURN = 64
-# Clients over max_connections that are told so at the same time; further ones are closed without a word.
+# Clients over max_connections that are refused with a 503 at the same time; further ones are just closed.
 TURNED_AWAY_AT_ONCE = 100
 ACCEPT_PAUSE = 0.1  # s, when descriptors or memory have run out
 ACCEPT_LOG_INTERVAL = 10.0  # s
-SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Application(Protocol):
@@ -54,7 +53,7 @@ class Application(Protocol):
         ...
 
     def refuse(self, refusal: Refusal, path: str) -> Reply:
-        """Words for the server's own no (framing, 408, 413, 431, 500, 503). `path` is "" where it is not known."""
+        """The answer to a refusal of the server itself (framing, 408, 413, 431, 500, 503). `path`: "" if not known."""
         ...
 
 
@@ -73,7 +72,7 @@ class HttpServer:
     Args:
         application: serves requests.
         settings: the [server] table in force; asked afresh for each connection and request.
-        hangups: how a client's leaving is noticed; by default what this system does best.
+        disconnects: how a client's leaving is noticed; by default what this system does best.
     """
 
     def __init__(
@@ -81,11 +80,11 @@ class HttpServer:
         application: Application,
         settings: Callable[[], snapshot.Server],
         *,
-        hangups: Disconnects | None = None,
+        disconnects: Disconnects | None = None,
     ) -> None:
         self._application = application
         self._settings = settings
-        self._edge = Edge(hangups or make_hangups())
+        self._edge = Edge(disconnects or make_disconnects())
         self._open: set[ClientConnection] = set()
         self._accepting = trio.CancelScope()
         self._listening: dict[socket.socket, trio.CancelScope] = {}
@@ -93,7 +92,7 @@ class HttpServer:
         self._accepted = 0
         self._refused = 0
         self._turning_away = 0
-        self._complained = -math.inf
+        self._logged_at = -math.inf
 
     @property
     def statistics(self) -> ServerStatistics:
@@ -106,7 +105,7 @@ class HttpServer:
         """Serve until drained. Owns the sockets. Cancelled, it closes everything at once."""
         try:
             async with trio.open_nursery() as watchers:
-                watchers.start_soon(self._edge.hangups.run)
+                watchers.start_soon(self._edge.disconnects.run)
                 watchers.start_soon(self._sweep)
                 async with trio.open_nursery() as connections:
                     with self._accepting:
@@ -155,7 +154,7 @@ class HttpServer:
                 continue
             if not connection.served:  # its first request is probably on the way
                 connection.due = min(connection.due, soon)
-            elif not _has_input(connection.link.sock):
+            elif not _has_input(connection.stream.sock):
                 connection.expire()
 
     # Connections in
@@ -171,24 +170,24 @@ class HttpServer:
         """Accept what is there. Returns: False when something has run out and a pause would help."""
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                sock, place = listener.accept()
+                sock, address = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return True
             except ConnectionError:
                 continue  # it went away before it was accepted
             except OSError as error:
-                self._complain(error)
+                self._log_shortage(error)
                 return False
-            self._admit(sock, place, connections)
+            self._admit(sock, address, connections)
         return True
 
-    def _admit(self, sock: socket.socket, place: object, connections: trio.Nursery) -> None:
+    def _admit(self, sock: socket.socket, address: object, connections: trio.Nursery) -> None:
         try:
             tune(sock, send_buffer=SEND_BUFFER)
         except OSError:  # reset already
             sock.close()
             return
-        peer = str(place[0]) if isinstance(place, tuple) else ""
+        peer = str(address[0]) if isinstance(address, tuple) else ""
         connection = ClientConnection(PlainStream(sock), peer, self._edge)
         self._accepted += 1
         if len(self._open) < self._settings().max_connections:
@@ -202,10 +201,10 @@ class HttpServer:
         else:
             connection.close()
 
-    def _complain(self, error: OSError) -> None:
+    def _log_shortage(self, error: OSError) -> None:
         now = trio.current_time()
-        if now - self._complained >= ACCEPT_LOG_INTERVAL:
-            self._complained = now
+        if now - self._logged_at >= ACCEPT_LOG_INTERVAL:
+            self._logged_at = now
             hint = " (raise the limit of open files)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
             logger.warning("server.accept", extra={"reason": f"cannot accept connections: {error.strerror}{hint}"})
 
@@ -213,8 +212,8 @@ class HttpServer:
         """Say 503 to a client that is one too many, once it has asked."""
         try:
             with trio.move_on_after(LINGER):
-                await connection.link.readable()
-            await self._say(connection, Refusal(status=503, message="too many connections", retry_after=1))
+                await connection.stream.readable()
+            await self._refuse(connection, Refusal(status=503, message="too many connections", retry_after=1))
         finally:
             self._turning_away -= 1
             connection.close()
@@ -228,7 +227,7 @@ class HttpServer:
             now = trio.current_time()
             for connection in self._open:
                 # A request that has just come is served: closing over it would reset it.
-                if connection.due <= now and (connection.buffer or not _has_input(connection.link.sock)):
+                if connection.due <= now and (connection.buffer or not _has_input(connection.stream.sock)):
                     connection.expire()
 
     # One connection
@@ -236,7 +235,7 @@ class HttpServer:
     async def _serve_connection(self, connection: ClientConnection) -> None:
         """Serve a connection to its end; nothing that goes wrong in it reaches the others."""
         try:
-            await self._converse(connection)
+            await self._serve_requests(connection)
         except OSError:
             pass  # the peer is gone
         except Exception:
@@ -245,7 +244,7 @@ class HttpServer:
             connection.close()
             self._open.discard(connection)
 
-    async def _converse(self, connection: ClientConnection) -> None:
+    async def _serve_requests(self, connection: ClientConnection) -> None:
         try:
             with connection.scope:
                 while head := await self._next_head(connection):
@@ -253,10 +252,10 @@ class HttpServer:
                     if not await self._serve_request(connection, head):
                         return
         except FramingError as error:
-            await self._say(connection, Refusal(status=error.status, message=f"malformed request: {error.reason}"))
+            await self._refuse(connection, Refusal(status=error.status, message=f"malformed request: {error.reason}"))
             return
         if connection.expired and connection.buffer:
-            await self._say(connection, Refusal(status=408, message="the request head took too long"))
+            await self._refuse(connection, Refusal(status=408, message="the request head took too long"))
 
     async def _next_head(self, connection: ClientConnection) -> RequestHead | None:
         """Wait for the next request. None when there will be none.
@@ -264,7 +263,7 @@ class HttpServer:
         Raises: FramingError when it cannot be read; OSError when the connection broke.
         """
         settings = self._settings()
-        link, buffer, seen = connection.link, connection.buffer, 0
+        stream, buffer, seen = connection.stream, connection.buffer, 0
         if buffer:
             await trio.lowlevel.checkpoint()  # a long pipeline must not keep the others waiting
         patience: float = settings.keep_alive_timeout if connection.served and not buffer else settings.header_timeout
@@ -277,10 +276,10 @@ class HttpServer:
                 if end is not None:
                     break
                 seen = len(buffer)
-            await link.readable()
+            await stream.readable()
             if connection.expired:
                 return None
-            data = link.recv()
+            data = stream.recv()
             if data is None:
                 continue
             if not data:
@@ -300,10 +299,10 @@ class HttpServer:
             if not exchange.ended:
                 raise RuntimeError("the application left a request without an answer")
         except Exception as error:
-            await self._make_amends(exchange, error)
+            await self._answer_failure(exchange, error)
         return await exchange.settle()
 
-    async def _make_amends(self, exchange: Exchange, error: Exception) -> None:
+    async def _answer_failure(self, exchange: Exchange, error: Exception) -> None:
         """Answer for an application that raised; where an answer has begun, cut it."""
         wanted = isinstance(error, Refusal) and not exchange.answered
         if not wanted:
@@ -317,14 +316,16 @@ class HttpServer:
         refusal = error if isinstance(error, Refusal) else Refusal(status=500, message="internal error")
         await exchange.reply(self._application.refuse(refusal, exchange.head.path))
 
-    async def _say(self, connection: ClientConnection, refusal: Refusal) -> None:
-        """Our own no, where there is no exchange; the connection is to be closed after it."""
+    async def _refuse(self, connection: ClientConnection, refusal: Refusal) -> None:
+        """Our own refusal, where there is no exchange; the connection is to be closed after it."""
         reply = self._application.refuse(refusal, "")
         date = self._edge.date()
         length = len(reply.body)
         head = response_head(reply.status, reply.headers, length=length, keep_alive=False, date=date, http_minor=1)
         try:
-            connection.link.send(head + reply.body)  # far below the socket's buffer, which is empty or not worth a wait
+            connection.stream.send(
+                head + reply.body
+            )  # far below the socket's buffer, which is empty or not worth a wait
         except OSError:
             return
         await connection.linger()

@@ -1,4 +1,4 @@
-"""Link: a connected byte stream on non-blocking sockets, the least there can be between relayd and the kernel.
+"""Byte streams: a connected byte stream on non-blocking sockets, the least there can be between relayd and the kernel.
 
 Theory: reading and writing are sync attempts that never block; only waiting is async. So every wait may be cancelled
 without losing a byte: what was read is already returned, what was not written is still the caller's. The hot path
@@ -50,7 +50,7 @@ class Stream(Protocol):
 
 @attrs.define(eq=False)
 class PlainStream:
-    """A Link over a TCP or unix socket, which it owns."""
+    """A Stream over a TCP or unix socket, which it owns."""
 
     sock: socket.socket
 
@@ -81,15 +81,15 @@ class PlainStream:
         return self.sock.fileno()
 
 
-async def send_all(link: Stream, data: bytes) -> None:
-    """Write all of `data`, waiting where the peer is slow. Cancelled midway, the rest is not sent: close the link."""
-    taken = link.send(data)
+async def send_all(stream: Stream, data: bytes) -> None:
+    """Write all of `data`, waiting where the peer is slow. Cancelled midway, the rest is not sent: close the stream."""
+    taken = stream.send(data)
     if taken == len(data):
         return
     rest = memoryview(data)[taken:]
     while rest:
-        await link.writable()
-        rest = rest[link.send(rest) :]
+        await stream.writable()
+        rest = rest[stream.send(rest) :]
 
 
 def tune(sock: socket.socket, *, send_buffer: int = 0) -> None:
@@ -107,9 +107,9 @@ def tune(sock: socket.socket, *, send_buffer: int = 0) -> None:
 
 
 class BodySource(Protocol):
-    """The body of an upstream's answer, framing removed: what relay.py reads on its hot path.
+    """The body of an upstream's answer, framing removed: what the relay reads on its hot path.
 
-    Like a Link: sync attempts, async waits that may be cancelled without loss.
+    Like a Stream: sync attempts, async waits that may be cancelled without loss.
     """
 
     def take(self) -> bytes | None:

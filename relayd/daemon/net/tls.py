@@ -1,10 +1,10 @@
-"""TlsLink: TLS over another Link, without losing a byte to cancellation; and the one SSLContext they all share.
+"""TLS over another Stream, without losing a byte to cancellation; and the one SSLContext they all share.
 
 Rule: verification is always on; there is no switch for it. No key log is written whatever the environment says, so the
 contexts are built here and not by `ssl.create_default_context`, which reads SSLKEYLOGFILE.
 
 Theory: `ssl.SSLObject` talks to two memory buffers, so encrypting and decrypting never wait; only moving ciphertext
-does, and that is the inner Link's sync attempts and async waits. After every `recv` the incoming buffer holds less
+does, and that is the inner Stream's sync attempts and async waits. After every `recv` the incoming buffer holds less
 than one record: all that came is decrypted at once, hence waiting for the socket never sleeps on text already here.
 """
 
@@ -40,7 +40,7 @@ def shared_context(ca_file: str = "") -> ssl.SSLContext:
 
 
 class TlsStream:
-    """A Link that speaks TLS to `host` over `inner`, which it owns. Call `handshake` before anything else."""
+    """A Stream that speaks TLS to `host` over `inner`, which it owns. Call `handshake` before anything else."""
 
     def __init__(self, inner: Stream, context: ssl.SSLContext, host: str) -> None:
         self._inner = inner
@@ -52,7 +52,7 @@ class TlsStream:
         self._verdict: bytes | OSError | None = None  # how the stream ended, once text before it has been handed out
 
     async def handshake(self) -> None:
-        """Agree on keys and check the certificate. Raises: ssl.SSLError (an OSError), OSError. Then close the link."""
+        """Agree on keys and check the certificate. Raises: ssl.SSLError (an OSError), OSError; then close it."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -99,7 +99,7 @@ class TlsStream:
         try:
             self._flush()
         except OSError:
-            pass  # the link is being given up anyway
+            pass  # the stream is being given up anyway
 
     def recv(self) -> bytes | None:
         """Text that is there now. Raises: ssl.SSLEOFError when the stream was cut without close_notify."""
@@ -132,7 +132,7 @@ class TlsStream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def send(self, data: bytes | memoryview) -> int:
-        """As Link.send. Text counts as taken once its ciphertext has left, so offer the same bytes again after a 0."""
+        """As Stream.send. Text counts as taken once its ciphertext has left: offer the same bytes again after a 0."""
         if not self._flush():
             return 0
         if not self._owed and data:

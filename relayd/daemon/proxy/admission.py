@@ -49,7 +49,7 @@ async def admit(
         answer = await store.admit(op)
         match answer:
             case Granted():
-                return Admitted(quota=asked, levels=answer.standings, now_ms=answer.now)
+                return Admitted(quota=asked, levels=answer.levels, now_ms=answer.now)
             case Denied():
                 raise denial(asked.terms[answer.term], answer.retry, answer.now)
             case Stale():

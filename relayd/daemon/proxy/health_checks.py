@@ -24,7 +24,7 @@ from relayd.core.access.ownership import available
 from relayd.core.balancing.failover import Answered, Deliver, NoCredential, Outcome, Unreachable, judge
 from relayd.core.balancing.pool import HealthChange, Pool
 from relayd.core.live import Live
-from relayd.daemon.accounts.account_test import AccountCheck, try_account
+from relayd.daemon.accounts.account_test import AccountCheck, check_account
 from relayd.daemon.proxy.attempts import tell
 
 LOOK = 5.0  # s between looks at what is due; short intervals are looked at more often
@@ -112,7 +112,7 @@ async def _outcome(account: Account, secret: Secret | str, snapshot: Snapshot) -
     if isinstance(secret, str):
         return NoCredential(reason=secret)
     try:
-        return outcome_of(await try_account(account, secret, snapshot.relay, model_for(account)))
+        return outcome_of(await check_account(account, secret, snapshot.relay, model_for(account)))
     except (httpx2.TransportError, OSError) as error:  # cut in mid-answer
         return Unreachable(kind="reset", reason=str(error) or type(error).__name__)
 

@@ -47,9 +47,9 @@ async def _document(key: ApiKey, snapshot: Snapshot, state: StateClient, now_ms:
         terms = shown_terms(key, snapshot, peeked.now)
         peeked = await _peek(state, terms)
     day = day_of(peeked.now, zone)
-    answer = await state.main.ask(Report(first=day, last=day, key=key.id))
-    rows = answer.rows if isinstance(answer, Reported) else ()
-    document = usage_document(key, terms, peeked.standings, peeked.now)
+    booked = await state.main.ask(Report(first=day, last=day, key=key.id))
+    rows = booked.rows if isinstance(booked, Reported) else ()
+    document = usage_document(key, terms, peeked.levels, peeked.now)
     return msgspec.json.encode({**document, "today": {"day": day, **totals_of(rows)}})
 
 

@@ -4,11 +4,11 @@ Rule: all that was said is kept, in order; what cannot be kept is refused (400, 
 would be a lie, else named in the answer's `relayd-ignored` header.
 
 Theory: one pass over the messages fills a Draft, which `settle` reconciles with what the model can do. The answer's
-way back is openai_chat_answer.py, told by Hints.
+way back is chat_answer.py, told by Hints.
 Source: OpenAI API reference, "Create chat completion"; types of the `openai` SDK 3.54.
 
 Choices where the two APIs differ: audio, n > 1 and logprobs are refused; a temperature above 1 is 1; JSON mode without
-a schema is asked for in a system line; arguments that are no JSON object are refused, since a tool_use must have one.
+a schema is asked for in a system line; arguments that are not a JSON object are refused, since a tool_use needs one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ChatDialect:
     """Chat Completions.
 
     Args:
-        reasoning: whether thinking is shown, as `reasoning_content`: no field of OpenAI's, but what DeepSeek's API
+        reasoning: whether thinking is shown, as `reasoning_content`: not a field of OpenAI's, but what DeepSeek's API
             began and most clients read. A request can turn it off with `include_reasoning: false`.
     """
 
@@ -100,7 +100,7 @@ class ChatDialect:
             raise Refusal(status=400, message="the request body is nested too deeply", code="invalid_json") from None
 
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:
-        """Our "no" in OpenAI's words."""
+        """A refusal in the form of OpenAI's errors."""
         return refuse(refusal, request_id)
 
     def translator(self, call: Call) -> Translator:

@@ -1,6 +1,6 @@
-"""Draft: a translated request before its wishes are reconciled; `settle` makes the Claude API body of it.
+"""Translated requests: a Draft before its wishes are reconciled; `settle` makes the Claude API body of it.
 
-Rule: the parsers (openai_chat, openai_responses) only collect; whatever depends on the model or on another wish is
+Rule: the parsers (chat.py, responses.py) only collect; whatever depends on the model or on another wish is
 decided here, once for both dialects. A wish that cannot be met is named in `ignored`, or refused where ignoring it
 would be a lie.
 

@@ -1,11 +1,11 @@
 """The Responses dialect, requests: OpenAI's words to a Claude API body.
 
-Rule: as in openai_chat.py. Nothing is kept between calls: `store` has no effect, and whatever refers to a stored thing
+Rule: as in chat.py. Nothing is kept between calls: `store` has no effect, and whatever refers to a stored thing
 (previous_response_id, conversation, background, item_reference) is refused.
 
 Theory: items fill the same Draft as Chat's messages. Tools in namespaces and free-text ("custom") tools have no
 counterpart; they travel as ordinary tools and get their names and forms back in the answer (Hints.names). Thinking
-travels in a reasoning item's `encrypted_content`, which clients send back untouched: openai_reasoning.py.
+travels in a reasoning item's `encrypted_content`, which clients send back untouched: reasoning.py.
 Source: OpenAI API reference, "Create a model response"; types of the `openai` SDK 3.54; what Codex 0.169 sends.
 """
 
@@ -95,7 +95,7 @@ class ResponsesDialect:
             raise Refusal(status=400, message="the request body is nested too deeply", code="invalid_json") from None
 
     def refuse(self, refusal: Refusal, request_id: str) -> Reply:
-        """Our "no" in OpenAI's words."""
+        """A refusal in the form of OpenAI's errors."""
         return refuse(refusal, request_id)
 
     def translator(self, call: Call) -> Translator:

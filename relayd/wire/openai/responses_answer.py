@@ -4,7 +4,7 @@ Rule: response.completed or response.incomplete only after message_stop; whateve
 Events bear sequence numbers from 0 without gaps.
 
 Theory: unlike Chat, this API repeats every text whole when it is done, and all of them in the last event; so what has
-been said is kept until the end; it is at most what the model may answer. Items are those of openai_items.py.
+been said is kept until the end; it is at most what the model may answer. Items are those of items.py.
 Source: OpenAI API reference, "Responses", "Streaming events"; Claude API docs, "Streaming".
 """
 

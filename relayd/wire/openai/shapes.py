@@ -149,7 +149,7 @@ def fault_object(fault: ApiError, status: int = 0) -> dict[str, Any]:
 
 
 def upstream_error(status: int, body: bytes) -> bytes:
-    """An upstream's error body of any kind. What is no API error (a proxy's page) is not quoted: it may be anything."""
+    """An upstream's error body of any kind. Anything else, such as a proxy's page, is not quoted."""
     fault = read_error(body)
     if fault is None:
         fault = ApiError(type=error_kind(status), message=f"the upstream answered {status} without an explanation")
@@ -157,7 +157,7 @@ def upstream_error(status: int, body: bytes) -> bytes:
 
 
 def unreadable(error: Garbled) -> Refusal:
-    """A 200 that is no message: for the client that is a bad gateway."""
+    """A 200 that is not a message: for the client that is a bad gateway."""
     return Refusal(status=502, message=str(error), code="bad_upstream_answer")
 
 

@@ -1,4 +1,4 @@
-"""Turns: messages of an OpenAI conversation, put together as the Claude API wants them.
+"""Conversation turns: messages of an OpenAI conversation, put together as the Claude API wants them.
 
 Rule: roles alternate; the results of one assistant turn come together, first in the next user turn; no block is empty.
 

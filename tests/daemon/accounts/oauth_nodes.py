@@ -132,7 +132,7 @@ async def node(
     one.keeper = OAuthKeeper(
         credentials=Credentials(identities),
         snapshot=lambda: one.config,
-        state=one.state,
+        ask=one.state.ask,
         node=f"{name}-{os.urandom(4).hex()}",
         wall=wall,
         rng=random.Random(name),

@@ -220,7 +220,7 @@ async def test_a_crash_before_the_request_was_sent_costs_nothing(
     async with node(config, sqlite_pump(store, clock), clock, "first") as first:
         # The intent is written; then the process ends, before the provider hears of it.
         first.keeper._held["max"].due = None
-        await first.keeper._notes.write(first.keeper._held["max"], first.keeper._held["max"].tokens, asking="gone-1")
+        await first.keeper._store.write(first.keeper._held["max"], first.keeper._held["max"].tokens, asking="gone-1")
     async with node(config, sqlite_pump(store, clock), clock, "heir") as heir:
         await heir.until(lambda: heir.token() != seed["access_token"])
     assert events(caplog, "oauth.rotation_interrupted")
@@ -477,7 +477,7 @@ async def test_a_long_lived_access_token_alone_needs_no_state_and_no_registratio
         await trio.sleep(5)
         assert one.token() == "sk-ant-oat01-alone"
         assert one.state.asked == []
-        assert [standing.trouble for standing in one.keeper.standings()] == [""]
+        assert [status.trouble for status in one.keeper.statuses()] == [""]
 
 
 async def test_a_401_right_after_a_refresh_is_not_answered_by_another(

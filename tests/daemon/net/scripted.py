@@ -15,7 +15,9 @@ import attrs
 import httpx2
 import trio
 
-from relayd.daemon.net.client import ResponseStream, Transport, build_request
+from relayd.daemon.net.client import Transport
+from relayd.daemon.net.request import build_request
+from relayd.daemon.net.response_stream import ResponseStream
 from relayd.wire.http import HeaderPairs
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"

@@ -26,8 +26,9 @@ from scripted import (
     source,
 )
 
-from relayd.daemon.net.client import Transport, build_request, encode
+from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import Resolver, SocketAddress
+from relayd.daemon.net.request import build_request, encode
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 BIG = b"x" * 6_000_000  # more than both ends' socket buffers together
@@ -38,7 +39,7 @@ async def transport() -> AsyncIterator[Transport]:
     transport = Transport(tls=NO_TLS)
     yield transport
     transport.close()
-    assert (transport.statistics().dialing, transport.statistics().busy) == (0, 0)
+    assert (transport.statistics().connecting, transport.statistics().busy) == (0, 0)
 
 
 # Reuse.
@@ -50,7 +51,7 @@ async def test_a_connection_serves_one_call_after_the_other(transport: Transport
             assert await ask(transport, upstream.url()) == (200, b"hi")
         assert upstream.accepted == 1
         figures = transport.statistics()
-        assert (figures.dialed, figures.reused, figures.retried, figures.idle, figures.busy) == (1, 2, 0, 1, 0)
+        assert (figures.connected, figures.reused, figures.retried, figures.idle, figures.busy) == (1, 2, 0, 1, 0)
         transport.close()
         await upstream.all_closed()
 
@@ -172,7 +173,7 @@ async def test_a_reused_connection_that_dies_without_a_byte_is_replaced_once(tra
         await ask(transport, upstream.url())
         assert await ask(transport, upstream.url()) == (200, b"hi")
         figures = transport.statistics()
-        assert (figures.retried, figures.dialed, upstream.accepted) == (1, 2, 2)
+        assert (figures.retried, figures.connected, upstream.accepted) == (1, 2, 2)
 
 
 async def test_a_reused_connection_that_dies_in_a_large_body_is_replaced_once(transport: Transport) -> None:
@@ -427,7 +428,7 @@ async def test_a_connection_that_does_not_come_about_is_a_connect_timeout() -> N
     transport = Transport(tls=NO_TLS, resolver=Resolver(look_up=look_up))
     with pytest.raises(httpx2.ConnectTimeout, match=r"^http://name\.test:80: not connected in 0\.05 s$"):
         await ask(transport, httpx2.URL("http://name.test/"), timeout={"connect": 0.05})
-    assert transport.statistics().dialing == 0
+    assert transport.statistics().connecting == 0
 
 
 async def test_nobody_listening_is_a_connect_error(transport: Transport) -> None:
@@ -467,7 +468,7 @@ async def test_cancelling_any_wait_of_a_call_leaves_nothing_open() -> None:
             url = upstream.url(host="name.test")
             cancelled = await cancelled_at(step, lambda t=transport, u=url: ask(t, u, body=BIG))
             figures = transport.statistics()
-            assert (figures.dialing, figures.busy) == (0, 0)
+            assert (figures.connecting, figures.busy) == (0, 0)
             assert figures.idle == (0 if cancelled else 1)
             transport.close()
             await back_to(before)
@@ -494,7 +495,7 @@ async def test_many_calls_with_random_cancels_leave_a_transport_that_works(trans
             for _ in range(20):
                 nursery.start_soon(worker, [rng.uniform(0, 0.02) for _ in range(20)])
         figures = transport.statistics()
-        assert (figures.dialing, figures.busy) == (0, 0)
+        assert (figures.connecting, figures.busy) == (0, 0)
         assert await ask(transport, upstream.url()) == (200, b"hello")
         transport.close()
     await back_to(before)

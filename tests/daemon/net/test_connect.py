@@ -1,4 +1,4 @@
-"""Dialling: name look-up, addresses in turn, proxies."""
+"""Connecting: name look-up, addresses in turn, proxies."""
 
 from __future__ import annotations
 
@@ -476,7 +476,7 @@ async def test_cancelling_any_wait_of_a_call_through_a_proxy_leaves_nothing_open
                 act = lambda t=transport, u=url: ask(t, u)  # noqa: E731
                 cancelled = await cancelled_at(step, act)
                 figures = transport.statistics()
-                assert (figures.dialing, figures.busy, figures.idle) == (0, 0, 0 if cancelled else 1)
+                assert (figures.connecting, figures.busy, figures.idle) == (0, 0, 0 if cancelled else 1)
                 transport.close()
                 await back_to(before)
             assert step > 5

@@ -1,4 +1,4 @@
-"""The HTTP edge over real sockets: framing, order, bounds, timeouts, hang-ups, failures and drain."""
+"""The HTTP edge over real sockets: framing, order, bounds, timeouts, disconnects, failures and drain."""
 
 from __future__ import annotations
 
@@ -171,11 +171,11 @@ async def open_house(
     desk: Desk | None = None,
     sockets: list[socket.socket] | None = None,
     at: str = "127.0.0.1:0",
-    hangups: Disconnects | None = None,
+    disconnects: Disconnects | None = None,
     **settings: object,
 ) -> House:
     table = snapshot.Server(**settings)  # type: ignore[arg-type]
-    server = HttpServer(desk or Desk(answer), lambda: table, hangups=hangups)
+    server = HttpServer(desk or Desk(answer), lambda: table, disconnects=disconnects)
     house = House(server, sockets or open_listener(at))
     await nursery.start(house.run)
     return house
@@ -651,7 +651,7 @@ async def test_a_large_whole_answer_waits_for_a_slow_reader(nursery: trio.Nurser
     assert (await client.answer()).body == b"y" * 2_000_000
 
 
-# Hang-ups
+# Disconnects
 
 
 def leave_by_fin(client: Client) -> None:
@@ -681,7 +681,7 @@ async def test_a_client_that_leaves_is_noticed_while_the_application_waits(
         await exchange.reply(text("nobody reads this"))
         ended.set()
 
-    house = await open_house(nursery, wait, hangups=make())
+    house = await open_house(nursery, wait, disconnects=make())
     client = await house.client()
     await client.send(get())
     await began.wait()
@@ -724,7 +724,7 @@ async def test_a_watch_that_has_ended_disturbs_nobody(nursery: trio.Nursery, mak
         assert not scope.cancelled_caught
         await exchange.reply(text("fine"))
 
-    house = await open_house(nursery, watched, hangups=make())
+    house = await open_house(nursery, watched, disconnects=make())
     for _ in range(3):
         client = await house.client()
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""TlsLink: in memory at random cuts, and on real sockets against another TLS implementation's server side."""
+"""TlsStream: in memory at random cuts, and on real sockets against another TLS implementation's server side."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def transport() -> AsyncIterator[Transport]:
 
 
 class Peer:
-    """A Link to a TLS server in memory. Ciphertext moves `step` bytes at a time, and not at all every other time."""
+    """A Stream to a TLS server in memory. Ciphertext moves `step` bytes at a time, and not at all every other time."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -120,77 +120,77 @@ class Peer:
 
 def connected(step: int) -> tuple[TlsStream, Peer]:
     peer = Peer(step)
-    link = TlsStream(peer, CLIENT, "localhost")
-    trio.run(link.handshake)
-    return link, peer
+    stream = TlsStream(peer, CLIENT, "localhost")
+    trio.run(stream.handshake)
+    return stream, peer
 
 
-def receive(link: TlsStream, size: int) -> bytes:
+def receive(stream: TlsStream, size: int) -> bytes:
     read = b""
     for _ in range(200_000):
         if len(read) >= size:
             break
-        read += link.recv() or b""
+        read += stream.recv() or b""
     return read
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(40, 5000), st.lists(st.integers(0, 40000), min_size=1, max_size=4))
 def test_text_arrives_whole_both_ways_whatever_the_ciphertext_is_cut_into(step: int, sizes: list[int]) -> None:
-    link, peer = connected(step)
+    stream, peer = connected(step)
     sent = b"".join(bytes([index % 256]) * size for index, size in enumerate(sizes))
     rest = memoryview(sent)
     for _ in range(200_000):
         if not rest:
             break
-        rest = rest[link.send(rest) :]
+        rest = rest[stream.send(rest) :]
     assert peer.read == sent
     for size in sizes:
         if size:
             peer.tls.write(b"y" * size)
-    assert receive(link, len(sent)) == b"y" * len(sent)
-    assert link.recv() is None
+    assert receive(stream, len(sent)) == b"y" * len(sent)
+    assert stream.recv() is None
 
 
 def test_a_handshake_works_byte_by_byte() -> None:
-    link, peer = connected(1)
-    assert link.send(b"x") in (0, 1)
+    stream, peer = connected(1)
+    assert stream.send(b"x") in (0, 1)
     assert peer.agreed
 
 
 def test_text_counts_as_taken_only_when_its_ciphertext_has_left() -> None:
-    link, peer = connected(1000)
-    counts = [link.send(b"a" * 3000) for _ in range(2)]
+    stream, peer = connected(1000)
+    counts = [stream.send(b"a" * 3000) for _ in range(2)]
     while not counts[-1]:
-        counts.append(link.send(b"a" * 3000))
+        counts.append(stream.send(b"a" * 3000))
     assert sum(counts) == 3000
     assert peer.read == b"a" * 3000
 
 
 def test_close_notify_with_the_last_text_ends_the_stream_without_another_read() -> None:
-    link, peer = connected(65536)
+    stream, peer = connected(65536)
     peer.tls.write(b"bye")
     with pytest.raises(ssl.SSLWantReadError):
         peer.tls.unwrap()
-    assert receive(link, 3) == b"bye"
+    assert receive(stream, 3) == b"bye"
 
     async def wait_and_read() -> bytes | None:
         with trio.fail_after(30):
-            await link.readable()
-        return link.recv()
+            await stream.readable()
+        return stream.recv()
 
     assert trio.run(wait_and_read) == b""
-    assert link.recv() == b""
+    assert stream.recv() == b""
 
 
 def test_closing_says_close_notify_and_is_idempotent() -> None:
-    link, peer = connected(65536)
-    while peer.tls.pending() or link.recv():
+    stream, peer = connected(65536)
+    while peer.tls.pending() or stream.recv():
         pass
-    link.close()
-    link.close()
+    stream.close()
+    stream.close()
     assert peer.closed
-    assert link.fileno() == -1
+    assert stream.fileno() == -1
     assert peer.tls.read(1) == b""  # close_notify is there; without it this raises SSLWantReadError
 
 
@@ -350,7 +350,7 @@ async def test_cancelling_any_wait_of_a_tls_call_leaves_nothing_open() -> None:
             url = upstream.url(scheme="https", host="localhost")
             cancelled = await cancelled_at(step, lambda t=transport, u=url: ask(t, u, body=b"x" * 3_000_000))
             figures = transport.statistics()
-            assert (figures.dialing, figures.busy, figures.idle) == (0, 0, 0 if cancelled else 1)
+            assert (figures.connecting, figures.busy, figures.idle) == (0, 0, 0 if cancelled else 1)
             transport.close()
             await back_to(before)
         assert step > 10

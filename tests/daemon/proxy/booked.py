@@ -12,11 +12,11 @@ import attrs
 import trio
 from builders import KEY, OTHER_KEY
 from fakes import NO_TLS, NOON, House, clock_from_noon, relaying
+from simulated_objects import ObjectUpstreams
 
 from relayd.config.snapshot import Snapshot
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
-from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
@@ -135,7 +135,7 @@ async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = 
     )
     parts = {"pool": pool, "wall": wall, "in_flight": in_flight, "state": state}
     ids = "req_beside" if beside is not None else "req_test"
-    upstreams = Upstreams(lambda: NO_TLS, clock)
+    upstreams = ObjectUpstreams(lambda: NO_TLS, clock)
     async with relaying(snapshot, upstreams=upstreams, ids=ids, **parts) as house, trio.open_nursery() as nursery:
         await nursery.start(state.run)
         world = Booked(house, store, main, clock, state)

@@ -192,7 +192,7 @@ class LeaveAtStep(trio.abc.Instrument):
         if task is self.task:
             self.left -= 1
             if self.left == 0:
-                self.scene.pair.exchange._leave()  # what the hang-up watch does
+                self.scene.pair.exchange._client_left()  # what the watch for disconnects does
 
 
 async def leaving_at(step: int, scene: Scene) -> bool:

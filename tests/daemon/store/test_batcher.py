@@ -371,7 +371,7 @@ async def test_allow_enforces_the_limits_here_and_charges_them_to_the_store_late
     assert main.booked() == 2
     (peeked,) = main.inner.apply([Peek(terms=day_cost(0))])
     assert isinstance(peeked, TermLevels)
-    assert peeked.standings[0].used == 9
+    assert peeked.levels[0].used == 9
     # And what is left is enforced by the real store again.
     assert isinstance(await count.admit(admit("c4", day_cost(2))), Denied)
 
@@ -388,7 +388,7 @@ async def test_an_admission_whose_answer_was_lost_is_booked_once_though_it_went_
     await until(lambda: Void(call="c1") in main.log)
     (peeked,) = main.inner.apply([Peek(terms=day_cost(0))])
     assert isinstance(peeked, TermLevels)
-    assert peeked.standings[0].used == 4
+    assert peeked.levels[0].used == 4
 
 
 async def test_allow_serves_on_when_there_is_no_place_to_count_at_all(nursery: trio.Nursery, tmp_path: Path) -> None:

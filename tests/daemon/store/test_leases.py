@@ -48,13 +48,13 @@ async def begun(world: Booked, seconds: str = "30") -> Client:
 def slots(world: Booked, one: Account) -> int:
     answer = world.ask(Peek(terms=account_terms(one)))
     assert isinstance(answer, TermLevels)
-    return answer.standings[0].used
+    return answer.levels[0].used
 
 
 def paced(world: Booked, one: Account) -> int:
     answer = world.ask(Peek(terms=account_terms(one)))
     assert isinstance(answer, TermLevels)
-    return answer.standings[1].used
+    return answer.levels[1].used
 
 
 async def statuses(worlds: tuple[Booked, ...], count: int) -> list[Told]:

@@ -1,4 +1,4 @@
-"""Files: upload, list, look up, download, delete.
+"""Files of a test upstream: upload, list, look up, download, delete.
 
 Source: API reference, "Files"; reference SDK, FileMetadata. Multipart bodies: RFC 7578 and RFC 2046 section 5.1.
 """
@@ -9,10 +9,10 @@ import re
 from typing import Any
 
 import attrs
+from simulated_shelf import MOST_BYTES, Shelf, StoredFile
 
 from relayd.simulator.catalog import page
 from relayd.simulator.script import Script, json_script, make_id, seed_of, timestamp, whole
-from relayd.simulator.shelf import MOST_BYTES, Shelf, StoredFile
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.refusal import Refusal
 
@@ -36,7 +36,7 @@ def upload(shelf: Shelf, headers: Headers, body: bytes, now: float, common: Head
     if part is None:
         raise Refusal(status=400, message="file: Field required")
     if len(part.content) > MOST_BYTES:
-        raise Refusal(status=413, message=f"The simulator keeps files up to {MOST_BYTES >> 20} MiB")
+        raise Refusal(status=413, message=f"This upstream keeps files up to {MOST_BYTES >> 20} MiB")
     file = StoredFile(
         id=make_id("file", seed_of(body), shelf.next_serial()),
         created=now,

@@ -1,4 +1,4 @@
-"""Answer: response framing, fed whole, byte by byte and at random cuts."""
+"""The response stream: framing, fed whole, byte by byte and at random cuts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import CHUNKED, OK
 
-from relayd.daemon.net.client import FRAMING_LIMIT, HEADER_LIMIT, ResponseStream, Transport, UpstreamConnection
-from relayd.daemon.net.connect import Origin
+from relayd.daemon.net.connect import Origin, Resolver
+from relayd.daemon.net.connection_pool import ConnectionPool, UpstreamConnection
+from relayd.daemon.net.response_stream import FRAMING_LIMIT, HEADER_LIMIT, ResponseStream
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 ORIGIN = Origin("http", "upstream", 80)
 
 
 class Feed:
-    """A link that hands out pieces and then says how the stream ended, or that nothing is there."""
+    """A stream that hands out pieces and then says how the stream ended, or that nothing is there."""
 
     def __init__(self, pieces: list[bytes], ending: bytes | OSError | None) -> None:
         self._pieces = pieces[::-1]
@@ -65,7 +66,7 @@ class Seen:
 def observe(pieces: list[bytes], ending: bytes | OSError | None = None, *, method: str = "POST") -> Seen:
     """Feed the pieces to an answer and read it to where it goes."""
     feed = Feed([piece for piece in pieces if piece], ending)
-    spy = TransportSpy()
+    spy = PoolSpy()
     answer = ResponseStream(UpstreamConnection(ORIGIN, feed), spy, bodiless=method == "HEAD")
     answer.sent = True
     body, how = b"", ""
@@ -82,14 +83,14 @@ def observe(pieces: list[bytes], ending: bytes | OSError | None = None, *, metho
     return Seen(answer.status if answer.head_complete else 0, headers, body, how, spy.kept)
 
 
-class TransportSpy(Transport):
-    """A transport that only notes whether it gets a connection back for further use."""
+class PoolSpy(ConnectionPool):
+    """A pool that only notes whether it gets a connection back for further use."""
 
     def __init__(self) -> None:
-        super().__init__(tls=NO_TLS)
+        super().__init__(tls=NO_TLS, proxy=None, resolver=Resolver(), idle_per_origin=1, idle_expiry=1.0)
         self.kept = False
 
-    def _give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
+    def give_back(self, connection: UpstreamConnection, reusable: bool) -> None:
         self.kept = reusable
 
 
@@ -258,7 +259,7 @@ def test_headers_of_a_1xx_and_trailers_are_not_the_answers() -> None:
 
 
 def test_an_answer_to_a_request_that_was_not_sent_whole_is_not_followed_by_another() -> None:
-    spy = TransportSpy()
+    spy = PoolSpy()
     answer = ResponseStream(UpstreamConnection(ORIGIN, Feed([OK], None)), spy, bodiless=False)
     assert answer.take() == b"hi"
     answer.close()
@@ -266,9 +267,7 @@ def test_an_answer_to_a_request_that_was_not_sent_whole_is_not_followed_by_anoth
 
 
 def test_a_closed_answer_is_read_no_more() -> None:
-    answer = ResponseStream(
-        UpstreamConnection(ORIGIN, Feed([CHUNKED, b"1\r\na\r\n"], None)), TransportSpy(), bodiless=False
-    )
+    answer = ResponseStream(UpstreamConnection(ORIGIN, Feed([CHUNKED, b"1\r\na\r\n"], None)), PoolSpy(), bodiless=False)
     answer.poll()
     answer.close()
     with pytest.raises(httpx2.ReadError, match="closed by us"):

@@ -1,4 +1,4 @@
-"""Batches: create, list, look up, cancel, delete, results.
+"""Batches of a test upstream: create, list, look up, cancel, delete, results.
 
 Theory: a batch takes PROCESSING seconds; until then it can be cancelled. Its results are computed when they are read,
 one line at a time. Source: API reference, "Message Batches".
@@ -11,12 +11,12 @@ from typing import Any
 
 import attrs
 import msgspec
+from simulated_shelf import Batch, Shelf
 
 from relayd.simulator.answer import events, folded
-from relayd.simulator.ask import decode, parse_ask
 from relayd.simulator.catalog import page
+from relayd.simulator.request import decode, parse_request
 from relayd.simulator.script import Script, error_value, json_script, make_id, seed_of, timestamp
-from relayd.simulator.shelf import Batch, Shelf
 from relayd.simulator.tokens import prompt_usage
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.refusal import Refusal
@@ -103,10 +103,10 @@ def _result_lines(batch: Batch, words: int) -> Iterator[dict[str, Any]]:
 def _result(params: dict[str, Any], words: int) -> dict[str, Any]:
     seed = seed_of(msgspec.json.encode(params))
     try:
-        ask = parse_ask(params)
+        request = parse_request(params)
     except Refusal as refusal:
         return {"type": "errored", "error": error_value(refusal.kind, refusal.message, make_id("req", seed))}
-    message = folded(events(ask, prompt_usage(ask), seed, words))
+    message = folded(events(request, prompt_usage(request), seed, words))
     message["usage"]["service_tier"] = "batch"
     return {"type": "succeeded", "message": message}
 
@@ -143,7 +143,7 @@ def described(batch: Batch, headers: Headers, now: float) -> dict[str, Any]:
 
 def _valid(params: dict[str, Any]) -> bool:
     try:
-        parse_ask(params)
+        parse_request(params)
     except Refusal:
         return False
     return True

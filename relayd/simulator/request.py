@@ -1,7 +1,7 @@
-"""Ask: what a Messages body asks for, checked the way the API checks it.
+"""Messages requests: what a body asks for, checked the way the API checks it.
 
-Rule: whatever bytes come, the outcome is an Ask or a Refusal. Fields that are not read here are accepted, whatever
-they hold: new fields appear in the API every month. Wordings follow the API's where clients look at them.
+Rule: whatever bytes come, the outcome is a MessageRequest or a Refusal. Fields that are not read here are accepted,
+whatever they hold: new fields appear in the API every month. Wordings follow the API's where clients look at them.
 Source: API docs, "Messages" and "Errors"; behaviour of the reference SDK.
 """
 
@@ -79,7 +79,7 @@ def decode(body: bytes) -> JsonObject:
     return value
 
 
-def parse_ask(body: JsonObject, version: bytes = b"", *, counting: bool = False) -> MessageRequest:
+def parse_request(body: JsonObject, version: bytes = b"", *, counting: bool = False) -> MessageRequest:
     """Check a Messages body, or one for token counting, which needs no max_tokens. Raises: Refusal (400, 404)."""
     model = _model(body)
     messages = _messages(body)
@@ -158,20 +158,20 @@ def _messages(body: JsonObject) -> list[JsonObject]:
     return messages
 
 
-def _message(message: object, place: str, *, last: bool) -> None:
+def _message(message: object, path: str, *, last: bool) -> None:
     if not isinstance(message, dict):
-        raise bad(f"{place}: Input should be a valid dictionary")
+        raise bad(f"{path}: Input should be a valid dictionary")
     if "role" not in message:
-        raise bad(f"{place}.role: Field required")
+        raise bad(f"{path}.role: Field required")
     role = message["role"]
     if role not in ROLES:
-        raise bad(f"{place}.role: Input should be 'user', 'assistant' or 'system'")
+        raise bad(f"{path}.role: Input should be 'user', 'assistant' or 'system'")
     if "content" not in message:
-        raise bad(f"{place}.content: Field required")
+        raise bad(f"{path}.content: Field required")
     content = message["content"]
     if not content and content in ("", []) and not (last and role == "assistant"):
-        raise bad(f"{place}: all messages must have non-empty content except for the optional final assistant message")
-    _content(content, f"{place}.content")
+        raise bad(f"{path}: all messages must have non-empty content except for the optional final assistant message")
+    _content(content, f"{path}.content")
     if last and role == "assistant" and _final_text(content) != _final_text(content).rstrip():
         raise bad("messages: final assistant content cannot end with trailing whitespace")
 
@@ -182,24 +182,24 @@ def _final_text(content: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _content(content: object, place: str) -> None:
+def _content(content: object, path: str) -> None:
     if isinstance(content, str):
         return
     if not isinstance(content, list):
-        raise bad(f"{place}: Input should be a valid string or list")
+        raise bad(f"{path}: Input should be a valid string or list")
     for index, block in enumerate(content):
-        _block(block, f"{place}.{index}")
+        _block(block, f"{path}.{index}")
 
 
-def _block(block: object, place: str) -> None:
+def _block(block: object, path: str) -> None:
     if not isinstance(block, dict):
-        raise bad(f"{place}: Input should be a valid dictionary")
+        raise bad(f"{path}: Input should be a valid dictionary")
     kind = block.get("type")
     if not isinstance(kind, str):
-        raise bad(f"{place}.type: Field required")
+        raise bad(f"{path}.type: Field required")
     if kind == "text":
         if not isinstance(block.get("text"), str):
-            raise bad(f"{place}.text: Input should be a valid string")
+            raise bad(f"{path}.text: Input should be a valid string")
         if not block["text"]:
             raise bad("messages: text content blocks must be non-empty")
 
@@ -225,21 +225,21 @@ def _tools(body: JsonObject) -> tuple[JsonObject, ...]:
     return tuple(tools)
 
 
-def _tool(tool: object, place: str) -> str:
+def _tool(tool: object, path: str) -> str:
     """The name; "" for a tool of the API's own that has none."""
     if not isinstance(tool, dict):
-        raise bad(f"{place}: Input should be a valid dictionary")
+        raise bad(f"{path}: Input should be a valid dictionary")
     name = tool.get("name", "")
     if not isinstance(name, str):
-        raise bad(f"{place}.name: Input should be a valid string")
+        raise bad(f"{path}.name: Input should be a valid string")
     if tool.get("type") in (None, "custom"):
         if not name:
-            raise bad(f"{place}.name: Field required")
+            raise bad(f"{path}.name: Field required")
         schema = tool.get("input_schema")
         if not isinstance(schema, dict):
-            raise bad(f"{place}.input_schema: Field required")
+            raise bad(f"{path}.input_schema: Field required")
         if schema.get("type") != "object":
-            raise bad(f"{place}.input_schema.type: Input should be 'object'")
+            raise bad(f"{path}.input_schema.type: Input should be 'object'")
     return name
 
 
@@ -290,15 +290,15 @@ def _schema(body: JsonObject) -> JsonObject | bool | None:
     config = body.get("output_config")
     if config is not None and not isinstance(config, dict):
         raise bad("output_config: Input should be a valid dictionary")
-    place = "output_config.format" if config and config.get("format") is not None else "output_format"
+    path = "output_config.format" if config and config.get("format") is not None else "output_format"
     wanted = (config or {}).get("format") or body.get("output_format")
     if wanted is None:
         return None
     if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
-        raise bad(f"{place}.type: Input should be 'json_schema'")
+        raise bad(f"{path}.type: Input should be 'json_schema'")
     schema = wanted.get("schema")
     if not isinstance(schema, dict | bool):
-        raise bad(f"{place}.schema: Field required")
+        raise bad(f"{path}.schema: Field required")
     return schema
 
 

@@ -1,7 +1,6 @@
-"""Shelf: what a simulator remembers between calls: files, batches, and how many messages the minute has seen.
+"""What a test upstream remembers between calls: files and batches.
 
-Rule: bounded; the oldest objects make room for new ones. Theory: everything else about an answer follows from the
-request, so this is all the state there is, and whoever calls `respond` owns it.
+Rule: bounded; the oldest objects make room for new ones.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import attrs
 
 MOST_OBJECTS = 256
 MOST_BYTES = 64 << 20
-MINUTE = 60.0
 
 T = TypeVar("T", bound="Sized")
 
@@ -67,18 +65,8 @@ class Shelf:
     files: StoredObjects[StoredFile] = attrs.field(factory=StoredObjects)
     batches: StoredObjects[Batch] = attrs.field(factory=StoredObjects)
     _serial: int = 0
-    _minute: int = 0
-    _messages: int = 0
 
     def next_serial(self) -> int:
         """A number that no other object of this shelf has."""
         self._serial += 1
         return self._serial
-
-    def count_message(self, now: float) -> int:
-        """The number of this message within its minute, from 1."""
-        minute = int(now // MINUTE)
-        if minute != self._minute:
-            self._minute, self._messages = minute, 0
-        self._messages += 1
-        return self._messages

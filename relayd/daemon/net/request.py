@@ -1,0 +1,75 @@
+"""Requests upstream, from httpx2's form to bytes.
+
+Rule: what is sent is one request, whatever its headers hold: a line break or a second length is an error, and the body
+goes with its length, never with a transfer coding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx2
+
+from relayd.daemon.net.connect import Origin
+from relayd.wire.http import HeaderPairs
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Body(httpx2.ByteStream):
+    """A request body that is whole, and can be had without iterating."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.data = data
+
+
+def build_request(
+    method: str, url: httpx2.URL, headers: HeaderPairs, body: bytes, timeout: Mapping[str, float | None]
+) -> httpx2.Request:
+    """A request in its cheapest form (4 us; `content=` costs 15).
+
+    Args:
+        url: keep it and use it again: parsing one costs more than the rest.
+        timeout: s, for "connect" (look-up, connect, proxy and TLS together), "write" (no progress while sending) and
+            "first_byte" (from the request sent to the end of the response head); None or absent means none.
+    """
+    return httpx2.Request(method, url, headers=headers, stream=Body(body), extensions={"timeout": timeout})
+
+
+def origin_of(url: httpx2.URL) -> Origin:
+    """Where a request goes. Raises: httpx2.UnsupportedProtocol."""
+    scheme = url.scheme
+    host = url.raw_host.decode("ascii")
+    if scheme not in DEFAULT_PORTS or not host:
+        raise httpx2.UnsupportedProtocol("url: not a URL we can call (want http://host or https://host)")
+    return Origin(scheme, host, url.port or DEFAULT_PORTS[scheme])
+
+
+async def body_of(request: httpx2.Request) -> bytes:
+    """The whole body of a request that `build_request` did not make."""
+    return request.read() if isinstance(request.stream, httpx2.SyncByteStream) else await request.aread()
+
+
+def encode(request: httpx2.Request, body: bytes) -> bytes:
+    """The request's head. Headers go as they are; `host` and `content-length` are added if absent.
+
+    Raises: httpx2.LocalProtocolError on what would not be one request, such as a line break in a value.
+    """
+    # The body is whole, so it goes with its length and never with a transfer coding.
+    pairs = [pair for pair in request.headers.raw if pair[0].lower() != b"transfer-encoding"]
+    names = {name.lower(): value for name, value in pairs}
+    if b"host" not in names:
+        pairs.insert(0, (b"host", request.url.netloc))
+    length = b"%d" % len(body)
+    if b"content-length" not in names:
+        if body or request.method in ("POST", "PUT", "PATCH"):
+            pairs.append((b"content-length", length))
+    elif sum(name.lower() == b"content-length" for name, _ in pairs) > 1 or names[b"content-length"] != length:
+        raise httpx2.LocalProtocolError(f"request headers: content-length: want one, of {len(body)}")
+    block = b"\r\n".join([name + b": " + value for name, value in pairs])
+    head = b"%b %b HTTP/1.1\r\n%b\r\n\r\n" % (request.method.encode("ascii"), request.url.raw_path, block)
+    breaks = len(pairs) + 2
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise httpx2.LocalProtocolError("request: line break or NUL in the method, a header name or a value")
+    return head
