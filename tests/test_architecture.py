@@ -30,6 +30,8 @@ DOORS = {
     "redis": ("state/redis", "state/redis_address"),
     "watchfiles": ("daemon/reload/watch",),
     "cattrs": ("config/model/structure",),
+    "shtab": ("cli/completion",),
+    "tomlkit": ("config/edit/toml_edit",),
     "cryptography": ("config/secrets/seal",),
     "sqlite3": ("state/sqlite", "state/sqlite_file"),
     "ssl": ("daemon/", "cli/login"),

@@ -43,8 +43,8 @@ VERBS = {
 }
 
 
-def build_parser(verb: str | None) -> argparse.ArgumentParser:
-    """The parser, with the arguments of `verb` alone filled in (the others are only named)."""
+def build_parser(*filled: str) -> argparse.ArgumentParser:
+    """The parser, with the arguments of these verbs filled in (the others are only named)."""
     parser = argparse.ArgumentParser(
         prog="relayd",
         description="A self-hosted, declarative relay for the Claude API.",
@@ -55,7 +55,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for name, (module, summary) in VERBS.items():
         sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == verb:
+        if name in filled:
             importlib.import_module(f"relayd.cli.{module}").add_arguments(sub)
             show_examples(name, sub)
     return parser
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean `relayd {close[0]}`?" if close else "`relayd` alone lists them"
         print(f"relayd: there is no verb {verb!r} ({hint})", file=sys.stderr)
         return 2
-    parser = build_parser(verb)
+    parser = build_parser(*([verb] if verb else []))
     if not words:
         parser.print_help()
         return 0
