@@ -7,12 +7,11 @@ in it, copied last or not, the daemon loads the tree only when every file is exa
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
 import sys
 from pathlib import Path
 
 from relayd.cli.options import add_config
+from relayd.config.edit.atomic import replace_file
 from relayd.config.problems.problem import ConfigError
 from relayd.config.source.git import GitError, commit_of
 from relayd.config.source.provenance import write_manifest
@@ -35,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
         if not args.write:
             sys.stdout.write(text)
             return 0
-        _replace(directory / MANIFEST, text)
+        replace_file(directory / MANIFEST, text.encode())
     except ConfigError as error:
         print(f"relayd manifest: {error}", file=sys.stderr)
         return 1
@@ -51,13 +50,3 @@ def _head(directory: Path) -> str:
         return commit_of(directory, "HEAD")
     except GitError:
         return ""
-
-
-def _replace(path: Path, text: str) -> None:
-    """The whole new file, or the old one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

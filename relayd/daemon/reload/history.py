@@ -7,13 +7,13 @@ warning: it must not stop a reload.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 import trio
 
+from relayd.config.edit.atomic import replace_file
 from relayd.config.source import history as generations
 from relayd.config.source.history import Generation, Meta, Skipped, Summary
 from relayd.config.source.provenance import Provenance
@@ -59,9 +59,7 @@ class History:
         if not number:
             place.unlink(missing_ok=True)
             return
-        temporary = place.with_suffix(".new")
-        temporary.write_text(f"{number}\n", encoding="ascii")
-        os.replace(temporary, place)
+        replace_file(place, f"{number}\n".encode())
 
     def held(self) -> int:
         """The generation that a rollback holds; 0 = none."""
