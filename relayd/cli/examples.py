@@ -73,7 +73,7 @@ to begin with:
   relayd account add main --kind api-key     a real account; its credential is sealed into the tree
   relayd key new alice                       an API key for a client; printed once
   relayd check && relayd test                what CI runs
-  relayd status                              what runs, and what ails it
+  relayd status                              what runs, and what is wrong with it
 
 `relayd VERB --help` tells more. All verbs take --config DIR (else RELAYD_CONFIG, else the working directory).
 """

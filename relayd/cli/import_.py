@@ -14,15 +14,13 @@ from pathlib import Path
 import attrs
 
 from relayd.cli.crs import BadExport, Export, ImportedAccount, ImportedKey, read_export
+from relayd.cli.output import print_json, print_table, say
 from relayd.cli.tree import (
     Stop,
     add_action,
     guarded,
     now,
     object_id,
-    print_json,
-    print_table,
-    say,
     tree_files,
     write,
 )

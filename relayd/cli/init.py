@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
-import json
 import re
 import secrets
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from relayd.cli.first_run import NOBODY, farewell, found_by_itself, keep_identity, make_repository
-from relayd.cli.options import add_json
+from relayd.cli.output import add_json, print_json, say
+from relayd.cli.tree import Stop, guarded
 from relayd.config.edit.edits import hash_entry
 from relayd.config.edit.toml_edit import Value, fill_template
 from relayd.config.model.addresses import address
 from relayd.config.model.json_schema import KINDS, json_schema_text, taplo_config
 from relayd.config.model.values import Bad
 from relayd.config.secrets.api_keys import mint
-from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity
 
 SCHEMA_FOLDER = ".schema"
@@ -54,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the identity is made, or the one to use (default: REALM.identity in ~/.config/relayd, for root in "
         "/etc/relayd)",
     )
-    parser.add_argument("--no-identity", action="store_true", help="make none, and list no recipient")
+    parser.add_argument("--no-identity", action="store_true", help="make no identity, and list no recipient")
     parser.add_argument("--post-quantum", action="store_true", help="a new identity is a hybrid with ML-KEM-768")
     parser.add_argument("--no-git", action="store_true", help="make no git repository")
     parser.add_argument(
@@ -70,34 +68,30 @@ examples:
 
 The directory gets relay.toml, a simulator account and a key to try it with, scenarios for `relayd test`, a GitHub
 workflow and a pre-commit hook. The identity, which opens sealed credentials, is put outside of it. Where there is git,
-and DIR is in no repository yet, it becomes one, with the hook switched on; nothing is committed.
+and DIR is not in a repository yet, it becomes one, with the hook switched on; nothing is committed.
 """
 
 
 def main(args: argparse.Namespace) -> int:
-    directory: Path = args.directory
-    realm = args.realm or realm_of(directory.resolve().name)
+    realm = args.realm or realm_of(args.directory.resolve().name)
     if wrong := wrong_usage(args, realm):
-        print(f"relayd init: {wrong}", file=sys.stderr)
+        say(f"relayd init: {wrong}")
         return 2
-    try:
-        if not args.force and is_occupied(directory):
-            print(f"relayd init: {directory} is not empty (--force writes into it all the same)", file=sys.stderr)
-            return 1
-        kept = NOBODY if args.no_identity else keep_identity(directory, realm, args.identity, args.post_quantum)
-        key = mint(secrets.token_bytes)
-        files = tree_files(key, realm, args.listen, kept.identities)
-        write_files(directory, files)
-    except SealError as error:
-        print(f"relayd init: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"relayd init: {error.filename}: {(error.strerror or 'failed').lower()}", file=sys.stderr)
-        return 1
+    return guarded("init", lambda args: make_tree(args, realm), args)
+
+
+def make_tree(args: argparse.Namespace, realm: str) -> int:
+    """Make the identity, the files and the repository, and say what comes next. Raises: Stop; SealError; OSError."""
+    directory: Path = args.directory
+    if not args.force and is_occupied(directory):
+        raise Stop(f"{directory} is not empty (--force writes into it all the same)")
+    kept = NOBODY if args.no_identity else keep_identity(directory, realm, args.identity, args.post_quantum)
+    key = mint(secrets.token_bytes)
+    files = tree_files(key, realm, args.listen, kept.identities)
+    write_files(directory, files)
     git = "" if args.no_git else make_repository(directory)
     if args.json:
-        told = {"directory": str(directory), "files": sorted(files), "key": key, "git": git, **kept.as_json()}
-        print(json.dumps(told, indent=2))
+        print_json({"directory": str(directory), "files": sorted(files), "key": key, "git": git, **kept.as_json()})
     else:
         print(farewell(directory, realm, args.listen, key, kept, git, found_by_itself(kept, realm)))
     return 0
@@ -108,7 +102,7 @@ def wrong_usage(args: argparse.Namespace, realm: str) -> str:
     if realm != realm_of(realm):
         return f"--realm: expected a-z, 0-9, _ and -, not {realm!r}"
     if args.no_identity and (args.identity or args.post_quantum):
-        return "--no-identity goes with neither --identity nor --post-quantum"
+        return "--no-identity cannot be combined with --identity or --post-quantum"
     try:
         address(args.listen)
     except Bad as error:
@@ -117,7 +111,7 @@ def wrong_usage(args: argparse.Namespace, realm: str) -> str:
 
 
 def is_occupied(directory: Path) -> bool:
-    """Whether there is anything in the directory that is not git's. Raises: OSError when it is no directory."""
+    """Whether there is anything in the directory that is not git's. Raises: OSError when it is not a directory."""
     return directory.exists() and any(entry.name != ".git" for entry in directory.iterdir())
 
 

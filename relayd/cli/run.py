@@ -1,4 +1,7 @@
-"""relayd run: the daemon in the foreground."""
+"""relayd run: the daemon in the foreground, and the settings that belong to a node instead of the tree.
+
+Rule: nothing heavy is imported before SIGHUP is ignored, because it would end the process.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,29 @@ import os
 import signal
 import socket
 
-from relayd.cli.options import add_config
+from relayd.cli import add_config
+
+# Node-local settings: (variable, command-line option of `relayd run` or "", what it is). docs/config.md prints this.
+ENVIRONMENT = (
+    ("RELAYD_CONFIG", "--config", "directory of the config tree; default: the working directory"),
+    ("RELAYD_LISTEN", "--listen", "listen addresses instead of [server].listen, separated by commas"),
+    ("RELAYD_ADMIN_LISTEN", "--admin-listen", 'admin listener instead of [admin].listen; "off" for none'),
+    ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
+    ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
+    (
+        "RELAYD_IDENTITY",
+        "--identity",
+        "identity file that opens sealed secrets, several separated by colons; default: the systemd credential "
+        "`identity`, else REALM.identity in $XDG_CONFIG_HOME/relayd (~/.config/relayd), else in /etc/relayd",
+    ),
+    (
+        "RELAYD_CONTROL",
+        "--control",
+        "control socket; default: relayd.sock in $RUNTIME_DIRECTORY (systemd), else beside the state",
+    ),
+    ("RELAYD_WATCH", "--no-watch", '"off": reload on SIGHUP and `relayd reload` only, not when the tree changes'),
+    ("RELAYD_NODE", "--node", "name of this node; default: the host name"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

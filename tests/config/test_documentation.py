@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from relayd.cli.options import ENVIRONMENT
+from relayd.cli.run import ENVIRONMENT
 from relayd.config import snapshot
 from relayd.config.model.json_schema import KINDS, json_schema, json_schema_text, markdown, rows, taplo_config
 from relayd.config.model.types import FORMS
@@ -116,7 +116,7 @@ def test_every_code_of_the_compiler_is_explained_and_every_explained_code_is_one
 
 
 RAISE_CODES = [
-    *(path for path in (ROOT / "relayd" / "config").glob("*.py") if path.stem != "codes"),
+    *(path for path in (ROOT / "relayd" / "config").rglob("*.py") if path.stem != "codes"),
     ROOT / "relayd" / "cli" / "check.py",
     ROOT / "relayd" / "cli" / "test.py",
 ]

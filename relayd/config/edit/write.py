@@ -46,7 +46,7 @@ def edit_tree(root: Path, plan: EditPlan, *, check: Check | None = None, force: 
     """Change the tree at `root`. Returns the paths that changed.
 
     Args:
-        plan: told the files as they are, says which change.
+        plan: gets the files as they are and says which of them change.
         check: applied before and after (default: `compiles`); a tree that is not sound is not written, unless `force`.
 
     Raises: WriteError; and whatever `plan` raises: nothing is written then.
