@@ -56,16 +56,20 @@ SIGN_IN = 300.0  # s that a person may take in the browser
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_new(
-        add_action(actions, "add", "write a new account's file, its credential sealed from stdin", add, writes=True)
+        add_action(
+            actions, "add", "write a new account's file, with its credential from stdin sealed", add, writes=True
+        )
     )
     add_action(actions, "list", "list the accounts", show_list)
     _named(add_action(actions, "enable", "let an account serve again", switch("accounts.d", True), writes=True))
     _named(add_action(actions, "disable", "take an account out of service", switch("accounts.d", False), writes=True))
     _named(add_action(actions, "seal", "seal a new credential from stdin", seal_credential, writes=True))
-    check = add_action(actions, "test", "make the smallest real call and say what is wrong", test)
+    check = add_action(actions, "test", "make the smallest real call and say what is wrong, if anything", test)
     _named(check)
     add_identity(check)
-    check.add_argument("--model", metavar="MODEL", help="model to name in the call (default: one the account serves)")
+    check.add_argument(
+        "--model", metavar="MODEL", help="model to name in the call (default: one that the account serves)"
+    )
     sign_in = add_action(actions, "login", "sign in with OAuth in the browser and seal the tokens", log_in, writes=True)
     _named(sign_in)
     sign_in.add_argument("--paste", action="store_true", help="paste the code instead of waiting for the browser")
@@ -76,15 +80,20 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     _named(parser)
     parser.add_argument("--kind", choices=KINDS, help="how the credential is presented")
     parser.add_argument("--name", metavar="TEXT", help="name for people")
-    parser.add_argument("--email", metavar="ADDRESS", help="for people")
+    parser.add_argument("--email", metavar="ADDRESS", help="whose account it is, for people")
     parser.add_argument("--base-url", metavar="URL", help="the API's address, when it is not [upstream].base_url")
-    parser.add_argument("--proxy", metavar="URL", help="http://, https:// or socks5:// on the way upstream")
-    parser.add_argument("--groups", metavar="A,B", type=words, help="which keys may use it (default: default)")
+    parser.add_argument("--proxy", metavar="URL", help="proxy on the way upstream: http://, https:// or socks5://")
+    parser.add_argument(
+        "--groups",
+        metavar="A,B",
+        type=words,
+        help="groups it is in; keys name the groups they may use (default: default)",
+    )
     parser.add_argument("--models", metavar="A,B", type=words, help="model globs it may serve (default: all)")
-    parser.add_argument("--priority", metavar="N", type=int, help="lower first (default 50)")
-    parser.add_argument("--weight", metavar="N", type=int, help="share within a priority (default 1)")
-    parser.add_argument("--max-concurrency", metavar="N", type=int, help="calls at once")
-    parser.add_argument("--requests-per-minute", metavar="N", type=int, help="our own ceiling below the provider's")
+    parser.add_argument("--priority", metavar="N", type=int, help="the lower, the earlier it is used (default: 50)")
+    parser.add_argument("--weight", metavar="N", type=int, help="share of the calls within a priority (default: 1)")
+    parser.add_argument("--max-concurrency", metavar="N", type=int, help="calls in flight at once")
+    parser.add_argument("--requests-per-minute", metavar="N", type=int, help="ceiling of our own, below the provider's")
     parser.add_argument("--credential-file", metavar="FILE", help="node-local file with the secret, instead of sealing")
 
 

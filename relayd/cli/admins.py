@@ -18,7 +18,7 @@ from relayd.config.secrets.password_hash import hash_password, mint_token, token
 
 def add_admin_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     word = add_action(
-        actions, "password", "hash a password from stdin for a person of the admin pages", password, writes=True
+        actions, "password", "hash a password from stdin, for a person who uses the admin pages", password, writes=True
     )
     _admin_arguments(word, "the person's sign-in name")
     token = add_action(actions, "token", "mint a bearer token for the admin listener and print it once", token_once,

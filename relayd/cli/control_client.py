@@ -40,7 +40,7 @@ def add_control(parser: argparse.ArgumentParser) -> None:
         "--control",
         metavar="PATH",
         default=os.environ.get("RELAYD_CONTROL", ""),
-        help="the daemon's control socket (RELAYD_CONTROL; default: where the daemon of this tree has it)",
+        help="the daemon's control socket (RELAYD_CONTROL; default: where the daemon of this tree puts it)",
     )
     add_json(parser)
 

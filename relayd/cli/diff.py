@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REV or A..B",
         nargs="?",
         default="",
-        help="a commit, compared with the work tree, or two, compared with each other;"
-        " default: what the daemon runs, compared with the tree on disk",
+        help="a commit to compare with the work tree, or two to compare with each other;"
+        " default: compare what the daemon runs with the tree on disk",
     )
     parser.add_argument(
         "--running", action="store_true", help="insist on what the daemon runs: it is an error when no daemon answers"

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", default="", help="the model asked for")
     parser.add_argument("--client", metavar="UA", default="", help="the client's User-Agent")
     parser.add_argument("--address", metavar="IP", default="", help="the client's address (default: a unix socket)")
-    parser.add_argument("--endpoint", choices=ENDPOINTS, default="messages", help="what is called (messages)")
+    parser.add_argument("--endpoint", choices=ENDPOINTS, default="messages", help="what is called (default: messages)")
     add_config(parser)
     add_state(parser)
     add_json(parser)

@@ -51,9 +51,9 @@ class _Oauth:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
-    crs = add_action(sources, "crs", "take over an export of claude-relay-service", take_over, writes=True)
+    crs = add_action(sources, "crs", "import an export of claude-relay-service", take_over, writes=True)
     crs.add_argument("file", metavar="FILE", type=Path, help="JSON of `data-transfer-enhanced.js export`")
-    crs.add_argument("--only", choices=("keys", "accounts"), help="leave the other out")
+    crs.add_argument("--only", choices=("keys", "accounts"), help="import only these")
     crs.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
 
 

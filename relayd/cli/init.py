@@ -43,20 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="where the tree is made")
     parser.add_argument("--realm", metavar="NAME", help="name of the deployment (default: the directory's name)")
     parser.add_argument(
-        "--listen", metavar="ADDRESS", default="127.0.0.1:3000", help="where it is to listen (%(default)s)"
+        "--listen", metavar="ADDRESS", default="127.0.0.1:3000", help="where it listens (default: %(default)s)"
     )
     parser.add_argument(
         "--identity",
         metavar="FILE",
         type=Path,
-        help="where the identity is made, or the one to use (default: REALM.identity in ~/.config/relayd, for root in "
-        "/etc/relayd)",
+        help="where the identity is made, or the one to use (default: REALM.identity in ~/.config/relayd, or in "
+        "/etc/relayd for root)",
     )
     parser.add_argument("--no-identity", action="store_true", help="make no identity, and list no recipient")
-    parser.add_argument("--post-quantum", action="store_true", help="a new identity is a hybrid with ML-KEM-768")
-    parser.add_argument("--no-git", action="store_true", help="make no git repository")
     parser.add_argument(
-        "--force", action="store_true", help="write into a directory that is not empty, over what is there"
+        "--post-quantum", action="store_true", help="make the new identity a hybrid of ML-KEM-768 and X25519"
+    )
+    parser.add_argument("--no-git", action="store_true", help="do not make a git repository")
+    parser.add_argument(
+        "--force", action="store_true", help="write into a directory that is not empty, over the files that are there"
     )
     add_json(parser)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -67,8 +69,8 @@ examples:
   relayd init . --identity /secure/prod.identity --no-git
 
 The directory gets relay.toml, a simulator account and a key to try it with, scenarios for `relayd test`, a GitHub
-workflow and a pre-commit hook. The identity, which opens sealed credentials, is put outside of it. Where there is git,
-and DIR is not in a repository yet, it becomes one, with the hook switched on; nothing is committed.
+workflow and a pre-commit hook. The identity, which opens sealed credentials, is put outside of it. If git is
+installed and DIR is not in a repository yet, it becomes one, with the hook switched on; nothing is committed.
 """
 
 

@@ -60,11 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _named(one)
     add_state(one)
     turn = add_action(
-        actions, "rotate", "add a new hash to a key; the old one ends after a time of grace", turn_over, writes=True
+        actions, "rotate", "give a key a new text; the old one works for a time of grace", turn_over, writes=True
     )
     _named(turn)
     turn.add_argument(
-        "--grace", metavar="TIME", default="7d", help='how long the old key still works (default 7d; "0s" = not)'
+        "--grace", metavar="TIME", default="7d", help="how long the old key still works (default: 7d; 0s: not at all)"
     )
     _named(add_action(actions, "disable", "refuse a key from now on", switch("keys.d", False), writes=True))
     _named(add_action(actions, "enable", "accept a disabled key again", switch("keys.d", True), writes=True))
@@ -88,11 +88,11 @@ def add_new_arguments(parser: argparse.ArgumentParser, *, name_option: bool = Fa
         parser.add_argument("--name", metavar="NAME", required=True, help="name for people; the id is made from it")
     else:
         parser.add_argument("name", metavar="NAME", help="name for people; the id is made from it")
-    parser.add_argument("--id", metavar="ID", help="the file's stem, when it is not to be made from the name")
-    parser.add_argument("--owner", metavar="NAME", help="who answers for it")
+    parser.add_argument("--id", metavar="ID", help="the file's stem, instead of one made from the name")
+    parser.add_argument("--owner", metavar="NAME", help="who is responsible for it")
     for option, text in LISTS:
         parser.add_argument(f"--{option}", metavar="A,B", type=words, help=text)
-    parser.add_argument("--max-tokens", metavar="N", type=int, help="cap on a call's max_tokens")
+    parser.add_argument("--max-tokens", metavar="N", type=int, help="upper bound of a call's max_tokens")
     parser.add_argument("--expires", metavar="WHEN", help="90d, 2027-11-22 or 2027-11-22T00:00:00Z")
     parser.add_argument("--limit", metavar="LIMIT", action="append", default=[], help=HELP)
     parser.add_argument("--concurrency", metavar="N", type=int, help="calls in flight at once")
@@ -138,7 +138,7 @@ def turn_over(args: argparse.Namespace) -> int:
 
 def remove(args: argparse.Namespace) -> int:
     """Delete a key's file. Its past consumption stays in the state store under its id."""
-    if not confirmed(f"delete key {args.id}? clients that use it are refused", args):
+    if not confirmed(f"Delete key {args.id}? Clients that use it will be refused.", args):
         raise Stop("not deleted")
     changed = write(args, lambda files: {find_object(files, "keys.d", args.id): None})
     return print_result(args, {"id": args.id, "deleted": list(changed)})

@@ -75,7 +75,7 @@ def _understood(text: str) -> tuple[str, str, str]:
 def _check_amount(text: str, unit: str, amount: str) -> None:
     if unit == "cost":
         if not MONEY_RE.fullmatch(amount):
-            raise BadLimit(f"limit {text!r}: a cost has digits, with at most 6 after the point")
+            raise BadLimit(f"limit {text!r}: a cost is digits, with at most 6 after the point")
     elif not amount.isdigit():
         raise BadLimit(f"limit {text!r}: {unit} are counted in whole numbers")
 

@@ -32,22 +32,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accept",
         metavar="DIGEST",
         type=_digest,
-        help="apply the tree of this digest although the guard holds it",
+        help="apply the tree with this digest although the guard holds it",
     )
     parser.add_argument(
-        "--expect", metavar="DIGEST", default="", help="digest or commit that the tree must have, else do nothing"
+        "--expect",
+        metavar="DIGEST",
+        default="",
+        help="digest or commit that the tree must have; otherwise nothing is done",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, and do nothing")
 
 
 def add_rollback_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "generation", metavar="N", nargs="?", type=int, help="number of the stored generation; default: the one before"
+        "generation", metavar="N", nargs="?", type=int, help="number of the stored generation (default: the one before)"
     )
-    parser.add_argument("--list", action="store_true", help="say what is stored, and do nothing")
+    parser.add_argument("--list", action="store_true", help="list what is stored, and do nothing else")
     _add_control(parser)
     parser.add_argument(
-        "--allow-unrevoke", action="store_true", help="even if keys that were revoked since would be accepted again"
+        "--allow-unrevoke",
+        action="store_true",
+        help="go back even if keys that were revoked since would be accepted again",
     )
 
 

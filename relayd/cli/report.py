@@ -40,13 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", metavar="D", type=_checked, dest="first", help="first day")
     parser.add_argument("--to", metavar="D", type=_checked, dest="last", help="last day (default: today)")
     parser.add_argument(
-        "--by", metavar="A,B", type=_dimensions, default=("key",), help=f"rows by {', '.join(DIMENSIONS)} (key)"
+        "--by",
+        metavar="A,B",
+        type=_dimensions,
+        default=("key",),
+        help=f"rows by {', '.join(DIMENSIONS)} (default: key)",
     )
     form = parser.add_mutually_exclusive_group()
     add_json(form)
     form.add_argument("--csv", action="store_true", help="print the rows as CSV")
     parser.epilog = (
-        f"Days begin in [state].timezone and are kept for {LONGEST} of them. exit status: 0 reported, 1 failed, 2 usage"
+        f"Days begin in [state].timezone; {LONGEST} of them are kept. exit status: 0 reported, 1 failed, 2 usage"
     )
 
 

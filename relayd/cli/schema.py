@@ -15,7 +15,9 @@ from relayd.config.model.json_schema import KINDS, KeyRow, json_schema, json_sch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", metavar="KIND", nargs="?", choices=tuple(KINDS), help=f"one of {', '.join(KINDS)}")
+    parser.add_argument(
+        "kind", metavar="KIND", nargs="?", choices=tuple(KINDS), help=f"one of {', '.join(KINDS)} (default: all)"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="write KIND.json files into this directory")
     parser.add_argument("--table", action="store_true", help="list every key with type, default and reload class")
     add_json(parser)

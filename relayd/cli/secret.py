@@ -51,15 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         nargs="?",
-        help="new file for the private half, outside the tree (default: REALM.identity in ~/.config/relayd, for "
-        "root in /etc/relayd)",
+        help="new file for the private half, outside the tree (default: REALM.identity in ~/.config/relayd, or in "
+        "/etc/relayd for root)",
     )
-    make.add_argument("--post-quantum", action="store_true", help="a hybrid of ML-KEM-768 and X25519")
+    make.add_argument("--post-quantum", action="store_true", help="make a hybrid of ML-KEM-768 and X25519")
     one = add_action(actions, "seal", "seal a secret from stdin and print the value; nothing is written", seal_one)
     place = one.add_mutually_exclusive_group(required=True)
-    place.add_argument("--account", metavar="ID", help="as this account's credential")
-    place.add_argument("--alert", metavar="ID", help="as this alert's url")
-    place.add_argument("--admin", metavar="NAME", help="as this admin's totp")
+    place.add_argument("--account", metavar="ID", help="seal it as this account's credential")
+    place.add_argument("--alert", metavar="ID", help="seal it as this alert's url")
+    place.add_argument("--admin", metavar="NAME", help="seal it as this admin's totp")
     look = add_action(actions, "inspect", "check every sealed value; needs no identity", inspect_all)
     add_identity(look)
     look.add_argument("--open", action="store_true", help="also try whether the identities open each value")
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--from-realm", metavar="REALM", help="the realm that the value was sealed for")
     add_admin_actions(actions)
     who = add_action(
-        actions, "recipients", "list, add, retire or remove recipients in relay.toml", recipients, writes=True
+        actions, "recipients", "list, add, activate, retire or remove recipients in relay.toml", recipients, writes=True
     )
     who.add_argument("what", nargs="?", choices=("list", "add", "activate", "retire", "remove"), default="list")
     who.add_argument("name", metavar="NAME", nargs="?", help="the recipient's name")

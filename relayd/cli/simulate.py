@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen",
         metavar="ADDRESS",
         default="127.0.0.1:3210",
-        help="host:port, [v6]:port or unix:/path (default: %(default)s; port 0 = any free one)",
+        help="host:port, [v6]:port or unix:/path (default: %(default)s; port 0: any free one)",
     )
     for name, field in FIELDS.items():
         _add_setting(parser, name, field)
