@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
 def add(args: argparse.Namespace) -> int:
     """Write accounts.d/ID.toml."""
     kind = args.kind or _asked_kind()
-    _warn(kind)
+    warn_of_kind(kind)
     files = tree_files(args)
     refuse_taken(files, "accounts.d", args.id)
     fields = _fields(args, kind)
@@ -139,7 +139,7 @@ def seal_credential(args: argparse.Namespace) -> int:
     if kind == "simulator":
         raise Stop(f"account {args.id} is a simulator and has no credential")
     _require_recipient(files)
-    _warn(kind)
+    warn_of_kind(kind)
     return _put_sealed(args, _checked_secret(kind, args.id))
 
 
@@ -218,7 +218,7 @@ def log_in(args: argparse.Namespace) -> int:
     if not oauth.client_id:
         raise Stop("relay.toml: [oauth].client_id is empty (sign-in needs an OAuth registration of your own)")
     _require_recipient(tree_files(args))
-    _warn("oauth")
+    warn_of_kind("oauth")
     try:
         secret = _sign_in(args, oauth)
     except login.LoginError as error:
@@ -281,7 +281,8 @@ def _checked_secret(kind: str, account: str) -> Secret:
     return secret
 
 
-def _warn(kind: str) -> None:
+def warn_of_kind(kind: str) -> None:
+    """Say what is to be known of accounts of a kind, before a secret is asked for."""
     for warning in credential_warnings(_KindOnly(kind)):
         say(f"warning: {warning.code}: {warning.message}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 
+from relayd.cli.account import warn_of_kind
 from relayd.cli.crs import BadExport, Export, ImportedAccount, ImportedKey, read_export
 from relayd.cli.output import print_json, print_table, say
 from relayd.cli.tree import (
@@ -29,7 +30,6 @@ from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
 from relayd.config.secrets.api_keys import hint, mint
 from relayd.config.secrets.binding import account_binding
-from relayd.config.secrets.credential import credential_warnings
 from relayd.config.secrets.recipients import active_keys
 from relayd.config.secrets.seal import seal
 from relayd.config.secrets.sealed_fields import base_url_of, objects, realm_of, recipients_of, relay_table
@@ -42,11 +42,6 @@ class Issued:
     id: str
     key: str = attrs.field(repr=False)
     imported: ImportedKey
-
-
-@attrs.frozen
-class _Oauth:
-    kind: str = "oauth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +68,7 @@ def take_over(args: argparse.Namespace) -> int:
     for note in export.notes:
         say(f"note: {note}")
     if accounts:
-        for warning in credential_warnings(_Oauth()):
-            say(f"warning: {warning.code}: {warning.message}")
+        warn_of_kind("oauth")
     if args.dry_run:
         say(f"would write {len(accounts)} accounts and {len(issued)} keys")
         return _print(args, [], accounts, issued)

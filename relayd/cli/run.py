@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--admin-listen",
         "ADDRESS",
         "RELAYD_ADMIN_LISTEN",
-        'admin listener instead of [admin].listen; "off": none',
+        'admin listener instead of [admin].listen; "off" for none',
     )
     _add(parser, "--state", "URL", "RELAYD_STATE_URL", "state store instead of [state].url")
     parser.add_argument(

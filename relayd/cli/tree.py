@@ -37,7 +37,7 @@ from relayd.config.source.git_state import place_in_repository
 from relayd.config.source.tree import Git, Tree, Unstable, load_tree, read_coherent, read_tree
 
 Found = TypeVar("Found")
-Act = Callable[[argparse.Namespace], int]
+VerbAction = Callable[[argparse.Namespace], int]
 
 FAILED = 1
 UNSTABLE = 4  # exit code of verbs that look at a tree which does not hold still
@@ -51,7 +51,7 @@ class Stop(Exception):
     """The verb cannot go on; the text says why and what to do."""
 
 
-def guarded(verb: str, act: Act, args: argparse.Namespace) -> int:
+def guarded(verb: str, act: VerbAction, args: argparse.Namespace) -> int:
     """Run a verb; expected failures become a message."""
     try:
         return act(args)
@@ -74,7 +74,7 @@ def add_action(
     actions: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     summary: str,
-    act: Act,
+    act: VerbAction,
     *,
     writes: bool = False,
 ) -> argparse.ArgumentParser:
@@ -229,7 +229,7 @@ def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> EditPlan:
     return lambda files: edit_file(find_object(files, folder, name), edit)(files)
 
 
-def switch(folder: str, enabled: bool) -> Act:
+def switch(folder: str, enabled: bool) -> VerbAction:
     """The sub-verb that enables or disables an account or a key."""
 
     def act(args: argparse.Namespace) -> int:
