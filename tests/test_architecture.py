@@ -57,7 +57,7 @@ DOORS = {
     "shtab": ("cli/completion",),
     "sqlite3": ("state/sqlite", "state/sqlite_file"),
     "ssl": ("daemon/net/", "daemon/accounts/"),
-    "tomlkit": ("config/edit/",),
+    "tomlkit": ("config/edit/toml_edit",),
     "trio": ("daemon/", "cli/"),
     "watchfiles": ("daemon/reload/watch",),
 }
@@ -75,8 +75,7 @@ CLOCKS = {
 CLOCK_DOORS = ("daemon/build", "daemon/run", "cli/")
 # No decision hangs on these: what is asked for, and why it may be.
 CLOCKS_ALLOWED = {
-    ("config/edit/write", "secrets.token_hex"): "a name for a temporary file that nobody else has",
-    ("config/source/history", "secrets.token_hex"): "a name for a temporary file that nobody else has",
+    ("config/atomic", "secrets.token_hex"): "a name for a temporary file that nobody else has",
     ("config/secrets/seal", "os.urandom"): "the default of an argument; keys are made of nothing else",
     ("config/secrets/secret", "os.urandom"): "the key of a hash that is told to nobody, one per process",
     ("daemon/store/batcher", "time.monotonic"): "the store's thread, which sees no loop and no loop's clock",

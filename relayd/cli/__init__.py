@@ -1,8 +1,9 @@
 """Asking for it: `relayd VERB`, one verb a file.
 
 Rule: a verb's module is imported only when that verb runs, so that `relayd check` does not pay for the daemon. Each
-module has `add_arguments(parser)` and `main(args) -> int`; results go to stdout, talk to stderr, and nothing asks a
-question when stdin is no terminal.
+module has `add_arguments(parser)` and `main(args) -> int`; a further verb of the same module has its own
+`add_VERB_arguments(parser)`. Results go to stdout, talk to stderr, and nothing asks a question when stdin is not a
+terminal.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from relayd import __version__
 from relayd.cli.examples import FIRST, show_examples
@@ -22,29 +24,29 @@ VERBS = {
     "run": ("run", "run the daemon in the foreground"),
     "check": ("check", "validate a config tree offline, without side effects"),
     "test": ("test", "try the scenarios of tests.d offline: who may call what, and who serves it"),
-    "diff": ("diff", "show what a change of the tree means: to what runs, or between commits"),
-    "reload": ("reload", "let the running daemon take the tree as it is now"),
-    "rollback": ("rollback", "let the running daemon go back to a stored config"),
-    "resume": ("resume", "end a rollback: follow the tree again"),
-    "status": ("status", "show what the running daemon runs, and what ails it"),
-    "explain": ("explain", "say which account would serve a call, and why each other would not"),
-    "report": ("report", "add up requests, tokens and cost of some days"),
-    "usage": ("usage", "show the limits of keys and what is used of them"),
+    "diff": ("diff", "show what a change of the tree means, against what runs or between commits"),
+    "reload": ("reload", "apply the tree as it is now to the running daemon"),
+    "rollback": ("reload", "take the running daemon back to a stored config"),
+    "resume": ("reload", "end a rollback, so that the daemon follows the tree again"),
+    "status": ("status", "show what the running daemon runs, and what is wrong with it"),
+    "explain": ("explain", "say which account would serve a call, and why the others would not"),
+    "report": ("report", "add up the requests, tokens and cost of some days"),
+    "usage": ("usage", "show the limits of keys and how much of them is used"),
     "init": ("init", "make a new config tree"),
-    "manifest": ("manifest", "list a tree's files and their digests, for copies that are not atomic"),
+    "manifest": ("manifest", "list a tree's files with their digests, for copies that are not atomic"),
     "schema": ("schema", "print JSON Schemas for editors, or the table of keys"),
     "key": ("key", "mint, list, rotate, disable and look up API keys"),
-    "create-api-key": ("create_api_key", "mint an API key: the same as `key new`"),
-    "account": ("account", "add, list, test, enable and disable accounts, seal their credentials"),
+    "create-api-key": ("key", "mint an API key, as `key new` does"),
+    "account": ("account", "add, list, test, enable and disable accounts; seal their credentials"),
     "secret": ("secret", "make identities; seal, inspect and reseal secrets"),
-    "import": ("import_", "take over accounts and keys from another relay"),
+    "import": ("import_", "import accounts and keys from another relay"),
     "completion": ("completion", "print a completion script for bash, zsh or fish"),
     "simulate": ("simulate", "serve the simulator: a Claude API that needs no account"),
 }
 
 
-def build_parser(verb: str | None) -> argparse.ArgumentParser:
-    """The parser, with the arguments of `verb` alone filled in (the others are only named)."""
+def build_parser(*filled: str) -> argparse.ArgumentParser:
+    """The parser, with the arguments of these verbs filled in (the others are only named)."""
     parser = argparse.ArgumentParser(
         prog="relayd",
         description="A self-hosted, declarative relay for the Claude API.",
@@ -55,10 +57,22 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for name, (module, summary) in VERBS.items():
         sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == verb:
-            importlib.import_module(f"relayd.cli.{module}").add_arguments(sub)
+        if name in filled:
+            code = importlib.import_module(f"relayd.cli.{module}")
+            getattr(code, f"add_{name.replace('-', '_')}_arguments", code.add_arguments)(sub)
             show_examples(name, sub)
     return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """`--config DIR`, else RELAYD_CONFIG, else the working directory."""
+    parser.add_argument(
+        "--config",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get("RELAYD_CONFIG", ".")),
+        help="directory of the config tree (RELAYD_CONFIG; default: the working directory)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean `relayd {close[0]}`?" if close else "`relayd` alone lists them"
         print(f"relayd: there is no verb {verb!r} ({hint})", file=sys.stderr)
         return 2
-    parser = build_parser(verb)
+    parser = build_parser(*([verb] if verb else []))
     if not words:
         parser.print_help()
         return 0

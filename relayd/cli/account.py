@@ -15,29 +15,28 @@ from typing import Any
 import attrs
 
 from relayd.cli import login
+from relayd.cli.output import print_json, print_result, print_table, say
 from relayd.cli.tree import (
     FAILED,
     Stop,
     add_action,
     add_identity,
     compiled,
-    edit_object,
     find_object,
     guarded,
     identities,
     now,
     object_id,
-    print_json,
-    print_table,
+    pick,
     read_secret,
     refuse_taken,
-    say,
     sound_but_for_seals,
+    switch,
     tree_files,
     words,
     write,
 )
-from relayd.config.edit.edits import set_enabled, set_sealed
+from relayd.config.edit.edits import set_sealed
 from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, OAUTH
@@ -51,23 +50,27 @@ from relayd.config.snapshot import Account, Snapshot
 
 KINDS = tuple(ACCOUNT_KINDS)
 # The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
-TRIAL_MODEL = "claude-haiku-4-5"
+TEST_MODEL = "claude-haiku-4-5"
 SIGN_IN = 300.0  # s that a person may take in the browser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_new(
-        add_action(actions, "add", "write a new account's file, its credential sealed from stdin", add, writes=True)
+        add_action(
+            actions, "add", "write a new account's file, with its credential from stdin sealed", add, writes=True
+        )
     )
     add_action(actions, "list", "list the accounts", show_list)
-    _named(add_action(actions, "enable", "let an account serve again", enable, writes=True))
-    _named(add_action(actions, "disable", "take an account out of service", disable, writes=True))
+    _named(add_action(actions, "enable", "let an account serve again", switch("accounts.d", True), writes=True))
+    _named(add_action(actions, "disable", "take an account out of service", switch("accounts.d", False), writes=True))
     _named(add_action(actions, "seal", "seal a new credential from stdin", seal_credential, writes=True))
-    trial = add_action(actions, "test", "make the smallest real call and say what is wrong", test)
-    _named(trial)
-    add_identity(trial)
-    trial.add_argument("--model", metavar="MODEL", help="model to name in the call (default: one the account serves)")
+    check = add_action(actions, "test", "make the smallest real call and say what is wrong, if anything", test)
+    _named(check)
+    add_identity(check)
+    check.add_argument(
+        "--model", metavar="MODEL", help="model to name in the call (default: one that the account serves)"
+    )
     sign_in = add_action(actions, "login", "sign in with OAuth in the browser and seal the tokens", log_in, writes=True)
     _named(sign_in)
     sign_in.add_argument("--paste", action="store_true", help="paste the code instead of waiting for the browser")
@@ -78,15 +81,20 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     _named(parser)
     parser.add_argument("--kind", choices=KINDS, help="how the credential is presented")
     parser.add_argument("--name", metavar="TEXT", help="name for people")
-    parser.add_argument("--email", metavar="ADDRESS", help="for people")
+    parser.add_argument("--email", metavar="ADDRESS", help="whose account it is, for people")
     parser.add_argument("--base-url", metavar="URL", help="the API's address, when it is not [upstream].base_url")
-    parser.add_argument("--proxy", metavar="URL", help="http://, https:// or socks5:// on the way upstream")
-    parser.add_argument("--groups", metavar="A,B", type=words, help="which keys may use it (default: default)")
+    parser.add_argument("--proxy", metavar="URL", help="proxy on the way upstream: http://, https:// or socks5://")
+    parser.add_argument(
+        "--groups",
+        metavar="A,B",
+        type=words,
+        help="groups it is in; keys name the groups they may use (default: default)",
+    )
     parser.add_argument("--models", metavar="A,B", type=words, help="model globs it may serve (default: all)")
-    parser.add_argument("--priority", metavar="N", type=int, help="lower first (default 50)")
-    parser.add_argument("--weight", metavar="N", type=int, help="share within a priority (default 1)")
-    parser.add_argument("--max-concurrency", metavar="N", type=int, help="calls at once")
-    parser.add_argument("--requests-per-minute", metavar="N", type=int, help="our own ceiling below the provider's")
+    parser.add_argument("--priority", metavar="N", type=int, help="the lower, the earlier it is used (default: 50)")
+    parser.add_argument("--weight", metavar="N", type=int, help="share of the calls within a priority (default: 1)")
+    parser.add_argument("--max-concurrency", metavar="N", type=int, help="calls in flight at once")
+    parser.add_argument("--requests-per-minute", metavar="N", type=int, help="ceiling of our own, below the provider's")
     parser.add_argument("--credential-file", metavar="FILE", help="node-local file with the secret, instead of sealing")
 
 
@@ -97,7 +105,7 @@ def main(args: argparse.Namespace) -> int:
 def add(args: argparse.Namespace) -> int:
     """Write accounts.d/ID.toml."""
     kind = args.kind or _asked_kind()
-    _warn(kind)
+    warn_of_kind(kind)
     files = tree_files(args)
     refuse_taken(files, "accounts.d", args.id)
     fields = _fields(args, kind)
@@ -122,7 +130,7 @@ def add(args: argparse.Namespace) -> int:
     changed = write(args, plan)
     if ACCOUNT_KINDS[kind].has_credential:
         say(f"next: relayd account test {args.id}")
-    return _result(args, {"id": args.id, "kind": kind, "file": path, "changed": list(changed)})
+    return print_result(args, {"id": args.id, "kind": kind, "file": path, "changed": list(changed)})
 
 
 def seal_credential(args: argparse.Namespace) -> int:
@@ -132,16 +140,8 @@ def seal_credential(args: argparse.Namespace) -> int:
     if kind in ACCOUNT_KINDS and not ACCOUNT_KINDS[kind].has_credential:
         raise Stop(f"account {args.id} is a {kind} and has no credential")
     _require_recipient(files)
-    _warn(kind)
+    warn_of_kind(kind)
     return _put_sealed(args, _checked_secret(kind, args.id))
-
-
-def enable(args: argparse.Namespace) -> int:
-    return _switch(args, True)
-
-
-def disable(args: argparse.Namespace) -> int:
-    return _switch(args, False)
 
 
 def show_list(args: argparse.Namespace) -> int:
@@ -179,26 +179,24 @@ def as_json(snapshot: Snapshot, account: Account) -> dict[str, Any]:
 def test(args: argparse.Namespace) -> int:
     """One real call on the account. It costs nothing: it counts tokens."""
     snapshot = compiled(args)
-    if args.id not in snapshot.accounts:
-        raise LookupError(f"there is no account {args.id} (there is: {', '.join(sorted(snapshot.accounts)) or 'none'})")
+    account = pick(snapshot.accounts, "account", args.id)
     # The daemon's own way upstream; imported late, because the other verbs need no network.
     from relayd.daemon.accounts.account_test import run_account_check
     from relayd.daemon.accounts.credentials import Credentials
 
-    account = snapshot.accounts[args.id]
     opened = Credentials(identities(args)).opened(account, snapshot)
     if isinstance(opened, str):
         raise Stop(f"{args.id}: credential: {opened}")
     credential = opened.presented
     for note in _notes(account, opened.whole):
         say(f"note: {note}")
-    trial = run_account_check(account, credential, snapshot.relay, args.model or _trial_model(account))
+    found = run_account_check(account, credential, snapshot.relay, args.model or _test_model(account))
     if args.json:
-        print_json({"id": args.id, **attrs.asdict(trial)})
+        print_json({"id": args.id, **attrs.asdict(found)})
     else:
-        status = f"{trial.status}: " if trial.status else ""
-        print(f"{args.id}: {status}{trial.message}" + (f"\n  {trial.detail}" if trial.detail else ""))
-    return 0 if trial.ok else FAILED
+        status = f"{found.status}: " if found.status else ""
+        print(f"{args.id}: {status}{found.message}" + (f"\n  {found.detail}" if found.detail else ""))
+    return 0 if found.ok else FAILED
 
 
 def _notes(account: Account, whole: Secret) -> Iterator[str]:
@@ -206,7 +204,7 @@ def _notes(account: Account, whole: Secret) -> Iterator[str]:
     from relayd.core.oauth import parse_tokens, utc
 
     if not account.enabled:
-        yield "the account is disabled; it is tried all the same"
+        yield "the account is disabled; it is tested all the same"
     tokens = parse_tokens(whole) if ACCOUNT_KINDS[account.kind].refreshes else None
     if tokens is not None and tokens.expired(now().timestamp()):
         cure = "a daemon refreshes it, which a test does not" if tokens.refresh else "sign in again: account login"
@@ -216,15 +214,15 @@ def _notes(account: Account, whole: Secret) -> Iterator[str]:
 def log_in(args: argparse.Namespace) -> int:
     """The browser flow; the tokens are sealed into the account's file, which is made if it is not there."""
     snapshot = compiled(args)
-    oauth, there = snapshot.relay.oauth, snapshot.accounts.get(args.id)
-    if there is not None and there.kind != OAUTH.name:
+    oauth, account = snapshot.relay.oauth, snapshot.accounts.get(args.id)
+    if account is not None and account.kind != OAUTH.name:
         raise Stop(
-            f"account {args.id} is of kind {there.kind}, and sign-in gives tokens of kind {OAUTH.name} (another NAME?)"
+            f"account {args.id} is of kind {account.kind}, but signing in is for kind {OAUTH.name} (another NAME?)"
         )
     if not oauth.client_id:
         raise Stop("relay.toml: [oauth].client_id is empty (sign-in needs an OAuth registration of your own)")
     _require_recipient(tree_files(args))
-    _warn(OAUTH.name)
+    warn_of_kind(OAUTH.name)
     try:
         secret = _sign_in(args, oauth)
     except login.LoginError as error:
@@ -275,7 +273,7 @@ def _put_sealed(args: argparse.Namespace, secret: Secret) -> int:
 
     changed = write(args, plan, check=sound_but_for_seals)
     say(f"next: relayd account test {args.id}")
-    return _result(args, {"id": args.id, "changed": list(changed)})
+    return print_result(args, {"id": args.id, "changed": list(changed)})
 
 
 def _checked_secret(kind: str, account: str) -> Secret:
@@ -287,7 +285,8 @@ def _checked_secret(kind: str, account: str) -> Secret:
     return secret
 
 
-def _warn(kind: str) -> None:
+def warn_of_kind(kind: str) -> None:
+    """Say what is to be known of accounts of a kind, before a secret is asked for."""
     warning = ACCOUNT_KINDS[kind].warning if kind in ACCOUNT_KINDS else None
     if warning is not None:
         say(f"warning: {warning.code}: {warning.message}")
@@ -310,7 +309,7 @@ def _asked_kind() -> str:
         raise Stop("nothing was entered; nothing was written")
     kind = answer.strip() or "api-key"
     if kind not in KINDS:
-        raise Stop(f"{kind!r} is no kind of account ({', '.join(KINDS)})")
+        raise Stop(f"{kind!r} is not a kind of account ({', '.join(KINDS)})")
     return kind
 
 
@@ -320,20 +319,9 @@ def _fields(args: argparse.Namespace, kind: str) -> dict[str, Value]:
     return {"kind": kind, **{name: value for name, value in given.items() if value is not None}}
 
 
-def _trial_model(account: Account) -> str:
+def _test_model(account: Account) -> str:
     """A model that the account says it serves by name, else the default."""
-    return next((model for model in account.models if "*" not in model and "?" not in model), TRIAL_MODEL)
-
-
-def _switch(args: argparse.Namespace, enabled: bool) -> int:
-    changed = write(args, edit_object("accounts.d", args.id, lambda text: set_enabled(text, enabled)))
-    return _result(args, {"id": args.id, "enabled": enabled, "changed": list(changed)})
-
-
-def _result(args: argparse.Namespace, result: dict[str, Any]) -> int:
-    if args.json:
-        print_json(result)
-    return 0
+    return next((model for model in account.models if "*" not in model and "?" not in model), TEST_MODEL)
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -362,5 +350,5 @@ def _identity(text: str) -> str:
     except Stop as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if name != text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no id (a-z, 0-9, - and _; for example {name})")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an id (a-z, 0-9, - and _; for example {name})")
     return name

@@ -1,4 +1,4 @@
-"""Admins: `relayd secret password` and `secret token`: who may come to the admin listener, as lines of relay.toml.
+"""Admin credentials: `relayd secret password` and `secret token`, for those who may use the admin listener.
 
 Rule: a password is read and never printed; a token is printed once. The tree gets their hashes.
 """
@@ -9,7 +9,8 @@ import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from relayd.cli.tree import Stop, add_action, print_json, read_new_secret, say, write
+from relayd.cli.output import print_json, say
+from relayd.cli.tree import Stop, add_action, edit_file, read_new_secret, write
 from relayd.config.edit.edits import add_admin_token, set_admin_user
 from relayd.config.edit.toml_edit import render
 from relayd.config.secrets.password_hash import hash_password, mint_token, token_hash, weak_password
@@ -17,7 +18,7 @@ from relayd.config.secrets.password_hash import hash_password, mint_token, token
 
 def add_admin_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     word = add_action(
-        actions, "password", "hash a password from stdin for a person of the admin pages", password, writes=True
+        actions, "password", "hash a password from stdin, for a person who uses the admin pages", password, writes=True
     )
     _admin_arguments(word, "the person's sign-in name")
     token = add_action(actions, "token", "mint a bearer token for the admin listener and print it once", token_once,
@@ -27,7 +28,7 @@ def add_admin_actions(actions: argparse._SubParsersAction[argparse.ArgumentParse
 
 def _admin_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("name", metavar="NAME", help=what)
-    parser.add_argument("--role", choices=("viewer", "editor"), help="what it may do (default: viewer)")
+    parser.add_argument("--role", choices=("viewer", "editor"), help="what they may do (default: viewer)")
     parser.add_argument("--add", action="store_true", help="write it into relay.toml, instead of only printing it")
 
 
@@ -58,7 +59,7 @@ def _admin_change(args: argparse.Namespace, edit: Callable[[str], str]) -> tuple
     """With --add, the edit of relay.toml."""
     if not args.add:
         return ()
-    return write(args, lambda files: {"relay.toml": edit(files["relay.toml"].decode()).encode()})
+    return write(args, edit_file("relay.toml", edit))
 
 
 def _show_admin(

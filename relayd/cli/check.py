@@ -10,7 +10,6 @@ import argparse
 import difflib
 import json
 import os
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any
 
 import attrs
 
-from relayd.cli.options import add_config
-from relayd.cli.reading import UNSTABLE, at_revision, folder_of, read_steadily
+from relayd.cli.output import add_format, counted, print_report, say
+from relayd.cli.tree import UNSTABLE, add_directory, at_revision, folder_of, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff
 from relayd.config.environment import environment_problems
@@ -73,17 +72,15 @@ class Checked:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="the config tree, as with --config")
-    add_config(parser)
-    parser.add_argument(
-        "--format", choices=("text", "json", "sarif", "github"), default="text", help="form of the report (text)"
-    )
-    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    add_directory(parser)
+    add_format(parser)
     parser.add_argument("--deny-warnings", action="store_true", help="exit with 3 when there are warnings")
     parser.add_argument(
-        "--base", metavar="REV", help="also say what changes since that commit, and if it would be held"
+        "--base", metavar="REV", help="also say what changes since that commit, and whether it would be held"
     )
-    parser.add_argument("--env", action="store_true", help="also check this machine: files named, identities, secrets")
+    parser.add_argument(
+        "--env", action="store_true", help="also check this machine: the files that are named, identities, secrets"
+    )
     parser.add_argument("--identity", metavar="FILE", help="for --env: the identity file (RELAYD_IDENTITY)")
     what = "warnings and notes with these codes (or beginnings of codes), separated by commas"
     parser.add_argument("--select", metavar="CODES", action="append", default=[], help=f"show only {what}")
@@ -91,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain",
         metavar="CODE",
-        help="say what a problem's code means (or all with that beginning), and do nothing else",
+        help="say what a problem's code means (or all codes with that beginning), and do nothing else",
     )
     parser.epilog = "exit status: 0 sound, 1 errors, 2 usage, 3 warnings with --deny-warnings, 4 unstable tree"
 
@@ -102,21 +99,19 @@ def main(args: argparse.Namespace) -> int:
     directory = args.directory or args.config
     chosen, ignored = _codes(args.select), _codes(args.ignore)
     if wrong := _bad_code([*chosen, *ignored], ignored):
-        print(f"relayd check: {wrong}", file=sys.stderr)
+        say(f"relayd check: {wrong}")
         return USAGE
     tree = read_steadily(directory)
     if isinstance(tree, Unstable):
-        print(f"relayd check: the tree does not hold still: {tree.reason}", file=sys.stderr)
+        say(f"relayd check: the tree does not hold still: {tree.reason}")
         return UNSTABLE
     try:
         checked = check(directory, tree, args)
     except GitError as error:
-        print(f"relayd check: --base {args.base}: {error}", file=sys.stderr)
+        say(f"relayd check: --base {args.base}: {error}")
         return USAGE
     checked = attrs.evolve(checked, problems=_chosen(checked.problems, chosen, ignored))
-    if hasattr(sys.stdout, "reconfigure"):  # a source line may hold what the terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
-    sys.stdout.write(report(checked, args.format))
+    print_report(report(checked, args.format))
     return verdict(checked, deny_warnings=args.deny_warnings)
 
 
@@ -165,8 +160,8 @@ def explain(code: str) -> int:
     ]
     if not found:
         close = difflib.get_close_matches(code.upper(), explanations(), 3, 0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`--explain E`, W or N shows all that begin so"
-        print(f"relayd check: no such code: {code} ({hint})", file=sys.stderr)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`--explain E`, W or N shows all that begin with it"
+        say(f"relayd check: no such code: {code} ({hint})")
         return USAGE
     print("\n\n".join(f"{known}\n\n{textwrap.fill(explanations()[known], 100)}" for known in found))
     return OK
@@ -191,7 +186,7 @@ def _bad_code(codes: Sequence[str], ignored: Sequence[str]) -> str:
     """Why a list of codes cannot be obeyed; "" when it can."""
     for code in codes:
         if not any(known.startswith(code) for known in explanations()):
-            return f"no code begins with {code} (`relayd check --explain CODE` tells about one)"
+            return f"no code begins with {code} (`relayd check --explain CODE` explains one)"
     if error := next((code for code in ignored if code.startswith("E")), ""):
         return f"{error}: an error cannot be ignored, because the daemon would not load the tree"
     return ""
@@ -226,15 +221,11 @@ def report(checked: Checked, form: str) -> str:
 
 
 def summary(checked: Checked) -> str:
-    """One line: what was checked and what came of it."""
+    """One line: what was checked, and the result."""
     compiled = checked.compiled
-    counts = [_count(compiled.files, "file"), _count(compiled.accounts, "account"), _count(compiled.keys, "key")]
+    counts = [counted(compiled.files, "file"), counted(compiled.accounts, "account"), counted(compiled.keys, "key")]
     more = f" (and {compiled.omitted} more)" if compiled.omitted else ""
     return f"checked {', '.join(counts)}: revision {compiled.revision}, {totals(checked.every)}{more}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _here(problems: tuple[Problem, ...] | None) -> str:

@@ -1,4 +1,4 @@
-"""Asking the running daemon: what `reload`, `rollback`, `resume` and `status` have in common. No verb of its own.
+"""Client of the control socket: how `reload`, `rollback`, `resume`, `status` and `diff` ask the running daemon.
 
 Rule: plain sockets and JSON; the answer's meaning for scripts is the exit code.
 """
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from relayd.cli.options import add_config, add_json
+from relayd.cli import add_config
+from relayd.cli.output import add_json, print_json, say
 from relayd.daemon.paths import MAX_PATH, control_sockets
 
 OK, REJECTED, HELD, BUSY, NO_DAEMON = 0, 1, 3, 4, 5
@@ -25,7 +26,7 @@ PATIENCE = 60.0  # s
 
 
 class NoDaemon(Exception):
-    """Nobody answers. The text says where was looked."""
+    """Nobody answers. The text says where we looked."""
 
 
 class DaemonRefused(Exception):
@@ -39,26 +40,26 @@ def add_control(parser: argparse.ArgumentParser) -> None:
         "--control",
         metavar="PATH",
         default=os.environ.get("RELAYD_CONTROL", ""),
-        help="the daemon's control socket (RELAYD_CONTROL; default: where the daemon of this tree has it)",
+        help="the daemon's control socket (RELAYD_CONTROL; default: where the daemon of this tree puts it)",
     )
     add_json(parser)
 
 
 def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
-    """The daemon's answer to one request, within `patience` s. Raises: NoDaemon, Refused."""
-    place, sock = _connected(control_sockets(args.control, args.config, os.environ))
+    """The daemon's answer to one request, within `patience` s. Raises: NoDaemon, DaemonRefused."""
+    path, sock = _connected(control_sockets(args.control, args.config, os.environ))
     with sock:
-        line = _exchanged(sock, place, json.dumps(request).encode() + b"\n", patience)
+        line = _exchanged(sock, path, json.dumps(request).encode() + b"\n", patience)
     try:
         answer: dict[str, Any] = json.loads(line)
     except ValueError:
-        raise NoDaemon(f"{place}: what answers there is no relayd") from None
+        raise NoDaemon(f"{path}: what answers there is not relayd") from None
     if not answer.get("ok"):
         raise DaemonRefused(str(answer.get("error")))
     return answer
 
 
-def _exchanged(sock: socket.socket, place: Path, line: bytes, patience: float) -> bytes:
+def _exchanged(sock: socket.socket, path: Path, line: bytes, patience: float) -> bytes:
     try:
         sock.settimeout(patience)
         try:
@@ -67,51 +68,53 @@ def _exchanged(sock: socket.socket, place: Path, line: bytes, patience: float) -
             pass  # it may have said why before it hung up
         answer = sock.makefile("rb").readline()
     except TimeoutError:
-        text = (
-            f"{place}: a daemon listens there, but has not answered for {patience:.0f} s (is it stopped or overloaded?)"
-        )
-        raise NoDaemon(text) from None
+        silent = f"has not answered for {patience:.0f} s (is it stopped or overloaded?)"
+        raise NoDaemon(f"{path}: a daemon listens there, but {silent}") from None
     except ConnectionResetError:  # it hung up with our request unread
         answer = b""
     except OSError as error:
-        raise NoDaemon(f"{place}: the daemon broke off: {(error.strerror or str(error)).lower()}") from None
+        raise NoDaemon(
+            f"{path}: the connection to the daemon broke: {(error.strerror or str(error)).lower()}"
+        ) from None
     if not answer:
-        raise NoDaemon(f"{place}: the daemon hung up without an answer (it may just have ended)")
+        raise NoDaemon(f"{path}: the daemon hung up without an answer (it may just have ended)")
     return answer
 
 
-def _connected(places: list[Path]) -> tuple[Path, socket.socket]:
+def _connected(paths: list[Path]) -> tuple[Path, socket.socket]:
     tried = []
-    for place in places:
+    for path in paths:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if len(os.fsencode(place)) > MAX_PATH:
+            if len(os.fsencode(path)) > MAX_PATH:
                 raise OSError(f"a socket's path has at most {MAX_PATH} bytes")
             sock.settimeout(PATIENCE)
-            sock.connect(str(place))
+            sock.connect(str(path))
         except PermissionError:
             sock.close()
-            raise NoDaemon(f"{place}: permission denied (the daemon answers root and its own user: try sudo)") from None
+            raise NoDaemon(f"{path}: permission denied (the daemon answers root and its own user: try sudo)") from None
         except OSError as error:
             sock.close()
-            tried.append(f"{place}: {(error.strerror or str(error)).lower()}")
+            tried.append(f"{path}: {(error.strerror or str(error)).lower()}")
         else:
-            return place, sock
+            return path, sock
     raise NoDaemon(f"no daemon answers ({'; '.join(tried)}) [relayd run, or --control PATH]")
 
 
-def carry_out(args: argparse.Namespace, verb: str, **request: Any) -> int:
-    """Ask for a reload of some kind, tell what came of it, and give the exit code."""
+def refused(args: argparse.Namespace, error: NoDaemon | DaemonRefused) -> int:
+    """Say why there is no answer, and give the exit code."""
+    say(f"relayd {args.verb}: {error}")
+    return NO_DAEMON if isinstance(error, NoDaemon) else REJECTED
+
+
+def carry_out(args: argparse.Namespace, **request: Any) -> int:
+    """Ask for the verb, which is a reload of some kind, print the result, and give the exit code."""
     try:
-        result = ask(args, verb=verb, **request)["result"]
-    except NoDaemon as error:
-        print(f"relayd {args.verb}: {error}", file=sys.stderr)
-        return NO_DAEMON
-    except DaemonRefused as error:
-        print(f"relayd {args.verb}: {error}", file=sys.stderr)
-        return REJECTED
+        result = ask(args, verb=args.verb, **request)["result"]
+    except (NoDaemon, DaemonRefused) as error:
+        return refused(args, error)
     if args.json:
-        print(json.dumps({name: value for name, value in result.items() if name != "changes_text"}, indent=2))
+        print_json({name: value for name, value in result.items() if name != "changes_text"})
     else:
         sys.stdout.write(in_words(result))
     return EXITS[result["result"]]
@@ -148,7 +151,7 @@ def tree_in_words(one: dict[str, Any]) -> str:
 
 
 def _verdict(result: dict[str, Any]) -> str:
-    """What came of it, of which tree, and what runs now."""
+    """The result, of which tree, and what runs now."""
     word = f"would be {result['result']}" if result["dry_run"] else result["result"]
     tree = tree_in_words(result) if result["digest"] else ""
     if result["result"] in ("applied", "unchanged"):

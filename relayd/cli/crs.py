@@ -27,7 +27,7 @@ ExportRow = Mapping[str, Any]
 
 
 class BadExport(ValueError):
-    """The file is no export; the text says why, without quoting it."""
+    """The file is not an export; the text says why, without quoting it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +67,7 @@ def read_export(text: str) -> Export:
         metadata, tables = found["metadata"], found["data"]
         keys, accounts = _rows(tables, "apiKeys"), _rows(tables, "claudeAccounts")
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadExport("no export of claude-relay-service (expected JSON with metadata and data)") from None
+        raise BadExport("not an export of claude-relay-service (expected JSON with metadata and data)") from None
     notes: list[str] = []
     readable = bool(metadata.get("decrypted")) and not metadata.get("sanitized")
     if accounts and not readable:
@@ -122,7 +122,7 @@ def _add_expiry(row: ExportRow, fields: dict[str, Value], where: str, notes: lis
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError:
-        notes.append(f"{where}: its expiry is no date; set `expires` by hand")
+        notes.append(f"{where}: its expiry is not a date; set `expires` by hand")
         return
     fields["expires"] = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).replace(microsecond=0)
 

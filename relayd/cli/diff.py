@@ -1,14 +1,13 @@
 """`relayd diff`: what a change of the tree means: of the tree on disk to what runs, to a commit, or between commits.
 
-Rule: offline, but without a revision, where the daemon of this tree is asked. Only it knows what it runs: a setting
-that waits for a restart, or what deny.toml has refused meanwhile, is in no file. Where none answers, the last commit
-stands for it, and that is said.
+Rule: offline, except without a revision, when the daemon of this tree is asked. Only it knows what it runs: a setting
+that waits for a restart, or what deny.toml has refused meanwhile, is in no file. Where no daemon answers, the last
+commit stands for it, and that is said.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import attrs
 
 from relayd.cli.control_client import DaemonRefused, NoDaemon, add_control, ask, place_and_message, tree_in_words
-from relayd.cli.reading import at_revision, read_steadily
+from relayd.cli.output import print_json, say
+from relayd.cli.tree import at_revision, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff, model_digest
 from relayd.config.guard import held
@@ -41,7 +41,7 @@ class Side:
 
 
 class NotRunning(Exception):
-    """What runs cannot be had. The text says why."""
+    """What runs is not known. The text says why."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REV or A..B",
         nargs="?",
         default="",
-        help="a commit, compared with the work tree, or two, compared with each other;"
-        " default: what the daemon runs, compared with the tree on disk",
+        help="a commit to compare with the work tree, or two to compare with each other;"
+        " default: compare what the daemon runs with the tree on disk",
     )
     parser.add_argument(
-        "--running", action="store_true", help="insist on what the daemon runs; without a daemon it is an error"
+        "--running", action="store_true", help="insist on what the daemon runs: it is an error when no daemon answers"
     )
     add_control(parser)
     parser.epilog = "exit status: 0 the two mean the same, 1 error, 2 they differ"
@@ -70,14 +70,17 @@ def main(args: argparse.Namespace) -> int:
             except NotRunning as error:
                 if args.running:
                     raise DiffError(str(error)) from None
-                print(f"relayd diff: {error}: comparing the last commit with the work tree instead", file=sys.stderr)
+                say(f"relayd diff: {error}: comparing the last commit with the work tree instead")
         old, new = sides(args.config, args.revisions or "HEAD")
     except (DiffError, GitError, ConfigError) as error:
-        print(f"relayd diff: {error}", file=sys.stderr)
+        say(f"relayd diff: {error}")
         return ERROR
     changes = diff(old.snapshot, new.snapshot)
     reasons = held(old.snapshot, new.snapshot, changes)
-    sys.stdout.write(as_json(old, new, changes, reasons) if args.json else as_text(old, new, changes, reasons))
+    if args.json:
+        print_json(as_json(old, new, changes, reasons))
+    else:
+        sys.stdout.write(as_text(old, new, changes, reasons))
     return SAME if changes.empty else DIFFERS
 
 
@@ -87,17 +90,22 @@ def main(args: argparse.Namespace) -> int:
 def _from_running(args: argparse.Namespace) -> int:
     """Raises: NotRunning; DiffError when the tree on disk cannot be compared."""
     try:
-        told = ask(args, verb="diff")["diff"]
+        answer = ask(args, verb="diff")["diff"]
     except (NoDaemon, DaemonRefused) as error:
         raise NotRunning(str(error).partition(" [")[0]) from None
-    if not _same_directory(told["tree"], args.config):
-        raise NotRunning(f"the daemon that answers follows another tree, {told['tree']}, not {args.config.absolute()}")
-    found = told["candidate"]
+    if not _same_directory(answer["tree"], args.config):
+        raise NotRunning(
+            f"the daemon that answers follows another tree, {answer['tree']}, not {args.config.absolute()}"
+        )
+    found = answer["candidate"]
     if found["changes"] is None:
         errors = [place_and_message(one) for one in found["problems"] if one["severity"] == "error"]
         reasons = "\n".join(f"  {line}" for line in (*errors, *found["reasons"]))
         raise DiffError(f"the tree on disk is {found['result']}, so it cannot be compared:\n{reasons}")
-    sys.stdout.write(running_as_json(told) if args.json else running_as_text(told))
+    if args.json:
+        print_json(running_as_json(answer))
+    else:
+        sys.stdout.write(running_as_text(answer))
     return SAME if found["changes"]["empty"] else DIFFERS
 
 
@@ -109,9 +117,9 @@ def _same_directory(theirs: str, ours: Path) -> bool:
         return False
 
 
-def running_as_text(told: dict[str, Any]) -> str:
+def running_as_text(answer: dict[str, Any]) -> str:
     """For people."""
-    running, found = told["running"], told["candidate"]
+    running, found = answer["running"], answer["candidate"]
     head = f"running generation {running['generation']}, {tree_in_words(running)} -> disk, {tree_in_words(found)}"
     if found["changes"]["empty"]:
         same = "the same" if running["digest"] == found["digest"] else "the same meaning in other words"
@@ -120,14 +128,14 @@ def running_as_text(told: dict[str, Any]) -> str:
     return f"{head}\n{found['changes_text']}{tail}"
 
 
-def running_as_json(told: dict[str, Any]) -> str:
+def running_as_json(answer: dict[str, Any]) -> dict[str, Any]:
     """For programs: the same fields as between commits, and more of each side."""
-    running, found = told["running"], told["candidate"]
+    running, found = answer["running"], answer["candidate"]
     sides = {
         "old": {"name": "running", "generation": running["generation"], **_side(running)},
         "new": {"name": "disk", **_side(found)},
     }
-    return json.dumps({"version": 1, **sides, **found["changes"], "held": found["reasons"]}, indent=2) + "\n"
+    return {"version": 1, **sides, **found["changes"], "held": found["reasons"]}
 
 
 def _side(one: dict[str, Any]) -> dict[str, Any]:
@@ -177,16 +185,15 @@ def as_text(old: Side, new: Side, changes: Changes, reasons: tuple[str, ...]) ->
     return f"{head}\n{changes.as_text()}{tail}"
 
 
-def as_json(old: Side, new: Side, changes: Changes, reasons: tuple[str, ...]) -> str:
+def as_json(old: Side, new: Side, changes: Changes, reasons: tuple[str, ...]) -> dict[str, Any]:
     """For programs."""
-    result = {
+    return {
         "version": 1,
         "old": {"name": old.name, "revision": old.snapshot.revision, "model_digest": model_digest(old.snapshot)},
         "new": {"name": new.name, "revision": new.snapshot.revision, "model_digest": model_digest(new.snapshot)},
         **changes.as_json(),
         "held": list(reasons),
     }
-    return json.dumps(result, indent=2) + "\n"
 
 
 def _short(name: str) -> str:

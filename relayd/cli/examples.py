@@ -13,7 +13,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "check": (
         "relayd check",
         "relayd check --deny-warnings --format github --base origin/main     in CI",
-        "relayd check --env                 also what this machine needs: files, identities",
+        "relayd check --env                 also what this machine needs: files and identities",
     ),
     "test": ("relayd test", "relayd test -v /srv/relay"),
     "diff": ("relayd diff", "relayd diff HEAD~3", "relayd diff v1..v2 --json"),
@@ -37,7 +37,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "key which": ("relayd key which < key.txt",),
     "create-api-key": ('relayd create-api-key --name "Development key" --limit 1000',),
     "account add": (
-        "relayd account add main --kind api-key               asks for the key, and shows nothing of it",
+        "relayd account add main --kind api-key               asks for the key and does not show it",
         "relayd account add main --kind api-key < key.txt",
         "relayd account add eu --kind api-key --groups eu --proxy socks5://10.0.0.7:1080 --priority 10",
         "relayd account add lab --kind simulator",
@@ -67,15 +67,16 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
 }
 
 FIRST = """\
-to begin with:
+getting started:
   relayd init ~/relay                        a tree with a simulator account and a first key
   relayd run --config ~/relay                serve it
   relayd account add main --kind api-key     a real account; its credential is sealed into the tree
   relayd key new alice                       an API key for a client; printed once
   relayd check && relayd test                what CI runs
-  relayd status                              what runs, and what ails it
+  relayd status                              what runs, and what is wrong with it
 
-`relayd VERB --help` tells more. All verbs take --config DIR (else RELAYD_CONFIG, else the working directory).
+`relayd VERB --help` explains a verb. Where a tree is needed, it is --config DIR, else RELAYD_CONFIG, else the working
+directory.
 """
 
 

@@ -1,4 +1,4 @@
-"""relayd explain: which account would serve a call, and why each other would not.
+"""relayd explain: which account would serve a call, and why the others would not.
 
 Rule: the same decisions as for a real call, in the same order: the key, its client rule, endpoint and model; its
 limits; then the pool, with the accounts' health, `max_concurrency` and `pace` as the state store has them. Nothing is
@@ -13,17 +13,18 @@ from typing import Any
 
 import msgspec
 
-from relayd.cli.options import add_config, add_json
-from relayd.cli.store import StateReader, add_state, money, now_ms, number, open_state
-from relayd.cli.tree import Stop, compiled, guarded, print_json, say
+from relayd.cli import add_config
+from relayd.cli.output import add_json, amount, print_json, say
+from relayd.cli.store import StateReader, add_state, now_ms, open_state
+from relayd.cli.tree import Stop, compiled, guarded, pick
 from relayd.config.model.scenario import Scenario
 from relayd.config.snapshot import ApiKey, ObjectId, Snapshot
 from relayd.core.balancing.eligibility import full_elsewhere
 from relayd.core.balancing.pool import Pool
 from relayd.core.dry_run import dry_run
-from relayd.core.quota.limits import Term, TermLevel, counting_terms, usage_document
+from relayd.core.quota.limits import counting_terms, usage_document
 from relayd.core.quota.reservation import account_terms, shown_terms
-from relayd.state.contract import Gather, Gathered, Peek, TermLevels
+from relayd.state.contract import Gather, Gathered
 
 ENDPOINTS = ("messages", "count_tokens", "openai", "batches", "files")
 SERVED, NOT_SERVED = 0, 1
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", default="", help="the model asked for")
     parser.add_argument("--client", metavar="UA", default="", help="the client's User-Agent")
     parser.add_argument("--address", metavar="IP", default="", help="the client's address (default: a unix socket)")
-    parser.add_argument("--endpoint", choices=ENDPOINTS, default="messages", help="what is called (messages)")
+    parser.add_argument("--endpoint", choices=ENDPOINTS, default="messages", help="what is called (default: messages)")
     add_config(parser)
     add_state(parser)
     add_json(parser)
@@ -48,29 +49,27 @@ def main(args: argparse.Namespace) -> int:
 def explain(args: argparse.Namespace) -> int:
     """Print the explanation."""
     snapshot = compiled(args)
-    if args.key not in snapshot.keys:
-        have = ", ".join(sorted(snapshot.keys)[:20]) or "none"
-        raise Stop(f"there is no key {args.key} (there is: {have})")
+    key = pick(snapshot.keys, "key", args.key)
     if args.endpoint in ("messages", "count_tokens", "openai") and not args.model:
         raise Stop(f"--model is needed: a call of {args.endpoint} names one")
     now = now_ms() / 1000
     outcome = dry_run(_scenario(args, now), snapshot)
+    refusal = outcome.refusal
     pool = Pool()
     pool.adopt(snapshot, now)
-    key = snapshot.keys[args.key]
-    unknown, standings = _look_up(args, snapshot, key, pool, now)
-    full = [row["limit_name"] for row in standings if _is_full(row)] if outcome.refusal is None else []
+    unknown, limits = _look_up(args, snapshot, key, pool, now)
+    full = [row["limit_name"] for row in limits if _is_full(row)] if refusal is None else []
     model = snapshot.relay.models.get(args.model, args.model)
     reasons = pool.explain(snapshot, key.groups, model, now=now)
     answer: dict[str, Any] = {
-        "served": outcome.refusal is None and not full and any(reason.ok for reason in reasons),
+        "served": refusal is None and not full and any(reason.ok for reason in reasons),
         "key": key.id,
         "model": args.model,
         "sent_model": model,
-        "refusal": None if outcome.refusal is None else _refusal(outcome.refusal.status, outcome.refusal.message),
+        "refusal": refusal and {"status": refusal.status, "message": refusal.message},
         "accounts": [{"id": one.account, "serves": one.ok, "reason": one.text} for one in reasons],
         "limits": list(outcome.limits),
-        "usage": standings,
+        "usage": limits,
         "full": full,
         "health": unknown or "as of the state store",
     }
@@ -104,22 +103,17 @@ def _look_up(
     Returns: why the store could not be asked, "" when it could; the key's limits as they stand.
     """
     try:
-        books = open_state(args, snapshot)
+        with open_state(args, snapshot) as state:
+            _load_health(state, pool, now)
+            _load_ceilings(state, snapshot, pool, now)
+            return "", _limits(args, state, snapshot, key)
     except Stop as error:
         return f"the accounts' health is not known: {error}", []
-    try:
-        _load_health(books, pool, now)
-        _load_ceilings(books, snapshot, pool, now)
-        return "", _standings(args, books, snapshot, key)
-    except Stop as error:
-        return f"the accounts' health is not known: {error}", []
-    finally:
-        books.store.close()
 
 
-def _load_health(books: StateReader, pool: Pool, now: float) -> None:
+def _load_health(state: StateReader, pool: Pool, now: float) -> None:
     """Take over what the daemons have noted of their accounts."""
-    answer = books.ask(Gather(topic="health"))
+    answer = state.ask(Gather(topic="health"))
     for note in answer.notes if isinstance(answer, Gathered) else ():
         try:
             pool.load_health(note.name, msgspec.json.decode(note.body, type=dict), now)
@@ -127,36 +121,27 @@ def _load_health(books: StateReader, pool: Pool, now: float) -> None:
             continue
 
 
-def _load_ceilings(books: StateReader, snapshot: Snapshot, pool: Pool, now: float) -> None:
+def _load_ceilings(state: StateReader, snapshot: Snapshot, pool: Pool, now: float) -> None:
     """Hold the accounts whose calls on all nodes together leave no room."""
     for account in snapshot.accounts.values():
-        for term, standing in zip(*_peek(books, account_terms(account))[:2], strict=True):
-            if standing.used >= term.limit:
+        terms = account_terms(account)
+        for term, level in zip(terms, state.levels(terms).levels, strict=True):
+            if level.used >= term.limit:
                 pool.block(full_elsewhere(account.id, term, None, now))
 
 
-def _standings(args: argparse.Namespace, books: StateReader, snapshot: Snapshot, key: ApiKey) -> list[dict[str, Any]]:
+def _limits(args: argparse.Namespace, state: StateReader, snapshot: Snapshot, key: ApiKey) -> list[dict[str, Any]]:
     """The key's limits on such a call, as they stand."""
     counting = counting_terms(key, 0)
     of_calls = tuple(term for term in shown_terms(key, snapshot, now_ms()) if term not in counting)
-    terms, standings, now = _peek(books, counting if args.endpoint == "count_tokens" else of_calls)
-    rows: list[dict[str, Any]] = usage_document(key, terms, standings, now)["limits"]
+    terms = counting if args.endpoint == "count_tokens" else of_calls
+    levels = state.levels(terms)
+    rows: list[dict[str, Any]] = usage_document(key, terms, levels.levels, levels.now)["limits"]
     return rows
-
-
-def _peek(books: StateReader, terms: tuple[Term, ...]) -> tuple[tuple[Term, ...], tuple[TermLevel, ...], int]:
-    answer = books.ask(Peek(terms=terms))
-    if not isinstance(answer, TermLevels):
-        raise Stop(f"{books.store.name}: {answer}")
-    return terms, answer.levels, answer.now
 
 
 def _is_full(row: dict[str, Any]) -> bool:
     return float(row["remaining"]) <= 0
-
-
-def _refusal(status: int, message: str) -> dict[str, Any]:
-    return {"status": status, "message": message}
 
 
 def _print(answer: dict[str, Any], now: float) -> None:
@@ -177,6 +162,6 @@ def _print(answer: dict[str, Any], now: float) -> None:
         return
     print("limits it has to pass:")
     for row in answer["usage"]:
-        left = f"${money(row['remaining'])}" if row["unit"] == "cost" else number(row["remaining"])
+        left = amount(row["unit"], row["remaining"])
         until = f", resets {row['resets_at']}" if row["resets_at"] else ""
         print(f"  {'-' if _is_full(row) else '+'} {row['limit_name']}: {left} left{until}")

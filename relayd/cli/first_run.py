@@ -1,4 +1,4 @@
-"""First run: what `relayd init` does around the files of a new tree: its identity, its git repository, its farewell.
+"""The first run: what `relayd init` does around the files of a new tree, to identity, git repository and newcomer.
 
 Rule: an identity that is there is used and never overwritten; a repository is made only where there is none.
 """
@@ -39,12 +39,12 @@ NOBODY = Kept((), (), False)
 
 def keep_identity(directory: Path, realm: str, named: Path | None, post_quantum: bool) -> Kept:
     """The identities that commands on this machine use for the realm, or a new one. Raises: SealError; OSError."""
-    told = [named] if named else identity_paths(None, os.environ, realm)
-    there = [path for path in told if path.exists()]
+    paths = [named] if named else identity_paths(None, os.environ, realm)
+    there = [path for path in paths if path.exists()]
     if there:
         found = [identity for path in there for identity in read_identities(path, directory)]
         return Kept(tuple(there), tuple(dict.fromkeys(found)), False)
-    path = told[0] if told else usual_identity(realm, directory, os.environ)
+    path = paths[0] if paths else usual_identity(realm, directory, os.environ)
     made = new_identity(os.urandom, 2 if post_quantum else 1)
     try:
         write_identity(path, directory, made)
@@ -65,7 +65,7 @@ def found_by_itself(kept: Kept, realm: str) -> bool:
 def make_repository(directory: Path) -> str:
     """Make the directory a git repository with the hook on, unless it is in one.
 
-    Returns: "made"; the top directory of the repository that it is in; "" where there is no git, or it does not want.
+    Returns: "made"; the top directory of the repository that it is in; "" where there is no git, or it fails.
     """
     if not shutil.which("git"):
         return ""
@@ -122,7 +122,7 @@ def _about_identity(kept: Kept, found: bool) -> str:
     finding = (
         "Commands find it there by the realm" if found else "Name it to commands with --identity or RELAYD_IDENTITY"
     )
-    backup = "; keep a copy off line, for without it sealed values are lost" if kept.made else ""
+    backup = "; keep a copy offline: without it, sealed values are lost" if kept.made else ""
     return f"{what}:\n\n  {files}\n\n{finding}{backup}.\n"
 
 

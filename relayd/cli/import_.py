@@ -13,16 +13,15 @@ from pathlib import Path
 
 import attrs
 
+from relayd.cli.account import warn_of_kind
 from relayd.cli.crs import BadExport, Export, ImportedAccount, ImportedKey, read_export
+from relayd.cli.output import print_json, print_table, say
 from relayd.cli.tree import (
     Stop,
     add_action,
     guarded,
     now,
     object_id,
-    print_json,
-    print_table,
-    say,
     tree_files,
     write,
 )
@@ -48,9 +47,9 @@ class Issued:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
-    crs = add_action(sources, "crs", "take over an export of claude-relay-service", take_over, writes=True)
+    crs = add_action(sources, "crs", "import an export of claude-relay-service", take_over, writes=True)
     crs.add_argument("file", metavar="FILE", type=Path, help="JSON of `data-transfer-enhanced.js export`")
-    crs.add_argument("--only", choices=("keys", "accounts"), help="leave the other out")
+    crs.add_argument("--only", choices=("keys", "accounts"), help="import only these")
     crs.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
 
 
@@ -69,8 +68,8 @@ def take_over(args: argparse.Namespace) -> int:
     issued = [] if args.only == "accounts" else _issued(export, files)
     for note in export.notes:
         say(f"note: {note}")
-    if accounts and OAUTH.warning is not None:
-        say(f"warning: {OAUTH.warning.code}: {OAUTH.warning.message}")
+    if accounts:
+        warn_of_kind(OAUTH.name)
     if args.dry_run:
         say(f"would write {len(accounts)} accounts and {len(issued)} keys")
         return _print(args, [], accounts, issued)

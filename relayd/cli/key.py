@@ -1,4 +1,4 @@
-"""relayd key: API keys, one file each in keys.d.
+"""relayd key: API keys, one file each in keys.d; and create-api-key, which is `key new` for scripts of other relays.
 
 A new key is printed once, alone on stdout; the tree holds its hash. docs/keys.md tells more.
 """
@@ -12,35 +12,35 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from relayd.cli.consumption import NoUsage, consumption
+from relayd.cli import add_config
 from relayd.cli.limit import HELP, BadLimit, describe, read_limits
-from relayd.cli.store import add_state
+from relayd.cli.output import add_json, moment, print_json, print_result, print_table, say
+from relayd.cli.store import NoUsage, add_state, consumption
 from relayd.cli.tree import (
     Stop,
     add_action,
+    add_force,
     compiled,
     confirmed,
     edit_object,
-    expiry,
     find_object,
     guarded,
-    moment,
     now,
     object_id,
-    print_json,
-    print_table,
+    pick,
     read_secret,
     refuse_taken,
-    say,
+    switch,
     words,
     write,
 )
-from relayd.config.edit.edits import key_file, rotate, set_enabled
+from relayd.config.edit.edits import key_file, rotate
 from relayd.config.edit.toml_edit import Value
 from relayd.config.edit.write import Files
-from relayd.config.model.values import seconds
+from relayd.config.model.types import write as written
+from relayd.config.model.values import Bad, seconds
 from relayd.config.secrets.api_keys import checksum_ok, hint, key_digest, key_hash, mint
-from relayd.config.snapshot import ApiKey, KeyHash, Limits, Snapshot
+from relayd.config.snapshot import ApiKey, KeyHash, Limits, MicroUsd, Snapshot
 from relayd.core.access.auth import key_state
 
 LISTS = (
@@ -61,18 +61,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _named(one)
     add_state(one)
     turn = add_action(
-        actions, "rotate", "add a new hash to a key; the old one ends after a time of grace", turn_over, writes=True
+        actions, "rotate", "give a key a new text; the old one works for a time of grace", turn_over, writes=True
     )
     _named(turn)
     turn.add_argument(
-        "--grace", metavar="TIME", default="7d", help='how long the old key still works (default 7d; "0s" = not)'
+        "--grace", metavar="TIME", default="7d", help="how long the old key still works (default: 7d; 0s: not at all)"
     )
-    _named(add_action(actions, "disable", "refuse a key from now on", disable, writes=True))
-    _named(add_action(actions, "enable", "accept a disabled key again", enable, writes=True))
+    _named(add_action(actions, "disable", "refuse a key from now on", switch("keys.d", False), writes=True))
+    _named(add_action(actions, "enable", "accept a disabled key again", switch("keys.d", True), writes=True))
     delete = add_action(actions, "delete", "remove a key's file", remove, writes=True)
     _named(delete)
     delete.add_argument("--yes", action="store_true", help="do not ask")
     add_action(actions, "which", "read a key from stdin and say whose it is", which)
+
+
+def add_create_api_key_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(act=new)
+    add_config(parser)
+    add_json(parser)
+    add_force(parser)
+    add_new_arguments(parser, name_option=True)
 
 
 def add_new_arguments(parser: argparse.ArgumentParser, *, name_option: bool = False) -> None:
@@ -81,25 +89,26 @@ def add_new_arguments(parser: argparse.ArgumentParser, *, name_option: bool = Fa
         parser.add_argument("--name", metavar="NAME", required=True, help="name for people; the id is made from it")
     else:
         parser.add_argument("name", metavar="NAME", help="name for people; the id is made from it")
-    parser.add_argument("--id", metavar="ID", help="the file's stem, when it is not to be made from the name")
-    parser.add_argument("--owner", metavar="NAME", help="who answers for it")
+    parser.add_argument("--id", metavar="ID", help="the file's stem, instead of one made from the name")
+    parser.add_argument("--owner", metavar="NAME", help="who is responsible for it")
     for option, text in LISTS:
         parser.add_argument(f"--{option}", metavar="A,B", type=words, help=text)
-    parser.add_argument("--max-tokens", metavar="N", type=int, help="cap on a call's max_tokens")
+    parser.add_argument("--max-tokens", metavar="N", type=int, help="upper bound of a call's max_tokens")
     parser.add_argument("--expires", metavar="WHEN", help="90d, 2027-11-22 or 2027-11-22T00:00:00Z")
     parser.add_argument("--limit", metavar="LIMIT", action="append", default=[], help=HELP)
     parser.add_argument("--concurrency", metavar="N", type=int, help="calls in flight at once")
 
 
 def main(args: argparse.Namespace) -> int:
-    return guarded(f"key {args.action}", args.act, args)
+    verb = f"key {args.action}" if args.verb == "key" else args.verb
+    return guarded(verb, args.act, args)
 
 
 def new(args: argparse.Namespace) -> int:
     """Mint a key and write keys.d/ID.toml."""
     identity = args.id or object_id(args.name)
     if args.id and object_id(args.id) != args.id:
-        raise Stop(f"{args.id!r} is no id (a-z, 0-9, - and _, at most 63 characters)")
+        raise Stop(f"{args.id!r} is not an id (a-z, 0-9, - and _, at most 63 characters)")
     try:
         limits = read_limits(args.limit, args.concurrency)
     except BadLimit as error:
@@ -128,43 +137,32 @@ def turn_over(args: argparse.Namespace) -> int:
     return _hand_over(args, args.id, path, minted)
 
 
-def disable(args: argparse.Namespace) -> int:
-    return _switch(args, False)
-
-
-def enable(args: argparse.Namespace) -> int:
-    return _switch(args, True)
-
-
 def remove(args: argparse.Namespace) -> int:
     """Delete a key's file. Its past consumption stays in the state store under its id."""
-    if not confirmed(f"delete key {args.id}? clients that use it are refused", args):
+    if not confirmed(f"Delete key {args.id}? Clients that use it will be refused.", args):
         raise Stop("not deleted")
     changed = write(args, lambda files: {find_object(files, "keys.d", args.id): None})
-    return _result(args, {"id": args.id, "deleted": list(changed)})
+    return print_result(args, {"id": args.id, "deleted": list(changed)})
 
 
 def show_list(args: argparse.Namespace) -> int:
     """All keys, one a line, with what they have consumed since the first of the month."""
     snapshot = compiled(args)
     keys = [key for _, key in sorted(snapshot.keys.items())]
-    booked = _booked(args, snapshot)
+    used = _consumption(args, snapshot)
     if args.json:
-        print_json({"keys": [as_json(key) | _consumed(booked, key.id) for key in keys]})
+        print_json({"keys": [as_json(key) | _consumed(used, key.id) for key in keys]})
         return 0
     head = ("ID", "NAME", "OWNER", "STATE", "EXPIRES", "KEY", "LIMITS")
-    more = ("REQUESTS", "TOKENS", "COST") if booked is not None else ()
-    print_table((*head, *more), [(*_row(key), *_month(booked, key.id)) for key in keys])
+    more = ("REQUESTS", "TOKENS", "COST") if used is not None else ()
+    print_table((*head, *more), [(*_row(key), *_month(used, key.id)) for key in keys])
     return 0
 
 
 def show(args: argparse.Namespace) -> int:
     """One key, every setting that is not the default."""
     snapshot = compiled(args)
-    keys = snapshot.keys
-    if args.id not in keys:
-        raise LookupError(f"there is no key {args.id} (there is: {', '.join(sorted(keys)[:20]) or 'none'})")
-    shown = as_json(keys[args.id]) | _consumed(_booked(args, snapshot), args.id)
+    shown = as_json(pick(snapshot.keys, "key", args.id)) | _consumed(_consumption(args, snapshot), args.id)
     if args.json:
         print_json(shown)
         return 0
@@ -180,7 +178,7 @@ def which(args: argparse.Namespace) -> int:
     found = snapshot.keys_by_hash.get(key_digest(key.encode()))
     if found is None:
         wrong = "" if checksum_ok(key) else "; its checksum is wrong, so it was cut or mistyped"
-        raise Stop(f"no key of this tree{wrong}")
+        raise Stop(f"not a key of this tree{wrong}")
     owner, entry = found
     problem = why_refused(owner, entry, snapshot, now())
     if args.json:
@@ -238,11 +236,11 @@ def limits_json(limits: Limits) -> dict[str, Any]:
         found["rate"] = {"requests": limits.rate.requests, "window": f"{limits.rate.window:g}s"}
     for name in _PLAIN_LIMITS:
         if value := getattr(limits, name):
-            found[name] = _usd(value) if name.endswith("cost") else value
+            found[name] = written(MicroUsd, value) if name.endswith("cost") else value
     windows = [
         {"window": window.window}
         | {name: value for name in ("requests", "tokens") if (value := getattr(window, name))}
-        | ({"cost": _usd(window.cost)} if window.cost else {})
+        | ({"cost": written(MicroUsd, window.cost)} if window.cost else {})
         for window in limits.windows
     ]
     return found | ({"windows": windows} if windows else {})
@@ -254,11 +252,11 @@ _PLAIN_LIMITS = (
 )  # fmt: skip
 
 
-Booked = Mapping[str, dict[str, Any]] | None
+Consumption = Mapping[str, dict[str, Any]] | None
 
 
-def _booked(args: argparse.Namespace, snapshot: Snapshot) -> Booked:
-    """What the state store has booked; None when it cannot be read, which is said."""
+def _consumption(args: argparse.Namespace, snapshot: Snapshot) -> Consumption:
+    """What the state store has recorded; None when it cannot be read, which is said."""
     try:
         return consumption(args, snapshot)
     except NoUsage as error:
@@ -267,14 +265,14 @@ def _booked(args: argparse.Namespace, snapshot: Snapshot) -> Booked:
         return None
 
 
-def _consumed(booked: Booked, key: str) -> dict[str, Any]:
-    return {} if booked is None else {"consumption": booked[key]}
+def _consumed(used: Consumption, key: str) -> dict[str, Any]:
+    return {} if used is None else {"consumption": used[key]}
 
 
-def _month(booked: Booked, key: str) -> tuple[str, ...]:
-    if booked is None:
+def _month(used: Consumption, key: str) -> tuple[str, ...]:
+    if used is None:
         return ()
-    month = booked[key]["month"]
+    month = used[key]["month"]
     return (str(month["requests"]), str(month["tokens"]), f"${month['cost']}")
 
 
@@ -298,6 +296,26 @@ def _fields(args: argparse.Namespace, start: datetime.datetime) -> dict[str, Val
     return fields
 
 
+def expiry(text: str, start: datetime.datetime) -> datetime.datetime:
+    """A duration from `start` ("90d"), or a date or a time with an offset, in the future. Raises: Stop."""
+    found = _expiry(text, start)
+    if found <= start:
+        raise Stop(f"--expires {text}: {moment(found)} is in the past")
+    return found
+
+
+def _expiry(text: str, start: datetime.datetime) -> datetime.datetime:
+    try:
+        return start + datetime.timedelta(seconds=seconds(text))
+    except Bad:
+        pass
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise Stop(f"{text!r} is not a duration (90d), date (2027-11-22) or time (2027-11-22T00:00:00Z)") from None
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+
+
 def _hand_over(args: argparse.Namespace, identity: str, path: str, minted: str) -> int:
     """Print a new key, this once."""
     if args.json:
@@ -309,23 +327,11 @@ def _hand_over(args: argparse.Namespace, identity: str, path: str, minted: str) 
     return 0
 
 
-def _switch(args: argparse.Namespace, enabled: bool) -> int:
-    changed = write(args, edit_object("keys.d", args.id, lambda text: set_enabled(text, enabled)))
-    return _result(args, {"id": args.id, "enabled": enabled, "changed": list(changed)})
-
-
-def _result(args: argparse.Namespace, result: dict[str, Any]) -> int:
-    if args.json:
-        print_json(result)
-    return 0
-
-
 def _row(key: ApiKey) -> tuple[str, ...]:
     limits = limits_json(key.limits)
     state = "on" if key.enabled else "off"
     hints = " ".join(entry.hint or entry.sha256[:8] for entry in key.hashes)
-    told = "; ".join(describe(limits))
-    return (key.id, key.name, key.owner, state, moment(key.expires), hints, told)
+    return (key.id, key.name, key.owner, state, moment(key.expires), hints, "; ".join(describe(limits)))
 
 
 def _words(value: Any) -> str:
@@ -342,7 +348,3 @@ def _words(value: Any) -> str:
 def _words_of_hash(entry: dict[str, Any]) -> str:
     until = f" until {entry['expires']}" if entry.get("expires") else ""
     return f"{entry['hint'] or entry['sha256'][:8]}{until}"
-
-
-def _usd(micro: int) -> str:
-    return f"{micro // 1_000_000}.{micro % 1_000_000:06d}".rstrip("0").rstrip(".")

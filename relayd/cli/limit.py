@@ -1,7 +1,7 @@
 """Limits on the command line: `--limit 1000`, `--limit 60/1m`, `--limit 5usd/day`, into a key's [limits].
 
-Rule: pure. A plain number is requests in a day: who gives one number means a budget, and a day's budget bounds what a
-leaked or looping key can do. It is said on stderr what was understood.
+Rule: pure. A plain number is requests in a day: whoever gives one number means a budget, and a day's budget bounds what
+a leaked or looping key can do. The command says on stderr what was understood.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _understood(text: str) -> tuple[str, str, str]:
 def _check_amount(text: str, unit: str, amount: str) -> None:
     if unit == "cost":
         if not MONEY_RE.fullmatch(amount):
-            raise BadLimit(f"limit {text!r}: a cost has digits, with at most 6 after the point")
+            raise BadLimit(f"limit {text!r}: a cost is digits, with at most 6 after the point")
     elif not amount.isdigit():
         raise BadLimit(f"limit {text!r}: {unit} are counted in whole numbers")
 
@@ -87,7 +87,7 @@ def _window(text: str, window: str) -> str:
     try:
         seconds(window)
     except Bad:
-        raise BadLimit(f"limit {text!r}: {window!r} is no duration (1m, 5h), day, week, month or total") from None
+        raise BadLimit(f"limit {text!r}: {window!r} is not a duration (1m, 5h), day, week, month or total") from None
     return window
 
 

@@ -7,13 +7,12 @@ in it, copied last or not, the daemon loads the tree only when every file is exa
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
 import sys
 from pathlib import Path
 
-from relayd.cli.options import add_config
-from relayd.config.problems.problem import ConfigError
+from relayd.cli.output import say
+from relayd.cli.tree import add_directory, guarded
+from relayd.config.atomic import replace_file
 from relayd.config.source.git import GitError, commit_of
 from relayd.config.source.provenance import write_manifest
 from relayd.config.source.scan import MANIFEST
@@ -21,28 +20,25 @@ from relayd.config.source.tree import read_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="the config tree, as with --config")
-    add_config(parser)
+    add_directory(parser)
     parser.add_argument("--commit", metavar="NAME", help="the commit to name (default: HEAD, where there is git)")
     parser.add_argument("--write", action="store_true", help=f"write DIR/{MANIFEST} instead of printing it")
-    parser.epilog = "exit status: 0 done, 1 the tree cannot be read or the file not be written"
+    parser.epilog = "exit status: 0 done, 1 the tree cannot be read, or the file cannot be written"
 
 
 def main(args: argparse.Namespace) -> int:
+    return guarded("manifest", manifest, args)
+
+
+def manifest(args: argparse.Namespace) -> int:
+    """Print or write the manifest."""
     directory: Path = args.directory or args.config
-    try:
-        text = write_manifest(read_files(directory), args.commit or _head(directory))
-        if not args.write:
-            sys.stdout.write(text)
-            return 0
-        _replace(directory / MANIFEST, text)
-    except ConfigError as error:
-        print(f"relayd manifest: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"relayd manifest: {error.filename}: {(error.strerror or 'cannot be written').lower()}", file=sys.stderr)
-        return 1
-    print(f"wrote {directory / MANIFEST}", file=sys.stderr)
+    text = write_manifest(read_files(directory), args.commit or _head(directory))
+    if not args.write:
+        sys.stdout.write(text)
+        return 0
+    replace_file(directory / MANIFEST, text.encode())
+    say(f"wrote {directory / MANIFEST}")
     return 0
 
 
@@ -51,13 +47,3 @@ def _head(directory: Path) -> str:
         return commit_of(directory, "HEAD")
     except GitError:
         return ""
-
-
-def _replace(path: Path, text: str) -> None:
-    """The whole new file, or the old one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relayd.cli.options import add_config, add_json
-from relayd.cli.store import add_state, money, now_ms, number, open_state, pending_note
-from relayd.cli.tree import Stop, compiled, guarded, print_json, print_table, say
+from relayd.cli import add_config
+from relayd.cli.output import add_json, counted, money, number, print_json, print_table, say
+from relayd.cli.store import add_state, now_ms, open_state
+from relayd.cli.tree import Stop, compiled, guarded
 from relayd.core.quota.limits import day_of
 from relayd.state.report import (
     DIMENSIONS,
@@ -39,13 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", metavar="D", type=_checked, dest="first", help="first day")
     parser.add_argument("--to", metavar="D", type=_checked, dest="last", help="last day (default: today)")
     parser.add_argument(
-        "--by", metavar="A,B", type=_dimensions, default=("key",), help=f"rows by {', '.join(DIMENSIONS)} (key)"
+        "--by",
+        metavar="A,B",
+        type=_dimensions,
+        default=("key",),
+        help=f"rows by {', '.join(DIMENSIONS)} (default: key)",
     )
     form = parser.add_mutually_exclusive_group()
-    add_json(form)  # type: ignore[arg-type]  # a group takes arguments as a parser does
+    add_json(form)
     form.add_argument("--csv", action="store_true", help="print the rows as CSV")
     parser.epilog = (
-        f"Days begin in [state].timezone and are kept for {LONGEST} of them. exit status: 0 reported, 1 failed, 2 usage"
+        f"Days begin in [state].timezone; {LONGEST} of them are kept. exit status: 0 reported, 1 failed, 2 usage"
     )
 
 
@@ -59,20 +64,17 @@ def main(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Print the report."""
     snapshot = compiled(args)
-    books = open_state(args, snapshot)
     try:
-        today = day_of(now_ms(), snapshot.relay.state.timezone)
-        first, last = _kept(*span(args.day or "", args.first or "", args.last or "", today))
-        rows = books.rows(first, last)
+        with open_state(args, snapshot) as state:
+            today = day_of(now_ms(), snapshot.relay.state.timezone)
+            first, last = _kept(*span(args.day or "", args.first or "", args.last or "", today))
+            rows = state.rows(first, last)
     except DayError as error:
         raise Stop(str(error)) from None
-    finally:
-        books.store.close()
     document = report_document(rows, first, last, args.by)
-    if note := pending_note(books):
-        say(f"note: {note}")
+    state.note_pending()
     if args.json:
-        print_json({**document, "pending": books.pending})
+        print_json({**document, "pending": state.pending})
     elif args.csv:
         _print_csv(document)
     else:
@@ -81,7 +83,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def _kept(first: str, last: str) -> tuple[str, str]:
-    """The days of these that the books still have. Says so where that is not all of them."""
+    """Those of the days that are still recorded. Says so where that is not all of them."""
     kept = days_between(first, last)
     if kept[0] != first:
         say(f"note: {LONGEST} days are kept; the report begins on {kept[0]}")
@@ -116,16 +118,16 @@ def _print_tables(document: Mapping[str, Any]) -> None:
     first, last = document["first"], document["last"]
     print(first if first == last else f"{first} to {last}")
     if not document["rows"]:
-        print("nothing was booked")
+        print("nothing was recorded")
         return
     _print_rows(document["by"], document["rows"])
     rate = f"{document['error_rate']:.2%} of {number(document['requests'])} requests failed"
-    keys = f"{number(document['unique_keys'])} key{'s' * (document['unique_keys'] != 1)}"
+    keys = counted(document["unique_keys"], "key")
     print(f"\ntotal: {number(document['tokens'])} tokens, ${money(document['cost'])}, {keys}, {rate}")
     if document["unpriced"]:
         models = ", ".join(document["unpriced_models"][:5])
-        calls = f"{number(document['unpriced'])} call{'s' * (document['unpriced'] != 1)}"
-        print(f"{calls} had a model without a price ({models}): what they cost is not in here (see prices.toml)")
+        calls = counted(document["unpriced"], "call")
+        print(f"{calls} used a model without a price ({models}), so their cost is missing here (see prices.toml)")
     if "model" not in document["by"]:
         print("\ntop models")
         _print_rows(["model"], document["top_models"])

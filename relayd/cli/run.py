@@ -1,4 +1,7 @@
-"""relayd run: the daemon in the foreground."""
+"""relayd run: the daemon in the foreground, and the settings that belong to a node instead of the tree.
+
+Rule: nothing heavy is imported before SIGHUP is ignored, because it would end the process.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,29 @@ import os
 import signal
 import socket
 
-from relayd.cli.options import add_config
+from relayd.cli import add_config
+
+# Node-local settings: (variable, command-line option of `relayd run` or "", what it is). docs/config.md prints this.
+ENVIRONMENT = (
+    ("RELAYD_CONFIG", "--config", "directory of the config tree; default: the working directory"),
+    ("RELAYD_LISTEN", "--listen", "listen addresses instead of [server].listen, separated by commas"),
+    ("RELAYD_ADMIN_LISTEN", "--admin-listen", 'admin listener instead of [admin].listen; "off" for none'),
+    ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
+    ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
+    (
+        "RELAYD_IDENTITY",
+        "--identity",
+        "identity file that opens sealed secrets, several separated by colons; default: the systemd credential "
+        "`identity`, else REALM.identity in $XDG_CONFIG_HOME/relayd (~/.config/relayd), else in /etc/relayd",
+    ),
+    (
+        "RELAYD_CONTROL",
+        "--control",
+        "control socket; default: relayd.sock in $RUNTIME_DIRECTORY (systemd), else beside the state",
+    ),
+    ("RELAYD_WATCH", "--no-watch", '"off": reload on SIGHUP and `relayd reload` only, not when the tree changes'),
+    ("RELAYD_NODE", "--node", "name of this node; default: the host name"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,43 +43,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="listen here instead of [server].listen; may be given several times (RELAYD_LISTEN, comma-separated)",
     )
-    parser.add_argument(
+    _add(
+        parser,
         "--admin-listen",
-        metavar="ADDRESS",
-        default=os.environ.get("RELAYD_ADMIN_LISTEN", ""),
-        help='admin listener instead of [admin].listen; "off" for none (RELAYD_ADMIN_LISTEN)',
+        "ADDRESS",
+        "RELAYD_ADMIN_LISTEN",
+        'admin listener instead of [admin].listen; "off" for none',
     )
-    parser.add_argument(
-        "--state",
-        metavar="URL",
-        default=os.environ.get("RELAYD_STATE_URL", ""),
-        help="state store instead of [state].url (RELAYD_STATE_URL)",
-    )
+    _add(parser, "--state", "URL", "RELAYD_STATE_URL", "state store instead of [state].url")
     parser.add_argument(
         "--identity",
         metavar="FILE",
-        default=None,
         help="identity that opens sealed secrets (RELAYD_IDENTITY; default: the realm's in ~/.config/relayd or "
         "/etc/relayd)",
     )
+    beside = "default: $RUNTIME_DIRECTORY/relayd.sock, else beside the state"
+    _add(parser, "--control", "PATH", f"RELAYD_CONTROL; {beside}", "control socket")
     parser.add_argument(
-        "--control",
-        metavar="PATH",
-        default=os.environ.get("RELAYD_CONTROL", ""),
-        help="control socket (RELAYD_CONTROL; default: $RUNTIME_DIRECTORY/relayd.sock, else beside the state)",
+        "--no-watch", action="store_true", help="reload only on SIGHUP and `relayd reload`, not when the tree changes"
     )
     parser.add_argument(
-        "--no-watch", action="store_true", help="reload on SIGHUP and `relayd reload` only, not when the tree changes"
+        "--strict-boot", action="store_true", help="exit with status 78 rather than start with a stored config"
     )
-    parser.add_argument(
-        "--strict-boot", action="store_true", help="exit with 78 rather than start with a stored config"
-    )
-    parser.add_argument(
-        "--node",
-        metavar="NAME",
-        default=os.environ.get("RELAYD_NODE") or socket.gethostname(),
-        help="name of this node (RELAYD_NODE; default: the host name)",
-    )
+    _add(parser, "--node", "NAME", "RELAYD_NODE; default: the host name", "name of this node")
+
+
+def _add(parser: argparse.ArgumentParser, option: str, metavar: str, variable: str, text: str) -> None:
+    """An option whose default is an environment variable; `variable` may say more behind a semicolon."""
+    default = os.environ.get(variable.partition(";")[0], "")
+    parser.add_argument(option, metavar=metavar, default=default, help=f"{text} ({variable})")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -70,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
             admin_listen="" if args.admin_listen == "off" else args.admin_listen or None,
             state_url=args.state,
             identity=args.identity,
-            node=args.node,
+            node=args.node or socket.gethostname(),
             own=own_directory(os.environ),
             control=args.control,
             watch=not args.no_watch and os.environ.get("RELAYD_WATCH", "on") != "off",

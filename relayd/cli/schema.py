@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import textwrap
@@ -11,12 +10,14 @@ from pathlib import Path
 
 import attrs
 
-from relayd.cli.options import add_json
+from relayd.cli.output import add_json, print_json, say
 from relayd.config.model.json_schema import KINDS, KeyRow, json_schema, json_schema_text, rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", metavar="KIND", nargs="?", choices=tuple(KINDS), help=f"one of {', '.join(KINDS)}")
+    parser.add_argument(
+        "kind", metavar="KIND", nargs="?", choices=tuple(KINDS), help=f"one of {', '.join(KINDS)} (default: all)"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="write KIND.json files into this directory")
     parser.add_argument("--table", action="store_true", help="list every key with type, default and reload class")
     add_json(parser)
@@ -25,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     kinds = [args.kind] if args.kind else list(KINDS)
     if args.table:
-        return print_table(kinds, as_json=args.json)
+        return print_keys(kinds, as_json=args.json)
     if args.out is not None:
         return write_schemas(kinds, args.out)
     if args.kind:
         sys.stdout.write(json_schema_text(args.kind))
     else:
-        print(json.dumps({kind: json_schema(kind) for kind in kinds}, indent=2))
+        print_json({kind: json_schema(kind) for kind in kinds})
     return 0
 
 
@@ -42,16 +43,16 @@ def write_schemas(kinds: list[str], folder: Path) -> int:
         for kind in kinds:
             (folder / f"{kind}.json").write_text(json_schema_text(kind), encoding="utf-8")
     except OSError as error:
-        print(f"relayd schema: {error.filename}: {error.strerror}", file=sys.stderr)
+        say(f"relayd schema: {error.filename}: {(error.strerror or 'failed').lower()}")
         return 1
-    print(f"wrote {', '.join(f'{kind}.json' for kind in kinds)} to {folder}", file=sys.stderr)
+    say(f"wrote {', '.join(f'{kind}.json' for kind in kinds)} to {folder}")
     return 0
 
 
-def print_table(kinds: list[str], *, as_json: bool) -> int:
+def print_keys(kinds: list[str], *, as_json: bool) -> int:
     """Every key, for people or as JSON."""
     if as_json:
-        print(json.dumps({kind: [attrs.asdict(row) for row in rows(kind)] for kind in kinds}, indent=2))
+        print_json({kind: [attrs.asdict(row) for row in rows(kind)] for kind in kinds})
         return 0
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     for number, kind in enumerate(kinds):

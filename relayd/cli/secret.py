@@ -16,17 +16,16 @@ from typing import Any
 import attrs
 
 from relayd.cli.admins import add_admin_actions
+from relayd.cli.output import counted, print_json, print_result, print_table, say
 from relayd.cli.tree import (
     FAILED,
     Stop,
     add_action,
     add_identity,
+    edit_file,
     guarded,
     identities,
-    print_json,
-    print_table,
     read_secret,
-    say,
     sound_but_for_seals,
     tree_files,
     write,
@@ -58,28 +57,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         nargs="?",
-        help="new file for the private half, outside the tree (default: REALM.identity in ~/.config/relayd, for "
-        "root in /etc/relayd)",
+        help="new file for the private half, outside the tree (default: REALM.identity in ~/.config/relayd, or in "
+        "/etc/relayd for root)",
     )
-    make.add_argument("--post-quantum", action="store_true", help="a hybrid of ML-KEM-768 and X25519")
+    make.add_argument("--post-quantum", action="store_true", help="make a hybrid of ML-KEM-768 and X25519")
     one = add_action(actions, "seal", "seal a secret from stdin and print the value; nothing is written", seal_one)
     place = one.add_mutually_exclusive_group(required=True)
-    place.add_argument("--account", metavar="ID", help="as this account's credential")
-    place.add_argument("--alert", metavar="ID", help="as this alert's url")
-    place.add_argument("--admin", metavar="NAME", help="as this admin's totp")
+    place.add_argument("--account", metavar="ID", help="seal it as this account's credential")
+    place.add_argument("--alert", metavar="ID", help="seal it as this alert's url")
+    place.add_argument("--admin", metavar="NAME", help="seal it as this admin's totp")
     look = add_action(actions, "inspect", "check every sealed value; needs no identity", inspect_all)
     add_identity(look)
     look.add_argument("--open", action="store_true", help="also try whether the identities open each value")
     again = add_action(actions, "reseal", "seal values again for the active recipients", reseal, writes=True)
     add_identity(again)
     again.add_argument("accounts", metavar="ACCOUNT", nargs="*", help="only these accounts (default: everything)")
-    again.add_argument("--all", action="store_true", help="also values that need it not")
+    again.add_argument("--all", action="store_true", help="also values that do not need it")
     again.add_argument("--from-id", metavar="ID", help="the account's id that the value was sealed for")
     again.add_argument("--from-origin", metavar="URL", help="the base_url that the value was sealed for")
     again.add_argument("--from-realm", metavar="REALM", help="the realm that the value was sealed for")
     add_admin_actions(actions)
     who = add_action(
-        actions, "recipients", "list, add, retire or remove recipients in relay.toml", recipients, writes=True
+        actions, "recipients", "list, add, activate, retire or remove recipients in relay.toml", recipients, writes=True
     )
     who.add_argument("what", nargs="?", choices=("list", "add", "activate", "retire", "remove"), default="list")
     who.add_argument("name", metavar="NAME", nargs="?", help="the recipient's name")
@@ -95,7 +94,7 @@ def keygen(args: argparse.Namespace) -> int:
     file = args.file or _new_file(args)
     identity = new_identity(os.urandom, 2 if args.post_quantum else 1)
     write_identity(file, args.config, identity)
-    say(f"wrote {file}: keep a copy off line; without it the sealed values are lost")
+    say(f"wrote {file}: keep a copy offline; without it, sealed values are lost")
     say("next: relayd secret recipients add NAME PUBLIC")
     if args.json:
         print_json({"file": str(file), "public": identity.public.text, "kid": identity.public.kid})
@@ -108,7 +107,7 @@ def _new_file(args: argparse.Namespace) -> Path:
     """Where the identity of this tree's realm is looked for; beside it when there is one. Raises: Stop."""
     realm = realm_of(tree_files(args))
     if not re.fullmatch(NAME, realm):
-        raise Stop(f"{args.config / 'relay.toml'} names no realm, so name the file: relayd secret keygen FILE")
+        raise Stop(f"{args.config / 'relay.toml'} names no realm; name the file: relayd secret keygen FILE")
     usual = usual_identity(realm, args.config, os.environ)
     further = (usual.with_name(f"{realm}.{number}.identity") for number in itertools.count(2))
     return next(path for path in itertools.chain([usual], further) if not path.exists())
@@ -178,16 +177,14 @@ def reseal(args: argparse.Namespace) -> int:
         return {file: text.encode() for file, text in texts.items()}
 
     changed = write(args, plan, check=sound_but_for_seals)
-    say(f"{count} value{'' if count == 1 else 's'} sealed again")
+    say(f"{counted(count, 'value')} sealed again")
     if count:
         say("note: history still opens with the old identities; if one was stolen, replace the credentials as well")
-    if args.json:
-        print_json({"resealed": count, "changed": list(changed)})
-    return 0
+    return print_result(args, {"resealed": count, "changed": list(changed)})
 
 
 def recipients(args: argparse.Namespace) -> int:
-    """The list in relay.toml."""
+    """The list of recipients in relay.toml."""
     if args.what == "list":
         return _list_recipients(args)
     if not args.name or (args.what == "add") != bool(args.public):
@@ -196,13 +193,10 @@ def recipients(args: argparse.Namespace) -> int:
         _refuse_in_use(args)
     if args.what == "add":
         parse_public(args.public)
-    changed = write(args, lambda files: {"relay.toml": _edited(args, files["relay.toml"].decode()).encode()},
-                    check=sound_but_for_seals)  # fmt: skip
+    changed = write(args, edit_file("relay.toml", lambda text: _edited(args, text)), check=sound_but_for_seals)
     if changed and args.what != "remove" and any(True for _ in sealed_fields(tree_files(args))):
         say("next: relayd secret reseal, and commit both changes together")
-    if args.json:
-        print_json({"changed": list(changed)})
-    return 0
+    return print_result(args, {"changed": list(changed)})
 
 
 def _edited(args: argparse.Namespace, text: str) -> str:
@@ -255,7 +249,7 @@ def _binding(args: argparse.Namespace, files: Files) -> tuple[Binding, str]:
 
 
 def _kind(args: argparse.Namespace, files: Files) -> str:
-    """The kind of the account that a secret is for; "" for what is no account's."""
+    """The kind of the account that a secret is for; "" when it is for something else."""
     return str(parsed(files[account_place(files, args.account)[0]]).get("kind", "")) if args.account else ""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import trio
 
+from relayd.cli.output import say
 from relayd.config.snapshot import Simulator
 from relayd.daemon.accounts.simulator import serve_simulator
 from relayd.simulator.faults import FIELDS, TYPES, read_setting
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen",
         metavar="ADDRESS",
         default="127.0.0.1:3210",
-        help="host:port, [v6]:port or unix:/path (default: %(default)s; port 0 = any free one)",
+        help="host:port, [v6]:port or unix:/path (default: %(default)s; port 0: any free one)",
     )
     for name, field in FIELDS.items():
         _add_setting(parser, name, field)
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         trio.run(serve_simulator, args.listen, settings, time.time, announce)
     except (OSError, ValueError) as error:
-        print(f"relayd simulate: {_reason(error)}", file=sys.stderr)
+        say(f"relayd simulate: {_reason(error)}")
         return 1
     return 0
 
@@ -73,7 +74,7 @@ def announce(sockets: list[socket.socket]) -> None:
     """Tell people where the simulator listens, and how to try it."""
     for listening in sockets:
         where, curl = _reached(listening)
-        print(f"simulator: {where}", file=sys.stderr)
+        say(f"simulator: {where}")
         print(f"try: {curl}/v1/messages -H 'content-type: application/json' -d '{BODY}'", file=sys.stderr, flush=True)
 
 

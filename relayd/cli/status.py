@@ -1,6 +1,7 @@
-"""relayd status: what the running daemon runs, and what ails it.
+"""relayd status: what the running daemon runs, and what is wrong with it.
 
-Rule: what is wrong comes first, then what runs, then the rest; one thing a line, ages beside times. Read on bad days.
+Rule: what is wrong comes first, then what runs, then the rest; one thing a line, ages beside times. It is
+read on bad days.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Any
 
 from relayd import __version__
 from relayd.cli.control_client import (
-    NO_DAEMON,
     DaemonRefused,
     NoDaemon,
     add_control,
     ask,
     place_and_message,
+    refused,
     tree_in_words,
 )
+from relayd.cli.output import counted
 
 WELL, UNWELL = 0, 1
 LOOK = 10.0  # s to wait for an answer
@@ -54,8 +56,7 @@ def show(args: argparse.Namespace) -> int:
     except (NoDaemon, DaemonRefused) as error:
         sys.stdout.write(clear)
         sys.stdout.flush()
-        print(f"relayd status: {error}", file=sys.stderr)
-        return NO_DAEMON if isinstance(error, NoDaemon) else UNWELL
+        return refused(args, error)
     if args.json:
         print(json.dumps(status, indent=None if args.watch else 2))
     else:
@@ -81,14 +82,15 @@ def in_words(status: dict[str, Any]) -> str:
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:
     now = _moment(status["now"])
-    draining = "; it DRAINS: no new calls, and it ends when those in flight have" if status["draining"] else ""
+    drain = "; DRAINING: it takes no new calls, and ends when those in flight have ended"
+    draining = drain if status["draining"] else ""
     yield f"relayd {status['version']} on {status['node']}, realm {status['realm']}, tree {status['tree']}{draining}"
     yield "well" if status["well"] else "NOT WELL"
     yield from (f"! {ailment}" for ailment in status["ailments"])
     yield from _running(status["running"], now)
     yield from _candidate(status["candidate"], now)
-    yield f"{_watch(status['watch'])}; {_count(status['generations_live'], 'generation')} in use"
-    yield f"up: since {_since(status['started'], now)}; {_count(status['calls'], 'call')} in flight, " + _count(
+    yield f"{_watch(status['watch'])}; {counted(status['generations_live'], 'generation')} in use"
+    yield f"up: since {_since(status['started'], now)}; {counted(status['calls'], 'call')} in flight, " + counted(
         status["connections"]["open"], "connection"
     )
     yield from _nodes(status, now)
@@ -141,7 +143,7 @@ def _nodes(status: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
         yield f"nodes: {len(nodes)}, all run the same"
     else:
         word = "DRIFT" if drift["lasting"] else "a change is on its way"
-        yield f"nodes: {len(nodes)}, {word}: {_count(len(behind), 'node')} behind {drift['lead']}, since " + _since(
+        yield f"nodes: {len(nodes)}, {word}: {counted(len(behind), 'node')} behind {drift['lead']}, since " + _since(
             drift["since"], now
         )
     yield from (_node(node, behind.get(node["life"]), nodes, now) for node in nodes)
@@ -186,11 +188,7 @@ def _secrets(secrets: dict[str, Any]) -> Iterator[str]:
     loaded = ", ".join(one["name"] or one["kid"] for one in secrets["identities"]) or "none"
     yield f"secrets: identities loaded here: {loaded}"
     for one in secrets["recipients"]:
-        yield f"  {one['name'] or one['kid']} ({one['state']}) opens {_count(one['values'], 'value')}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+        yield f"  {one['name'] or one['kid']} ({one['state']}) opens {counted(one['values'], 'value')}"
 
 
 def _moment(text: str) -> datetime.datetime:

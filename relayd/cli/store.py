@@ -1,7 +1,7 @@
-"""Books: how verbs that look into the state store open it. No verb of its own.
+"""The state store on the command line: how verbs open it, and what it tells them of keys.
 
 Rule: only questions are asked, each in one short transaction of its own, so a daemon may run meanwhile. A store that
-does not exist is not made: whoever asks of it has the wrong place, or has not started the daemon yet.
+does not exist is not made: whoever asks for it looks in the wrong place, or has not started the daemon yet.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from decimal import Decimal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from relayd.cli.output import say
 from relayd.cli.tree import Stop
 from relayd.config.snapshot import Snapshot
+from relayd.core.quota.limits import Term, day_of
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.paths import state_directory, state_password
-from relayd.state.contract import Answer, Op, Report, Reported, Store, StoreMisfit, StoreUnavailable
+from relayd.state.contract import Answer, Op, Peek, Report, Reported, Store, StoreMisfit, StoreUnavailable, TermLevels
 from relayd.state.opening import open_store
-from relayd.state.report import days_between
+from relayd.state.report import days_between, totals_of
 
 PATIENCE = 5.0  # s
 
@@ -43,8 +47,15 @@ class StateReader:
         except (StoreUnavailable, StoreMisfit) as error:
             raise Stop(f"{error} (is the store up?)") from None
 
+    def levels(self, terms: Sequence[Term]) -> TermLevels:
+        """How much of these limits is used. Raises: Stop."""
+        answer = self.ask(Peek(terms=tuple(terms)))
+        if not isinstance(answer, TermLevels):
+            raise Stop(f"{self.store.name}: {answer}")
+        return answer
+
     def rows(self, first: str, last: str) -> list[UsageRecord]:
-        """The lines of some days, both included. Day by day, for a Redis does nothing else while it reads.
+        """The records of some days, both included; day by day, because Redis does nothing else while it reads.
 
         Raises: Stop.
         """
@@ -55,6 +66,12 @@ class StateReader:
                 raise Stop(f"{self.store.name}: {answer}")
             found += answer.rows
         return found
+
+    def note_pending(self) -> None:
+        """Say what the figures do not hold yet."""
+        if self.pending:
+            text = "settlements wait in the journal and are not in these figures (the store was away)"
+            say(f"note: {self.pending} {text}")
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +89,17 @@ def now_ms() -> int:
     return round(time.time() * 1000)
 
 
-def open_state(args: argparse.Namespace, snapshot: Snapshot) -> StateReader:
-    """The store of a tree. Raises: Stop that names the place and what to do."""
+@contextmanager
+def open_state(args: argparse.Namespace, snapshot: Snapshot) -> Iterator[StateReader]:
+    """The store of a tree, for as long as it is needed. Raises: Stop that names the place and what to do."""
+    reader = _opened(args, snapshot)
+    try:
+        yield reader
+    finally:
+        reader.store.close()
+
+
+def _opened(args: argparse.Namespace, snapshot: Snapshot) -> StateReader:
     url = args.state or snapshot.relay.state.url
     base: Path = args.config
     _refuse_missing(url, base)
@@ -121,19 +147,31 @@ def _pending(url: str, base: Path) -> int:
     return found
 
 
-def pending_note(books: StateReader) -> str:
-    """What is to be said of the journal; "" where it is empty."""
-    if not books.pending:
-        return ""
-    return f"{books.pending} settlements wait in the journal and are not in these figures (the store was away)"
+class NoUsage(Exception):
+    """Why there is nothing to show; "" when nothing has ever been recorded."""
 
 
-def number(count: int) -> str:
-    """A count for people: 1,234,567."""
-    return f"{count:,}"
+def consumption(args: argparse.Namespace, snapshot: Snapshot) -> Mapping[str, dict[str, Any]]:
+    """By key id: `today` and `month` so far, each with requests, errors, tokens and cost.
 
+    A store that cannot be read is a note, not an error: what a key may do is in the tree.
 
-def money(usd: str) -> str:
-    """An exact cost for people: to a hundredth of a cent, so that a column of them lines up."""
-    amount = Decimal(usd)
-    return "<0.0001" if 0 < amount < Decimal("0.0001") else f"{amount:,.4f}"
+    Args:
+        args: of a verb with `--config` and `--state`.
+    Raises: NoUsage.
+    """
+    scheme, _, rest = (args.state or snapshot.relay.state.url).partition(":")
+    if scheme == "sqlite" and not (args.config / rest.removeprefix("//")).exists():
+        raise NoUsage("")
+    today = day_of(now_ms(), snapshot.relay.state.timezone)
+    by_key: dict[str, list[UsageRecord]] = {key: [] for key in snapshot.keys}
+    try:
+        with open_state(args, snapshot) as state:
+            for row in state.rows(f"{today[:8]}01", today):
+                by_key.get(row.key, []).append(row)
+    except Stop as error:
+        raise NoUsage(str(error)) from None
+    return {
+        key: {"today": totals_of(row for row in rows if row.day == today), "month": totals_of(rows)}
+        for key, rows in by_key.items()
+    }

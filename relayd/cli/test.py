@@ -1,17 +1,15 @@
-"""`relayd test`: do calls come out as tests.d expects? Played offline, through the same decisions as the daemon's."""
+"""`relayd test`: do calls end as tests.d expects? Tried offline, by the same decisions as the daemon's."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import attrs
 
-from relayd.cli.options import add_config
-from relayd.cli.reading import UNSTABLE, folder_of, read_steadily
+from relayd.cli.output import add_format, counted, print_report, say
+from relayd.cli.tree import UNSTABLE, add_directory, folder_of, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.model.scenario import Scenario, Scenarios
 from relayd.config.problems.problem import Problem, is_error
@@ -25,7 +23,7 @@ PASSED, FAILED = 0, 1
 
 @attrs.frozen(kw_only=True)
 class ScenarioResult:
-    """One scenario. `problem`: what did not come out; None when all of it did."""
+    """One scenario. `problem`: what differs from what is expected; None when nothing does."""
 
     file: str
     line: int
@@ -35,10 +33,8 @@ class ScenarioResult:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="the config tree, as with --config")
-    add_config(parser)
-    parser.add_argument("--format", choices=("text", "json", "sarif", "github"), default="text", help="form (text)")
-    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    add_directory(parser)
+    add_format(parser)
     parser.add_argument("--verbose", "-v", action="store_true", help="also show the scenarios that pass")
     parser.epilog = "exit status: 0 all passed, 1 some did not or the tree has errors, 2 usage, 4 unstable tree"
 
@@ -47,19 +43,17 @@ def main(args: argparse.Namespace) -> int:
     directory = args.directory or args.config
     tree = read_steadily(directory)
     if isinstance(tree, Unstable):
-        print(f"relayd test: the tree does not hold still: {tree.reason}", file=sys.stderr)
+        say(f"relayd test: the tree does not hold still: {tree.reason}")
         return UNSTABLE
     compiled = compile_tree(tree.files, reading=tree.problems)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
     if compiled.snapshot is None or not compiled.sound:
         errors = tuple(filter(is_error, compiled.problems))
-        sys.stdout.write(_report(errors, (), args.format, folder_of(directory), verbose=False))
-        print("relayd test: the tree has errors, so nothing was tried", file=sys.stderr)
+        print_report(_report(errors, (), args.format, folder_of(directory), verbose=False))
+        say("relayd test: the tree has errors, so no scenario was tried")
         return FAILED
     results = play(compiled, compiled.snapshot)
     problems = tuple(result.problem for result in results if result.problem)
-    sys.stdout.write(_report(problems, results, args.format, folder_of(directory), verbose=args.verbose))
+    print_report(_report(problems, results, args.format, folder_of(directory), verbose=args.verbose))
     return FAILED if problems else PASSED
 
 
@@ -104,8 +98,7 @@ def _summary(problems: tuple[Problem, ...], results: tuple[ScenarioResult, ...])
     if not results:
         return "no scenarios in tests.d\n" if not problems else f"{totals(problems)}\n"
     failed = len(problems)
-    count = f"{len(results)} scenario{'s' * (len(results) != 1)}"
-    return f"{count}: {len(results) - failed} passed, {failed} failed\n"
+    return f"{counted(len(results), 'scenario')}: {len(results) - failed} passed, {failed} failed\n"
 
 
 def _as_json(problems: tuple[Problem, ...], results: tuple[ScenarioResult, ...]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What the verbs that read and write a tree have in common.
+"""The config tree on the command line: how verbs read it, change it, and ask for what goes into it.
 
-Rule: results on stdout, talk on stderr. A verb that cannot do what it was asked raises Stop (or one of the config
-room's errors), and `guarded` turns that into one message and exit code 1; no traceback reaches a person.
+Rule: a verb that cannot do what it was asked raises Stop (or one of the config room's errors), and `guarded` turns that
+into one message and exit code 1; no traceback reaches a person. A verb that only looks gets the tree as it was at one
+moment, or not at all.
 """
 
 from __future__ import annotations
@@ -9,22 +10,22 @@ from __future__ import annotations
 import argparse
 import datetime
 import getpass
-import json
 import os
 import re
 import sys
 import time
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from relayd.cli.options import add_config, add_json
+from relayd.cli import add_config
+from relayd.cli.output import add_json, print_result, say
 from relayd.config.compile import compile_tree
+from relayd.config.edit.edits import set_enabled
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.write import EditPlan, Files, WriteError, edit_tree
 from relayd.config.load import load_tree
-from relayd.config.model.values import Bad, seconds
+from relayd.config.model.values import Bad
 from relayd.config.problems.problem import ConfigError, is_error
 from relayd.config.secrets.identity import identity_paths, load_identities
 from relayd.config.secrets.recipients import SealError
@@ -32,23 +33,33 @@ from relayd.config.secrets.seal import Identity
 from relayd.config.secrets.sealed_fields import objects, realm_of
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import NAME, Snapshot
-from relayd.config.source.tree import read_tree
+from relayd.config.source.git import commit_of, files_at
+from relayd.config.source.git_state import place_in_repository
+from relayd.config.source.tree import Git, Tree, Unstable, read_coherent, read_tree
+
+Found = TypeVar("Found")
+VerbAction = Callable[[argparse.Namespace], int]
 
 FAILED = 1
+UNSTABLE = 4  # exit code of verbs that look at a tree which does not hold still
+PATIENCE = 10.0  # s to wait for that; a checkout of a large tree takes less than one
+KINDS = {"accounts.d": "account", "keys.d": "key"}
+# Warnings about a kind of account: whoever adds one is told before the secret is asked for.
+SAID_BEFORE = ("W-SESSION-KEY", "W-OAUTH-PERSONAL")
 
 
 class Stop(Exception):
     """The verb cannot go on; the text says why and what to do."""
 
 
-def guarded(verb: str, act: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def guarded(verb: str, act: VerbAction, args: argparse.Namespace) -> int:
     """Run a verb; expected failures become a message."""
     try:
         return act(args)
-    except (Stop, WriteError, EditError, SealError, ConfigError, LookupError, Bad) as error:
+    except ConfigError as error:
+        say(f"relayd {verb}: {error}")
+    except (Stop, WriteError, EditError, SealError, LookupError, Bad) as error:
         text = error.message() if isinstance(error, Bad) else str(error.args[0] if error.args else error)
-        if isinstance(error, ConfigError):
-            text = str(error)
         say(f"relayd {verb}: {text}")
     except BrokenPipeError:  # the reader of our output has what it wanted: main() ends quietly
         raise
@@ -57,34 +68,70 @@ def guarded(verb: str, act: Callable[[argparse.Namespace], int], args: argparse.
     return FAILED
 
 
-def say(text: str) -> None:
-    """Talk: to stderr."""
-    print(text, file=sys.stderr)
+# --- arguments ------------------------------------------------------------------------------------------------------
 
 
 def add_action(
     actions: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     summary: str,
-    act: Callable[[argparse.Namespace], int],
+    act: VerbAction,
     *,
-    as_json: bool = True,
     writes: bool = False,
 ) -> argparse.ArgumentParser:
     """A sub-verb, such as `key new`, with the options that all have."""
     parser = actions.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     parser.set_defaults(act=act)
     add_config(parser)
-    if as_json:
-        add_json(parser)
+    add_json(parser)
     if writes:
-        parser.add_argument("--force", action="store_true", help="write even if the tree does not compile")
+        add_force(parser)
     return parser
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """`--force`, for verbs that write."""
+    parser.add_argument("--force", action="store_true", help="write even if the tree does not compile")
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """`DIR` or `--config DIR`."""
+    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="the config tree, as with --config")
+    add_config(parser)
+
+
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    """`--identity FILE`, which `identities` reads."""
+    parser.add_argument(
+        "--identity",
+        metavar="FILE",
+        help="identity that opens sealed values, several separated by colons (RELAYD_IDENTITY; default: the realm's "
+        "in ~/.config/relayd or /etc/relayd)",
+    )
+
+
+def words(text: str) -> list[str]:
+    """ "a, b": a list on the command line. An empty one would mean "all" or "none", which nobody says by accident."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("expected names separated by commas (leave the option out for its default)")
+    return found
+
+
+def object_id(text: str) -> str:
+    """An id from a name for people: "Development Key" is development-key. Raises: Stop when nothing is left."""
+    name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+    if not re.fullmatch(NAME, name):
+        raise Stop(f"no id can be made from {text!r} (use letters a-z, digits, - and _)")
+    return name
 
 
 def now() -> datetime.datetime:
     """The time, in whole seconds: a command is its own composition root, so it asks the clock here."""
     return datetime.datetime.fromtimestamp(int(time.time()), datetime.UTC)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
 
 
 def compiled(args: argparse.Namespace) -> Snapshot:
@@ -104,15 +151,60 @@ def tree_files(args: argparse.Namespace) -> Files:
 
 
 def require_tree(root: Path) -> None:
-    """Raises: Stop when the directory is no config tree, so that nobody takes "nothing wrong" for an answer."""
+    """Raises: Stop when the directory is not a config tree, so that nobody takes "nothing wrong" for an answer."""
     if not os.path.lexists(root / "relay.toml"):
-        raise Stop(f"{root}: no relay.toml there, so it is no config tree (--config DIR; relayd init DIR makes one)")
+        raise Stop(f"{root}: not a config tree, there is no relay.toml (--config DIR; relayd init DIR makes one)")
 
 
-def sound_but_for_seals(files: Files) -> list[str]:
-    """The errors of a tree, without those that sealing again repairs: else nobody could add a recipient and reseal."""
-    problems = compile_tree(files).problems
-    return [str(problem) for problem in problems if is_error(problem) and not problem.code.startswith("E-SEAL-")]
+def read_steadily(directory: Path) -> Tree | Unstable:
+    """The tree, once nobody is writing it. An unfinished merge or rebase is no hindrance: people check what they merge.
+
+    In a git hook the index is locked by the very commit that waits for us, so locks mean nothing there.
+    """
+    in_hook = "GIT_INDEX_FILE" in os.environ or "GIT_DIR" in os.environ
+    git: Git = "ignore" if in_hook else "locks"
+    deadline = time.time() + PATIENCE
+    return read_coherent(directory, wall=time.time, sleep=time.sleep, deadline=deadline, git=git)
+
+
+def at_revision(directory: Path, revision: str) -> tuple[str, dict[str, bytes]]:
+    """The commit that a revision names, and the files of the tree as they are in it. Raises: GitError."""
+    commit = commit_of(directory, revision)
+    return commit, files_at(directory, commit)
+
+
+def folder_of(directory: Path) -> str:
+    """Where a tree lies in its repository, "config/" or "": what counts paths from the repository's root needs it."""
+    return place_in_repository(os.path.realpath(directory))
+
+
+def pick(found: Mapping[str, Found], kind: str, name: str) -> Found:
+    """The account or key of that id. Raises: LookupError that says which there are."""
+    if name not in found:
+        there = ", ".join(sorted(found)[:20]) or "none"
+        raise LookupError(f"there is no {kind} {name} (known: {there})")
+    return found[name]
+
+
+def find_object(files: Files, folder: str, name: str) -> str:
+    """The file of an account or key. Raises: LookupError that says which there are."""
+    return pick({identity: file for file, identity, _ in objects(files, folder)}, KINDS[folder], name)
+
+
+def refuse_taken(files: Files, folder: str, name: str) -> None:
+    """Raises: Stop when an object of that id exists, in whatever sub-directory."""
+    for file, identity, _ in objects(files, folder):
+        if identity == name:
+            raise Stop(f"{file} exists already (choose another name)")
+
+
+def identities(args: argparse.Namespace) -> list[Identity]:
+    """The identities of `--identity`, the environment or the usual places; maybe none."""
+    paths = identity_paths(args.identity, os.environ, realm_of(tree_files(args)))
+    return load_identities(paths, args.config, os.environ)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def write(args: argparse.Namespace, plan: EditPlan, **options: Any) -> tuple[str, ...]:
@@ -123,63 +215,38 @@ def write(args: argparse.Namespace, plan: EditPlan, **options: Any) -> tuple[str
     if not changed:
         say("nothing to change")
     for problem in load_tree(args.config).problems if changed else ():
-        if problem.severity == "warning" and problem.file in changed and problem.code not in _SAID_BEFORE:
+        if problem.severity == "warning" and problem.file in changed and problem.code not in SAID_BEFORE:
             say(str(problem))
     return changed
 
 
-# About a kind of account; who adds one is told before the secret is asked for.
-_SAID_BEFORE = ("W-SESSION-KEY", "W-OAUTH-PERSONAL")
+def edit_file(path: str, edit: Callable[[str], str]) -> EditPlan:
+    """A plan that edits one file of the tree."""
+    return lambda files: {path: edit(files[path].decode()).encode()}
 
 
 def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> EditPlan:
     """A plan that edits the file of one account or key. Raises, when it runs: LookupError."""
-
-    def plan(files: Files) -> Mapping[str, bytes | None]:
-        path = find_object(files, folder, name)
-        return {path: edit(files[path].decode()).encode()}
-
-    return plan
+    return lambda files: edit_file(find_object(files, folder, name), edit)(files)
 
 
-def find_object(files: Files, folder: str, name: str) -> str:
-    """The file of an account or key. Raises: LookupError that says what there is."""
-    found = {identity: file for file, identity, _ in objects(files, folder)}
-    if name not in found:
-        kind = {"accounts.d": "account", "keys.d": "key"}[folder]
-        have = ", ".join(sorted(found)[:20]) or "none"
-        raise LookupError(f"there is no {kind} {name} (there is: {have})")
-    return found[name]
+def switch(folder: str, enabled: bool) -> VerbAction:
+    """The sub-verb that enables or disables an account or a key."""
+
+    def act(args: argparse.Namespace) -> int:
+        changed = write(args, edit_object(folder, args.id, lambda text: set_enabled(text, enabled)))
+        return print_result(args, {"id": args.id, "enabled": enabled, "changed": list(changed)})
+
+    return act
 
 
-def refuse_taken(files: Files, folder: str, name: str) -> None:
-    """Raises: Stop when an object of that id exists, in whatever sub-directory."""
-    for file, identity, _ in objects(files, folder):
-        if identity == name:
-            raise Stop(f"{file} exists already (choose another name)")
+def sound_but_for_seals(files: Files) -> list[str]:
+    """The errors of a tree, without those that sealing again repairs: else nobody could add a recipient and reseal."""
+    problems = compile_tree(files).problems
+    return [str(problem) for problem in problems if is_error(problem) and not problem.code.startswith("E-SEAL-")]
 
 
-def object_id(text: str) -> str:
-    """An id from a name for people: "Development Key" is development-key. Raises: Stop when nothing is left."""
-    name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
-    if not re.fullmatch(NAME, name):
-        raise Stop(f"no id can be made from {text!r} (use letters a-z, digits, - and _)")
-    return name
-
-
-def identities(args: argparse.Namespace) -> list[Identity]:
-    """The identities of `--identity`, the environment or the usual places; maybe none."""
-    paths = identity_paths(args.identity, os.environ, realm_of(tree_files(args)))
-    return load_identities(paths, args.config, os.environ)
-
-
-def add_identity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--identity",
-        metavar="FILE",
-        help="identity that opens sealed values, several separated by colons (RELAYD_IDENTITY; default: the realm's "
-        "in ~/.config/relayd or /etc/relayd)",
-    )
+# --- asking ---------------------------------------------------------------------------------------------------------
 
 
 def read_secret(what: str) -> Secret:
@@ -196,7 +263,7 @@ def read_secret(what: str) -> Secret:
 
 
 def _all_of_stdin() -> str:
-    """Raises: Stop for what is no UTF-8; the error of the decoder would quote it."""
+    """Raises: Stop for what is not UTF-8; the error of the decoder would quote it."""
     raw = getattr(sys.stdin, "buffer", None)
     if raw is None:  # a text stream in its place
         return sys.stdin.read()
@@ -220,79 +287,3 @@ def confirmed(question: str, args: argparse.Namespace) -> bool:
         return True
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def expiry(text: str, start: datetime.datetime) -> datetime.datetime:
-    """A duration from `start` ("90d"), or a date or a time with an offset, in the future. Raises: Stop."""
-    found = _expiry(text, start)
-    if found <= start:
-        raise Stop(f"--expires {text}: {moment(found)} is in the past")
-    return found
-
-
-def _expiry(text: str, start: datetime.datetime) -> datetime.datetime:
-    try:
-        return start + datetime.timedelta(seconds=seconds(text))
-    except Bad:
-        pass
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise Stop(f"{text!r} is no duration (90d), date (2027-11-22) or time (2027-11-22T00:00:00Z)") from None
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
-
-
-def words(text: str) -> list[str]:
-    """ "a, b": a list on the command line. An empty one would mean "all" or "none", which nobody says by accident."""
-    found = [part.strip() for part in text.split(",") if part.strip()]
-    if not found:
-        raise argparse.ArgumentTypeError("expected names, separated by commas (left out, the option has its default)")
-    return found
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
-
-
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, figures: Collection[str] = ()) -> None:
-    """Columns padded to their longest entry; nothing but the head when there are no rows.
-
-    Args:
-        figures: heads of the columns that hold numbers, which stand at the right.
-    """
-    lines = [list(head), *([_visible(cell) for cell in row] for row in rows)]
-    widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
-    right = [name in figures for name in head]
-    for line in lines:
-        padded = [
-            " " * (width - _width(cell)) + cell if at_right else cell + " " * (width - _width(cell))
-            for cell, width, at_right in zip(line, widths, right, strict=True)
-        ]
-        print("  ".join(padded).rstrip())
-
-
-def _width(text: str) -> int:
-    """Columns that a text takes on a terminal."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
-def moment(when: datetime.datetime | None) -> str:
-    """A time for people and scripts; "" for none."""
-    return "" if when is None else when.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _visible(cell: str) -> str:
-    """No control character of a name reaches the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in cell) or "-"
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, datetime.datetime):
-        return moment(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -6,14 +6,15 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from relayd.cli.options import add_config, add_json
-from relayd.cli.store import StateReader, add_state, money, now_ms, number, open_state, pending_note
-from relayd.cli.tree import Stop, compiled, guarded, print_json, print_table, say
+from relayd.cli import add_config
+from relayd.cli.output import add_json, amount, money, number, print_json, print_table
+from relayd.cli.store import StateReader, add_state, now_ms, open_state
+from relayd.cli.tree import compiled, guarded, pick
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.quota.limits import day_of, usage_document
 from relayd.core.quota.reservation import shown_terms
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.state.contract import Peek, Ping, Pong, TermLevels
+from relayd.state.contract import Ping, Pong
 from relayd.state.report import totals_of
 
 
@@ -33,20 +34,16 @@ def usage(args: argparse.Namespace) -> int:
     """Print the usage of one key or of all."""
     snapshot = compiled(args)
     keys = _keys(args.key, snapshot)
-    books = open_state(args, snapshot)
-    try:
-        now = _now(books)
+    with open_state(args, snapshot) as state:
+        now = _now(state)
         day = day_of(now, snapshot.relay.state.timezone)
-        rows = books.rows(day, day)
-        documents = [_document(books, snapshot, key, now, day, rows) for key in keys]
-    finally:
-        books.store.close()
-    if note := pending_note(books):
-        say(f"note: {note}")
+        rows = state.rows(day, day)
+        documents = [_document(state, snapshot, key, now, day, rows) for key in keys]
+    state.note_pending()
     if args.json:
         ids = {key.id for key in keys}
         total = totals_of(row for row in rows if row.key in ids)
-        print_json({"day": day, **total, "keys": documents, "pending": books.pending})
+        print_json({"day": day, **total, "keys": documents, "pending": state.pending})
     else:
         _print_tables(documents, day)
     return 0
@@ -55,27 +52,22 @@ def usage(args: argparse.Namespace) -> int:
 def _keys(wanted: str | None, snapshot: Snapshot) -> list[ApiKey]:
     if wanted is None:
         return [key for _, key in sorted(snapshot.keys.items())]
-    if wanted not in snapshot.keys:
-        have = ", ".join(sorted(snapshot.keys)[:20]) or "none"
-        raise Stop(f"there is no key {wanted} (there is: {have})")
-    return [snapshot.keys[wanted]]
+    return [pick(snapshot.keys, "key", wanted)]
 
 
-def _now(books: StateReader) -> int:
+def _now(state: StateReader) -> int:
     """The store's clock decides what day it is."""
-    answer = books.ask(Ping())
+    answer = state.ask(Ping())
     return answer.now if isinstance(answer, Pong) else now_ms()
 
 
 def _document(
-    books: StateReader, snapshot: Snapshot, key: ApiKey, now: int, day: str, rows: Sequence[UsageRecord]
+    state: StateReader, snapshot: Snapshot, key: ApiKey, now: int, day: str, rows: Sequence[UsageRecord]
 ) -> dict[str, Any]:
     terms = shown_terms(key, snapshot, now)
-    answer = books.ask(Peek(terms=terms))
-    if not isinstance(answer, TermLevels):
-        raise Stop(f"{books.store.name}: {answer}")
+    levels = state.levels(terms)
     today = totals_of(row for row in rows if row.key == key.id)
-    return {**usage_document(key, terms, answer.levels, answer.now), "today": {"day": day, **today}}
+    return {**usage_document(key, terms, levels.levels, levels.now), "today": {"day": day, **today}}
 
 
 def _print_tables(documents: Sequence[dict[str, Any]], day: str) -> None:
@@ -88,14 +80,15 @@ def _print_tables(documents: Sequence[dict[str, Any]], day: str) -> None:
     ]
     print_table(("KEY", "OWNER", *figures), today, figures=figures)
     rows = [
-        (one["key"], row["limit_name"], _amount(row, "used"), _amount(row, "remaining"), row["resets_at"] or "")
+        (
+            one["key"],
+            row["limit_name"],
+            *(amount(row["unit"], row[name]) for name in ("used", "remaining")),
+            row["resets_at"] or "",
+        )
         for one in documents
         for row in one["limits"]
     ]
     if rows:
         print()
         print_table(("KEY", "LIMIT", "USED", "LEFT", "RESETS"), rows, figures=("USED", "LEFT"))
-
-
-def _amount(row: dict[str, Any], name: str) -> str:
-    return f"${money(row[name])}" if row["unit"] == "cost" else number(row[name])

@@ -28,7 +28,7 @@ def open_store(
         password: for Redis; "" for none.
         base: the directory from which a relative PATH counts.
         patience: s to wait for an answer of Redis. A daemon has calls that wait meanwhile, a command has a person.
-    Raises: StoreMisfit on a URL that cannot be read, or when the package redis is missing.
+    Raises: StoreMisfit on a URL that cannot be read.
     """
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite":

@@ -13,15 +13,11 @@ import urllib.parse
 from typing import Any
 
 import attrs
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from relayd.state.contract import StoreMisfit
-
-try:
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-except ImportError:  # pragma: no cover - tried in a fresh environment, not here
-    raise StoreMisfit("state.url: Redis needs the package redis [pip install 'relayd[redis]']") from None
 
 HostPort = tuple[str, int]
 Word = str | bytes | int

@@ -142,7 +142,7 @@ def test_sealing_a_new_credential_changes_one_line(tmp_path: Path) -> None:
     assert [number for number, (one, two) in enumerate(zip(before, after, strict=True)) if one != two] == [4]
     assert credential(sealing, "main") == CANARY
     assert "is a simulator" in sealing.tree.run("account", "seal", "sample", stdin=CANARY).err
-    assert "there is no account x (there is: main, sample)" in sealing.tree.run("account", "seal", "x", stdin="y").err
+    assert "there is no account x (known: main, sample)" in sealing.tree.run("account", "seal", "x", stdin="y").err
 
 
 def test_disabling_enabling_and_listing(tmp_path: Path) -> None:

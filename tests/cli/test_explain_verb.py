@@ -163,7 +163,7 @@ def test_an_unknown_key_or_a_missing_model_is_said(tree: Tree) -> None:
     missing = tree.run("explain", "--key", "dev")
 
     assert (unknown.code, missing.code) == (1, 1)
-    assert "there is no key nobody (there is: dev, other)" in unknown.err
+    assert "there is no key nobody (known: dev, other)" in unknown.err
     assert "--model is needed" in missing.err
 
 

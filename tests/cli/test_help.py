@@ -7,11 +7,12 @@ import shlex
 import pytest
 
 from relayd.cli import VERBS, build_parser, main
-from relayd.cli.completion import places
+from relayd.cli.completion import commands as every_command
+from relayd.cli.completion import whole_parser
 from relayd.cli.examples import EXAMPLES, FIRST
 
-LEAVES = [" ".join(place.path) for place in places() if place.path and not any(
-    other.path[:-1] == place.path for other in places())]  # fmt: skip
+PATHS = [path for path, _ in every_command(whole_parser())]
+LEAVES = [" ".join(path) for path in PATHS if path and not any(other[:-1] == path for other in PATHS)]
 
 
 def commands(text: str) -> list[str]:

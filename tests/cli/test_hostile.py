@@ -101,7 +101,7 @@ def test_a_wrong_directory_is_no_tree_without_faults(tmp_path: Path, verb: tuple
     (tmp_path / "tree").mkdir()
     ran = Tree(tmp_path / "tree").run(*verb)
     assert (ran.code, ran.out) == (1, "")
-    assert f"{tmp_path / 'tree'}: no relay.toml there" in ran.err
+    assert f"{tmp_path / 'tree'}: not a config tree" in ran.err
     assert "relayd init" in ran.err
 
 

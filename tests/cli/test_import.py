@@ -86,7 +86,7 @@ def test_limits_and_restrictions_are_carried_over() -> None:
         ({"weeklyOpusCostLimit": "20"}, "weekly limit of 20 USD"),
         ({"claudeAccountId": "group:g1"}, "bound to a group of accounts"),
         ({"expirationMode": "activation"}, "after its first use"),
-        ({"expiresAt": "never"}, "expiry is no date"),
+        ({"expiresAt": "never"}, "expiry is not a date"),
         (
             {"enableClientRestriction": "true", "allowedClients": '["claude_code","my_tool"]'},
             "no client rule for my_tool",
@@ -133,7 +133,7 @@ def test_a_proxy_is_carried_over_unless_it_has_a_password() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"metadata":1,"data":2}', "null", '{"metadata":{},"data":[]}'])
 def test_what_is_no_export_is_refused(text: str) -> None:
-    with pytest.raises(BadExport, match="no export of claude-relay-service"):
+    with pytest.raises(BadExport, match="not an export of claude-relay-service"):
         read_export(text)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from relayd.cli import main
 from relayd.cli.first_run import curl_target
-from relayd.cli.init import SCENARIOS
+from relayd.cli.init import template
 from relayd.config.load import load_tree
 from relayd.config.model.json_schema import KINDS
 from relayd.config.secrets.api_keys import KEY_PATTERN, checksum_ok, key_digest, key_hash
@@ -166,7 +166,7 @@ def test_the_new_repository_refuses_commits_that_relayd_would_not_load_or_that_f
 
     git(tree, "add", ".", environment=environment)
     (tree / "keys.d" / "demo.toml").write_text((tree / "keys.d" / "demo.toml").read_text() + "# a comment\n")
-    (tree / "tests.d" / "demo.toml").write_text(SCENARIOS.replace("status = 403", "status = 404"))
+    (tree / "tests.d" / "demo.toml").write_text(template("scenarios.toml").replace("status = 403", "status = 404"))
     git(tree, "add", ".", environment=environment)
     failing = git(tree, "commit", "-m", "failing", environment=environment)
     assert (failing.returncode, "it has no access to batches" in failing.stdout + failing.stderr) == (1, True)

@@ -74,11 +74,11 @@ def test_a_taken_id_a_bad_limit_or_a_bad_model_writes_nothing(tmp_path: Path) ->
     for words, text in (
         (("dev",), "keys.d/dev.toml exists already"),
         (("a", "--limit", "many"), "limit 'many': expected"),
-        (("b", "--expires", "soon"), "'soon' is no duration"),
+        (("b", "--expires", "soon"), "'soon' is not a duration"),
         (("c", "--clients", "nobody"), "nobody"),
         (("d", "--models", "a b"), "models"),
         (("!!",), "no id can be made from '!!'"),
-        (("e", "--id", "E F"), "'E F' is no id"),
+        (("e", "--id", "E F"), "'E F' is not an id"),
     ):
         ran = tree.run("key", "new", *words)
         assert (ran.code, ran.out) == (1, "")
@@ -154,7 +154,7 @@ def test_deleting_removes_the_file_and_only_that(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tree.root / "keys.d").iterdir()) == ["two.toml"]
     ran = tree.run("key", "delete", "one")
     assert ran.code == 1
-    assert "there is no key one (there is: two)" in ran.err
+    assert "there is no key one (known: two)" in ran.err
 
 
 def test_a_key_in_a_sub_directory_is_found_and_its_id_is_taken(tmp_path: Path) -> None:

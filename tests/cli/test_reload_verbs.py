@@ -240,7 +240,7 @@ async def test_a_daemon_that_drains_says_so(tmp_path: Path) -> None:
         world.daemon.app.draining = True
         _, out, _ = await run(world, "status")
 
-        assert "; it DRAINS: " in out.splitlines()[0]
+        assert "; DRAINING: " in out.splitlines()[0]
 
 
 def test_an_older_daemon_is_told_of_and_its_ailments_are_shown() -> None:
@@ -287,7 +287,7 @@ def odd_daemon(place: Path, answer: bytes | None) -> Iterator[None]:
     [
         (b'{"ok":false,"error":"the daemon answers root and its own user, 7"}\n', 1, "root and its own user, 7"),
         (b"", 5, "the daemon hung up without an answer"),
-        (b"SSH-2.0-OpenSSH\n", 5, "what answers there is no relayd"),
+        (b"SSH-2.0-OpenSSH\n", 5, "what answers there is not relayd"),
     ],
 )
 def test_what_is_no_daemon_of_ours_is_told(

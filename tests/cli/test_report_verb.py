@@ -73,7 +73,7 @@ def test_a_model_without_a_price_is_mentioned(tree: Tree) -> None:
     book(tree, model="mystery", unpriced=1, input=3)
 
     ran = tree.run("report", "--day", "2026-11-22")
-    assert "1 call had a model without a price (mystery): what they cost is not in here" in ran.out
+    assert "1 call used a model without a price (mystery), so their cost is missing here" in ran.out
     assert tree.run("report", "--day", "2026-11-22", "--json").json["unpriced_models"] == ["mystery"]
 
 
@@ -121,7 +121,7 @@ def test_a_day_without_calls_is_no_failure(tree: Tree) -> None:
     ran = tree.run("report", "--day", "2025-01-01")
     empty = tree.run("report", "--day", "2025-01-01", "--csv")
 
-    assert (ran.code, ran.out) == (0, "2025-01-01\nnothing was booked\n")
+    assert (ran.code, ran.out) == (0, "2025-01-01\nnothing was recorded\n")
     assert empty.out.startswith("key,requests,")
 
 

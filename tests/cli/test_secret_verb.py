@@ -255,7 +255,7 @@ def test_recipients_are_checked_before_they_are_listed(tmp_path: Path) -> None:
         (("add", "x", "rlpub1.abc.abcdef"), "public key"),
         (("add", "x", private), "a private key where a public one belongs"),
         (("add", "prod", new_identity(os.urandom).public.text), "a recipient prod exists"),
-        (("retire", "nobody"), "there is no nobody (there is: prod)"),
+        (("retire", "nobody"), "there is no nobody (known: prod)"),
     ):
         ran = tree.run("secret", "recipients", *words)
         assert ran.code == 1

@@ -161,7 +161,7 @@ def test_a_tree_without_scenarios_passes_and_one_with_errors_is_not_tried(tree: 
 
     tree.write("relay.toml", "schema = 1\n")
     ran = tree.run("test")
-    assert (ran.code, ran.err) == (1, "relayd test: the tree has errors, so nothing was tried\n")
+    assert (ran.code, ran.err) == (1, "relayd test: the tree has errors, so no scenario was tried\n")
 
 
 def test_the_sample_tree_shows_the_feature_and_passes() -> None:

@@ -74,7 +74,7 @@ def test_an_unknown_key_is_told_what_there_is(tree: Tree) -> None:
     ran = tree.run("usage", "nobody")
 
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "relayd usage: there is no key nobody (there is: dev, other)\n"
+    assert ran.err == "relayd usage: there is no key nobody (known: dev, other)\n"
 
 
 def test_without_a_state_it_fails_and_makes_none(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from relayd.cli.options import ENVIRONMENT
+from relayd.cli.run import ENVIRONMENT
 from relayd.config import snapshot
 from relayd.config.model import scenario
 from relayd.config.model.json_schema import KINDS, json_schema, markdown, rows, taplo_config

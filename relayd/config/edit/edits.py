@@ -1,6 +1,6 @@
 """Edits of accounts, keys and recipients: text of a file in, text out.
 
-Rule: pure; the time is an argument. Each edit is a splice (splice.py), so it changes what it says and nothing else.
+Rule: pure; the time is an argument. Each edit goes through toml_edit.py, so it changes what it says and nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from relayd.config.edit.toml_edit import EditError, Value, append_value, remove_value, render_document, set_value
+from relayd.config.edit.toml_edit import (
+    EditError,
+    Value,
+    append_value,
+    remove_value,
+    render,
+    render_document,
+    set_value,
+)
 from relayd.config.secrets.api_keys import hint, key_hash
 
 MAX_HASHES = 2  # of one key: the old one and the new one, while rotating
@@ -57,7 +65,7 @@ def rotate(text: str, new_key: str, *, now: datetime.datetime, until: datetime.d
     if len(left) >= MAX_HASHES:
         ends = min(_expiry(entry, until) for entry in left)
         raise EditError(
-            f"this key is being rotated: two hashes are in use until {_moment(ends)} (wait, or rotate with --grace 0s)"
+            f"this key is being rotated: two hashes are in use until {render(ends)} (wait, or rotate with --grace 0s)"
         )
     for at, entry in enumerate(left):
         text = set_value(text, ("hashes", at, "expires"), min(until, _expiry(entry, until)))
@@ -127,9 +135,5 @@ def _recipient_at(text: str, name: str) -> int:
     names = [entry.get("name") for entry in _recipients(text)]
     if name not in names:
         have = ", ".join(str(one) for one in names) or "none"
-        raise EditError(f"relay.toml: [secrets] recipients: there is no {name} (there is: {have})")
+        raise EditError(f"relay.toml: [secrets] recipients: there is no {name} (known: {have})")
     return names.index(name)
-
-
-def _moment(when: datetime.datetime) -> str:
-    return when.isoformat(timespec="seconds").replace("+00:00", "Z")

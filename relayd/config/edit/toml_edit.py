@@ -1,12 +1,12 @@
-"""Splices: text of a TOML file in, text out, and nothing changed but what was asked for.
+"""TOML edits: text of a file in, text out, and nothing changed but what was asked for; and the text of new files.
 
-Rule: pure. Every edit ends in `_checked`: the result must parse to exactly the old document with the one
-change applied, or the edit fails and nothing is written.
+Rule: pure. Every edit ends in `_checked`: the result must parse to exactly the old document with the one change
+applied, or the edit fails and nothing is written.
 
-Theory: positions.py tells where a value stands; the new value replaces those characters, or a new line goes behind
+Theory: toml_positions.py tells where a value stands; the new value replaces those characters, or a new line goes behind
 the last pair of its table. Comments, order, quotes, white space and line ends survive because they are never touched.
-(tomlkit 0.15, which writes the document anew from a tree, puts a new key between a header and the comment above it,
-and a line feed into a file of CRLF lines.)
+tomlkit builds values and new files. It does not edit old ones: 0.15, which writes the document anew from a tree, puts a
+new key between a header and the comment above it, and a line feed into a file of CRLF lines.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from __future__ import annotations
 import bisect
 import copy
 import datetime
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
+import tomlkit
+from tomlkit.items import Array, Item
 
 from relayd.config.model.toml_positions import Position, index
 from relayd.config.snapshot import KeyPath
@@ -75,31 +76,58 @@ def append_value(text: str, path: KeyPath, value: dict[str, Any]) -> str:
 
 def render(value: Value) -> str:
     """A value in TOML 1.0, on one line."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
-        case str():
-            # JSON's escapes are TOML's, but for U+007F, which TOML wants escaped, and surrogates, which it lacks.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-        case datetime.datetime():
-            return value.isoformat().replace("+00:00", "Z")
-        case list():
-            return "[" + ", ".join(render(item) for item in value) + "]"
-        case dict():
-            pairs = ", ".join(f"{_key(name)} = {render(item)}" for name, item in value.items())
-            return f"{{ {pairs} }}" if pairs else "{}"
-    raise TypeError(f"no TOML for {type(value).__name__}")
+    return toml_item(value).as_string()
 
 
 def render_document(pairs: Mapping[str, Value], tables: Mapping[str, Mapping[str, Value]]) -> str:
     """A new file: pairs first, then each table that is not empty."""
-    lines = [f"{_key(name)} = {render(value)}" for name, value in pairs.items()]
-    for table, content in tables.items():
+    document = tomlkit.document()
+    for name, value in pairs.items():
+        document.add(name, toml_item(value))
+    for name, content in tables.items():
         if content:
-            lines += ["", f"[{_key(table)}]", *(f"{_key(name)} = {render(value)}" for name, value in content.items())]
-    return "\n".join(lines) + "\n"
+            table = tomlkit.table()
+            for key, value in content.items():
+                table.add(key, toml_item(value))
+            document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def fill_template(text: str, values: Mapping[tuple[str, ...], Value]) -> str:
+    """A new file from a template, itself TOML, with other values at these paths. Tables in arrays stand one a line."""
+    document = tomlkit.parse(text)
+    for path, value in values.items():
+        table: Any = document
+        for step in path[:-1]:
+            table = table[step]
+        item = toml_item(value)
+        if isinstance(item, Array) and item and isinstance(value, list) and isinstance(value[0], dict):
+            item.multiline(True)
+        table[path[-1]] = item
+    return tomlkit.dumps(document)
+
+
+def toml_item(value: Value) -> Item:
+    """A value for a new document; tables in it stand on one line, with a space inside their braces."""
+    match value:
+        case datetime.datetime():
+            return tomlkit.datetime(value.isoformat().replace("+00:00", "Z"))
+        case list():
+            array = tomlkit.array()
+            for item in value:
+                array.append(toml_item(item))
+            return array
+        case dict():
+            table = tomlkit.inline_table()
+            items = {name: toml_item(item) for name, item in value.items()}
+            for name, item in items.items():
+                table.append(name, item)
+            if items:
+                first, *_ = items.values()
+                *_, last = items.values()
+                first.trivia.indent, last.trivia.trail = " ", " "
+            return table
+    return tomlkit.item(value)
 
 
 # --- from splices to text -------------------------------------------------------------------------------------------
@@ -115,7 +143,7 @@ def _edit(text: str, change: Any, splice: Any) -> str:
 
 
 def _apply(text: str, splice: _Edit) -> str:
-    """Offsets count without the CR of CRLF, as positions.py wants; here they are found again in the text as it is."""
+    """Offsets count without the CR of CRLF, as toml_positions.py wants; here they are found in the text as it is."""
     ends = [match.start() for match in re.finditer("\r\n", text)]
     plain_ends = [at - number for number, at in enumerate(ends)]  # the offset of each such LF in the plain text
 
@@ -356,7 +384,7 @@ def _like(old: str, value: Value) -> str:
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else render(name)
+    return tomlkit.key(name).as_string()
 
 
 def _shown(path: Iterable[str | int]) -> str:

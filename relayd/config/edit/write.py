@@ -14,13 +14,12 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
+from relayd.config.atomic import stage_file, sync_directory
 from relayd.config.compile import compile_tree
 from relayd.config.problems.problem import is_error
 from relayd.config.source.tree import read_tree
@@ -47,7 +46,7 @@ def edit_tree(root: Path, plan: EditPlan, *, check: Check | None = None, force: 
     """Change the tree at `root`. Returns the paths that changed.
 
     Args:
-        plan: told the files as they are, says which change.
+        plan: gets the files as they are and says which of them change.
         check: applied before and after (default: `compiles`); a tree that is not sound is not written, unless `force`.
 
     Raises: WriteError; and whatever `plan` raises: nothing is written then.
@@ -113,7 +112,7 @@ def _replace(root: Path, files: Files, changes: Mapping[str, bytes | None]) -> N
             if one.temporary is not None:
                 one.temporary.unlink(missing_ok=True)
     for folder in {one.target.parent for one in staged}:
-        _sync_directory(folder)
+        sync_directory(folder)
 
 
 def _stage(root: Path, path: str, before: bytes | None, new: bytes | None) -> _Staged:
@@ -123,37 +122,7 @@ def _stage(root: Path, path: str, before: bytes | None, new: bytes | None) -> _S
     if new is None:
         return _Staged(target, None, before)
     target.parent.mkdir(parents=True, exist_ok=True)
-    return _Staged(target, _write_beside(target, new), before)
-
-
-def _write_beside(target: Path, content: bytes) -> Path:
-    """A synced dotfile with the target's permissions; whoever reads the tree ignores dotfiles."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with open(fd, "wb") as file:
-            _copy_access(target, fd)
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(target)  # what a person knows it by
-        raise
-    return temporary
-
-
-def _copy_access(target: Path, fd: int) -> None:
-    """Mode and, where we may, owner of the file that is replaced; a new file has what the umask leaves."""
-    try:
-        about = target.stat()
-    except FileNotFoundError:
-        return
-    with contextlib.suppress(PermissionError):  # only root gives files away; the group may still be ours to set
-        os.fchown(fd, about.st_uid, about.st_gid)
-    os.fchmod(fd, stat.S_IMODE(about.st_mode))
+    return _Staged(target, stage_file(target, new, like_target=True), before)
 
 
 def _still(one: _Staged, root: Path) -> None:
@@ -175,15 +144,7 @@ def _undo(one: _Staged) -> None:
     if one.before is None:
         one.target.unlink(missing_ok=True)
     else:
-        os.replace(_write_beside(one.target, one.before), one.target)
-
-
-def _sync_directory(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        os.replace(stage_file(one.target, one.before, like_target=True), one.target)
 
 
 def _refusal(what: str, problems: Sequence[str]) -> str:

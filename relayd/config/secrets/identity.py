@@ -17,6 +17,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from relayd.config.atomic import create_file
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity, parse_identity
 from relayd.config.snapshot import NAME
@@ -119,17 +120,8 @@ def write_identity(path: Path, tree: Path, identity: Identity) -> None:
     """
     refuse_in_tree(path, tree)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if path.parent == SYSTEM else 0o700)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-    try:
-        with open(fd, "w", encoding="ascii") as file:
-            file.write(f"# public: {identity.public.text}\n{identity.secret.reveal()}\n")
-            file.flush()
-            os.fsync(fd)
-    except BaseException as error:
-        path.unlink(missing_ok=True)  # half an identity opens nothing, and would be in the way of a whole one
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise
+    text = f"# public: {identity.public.text}\n{identity.secret.reveal()}\n"
+    create_file(path, text.encode("ascii"), mode=0o400)  # none if it fails: half an identity opens nothing
 
 
 def _read(path: Path, by_systemd: bool) -> str:

@@ -54,7 +54,7 @@ def account_place(files: Mapping[str, bytes], account: str) -> tuple[str, Bindin
         if name == account:
             return file, account_binding(realm_of(files), account, base_url_of(relay_table(files), table))
     have = ", ".join(name for _, name, _ in accounts(files)) or "none"
-    raise LookupError(f"there is no account {account} (there is: {have})")
+    raise LookupError(f"there is no account {account} (known: {have})")
 
 
 def accounts(files: Mapping[str, bytes]) -> Iterator[tuple[str, str, Table]]:

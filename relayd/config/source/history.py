@@ -14,15 +14,15 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
+from relayd.config.atomic import remove_staged, replace_file
+
 KEEP = 5
 _NAME = re.compile(r"generation-([0-9]{1,12})")
-_TEMPORARY = re.compile(r"\.generation-[0-9a-f]{16}")
 _HEAD = re.compile(rb"relayd-generation 1 ([0-9a-f]{64})\n")
 _LARGEST = 80 << 20  # bytes; a tree has at most 64 MiB
 
@@ -82,13 +82,13 @@ def save(directory: Path, files: Mapping[str, bytes], meta: Meta) -> int:
     A tree with the digest of the newest one is not stored twice. Raises: OSError.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _tidy(directory)
+    remove_staged(directory)
     numbers = _numbers(directory)
     last = load(directory, numbers[-1]) if numbers else None
     if isinstance(last, Generation) and (last.meta.digest, last.meta.realm) == (meta.digest, meta.realm):
         return last.number
     number = numbers[-1] + 1 if numbers else 1
-    _write(directory, f"generation-{number}", encode(files, meta))
+    replace_file(directory / f"generation-{number}", encode(files, meta), mode=0o600)
     for old in _numbers(directory)[:-KEEP]:
         (directory / f"generation-{old}").unlink(missing_ok=True)
     return number
@@ -186,30 +186,3 @@ def _numbers(directory: Path) -> list[int]:
     except OSError:
         return []
     return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
-
-
-def _tidy(directory: Path) -> None:
-    """Take away what a process that died while writing has left."""
-    for name in os.listdir(directory):
-        if _TEMPORARY.fullmatch(name):
-            (directory / name).unlink(missing_ok=True)
-
-
-def _write(directory: Path, name: str, data: bytes) -> None:
-    """All of a new file, or nothing. The bytes are synced before the name, the name before we say that it is there."""
-    temporary = directory / f".generation-{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, directory / name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

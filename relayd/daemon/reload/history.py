@@ -7,13 +7,13 @@ warning: it must not stop a reload.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 import trio
 
+from relayd.config.atomic import replace_file
 from relayd.config.source import history as generations
 from relayd.config.source.history import Generation, Meta, Skipped, Summary
 from relayd.config.source.provenance import Provenance
@@ -60,9 +60,7 @@ class History:
         if not number:
             path.unlink(missing_ok=True)
             return
-        temporary = path.with_suffix(".new")
-        temporary.write_text(f"{number}\n", encoding="ascii")
-        os.replace(temporary, path)
+        replace_file(path, f"{number}\n".encode())
 
     def held(self) -> int:
         """The generation that a rollback holds; 0 = none."""

@@ -12,7 +12,6 @@ file systems that lie about times.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from typing import Literal
 
 import attrs
 import trio
+import watchfiles
 
 from relayd.daemon.reload.candidate import Inspector
 from relayd.daemon.reload.requests import RequestQueue
@@ -184,12 +184,8 @@ class Watcher:
 Listen = Callable[[list[str], threading.Event, Callable[[], None], Callable[[], None]], None]
 
 
-def inotify() -> Listen | None:
-    """File events by the package watchfiles (extra "watch"), or None where it is not installed."""
-    try:
-        watchfiles = importlib.import_module("watchfiles")
-    except ImportError:
-        return None
+def inotify() -> Listen:
+    """File events by the package watchfiles."""
 
     def listen(paths: list[str], stop: threading.Event, begun: Callable[[], None], tell: Callable[[], None]) -> None:
         events: Iterator[object] = watchfiles.watch(

@@ -142,5 +142,5 @@ def test_recipients_are_not_listed_twice_and_unknown_ones_not_changed() -> None:
         add_recipient(RELAY, "prod", "rlpub1.q")
     with pytest.raises(EditError, match="already listed, as recipient prod"):
         add_recipient(RELAY, "other", "rlpub1.p")
-    with pytest.raises(EditError, match=r"there is no x \(there is: prod\)"):
+    with pytest.raises(EditError, match=r"there is no x \(known: prod\)"):
         set_recipient_state(RELAY, "x", "retiring")

@@ -87,7 +87,7 @@ def test_a_number_is_not_used_again_after_a_broken_one(tmp_path: Path) -> None:
 
 def test_what_a_dead_process_left_behind_is_tidied_away_and_foreign_files_are_not(tmp_path: Path) -> None:
     save(tmp_path, FILES, meta())
-    (tmp_path / ".generation-0123456789abcdef").write_bytes(b"half")
+    (tmp_path / ".generation-7.01234567.tmp").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "generation-x").write_text("mine")
 
@@ -146,7 +146,7 @@ def test_however_writing_was_torn_a_whole_generation_is_found_or_none(tmp_path: 
         raw = encode({"relay.toml": b"last"}, meta(99))
         torn = raw[: rng.randrange(len(raw) + 1)]
         directory.mkdir(exist_ok=True)
-        name = rng.choice([".generation-0123456789abcdef", f"generation-{len(known) + 1}"])
+        name = rng.choice([".generation-7.01234567.tmp", f"generation-{len(known) + 1}"])
         (directory / name).write_bytes(torn)
 
         found, _ = newest(directory)
