@@ -31,9 +31,10 @@ import_paths.add()
 
 import builders
 from fakes import ASK_STREAM, relaying, upstream_account
+from operations import admit
 from redis_server import RedisServer, running
 from scripted import Conversation, serving
-from test_batcher import FlakyStore, admit
+from test_batcher import FlakyStore
 
 from relayd.daemon.store.batcher import Batcher
 from relayd.state.contract import Ping, StoreUnavailable

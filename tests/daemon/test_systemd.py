@@ -4,7 +4,6 @@ the unit's command and environment, the directories it makes, a credential, a no
 from __future__ import annotations
 
 import contextlib
-import http.server
 import os
 import re
 import shlex
@@ -13,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +22,8 @@ import pytest
 from builders import KEY
 from daemon import PATIENCE, SIMULATOR, Daemon, key_text, running, write_tree
 from redis_server import running as redis_running
+from upstream_api import upstream
+from waiting import wait_until
 
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.seal import new_identity, seal
@@ -186,39 +186,6 @@ def files_of(tree: Path) -> dict[str, bytes]:
     return {str(path.relative_to(tree)): path.read_bytes() for path in sorted(tree.rglob("*")) if path.is_file()}
 
 
-class Upstream(http.server.BaseHTTPRequestHandler):
-    """Notes with which key it is called."""
-
-    keys: list[str]
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.keys.append(self.headers["x-api-key"])
-        body = b'{"type":"message","usage":{"input_tokens":1,"output_tokens":1}}'
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden one
-        """Nothing."""
-
-
-@contextlib.contextmanager
-def upstream() -> Iterator[tuple[str, list[str]]]:
-    kind = type("Serving", (Upstream,), {"keys": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", kind.keys
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def test_the_service_opens_sealed_secrets_with_systemds_credential_and_never_writes_to_its_tree(
     tmp_path: Path, host: Host
 ) -> None:
@@ -292,16 +259,9 @@ def test_the_loop_tells_that_it_runs_as_long_as_it_does(tmp_path: Path, host: Ho
         for _ in range(3):
             host.hear("WATCHDOG=1")
         daemon.signal(signal.SIGSTOP)
-        wait_until_silent(host)
+        wait_until(host.silent)  # what was on the way comes first
         daemon.signal(signal.SIGCONT)
         host.hear("WATCHDOG=1")
-
-
-def wait_until_silent(host: Host) -> None:
-    """Wait until nothing is told for a moment; what was on the way comes first."""
-    deadline = time.monotonic() + PATIENCE
-    while not host.silent():
-        assert time.monotonic() < deadline
 
 
 # --- reload

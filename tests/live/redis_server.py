@@ -13,12 +13,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import redis
 from ports import free_ports
+from waiting import wait_until
 
 
 def find_server() -> str:
@@ -98,15 +98,6 @@ def running(*options: str, port: int = 0) -> Iterator[RedisServer]:
         yield server.start()
     finally:
         server.remove()
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
-    """Poll; RuntimeError after `timeout` s."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {timeout:.0f} s in vain for {what}")
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from redis_server import RedisServer, cluster, wait_until
+from redis_server import RedisServer, cluster
+from waiting import wait_until
 
 from relayd.core.quota.limits import Rolling, Term
 from relayd.core.quota.usage_record import UsageRecord

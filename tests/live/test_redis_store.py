@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
+from operations import DAY, admit, record
 from ports import free_ports
-from redis_server import RedisServer, running, wait_until
+from redis_server import RedisServer, running
+from waiting import until, wait_until
 
 from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
-from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
@@ -71,23 +72,8 @@ def store(server: RedisServer) -> Iterator[RedisStore]:
         yield one
 
 
-def record(**changes: object) -> UsageRecord:
-    values = {"day": "2026-11-22", "key": "dev", "account": "main", "model": "claude-opus-5-5", "input": 7, "cost": 3}
-    return UsageRecord(**{**values, **changes})  # type: ignore[arg-type]
-
-
 def rolling(limit: int = 100, window: int = 3_600_000) -> tuple[Term, ...]:
     return (Rolling(counter="key/dev/requests/1h", name="", unit="requests", limit=limit, cost=1, window=window),)
-
-
-def admit(call: str, terms: tuple[Term, ...] = ()) -> Admit:
-    return Admit(call=call, terms=terms, orphan=record())
-
-
-def booked(store: RedisStore) -> int:
-    (answer,) = store.apply([Report(first="2026-11-01", last="2026-11-30")])
-    assert isinstance(answer, Reported)
-    return sum(row.requests for row in answer.rows)
 
 
 def test_time_is_the_servers(store: RedisStore) -> None:
@@ -261,7 +247,7 @@ def test_a_user_who_may_do_what_the_docs_say_can_count(server: RedisServer) -> N
         Gather(topic="t"),
         Beat(node="n", body="", ttl=0),
         Nodes(),
-        Report(first="2026-11-22", last="2026-11-22"),
+        Report(first=DAY, last=DAY),
         Void(call="c4"),
     ]
     with contextlib.closing(RedisStore(url, realm="test", password="hunter2", command=5)) as store:
@@ -415,7 +401,7 @@ async def test_books_are_whole_after_a_restart_that_lost_everything_under_load(t
                 rows: dict[str, int] = {}
                 while rows.keys() != served:
                     with contextlib.suppress(StoreUnavailable):
-                        report = await main.ask(Report(first="2026-11-22", last="2026-11-22"))
+                        report = await main.ask(Report(first=DAY, last=DAY))
                         assert isinstance(report, Reported)
                         rows = {row.key: row.requests for row in report.rows}
                     await trio.sleep(0.02)
@@ -451,11 +437,9 @@ async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
                 os.kill(server.process.pid, signal.SIGSTOP)
                 await trio.sleep(0.8)
                 os.kill(server.process.pid, signal.SIGCONT)
-            with trio.fail_after(30):
-                while not main.up:  # noqa: ASYNC110 - the pump's thread brings it up
-                    await trio.sleep(0.02)
-                report = await main.ask(Report(first="2026-11-22", last="2026-11-22"))
-                peeked = await main.ask(Peek(terms=rolling()))
+            await until(lambda: main.up)
+            report = await main.ask(Report(first=DAY, last=DAY))
+            peeked = await main.ask(Peek(terms=rolling()))
             nursery.cancel_scope.cancel()
         assert isinstance(report, Reported)
         assert isinstance(peeked, TermLevels)

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from operations import admit, booked, record
+from waiting import wait_until
 
 from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
-from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import (
     SETTLED_MS,
     USAGE_MS,
-    Admit,
     Denied,
     GetPin,
     Granted,
@@ -23,8 +23,6 @@ from relayd.state.contract import (
     Ping,
     Pinned,
     Pong,
-    Report,
-    Reported,
     Settle,
     StoreMisfit,
     StoreUnavailable,
@@ -38,22 +36,8 @@ NOW = 1_800_000_000_000
 DAY = 86_400_000
 
 
-def record(day: str = "2027-01-15") -> UsageRecord:
-    return UsageRecord(day=day, key="dev", account="main", model="claude-opus-5-5", input=7, cost=3)
-
-
 def rolling(limit: int = 100) -> tuple[Term, ...]:
     return (Rolling(counter="r", name="", unit="requests", limit=limit, cost=1, window=3_600_000),)
-
-
-def admit(call: str, terms: tuple[Term, ...] = ()) -> Admit:
-    return Admit(call=call, terms=terms, orphan=record())
-
-
-def booked(store: SqliteStore) -> int:
-    (answer,) = store.apply([Report(first="2000-01-01", last="2100-01-01")])
-    assert isinstance(answer, Reported)
-    return sum(row.requests for row in answer.rows)
 
 
 def used(store: SqliteStore, terms: tuple[Term, ...]) -> int:
@@ -101,7 +85,7 @@ def test_a_store_can_be_closed_twice_and_opens_again_by_itself(tmp_path: Path) -
 
 KILLED = """
 import itertools, os, sys
-sys.path.insert(0, sys.argv[2])
+sys.path.insert(0, sys.argv[2]); import import_paths; import_paths.add()
 from test_sqlite import Path, Settle, admit, record, rolling, store_at
 store = store_at(Path(sys.argv[1]))
 for n in itertools.count():
@@ -112,7 +96,7 @@ for n in itertools.count():
 
 
 def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    words = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parents[1])]
     told = -1
     for _ in range(3):
         with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
@@ -257,10 +241,7 @@ def test_the_log_is_moved_into_the_database_without_the_writer(tmp_path: Path) -
         store.apply([Pin(name=f"p{n}-{m}", value="x" * 4000) for m in range(16)])
     written = wal.stat().st_size
     assert written > WAL_BYTES
-    deadline = time.monotonic() + 60
-    while Path(store.path).stat().st_size < WAL_BYTES:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: Path(store.path).stat().st_size >= WAL_BYTES)
     # The next commits look again, and once all is moved they begin the log anew at its start.
     for _ in range(LOOK_EVERY * 2):
         store.apply([Unpin(name="anything")])

@@ -17,6 +17,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from trio.testing import MockClock
+from waiting import until
 from wire.h1_corpus import CASES
 
 from relayd.config import snapshot
@@ -188,12 +189,6 @@ def get(path: str = "/", *lines: str) -> bytes:
 def post(body: bytes, *lines: str) -> bytes:
     head = "\r\n".join(["POST /p HTTP/1.1", "Host: a", f"Content-Length: {len(body)}", *lines, "", ""])
     return head.encode() + body
-
-
-async def wait_until(true: Callable[[], bool]) -> None:
-    with trio.fail_after(PATIENCE):
-        while not true():  # noqa: ASYNC110
-            await trio.sleep(0.005)
 
 
 # Requests and answers
@@ -637,7 +632,7 @@ async def test_a_client_that_takes_nothing_for_the_write_timeout_is_gone(
     await client.send(get())
     with trio.fail_after(PATIENCE):
         await ended.wait()
-    await wait_until(lambda: house.server.statistics.open == 0)
+    await until(lambda: house.server.statistics.open == 0)
 
 
 async def test_a_large_whole_answer_waits_for_a_slow_reader(nursery: trio.Nursery) -> None:
@@ -731,7 +726,7 @@ async def test_a_watch_that_has_ended_disturbs_nobody(nursery: trio.Nursery, mak
             await client.send(get())
             assert (await client.answer()).body == b"fine"
         client.stream.socket.close()
-    await wait_until(lambda: house.server.statistics.open == 0)
+    await until(lambda: house.server.statistics.open == 0)
 
 
 async def test_an_abort_within_a_watch_is_no_hang_up(nursery: trio.Nursery) -> None:
@@ -764,7 +759,7 @@ async def test_a_client_that_leaves_in_its_body_is_a_499_for_the_application(nur
     await client.send(post(b"hello")[:-1])
     await trio.sleep(0.02)
     client.stream.socket.close()
-    await wait_until(lambda: caught == [(499, True)])
+    await until(lambda: caught == [(499, True)])
 
 
 # Timeouts
@@ -924,7 +919,7 @@ async def test_a_connection_too_many_is_told_503_and_the_place_becomes_free_agai
     assert (figures.open, figures.accepted, figures.refused) == (2, 3, 1)
 
     await first.stream.aclose()
-    await wait_until(lambda: house.server.statistics.open == 1)
+    await until(lambda: house.server.statistics.open == 1)
     assert (await house.ask(get())).status == 200
 
 
@@ -1030,7 +1025,7 @@ async def test_a_failure_after_a_whole_answer_is_logged_and_harms_nobody(
     for _ in range(2):
         await client.send(get())
         assert (await client.answer()).body == b"whole"
-    await wait_until(lambda: len(caplog.records) == 2)
+    await until(lambda: len(caplog.records) == 2)
 
 
 async def test_a_refusal_that_comes_out_of_the_application_is_an_answer_not_a_failure(
@@ -1107,7 +1102,7 @@ async def test_a_cancelled_server_closes_every_connection_and_lets_cancelled_pas
         house = await open_house(own, wait)
         busy, idle = await house.client(), await house.client()
         await busy.send(get())
-        await wait_until(lambda: house.server.statistics.open == 2)
+        await until(lambda: house.server.statistics.open == 2)
         await trio.sleep(0.02)
         house.clients.clear()  # they outlive their house here
         own.cancel_scope.cancel()
@@ -1175,7 +1170,7 @@ async def test_drain_serves_connections_that_were_made_before_it(nursery: trio.N
 async def test_drain_does_not_wait_long_for_a_connection_that_never_asks(nursery: trio.Nursery) -> None:
     house = await open_house(nursery)
     seen = await house.client()
-    await wait_until(lambda: house.server.statistics.open == 1)
+    await until(lambda: house.server.statistics.open == 1)
     unseen = connect_unseen(house)
     house.server.drain()
 

@@ -8,9 +8,10 @@ import random
 import pytest
 import trio
 from builders import account, snapshot
-from fakes import ASK, PATIENCE, Cut, House, relaying, upstream_account
+from fakes import ASK, Cut, relaying, upstream_account
 from scripted import Conversation, Script, serving
 from trio.testing import MockClock
+from waiting import until
 
 from relayd.config.snapshot import Pace, Routing, Simulator
 
@@ -72,7 +73,7 @@ async def test_a_call_waits_a_moment_for_an_account_that_is_full() -> None:
     async with relaying(snapshot(accounts=(slow,))) as house:
         first, second = await house.connect(), await house.connect()
         await first.post()
-        await until_in_flight(house)
+        await until(house.in_flight)
 
         told = await second.ask()
 
@@ -85,7 +86,7 @@ async def test_it_does_not_wait_for_ever(jumping_clock: MockClock) -> None:
     async with relaying(snapshot(accounts=(slow,))) as house:
         first, second = await house.connect(), await house.connect()
         await first.post()
-        await until_in_flight(house)
+        await until(house.in_flight)
         began = trio.current_time()
 
         told = await second.ask()
@@ -114,7 +115,7 @@ async def test_a_client_that_leaves_while_it_waits_is_let_go(jumping_clock: Mock
     async with relaying(snapshot(accounts=(slow,))) as house:
         first, second = await house.connect(), await house.connect()
         await first.post()
-        await until_in_flight(house)
+        await until(house.in_flight)
         await second.post()
         await trio.sleep(0.05)
         await second.leave("close")
@@ -124,12 +125,6 @@ async def test_a_client_that_leaves_while_it_waits_is_let_go(jumping_clock: Mock
         assert (receipt.status, receipt.outcome, receipt.attempts) == (499, "left", ())
         await first.leave("close")
         await house.receipts.wait_for(2)
-
-
-async def until_in_flight(house: House) -> None:
-    with trio.fail_after(PATIENCE):
-        while not house.in_flight():  # noqa: ASYNC110 - the relay tells nobody
-            await trio.sleep(0.005)
 
 
 # Turns of an account's health.

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 from booked import Booked, booked
 from builders import account, api_key, snapshot
 from fakes import ASK, NOON, Told
+from waiting import until
 
 from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Server, Simulator, Snapshot, Window
 from relayd.core.quota.model_names import MOST, OTHER
@@ -159,9 +159,7 @@ async def test_a_keys_own_headers_agree_with_its_usage(tmp_path: Path) -> None:
 
 
 async def in_flight(world: Booked, count: int) -> None:
-    with trio.fail_after(30):
-        while world.house.in_flight() < count:  # noqa: ASYNC110 - the relay tells nobody
-            await trio.sleep(0.005)
+    await until(lambda: world.house.in_flight() >= count)
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", CHAT])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 from reload_world import FAST, RELAYD, Tree, World, living, make_tree
+from waiting import wait_until
 
 from relayd.config.snapshot import Snapshot
 from relayd.daemon.reload.boot import NoStart, Start, find_start
@@ -308,7 +309,7 @@ def test_sighup_before_the_tree_is_read_is_survived_and_answered_by_one_reload(t
     lock = tree.root / ".git" / "index.lock"
     lock.touch()  # the start waits for git, for up to 10 s
     with daemon(tree, "--no-watch") as process:
-        _wait_until_caught(process.pid, signal.SIGHUP)
+        wait_until(lambda: _catches(process.pid, signal.SIGHUP), "its handler")
         for _ in range(3):
             process.send_signal(signal.SIGHUP)
             time.sleep(0.05)
@@ -324,15 +325,10 @@ def test_sighup_before_the_tree_is_read_is_survived_and_answered_by_one_reload(t
     assert sum('"reload.' in line for line in [*lines, *more, *rest.splitlines()]) == 2
 
 
-def _wait_until_caught(pid: int, number: signal.Signals) -> None:
-    """Wait until a process has a handler for a signal (proc(5), SigCgt)."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("SigCgt:") and int(line.split()[1], 16) >> (number - 1) & 1:
-                return
-        time.sleep(0.005)
-    raise AssertionError("no handler")
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(line.startswith("SigCgt:") and int(line.split()[1], 16) >> (number - 1) & 1 for line in lines)
 
 
 def test_killed_at_any_moment_a_daemon_starts_again_with_the_tree_or_a_whole_generation(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import trio
 from fakes import ASK, Cut
 from ports import free_port
 from reload_world import FAST, KEY, RELAYD, Tree, World, living, make_tree
+from waiting import wait_until
 
 from relayd.config.source.provenance import write_manifest
 from relayd.config.source.tree import read_files
@@ -237,18 +238,6 @@ def ask(node: Path, verb: str) -> Any:
         sock.connect(str(node / "c.sock"))
         sock.sendall(json.dumps({"verb": verb}).encode() + b"\n")
         return json.loads(sock.makefile("rb").readline())
-
-
-def wait_until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if true():
-                return
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(what)
 
 
 def may_unshare() -> bool:

@@ -3,16 +3,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
 import trio.testing
+from operations import admit, record
+from waiting import PATIENCE, until
 
 from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
-from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
@@ -104,27 +105,12 @@ class FlakyStore:
         return sum(row.requests for row in answer.rows)
 
 
-def record(**changes: object) -> UsageRecord:
-    values = {"day": "2027-01-15", "key": "dev", "account": "main", "model": "claude-opus-5-5", "input": 7, "cost": 3}
-    return UsageRecord(**{**values, **changes})  # type: ignore[arg-type]
-
-
 def one_slot(limit: int = 1) -> tuple[Term, ...]:
     return (Slots(counter="key/dev/slots", name="", limit=limit),)
 
 
-def admit(call: str, terms: tuple[Term, ...] = ()) -> Admit:
-    return Admit(call=call, terms=terms, orphan=record())
-
-
 def files_in(directory: Path) -> list[Path]:
     return list(directory.iterdir())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in a thread, or in a store
-            await trio.sleep(0.005)
 
 
 async def test_a_question_is_answered_and_the_store_is_closed_at_the_end() -> None:
@@ -581,6 +567,6 @@ async def booked_by(batcher: Batcher) -> int:
 
 
 async def until_booked(batcher: Batcher, requests: int) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         while await booked_by(batcher) != requests:  # noqa: ASYNC110 - the store's thread books
             await trio.sleep(0.01)

@@ -9,16 +9,11 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operations import record
 
 from relayd.core.quota.limits import Calendar, Rolling, Slots
-from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.journal import Journal, JournalEntry, decode_lines, encode_entry
 from relayd.state.contract import Settle, Void
-
-
-def record(**changes: object) -> UsageRecord:
-    values = {"day": "2026-11-22", "key": "dev", "account": "main", "model": "claude-opus-5-5", "input": 7, "cost": 3}
-    return UsageRecord(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def settlement(call: str = "c1") -> Settle:
@@ -104,12 +99,12 @@ def test_two_processes_write_two_files_and_neither_reads_the_others(tmp_path: Pa
 
 def test_the_file_of_a_killed_process_is_replayed_by_another(tmp_path: Path) -> None:
     code = (
-        "import os, sys; sys.path.insert(0, sys.argv[2])\n"
+        "import os, sys; sys.path.insert(0, sys.argv[2]); import import_paths; import_paths.add()\n"
         "from test_journal import Journal, Path, settlement\n"
         "journal = Journal(Path(sys.argv[1])); journal.append([settlement('a')]); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=60, check=False
+        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parents[2])], timeout=60, check=False
     )
     assert done.returncode == -9
     other = Journal(tmp_path)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import trio
 from booked import Booked, booked
 from builders import account, api_key, snapshot
 from fakes import ASK, Client, Told
+from waiting import until
 
 from relayd.config.snapshot import Account, Pace, Snapshot, State
 from relayd.core.in_flight import AdmittedCall
@@ -39,9 +39,7 @@ async def begun(world: Booked, seconds: str = "30") -> Client:
     """A call that is in flight, and stays so for some seconds."""
     client = await world.house.connect()
     await client.post(x_simulate_first_byte=seconds)
-    with trio.fail_after(30):
-        while not world.house.in_flight():  # noqa: ASYNC110 - the relay tells nobody
-            await trio.sleep(0.005)
+    await until(world.house.in_flight)
     return client
 
 
@@ -72,9 +70,7 @@ async def test_an_account_that_is_full_elsewhere_takes_no_call_and_is_free_again
         assert "a: 1 calls in flight on all nodes" in refused.error[2]
         assert slots(one, only) == 1
         await client.leave("close")  # cancels the call
-        with trio.fail_after(30):
-            while slots(one, only):  # noqa: ASYNC110 - the store tells nobody
-                await trio.sleep(0.005)
+        await until(lambda: not slots(one, only))
         assert (await other.house.ask(ASK)).status == 200
         assert slots(one, only) == 0
 
@@ -137,9 +133,7 @@ async def test_an_emptied_store_is_told_again_which_slots_are_taken(tmp_path: Pa
         assert slots(world, only) == 1
         assert paced(world, only) == 0, "the pace was charged when the call began"
         await client.leave("close")
-        with trio.fail_after(30):
-            while slots(world, only):  # noqa: ASYNC110 - the store tells nobody
-                await trio.sleep(0.005)
+        await until(lambda: not slots(world, only))
 
 
 async def test_the_heartbeat_of_many_calls_goes_a_few_at_a_time_and_leaves_none_out(tmp_path: Path) -> None:
