@@ -21,7 +21,7 @@ The rooms, and who may import whom (tests/test_architecture.py checks it):
     cli         asking for it: one verb a file                imports every room
 
 A call flows `Request -> Call -> ApiKey -> Plan -> Lease -> Outbound -> Inbound -> Verdict -> Usage -> Receipt`;
-daemon/proxy/call.py shows it whole.
+daemon/proxy/call.py shows it whole. docs/architecture.md draws this map.
 """
 
 __version__ = "0.1.0"
