@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,6 +25,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("relayd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("relayd")
 
 
 @pytest.fixture
