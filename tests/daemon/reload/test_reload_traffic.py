@@ -184,7 +184,7 @@ async def test_calls_in_flight_of_a_revoked_key_are_cut_where_the_policy_says_so
     tree.relay('[policy]\non_revoke = "cut"')
     async with living(tree, watch=False) as world:
         cut: list[str] = []
-        calls = world.daemon.reloading.sources.in_flight
+        calls = world.daemon.sources.in_flight
         with (
             calls.revocable("k1", lambda new: "k1" in new.keys and "k1" not in new.deny.keys, lambda: cut.append("k1")),
             calls.revocable("k2", lambda new: "k2" in new.keys, lambda: cut.append("k2")),
