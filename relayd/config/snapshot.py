@@ -202,6 +202,11 @@ class Upstream:
     base_url: Url = key(Url("https://api.anthropic.com"), doc="Origin and path prefix of the API.", reload=DRAIN)
     connect_timeout: Seconds = key(Seconds(10.0), doc="For name look-up, connect and TLS.", low=0.1, high=600)
     first_byte_timeout: Seconds = key(Seconds(300.0), doc="From the request sent to the first answer byte.", low=0.1)
+    plain_timeout: Seconds = key(
+        Seconds(600.0),
+        doc="The same for a message that does not stream: its head comes once all of it is written.",
+        low=0.1,
+    )
     idle_timeout: Seconds = key(Seconds(300.0), doc="Between bytes of an answer.", low=0.1)
     total_timeout: Seconds = key(Seconds(3600.0), doc="For the whole call.", low=0.1)
     max_attempts: int = key(3, doc="Accounts tried for one call.", low=1, high=20)

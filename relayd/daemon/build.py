@@ -24,6 +24,7 @@ from relayd.core.live import Live
 from relayd.core.quota.prices import shipped
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.credentials import Credentials
+from relayd.daemon.accounts.node_defects import NodeDefects, find_defects
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.admin.app import AdminApp
@@ -89,7 +90,6 @@ class Foundation:
     """What the other parts are built on. It holds no config, so that the first one is freed when it is replaced.
 
     Args:
-        unopened: accounts whose secret cannot be had.
         state_url: this node's own, or the tree's.
         started: Unix time, s.
     """
@@ -104,7 +104,6 @@ class Foundation:
     pool: Pool
     upstreams: Upstreams
     credentials: Credentials
-    unopened: frozenset[str]
     state_url: str
     rng: random.Random
     started: float
@@ -126,6 +125,7 @@ def build(
     base = lay_foundation(node, start.snapshot, reader, sockets, output, access)
     state = make_state(base)
     keeper = make_keeper(base, state)
+    defects = make_defects(base, keeper)
     call_metrics = CallMetrics()
     app = make_app(base, state, keeper, call_metrics)
     server = HttpServer(app, base.server_settings)
@@ -142,7 +142,7 @@ def build(
 
     history = History(generation_store(base.state_url, node.tree, node.own))
     listeners = make_listeners(base, server, admin_server)
-    reloader = make_reloader(base, record, queue, inspector, listeners, history)
+    reloader = make_reloader(base, record, queue, inspector, listeners, history, defects)
     keep = HistoryKeeper(record=record, live=base.live, history=history, wall=time.time, proof=node.pace.proof)
     return Daemon(
         node=node,
@@ -157,7 +157,9 @@ def build(
         admin_server=admin_server,
         health_checks=make_health_checks(base, keeper),
         queue=queue,
-        reload=ReloadTasks(reloader=reloader, record=record, keeper=keep, cluster=cluster, watcher=watcher),
+        reload=ReloadTasks(
+            reloader=reloader, record=record, keeper=keep, cluster=cluster, watcher=watcher, defects=defects
+        ),
         sources=sources,
         control=make_control_socket(base, queue, history, sources),
     )
@@ -166,16 +168,13 @@ def build(
 def lay_foundation(
     node: NodeSettings, snapshot: Snapshot, reader: TreeReader, sockets: OpenSockets, output: Output, access: AccessLog
 ) -> Foundation:
-    """The running config, who we are upstream, and whose health is known. Warns of what this node cannot have."""
+    """The running config, who we are upstream, and whose health is known."""
     from relayd.config.environment import mounts_of
 
     for problem in mounts_of(node.tree):
         log.warning("tree.frozen", extra={"reason": problem.message, "hint": problem.hint})
     started = time.time()
     credentials = Credentials(load_identities(node, snapshot.relay.realm))
-    unopened = credentials.problems(snapshot)
-    for account, why in unopened.items():
-        log.warning("account.no_credential", extra={"account": account, "why": why})
     pool = Pool()
     pool.adopt(snapshot, started)
     live = Live(snapshot)
@@ -190,7 +189,6 @@ def lay_foundation(
         pool=pool,
         upstreams=Upstreams(shared_context, time.time),
         credentials=credentials,
-        unopened=frozenset(unopened),
         state_url=node.state_url or snapshot.relay.state.url,
         rng=random.Random(secrets.randbits(64)),
         started=started,
@@ -198,15 +196,19 @@ def lay_foundation(
 
 
 def load_identities(node: NodeSettings, realm: str) -> Sequence[Identity]:
+    """This node's identities, read anew, and logged. Raises: SealError."""
+    found = read_identities(node, realm)
+    if found:
+        log.info("identity.loaded", extra={"kids": [one.public.kid for one in found]})
+    return found
+
+
+def read_identities(node: NodeSettings, realm: str) -> Sequence[Identity]:
     """This node's identities, read anew. Raises: SealError."""
     from relayd.config.secrets import identity  # it brings cryptography, which a tree without sealed values can spare
 
     paths = identity.identity_paths(node.identity, os.environ, realm)
-    found = identity.load_identities(paths, node.tree, os.environ)
-    if found:
-        kids = [one.public.kid for one in found]
-        log.info("identity.loaded", extra={"files": [str(path) for path in paths], "kids": kids})
-    return found
+    return identity.load_identities(paths, node.tree, os.environ)
 
 
 # --- calls
@@ -242,6 +244,20 @@ def make_keeper(base: Foundation, state: StateClient) -> OAuthKeeper:
         tls=shared_context,
         renewed=lambda account: pool.restore(account, time.time()) if account in live.snapshot.accounts else None,
     )
+
+
+def make_defects(base: Foundation, keeper: OAuthKeeper) -> NodeDefects:
+    """What this node cannot use, known before the first call comes."""
+    defects = NodeDefects(
+        live=base.live,
+        pool=base.pool,
+        credentials=base.credentials,
+        credential=keeper.of,
+        identities=partial(read_identities, base.node, base.live.snapshot.relay.realm),
+        wall=time.time,
+    )
+    defects.tell(find_defects(base.credentials, base.live.snapshot))
+    return defects
 
 
 def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics) -> PublicApp:
@@ -347,13 +363,13 @@ def make_reloader(
     inspector: Inspector,
     listeners: Sequence[Listener],
     history: History,
+    defects: NodeDefects,
 ) -> Reloader:
     """Changes the running config, and tells every part that keeps something of it."""
     preparation = Preparation(
         listeners=listeners,
         credentials=base.credentials,
         identities=partial(load_identities, base.node, base.live.snapshot.relay.realm),
-        unopened=base.unopened,
     )
     adoption = Adoption(
         pool=base.pool,
@@ -370,6 +386,7 @@ def make_reloader(
         inspector=inspector,
         preparation=preparation,
         adoption=adoption,
+        defects=defects,
         history=history,
         notices=ReloadNotices(send=notify, monotonic=lambda: time.monotonic_ns() // 1000),
         wall=time.time,

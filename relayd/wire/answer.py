@@ -183,6 +183,16 @@ _message = msgspec.json.Decoder(Message)
 _error = msgspec.json.Decoder(ErrorEvent)
 
 
+def event_name(event: Event) -> str:
+    """An event's name, else the `type` in its data; "" for one that has neither."""
+    if event.name:
+        return event.name
+    try:
+        return _kind.decode(event.data).type
+    except NOT_JSON:
+        return ""
+
+
 def read_event(event: Event) -> StreamEvent | None:
     """What an event says; None for a ping and whatever else is unknown.
 

@@ -17,11 +17,11 @@ import trio
 
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Snapshot, Upstream
-from relayd.core.balancing.failover import ConnectionFault, Unreachable
+from relayd.core.balancing.outcomes import ConnectionFault, NodeDefect, Unreachable
 from relayd.core.outbound import Outbound
 from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
-from relayd.daemon.net.connect import Resolver
+from relayd.daemon.net.connect import NO_SOCKS, PackageMissing, Resolver, has_socks
 from relayd.daemon.net.request import build_request
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
@@ -49,18 +49,20 @@ class Upstreams:
     _by_proxy: dict[str, Transport] = attrs.field(factory=dict)
     _simulators: dict[str, SimulatorTransport] = attrs.field(factory=dict)
 
-    async def open(self, account: Account, outbound: Outbound, limits: Upstream) -> Inbound | Unreachable:
+    async def open(
+        self, account: Account, outbound: Outbound, limits: Upstream, *, first_byte: float, repeatable: bool = True
+    ) -> Inbound | Unreachable | NodeDefect:
         """Send one attempt and wait for the head of its answer.
 
         The caller closes `Inbound.source`. Cancellation closes the connection.
+
+        Args:
+            first_byte: s from the request sent to the head of its answer.
+            repeatable: as in `build_request`.
         """
-        timeout = {
-            "connect": limits.connect_timeout,
-            "write": limits.idle_timeout,
-            "first_byte": limits.first_byte_timeout,
-        }
+        timeout = {"connect": limits.connect_timeout, "write": limits.idle_timeout, "first_byte": first_byte}
         url = url_of(outbound.base_url, outbound.target)
-        request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout)
+        request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout, repeatable=repeatable)
         try:
             response = await self.transport(account).handle_async_request(request)
         except httpx2.TransportError as error:
@@ -108,8 +110,15 @@ class Upstreams:
             transport.close()
 
 
-def unreachable(error: httpx2.TransportError) -> Unreachable:
+def missing_package(account: Account) -> str:
+    """Why this node lacks what the account's way upstream needs; "" when it has all."""
+    return NO_SOCKS if account.proxy.startswith("socks5:") and not has_socks() else ""
+
+
+def unreachable(error: httpx2.TransportError) -> Unreachable | NodeDefect:
     """What a transport's exception means for the next attempt."""
+    if isinstance(error.__cause__, PackageMissing):
+        return NodeDefect(reason=NO_SOCKS)
     kind = next(kind for cause, kind in _KINDS if isinstance(error, cause))
     return Unreachable(kind=kind, reason=str(error) or type(error).__name__)
 

@@ -94,7 +94,12 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     snapshot, record = sources.live.snapshot, sources.record
     accounts, nodes = account_rows(sources, now), sources.cluster.nodes()
     apart = drift(nodes)
-    wrong = ailments(record, accounts) + _piled_up(sources.live) + cluster_ailments(nodes, apart, now)
+    wrong = (
+        ailments(record, accounts)
+        + _defects(sources.pool)
+        + _piled_up(sources.live)
+        + cluster_ailments(nodes, apart, now)
+    )
     inventory = sources.inventory.of(snapshot)
     ending = ending_within(inventory, SOON, now)
     return {
@@ -150,6 +155,10 @@ def ailments(record: ReloadRecord, accounts: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def _defects(pool: Pool) -> list[str]:
+    return [f"account {name} cannot be used on this node: {why}" for name, why in sorted(pool.defects().items())]
+
+
 def _piled_up(live: Live) -> list[str]:
     alive = live.alive()
     return [f"{alive} configs are in use: calls that began under old ones do not end"] if alive > MANY_ALIVE else []
@@ -177,7 +186,7 @@ def account_rows(sources: StatusSources, now: float) -> list[dict[str, Any]]:
     snapshot = sources.live.snapshot
     groups = tuple(sorted({group for account in snapshot.accounts.values() for group in account.groups}))
     reasons = {reason.account: reason for reason in sources.pool.explain(snapshot, groups, "", now=now)}
-    rows = []
+    rows, defects = [], sources.pool.defects()
     for name, account in sorted(snapshot.accounts.items()):
         reason = reasons.get(name)
         rows.append(
@@ -189,6 +198,7 @@ def account_rows(sources: StatusSources, now: float) -> list[dict[str, Any]]:
                 "serves": reason.ok if reason is not None else False,
                 "reason": reason.text if reason is not None else "it is in no group",
                 "in_flight": sources.pool.in_flight(name),
+                "defect": defects.get(name, ""),
             }
         )
     return rows

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import importlib.util
 import math
 import os
 import re
@@ -64,6 +65,23 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class PackageMissing(ProxyRefused):
+    """This node lacks what the proxy needs: nobody was asked."""
+
+
+NO_SOCKS = "python-socks is not installed (pip install 'relayd[proxy]')"
+
+
+def has_socks() -> bool:
+    """Whether python-socks can be imported now."""
+    importlib.invalidate_caches()
+    return importlib.util.find_spec("python_socks") is not None
+
+
+class NameUnknown(OSError):
+    """A name look-up failed."""
+
+
 @attrs.frozen(kw_only=True)
 class ProxyServer:
     """A proxy from its URL. `scheme`: http, https or socks5."""
@@ -113,8 +131,10 @@ def _check_socks_credentials(user: str, password: str) -> None:
 
 def cause(exc: OSError) -> str:
     """Why, in a few words of the system's own."""
+    if isinstance(exc, NameUnknown | socket.gaierror):
+        return f"dns: {(exc.strerror or 'failed').lower()}"
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"certificate not trusted: {exc.verify_message.lower().rstrip('.')}"
+        return f"tls: certificate not trusted: {exc.verify_message.lower().rstrip('.')}"
     if isinstance(exc, ssl.SSLEOFError):
         return "tls: cut without close_notify"
     if isinstance(exc, ssl.SSLError):
@@ -126,7 +146,7 @@ async def _system_look_up(host: str, port: int) -> list[SocketAddress]:
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # a label that is empty or longer than 63 bytes
-        raise OSError(0, "not a host name") from None
+        raise NameUnknown(0, "not a host name") from None
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
@@ -160,7 +180,7 @@ class Resolver:
         if now >= entry.expires and not (entry.addresses and entry.turn.locked()):
             async with entry.turn:  # one asks; the others wait, and take its answer or its failure for theirs
                 if entry.asked != asked and entry.failure:
-                    raise OSError(0, entry.failure)
+                    raise NameUnknown(0, entry.failure)
                 if now >= entry.expires:
                     await self._refresh(entry, host, port)
         return list(entry.addresses)
@@ -172,14 +192,14 @@ class Resolver:
             try:
                 found = await self._look_up(host, port)
             except OSError as exc:
-                failure = cause(exc)
+                failure = (exc.strerror or type(exc).__name__).lower()
         entry.asked += 1
         if found:
             first = entry.addresses[:1]  # what worked last time keeps its place
             entry.addresses = [a for a in first if a in found] + [a for a in found if a not in first]
         elif not entry.addresses:
             entry.failure = failure
-            raise OSError(0, failure)
+            raise NameUnknown(0, failure)
         entry.failure = ""
         # An old answer is good for as long again: the resolver is spared, too.
         entry.expires = trio.current_time() + self._ttl
@@ -327,7 +347,7 @@ async def _connect_by_socks5(origin: Origin, proxy: ProxyServer, resolver: Resol
         import python_socks
         from python_socks.async_.trio import Proxy as SocksProxy
     except ImportError:
-        raise ProxyRefused(f"{where}: python-socks is not installed (see `pip install 'relayd[proxy]'`)") from None
+        raise PackageMissing(f"{where}: {NO_SOCKS}") from None
 
     async def attempt(address: SocketAddress) -> socket.socket:
         host = str(address[1][0])

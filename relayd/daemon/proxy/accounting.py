@@ -75,7 +75,8 @@ class CallAccounting:
         """What a call is booked with, as far as is known now.
 
         A call that no upstream has seen gives its place back. One that was sent and of which nothing was heard (the
-        client left first) is booked with its prompt, by estimate: the upstream may have read it.
+        client left first) is booked with its prompt, by estimate: the upstream may have read it. So is each attempt
+        whose answer was lost; a plain one with all that it reserved, for all of it may have been written.
         """
         draft, admitted, snapshot = context.draft, context.admitted, self.live.snapshot
         if context.meter is not None:
@@ -92,4 +93,20 @@ class CallAccounting:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts and admitted is not None:
             return attrs.evolve(admitted.quota.orphan, account=context.tried[-1], errors=0, model=name, day=day)
+        return _with_lost(record, context)
+
+
+def _with_lost(record: UsageRecord, context: CallContext) -> UsageRecord:
+    """With the estimate of each attempt that was sent and had no answer: the upstream bills it all the same."""
+    if not context.lost or context.admitted is None:
         return record
+    plain, reserved = not context.plan.call.stream, context.admitted.quota.reserved
+    cost = reserved.cost if plain else reserved.input_cost
+    return attrs.evolve(
+        record,
+        account=record.account or context.tried[-1],
+        input=record.input + context.lost * reserved.input,
+        output=record.output + context.lost * (reserved.output if plain else 0),
+        cost=record.cost + context.lost * (cost or 0),
+        unpriced=max(record.unpriced, int(cost is None)),
+    )
