@@ -176,3 +176,19 @@ def test_the_key_is_required() -> None:
 
     with pytest.raises(SystemExit, match="2"):
         main(["explain", "--model", "m"])
+
+
+def test_wake_ends_a_rest_on_every_node_also_where_no_daemon_runs(tree: Tree) -> None:
+    denied(tree, "sample")
+
+    woken = tree.run("account", "wake", "sample", "--json")
+    again = tree.run("account", "wake", "sample")
+    ran = tree.run("explain", "--key", "dev", "--model", "claude-haiku-4-5", "--json")
+
+    assert (woken.code, woken.json["rested"], woken.json["by"]) == (0, "invalid x-api-key (401)", "store")
+    assert again.out == "sample: awake on every node (it did not rest)\n"
+    assert accounts(ran.json) == {"sample": True, "spare": True}
+
+
+def test_wake_of_nobody_says_so(tree: Tree) -> None:
+    assert tree.run("account", "wake", "nobody").code == 1
