@@ -219,7 +219,9 @@ class Cooldown:
     overloaded: Seconds = key(Seconds(15.0), doc="After 529.", low=0)
     server_error: Seconds = key(Seconds(10.0), doc="After 5xx.", low=0)
     unreachable: Seconds = key(Seconds(10.0), doc="After a failed connection.", low=0)
-    auth: Seconds = key(Seconds(1800.0), doc="After 401 or 403 of the credential.", low=0)
+    auth: Seconds = key(
+        Seconds(1800.0), doc="After 401 or 403 of the credential, or a closed or unpaid account.", low=0
+    )
     rate_limited: Seconds = key(Seconds(60.0), doc="After 429 without retry-after or reset headers.", low=0)
 
 

@@ -266,14 +266,14 @@ async def test_an_answer_that_was_lost_is_booked_by_its_estimate(
 
 async def test_a_plain_answer_may_take_longer_than_the_head_of_a_stream(jumping_clock: MockClock) -> None:
     async def slow(peer: Conversation) -> None:
-        await peer.request()
-        await trio.sleep(400)
-        await peer.send(GOOD)
+        while await peer.request():
+            await trio.sleep(3)
+            await peer.send(GOOD)
 
-    async with relaying_to(slow) as house:
-        client = await house.connect()
-        client.patience = 1000.0
-        told = await client.ask()
-        receipt = await house.receipt()
-    assert told.status == 200
-    assert receipt.seconds >= 400
+    patience = Upstream(first_byte_timeout=Seconds(2.0), plain_timeout=Seconds(4.0))
+    async with serving(slow) as upstream:
+        tree = snapshot(accounts=(upstream_account("a", upstream.port),), relay={"upstream": patience})
+        async with relaying(tree) as house:
+            plain, streamed = await house.ask(), await house.ask(ASK_STREAM)
+    assert (plain.status, streamed.status) == (200, 504)
+    assert Upstream().plain_timeout == 600
