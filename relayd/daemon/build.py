@@ -54,6 +54,8 @@ from relayd.daemon.store.state_client import StateClient, open_state
 from relayd.daemon.systemd import ReloadNotices, notify
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relayd.config.secrets.seal import Identity
 
 log = logging.getLogger("relayd")
@@ -197,18 +199,19 @@ def lay_foundation(
 
 def load_identities(node: NodeSettings, realm: str) -> Sequence[Identity]:
     """This node's identities, read anew, and logged. Raises: SealError."""
-    found = read_identities(node, realm)
+    paths, found = read_identities(node, realm)
     if found:
-        log.info("identity.loaded", extra={"kids": [one.public.kid for one in found]})
+        kids = [one.public.kid for one in found]
+        log.info("identity.loaded", extra={"files": [str(path) for path in paths], "kids": kids})
     return found
 
 
-def read_identities(node: NodeSettings, realm: str) -> Sequence[Identity]:
-    """This node's identities, read anew. Raises: SealError."""
+def read_identities(node: NodeSettings, realm: str) -> tuple[Sequence[Path], Sequence[Identity]]:
+    """This node's identities, read anew, and their files. Raises: SealError."""
     from relayd.config.secrets import identity  # it brings cryptography, which a tree without sealed values can spare
 
     paths = identity.identity_paths(node.identity, os.environ, realm)
-    return identity.load_identities(paths, node.tree, os.environ)
+    return paths, identity.load_identities(paths, node.tree, os.environ)
 
 
 # --- calls

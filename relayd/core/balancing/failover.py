@@ -211,7 +211,8 @@ def judge(
     if found.status >= 500:  # the call's, or an outage that has not reached every account
         return attrs.evolve(found, alike=True, scope="none")
     reason = f"{found.reason}, from another account as well: the call's own"
-    return attrs.evolve(found, alike=True, scope="none", final=True, reason=reason)
+    relayable = found.relayable or found.status == 403
+    return attrs.evolve(found, alike=True, scope="none", final=True, reason=reason, relayable=relayable)
 
 
 def _judge_answer(
@@ -235,11 +236,19 @@ def _judge_answer(
         strike=strike,
         free=row.free,
         backoff=min(_BACKOFF * 2**attempt, 2 * _BACKOFF) if row.waits else 0.0,
-        relayable=status >= 400,
+        relayable=status >= 400 and not _means_our_key(name, answer, status),
         status=status,
         doubt=row.doubt,
         signature=_signature(name, answer, status),
     )
+
+
+def _means_our_key(name: str, answer: Answered, status: int) -> bool:
+    """Whether the answer denies us: the client would take its own key to be meant, and ask its user to log in."""
+    if status == 401:
+        return True
+    ours = TABLE[name].kind == "auth" and TABLE[name].scope == "account"
+    return status == 403 and (ours or (name == "refused" and answer.error_type == "permission_error"))
 
 
 def _blame(name: str, answer: Answered, default: float, now: float, model: str) -> tuple[Scope, float, bool]:
@@ -360,8 +369,8 @@ def cause_of(reason: str) -> str:
 def _why(name: str, answer: Answered, status: int, session_key: bool) -> str:
     if name == "credential":
         return f"{AUTH_REASON if session_key else _printable(answer.message) or 'credential refused'} ({status})"
-    if name in ("disabled", "billing", "spent", "entitlement"):
-        return f"{_printable(answer.message) or _said(answer)} ({status})"
+    if name in ("disabled", "billing", "spent", "entitlement", "refused"):
+        return f"{_printable(answer.message)} ({status})" if answer.message else f"{_said(answer)} from upstream"
     if name == "silent":
         return "upstream ended the stream before its first event"
     if name == "unfit":
@@ -398,7 +407,7 @@ def may_retry(verdict: Retry, *, attempts_left: int, budget: RetryBudget, deadli
 
 
 def last_word(verdict: Retry, account: str) -> Refusal:
-    """Our answer in place of a last outcome that cannot be passed on (no answer came, or none of the API's)."""
+    """Our answer in place of a last outcome that cannot be passed on: no answer of the API came, or one that denies us."""
     if verdict.scope == "node":
         return Refusal(
             status=529,
@@ -406,6 +415,9 @@ def last_word(verdict: Retry, account: str) -> Refusal:
             code="no_account",
         )
     message = f"account {account}: {verdict.reason}"
+    if verdict.kind == "auth" or verdict.status in (401, 403):
+        said = f"account {account}: the upstream rejected its credential: {verdict.reason}"
+        return Refusal(status=502, message=said, code="upstream_credential")
     if verdict.status:
         return Refusal(status=502, message=message, code="upstream_error")
     if verdict.late:

@@ -26,6 +26,8 @@ from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.accounts.upstreams import missing_package
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relayd.config.secrets.seal import Identity
 
 LOOK = 1.0  # s between looks while there is a defect
@@ -47,7 +49,7 @@ class NodeDefects:
 
     Args:
         credential: an account's opened secret, or why it cannot be had; sync. Knows of tokens that have expired.
-        identities: reads this node's identities anew. Raises: SealError.
+        identities: reads this node's identities anew, and names their files. Raises: SealError.
         wall: Unix time, s.
     """
 
@@ -55,7 +57,7 @@ class NodeDefects:
     pool: Pool
     credentials: Credentials
     credential: Callable[[Account], Secret | str]
-    identities: Callable[[], Sequence[Identity]]
+    identities: Callable[[], tuple[Sequence[Path], Sequence[Identity]]]
     wall: Callable[[], float]
     _logged: dict[str, str] = attrs.field(factory=dict, init=False)
     _unusable: str = attrs.field(default="", init=False)
@@ -99,7 +101,7 @@ class NodeDefects:
         """Read the identities anew: the file may have come since. Returns whether they are others."""
         before = {identity.public.kid for identity in self.credentials.identities}
         try:
-            identities = self.identities()
+            files, identities = self.identities()
         except SealError as error:
             if str(error) != self._unusable:
                 log.warning("identity.unusable", extra={"reason": str(error)})
@@ -108,5 +110,5 @@ class NodeDefects:
         self.credentials.identities, self._unusable = identities, ""
         kids = {identity.public.kid for identity in identities}
         if kids != before:
-            log.info("identity.loaded", extra={"kids": sorted(kids)})
+            log.info("identity.loaded", extra={"files": [str(file) for file in files], "kids": sorted(kids)})
         return kids != before

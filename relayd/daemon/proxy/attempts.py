@@ -27,7 +27,6 @@ from relayd.daemon.proxy.account_choice import AccountChoice
 from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, AccountRequests
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.proxy.reply import ReplyWriter
-from relayd.wire.refusal import Refusal
 
 log = logging.getLogger("relayd")
 
@@ -145,8 +144,6 @@ class Attempts:
             return verdict
         if answer.response is None or not verdict.relayable or answer.response.body.cut:
             raise last_word(verdict, context.tried[-1])
-        if verdict.status == 401 or (verdict.status == 403 and verdict.kind == "auth" and verdict.scope == "account"):
-            raise credential_rejected(context.tried[-1], verdict)
         return None
 
 
@@ -158,7 +155,7 @@ def _of_objects(context: CallContext, answer: AccountAnswer) -> Verdict:
     """The verdict, without blame where a credential may send messages and not keep objects."""
     denied = _status(answer.outcome) in (401, 403) and context.plan.call.endpoint in ("batches", "files")
     if denied and isinstance(answer.verdict, Retry):
-        return attrs.evolve(answer.verdict, scope="none")
+        return attrs.evolve(answer.verdict, scope="none", relayable=_status(answer.outcome) == 403)
     return answer.verdict
 
 
@@ -172,10 +169,3 @@ def tell(change: HealthChange | None) -> None:
     event = "account.credential" if change.what == "credential" else "account.out"
     until = rfc3339(round(change.until * 1000))
     log.warning(event, extra={"account": change.account, "reason": change.reason, "until": until})
-
-
-def credential_rejected(account: str, verdict: Retry) -> Refusal:
-    """In place of an upstream's 401, or a 403 that denies our credential: to the client a 401 would mean its own key,
-    and Claude Code would ask its user to log in."""
-    said = f"the upstream rejected its credential: {verdict.reason}" if verdict.kind == "auth" else verdict.reason
-    return Refusal(status=502, message=f"account {account}: {said}", code="upstream_credential")

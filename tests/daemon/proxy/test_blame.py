@@ -101,6 +101,19 @@ async def test_what_another_accounts_plan_includes_is_served_there_and_the_first
     assert tried(receipt) == [("a", 200)]
 
 
+@pytest.mark.parametrize("size", [1, 2])
+async def test_a_denial_that_says_nothing_of_a_credential_is_the_calls_once_two_accounts_give_it(size: int) -> None:
+    denial = failing(403, "permission_error", "not in your region")
+    async with relaying_to(*(Reception([denial]) for _ in range(size))) as house:
+        told = await house.ask()
+        assert resting(house) == []
+    if size == 1:
+        said = "account a: the upstream rejected its credential: not in your region (403)"
+        assert told.error == (502, "api_error", said)
+    else:
+        assert told.error == (403, "permission_error", "not in your region")
+
+
 # The account's.
 
 
