@@ -25,7 +25,7 @@ class AccountFailure:
     Args:
         statuses: those that it has been seen with.
         pattern: of the beginning of the message, in any case.
-        row: of the table in failover.py.
+        row: of the table in blame.py.
     """
 
     statuses: frozenset[int]
@@ -57,7 +57,7 @@ ACCOUNT_FAILURES = (
 
 
 def account_failure(status: int, message: str) -> AccountRow | None:
-    """The row of failover.py that a message is known to mean; None for one that is not known."""
+    """The row of blame.py that a message is known to mean; None for one that is not known."""
     for one in ACCOUNT_FAILURES:
         if status in one.statuses and one.pattern.match(message.lstrip()):
             return one.row

@@ -12,7 +12,7 @@ from typing import Literal
 
 import attrs
 
-from relayd.core.balancing.failover import FailureKind
+from relayd.core.balancing.blame import FailureKind
 from relayd.wire.refusal import Refusal
 
 BlockKind = Literal[FailureKind, "never"]

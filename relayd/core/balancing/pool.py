@@ -19,11 +19,12 @@ import attrs
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Routing, Snapshot
 from relayd.core.balancing.account_state import AccountState, Health, Lease, health_state, identity_of, merge_health
+from relayd.core.balancing.blame import FailureKind
 from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
 from relayd.core.balancing.eligibility import Wanted, block_of, blocks_of, free, well
 from relayd.core.balancing.explain import Block, Reason, Unavailable, refusal_of, unavailable
-from relayd.core.balancing.failover import Deliver, FailureKind, Retry, Verdict
+from relayd.core.balancing.failover import Deliver, Retry, Verdict
 from relayd.core.balancing.headroom import read_gauges
 from relayd.core.balancing.strategy import choose, last_resort
 from relayd.wire.http import Headers

@@ -85,7 +85,7 @@ class AccountRequests:
     wall: Callable[[], float]
 
     async def ask(self, request: AccountRequest) -> AccountAnswer:
-        """Send a request and judge what came of it, with a new token where the table of failover.py says so."""
+        """Send a request and judge what came of it, with a new token where failover.py says so."""
         secret = self.credential(request.account)
         answer = await self._ask_with(secret, request, may_renew=True)
         if isinstance(secret, str) or not isinstance(answer.verdict, Retry) or not answer.verdict.renew:

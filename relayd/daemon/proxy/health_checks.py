@@ -126,7 +126,7 @@ async def _outcome(account: Account, secret: Secret | str, snapshot: Snapshot) -
 
 
 def outcome_of(check: AccountCheck) -> Outcome:
-    """A check, as the table of failover.py reads it."""
+    """A check, as failover.py reads it."""
     if not check.status:
         return Unreachable(kind="connect", reason=check.detail or check.message)
     kind, _, message = check.detail.partition(": ")

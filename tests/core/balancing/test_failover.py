@@ -11,8 +11,9 @@ from pool_world import GOOD, MODEL, NOW, World, accounts, answered, first_error,
 
 from relayd.config.snapshot import Cooldown
 from relayd.core.balancing.account_failures import ACCOUNT_FAILURES, regained_at
+from relayd.core.balancing.blame import TABLE
 from relayd.core.balancing.explain import refusal_of
-from relayd.core.balancing.failover import TABLE, Deliver, Retry, judge, last_word, may_retry
+from relayd.core.balancing.failover import Deliver, Retry, judge, last_word, may_retry
 from relayd.core.balancing.outcomes import Answered, NodeDefect, Outcome, Unreachable
 from relayd.core.balancing.pool import Picked, Unavailable
 from relayd.core.balancing.retry_budget import RetryBudget

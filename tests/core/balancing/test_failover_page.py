@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from relayd.core.balancing.account_failures import ACCOUNT_FAILURES
-from relayd.core.balancing.failover import TABLE
+from relayd.core.balancing.blame import TABLE
 
 PAGE = (Path(__file__).parents[3] / "docs/failover.md").read_text()
 
