@@ -48,9 +48,10 @@ from relayd.wire.openai.request import (
     collect_stop,
     collect_unknown,
     function_tool,
+    named_session,
 )
 from relayd.wire.openai.shapes import Hints, refuse
-from relayd.wire.openai.turns import arguments, conversation_of, made_id, tool_id, tool_result
+from relayd.wire.openai.turns import arguments, made_id, tool_id, tool_result
 from relayd.wire.peek import wide_bytes
 from relayd.wire.refusal import Refusal
 
@@ -136,11 +137,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool)
         room=body["max_tokens"],
         wide=wide_bytes(encoded),
         user_id=draft.user_id,
-        conversation=conversation_of(
-            fields.get("prompt_cache_key"),
-            msgspec.json.encode([body.get("system"), body.get("tools")]),
-            msgspec.json.encode(body["messages"][0]),
-        ),
+        session=named_session(fields),
         body=encoded,
         reply_hints=Hints(
             model=model,

@@ -302,6 +302,12 @@ def collect_unknown(draft: RequestDraft, fields: Json, known: frozenset[str]) ->
             draft.ignored.append(name)
 
 
+def named_session(fields: Json) -> str:
+    """`prompt_cache_key`: what ties the calls of one conversation together."""
+    key = fields.get("prompt_cache_key")
+    return key if isinstance(key, str) else ""
+
+
 def function_tool(fields: Json, where: str, name: str) -> Json:
     """A custom tool of the Claude API from a function's fields (which Chat nests and Responses does not)."""
     parameters = fields.get("parameters")

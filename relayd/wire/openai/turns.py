@@ -129,16 +129,6 @@ class Turns:
         return False
 
 
-def conversation_of(key: object, *parts: bytes) -> str:
-    """What ties calls together: the client's cache key if it gave one, else a hash of how the conversation begins."""
-    if isinstance(key, str) and 0 < len(key) <= 256:
-        return f"key:{key}"
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
-
-
 def made_id(body: bytes, now: float) -> str:
     """A name for an answer, should the upstream give it none. The end of the body is where conversations differ."""
     return hashlib.blake2b(b"%d %d " % (now, len(body)) + body[-4096:], digest_size=12).hexdigest()

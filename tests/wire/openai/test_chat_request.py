@@ -7,7 +7,21 @@ import json
 from typing import Any
 
 import pytest
-from openai_cases import HAIKU_3, HAIKU_45, NOW, OPUS_41, OPUS_47, OPUS_55, SONNET, chat, function, head, ignored, sent
+from openai_cases import (
+    HAIKU_3,
+    HAIKU_45,
+    NOW,
+    OPUS_41,
+    OPUS_47,
+    OPUS_55,
+    SONNET,
+    chat,
+    conversation_of,
+    function,
+    head,
+    ignored,
+    sent,
+)
 
 from relayd.wire.openai.chat import OPENAI_CHAT
 from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
@@ -801,10 +815,35 @@ def test_a_clients_own_words_cannot_break_the_header() -> None:
 
 def test_a_conversation_is_known_by_its_cache_key_or_its_beginning() -> None:
     later = [USER, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "More"}]
-    assert chat().conversation == chat(messages=later).conversation != ""
-    assert chat().conversation != chat(messages=[{"role": "user", "content": "Other"}]).conversation
-    assert chat().conversation != chat(tools=[function()]).conversation
-    assert chat(prompt_cache_key="abc").conversation == "key:abc"
+    assert conversation_of(chat()) == conversation_of(chat(messages=later)) != ""
+    assert conversation_of(chat()) != conversation_of(chat(messages=[{"role": "user", "content": "Other"}]))
+    assert conversation_of(chat()) != conversation_of(chat(tools=[function()]))
+    assert conversation_of(chat(prompt_cache_key="019b1b7e-thread")) == "s:019b1b7e-thread"
+
+
+@pytest.mark.parametrize("key", ["", "app", None, 5])
+def test_a_cache_key_that_names_no_conversation_leaves_it_to_the_beginning(key: Any) -> None:
+    assert conversation_of(chat(prompt_cache_key=key)) == conversation_of(chat())
+
+
+def test_a_conversation_stays_the_same_while_its_cache_marks_move() -> None:
+    mark = {"type": "ephemeral"}
+
+    def part(text: str, **fields: Any) -> dict[str, Any]:
+        return {"role": "user", "content": [{"type": "text", "text": text, **fields}]}
+
+    first = chat(messages=[part("Hello", cache_control=mark)], tools=[{**function(), "cache_control": mark}])
+    second = chat(
+        messages=[part("Hello"), {"role": "assistant", "content": "Hi"}, part("More", cache_control=mark)],
+        tools=[function()],
+    )
+    assert conversation_of(first) == conversation_of(second)
+
+
+@pytest.mark.parametrize("name", ["session-id", "x-opencode-session", "x-openwebui-chat-id", "x-litellm-session-id"])
+def test_a_session_header_decides_before_the_cache_key(name: str) -> None:
+    call = chat(prompt_cache_key="019b1b7e-thread")
+    assert conversation_of(call, (name.encode(), b"54e42f57-71d6")) == "s:54e42f57-71d6"
 
 
 @pytest.mark.parametrize(

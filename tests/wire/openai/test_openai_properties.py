@@ -18,6 +18,7 @@ from openai_cases import (
     block,
     chat,
     content,
+    conversation_of,
     end,
     event,
     finish_reasons,
@@ -392,4 +393,4 @@ def test_both_dialects_make_the_same_call_of_the_same_conversation() -> None:
     )
     by_responses = parse("responses", {"model": SONNET, "instructions": "s", "input": "u"})
     assert by_chat.body == by_responses.body
-    assert by_chat.conversation == by_responses.conversation
+    assert conversation_of(by_chat) == conversation_of(by_responses)

@@ -144,7 +144,7 @@ def test_what_says_what_happens_anyway_is_accepted() -> None:
     )
     assert sent(call) == sent(respond())
     assert ignored(call) == []
-    assert call.conversation == "key:k"
+    assert call.session == "k"
 
 
 def test_what_has_no_counterpart_is_named() -> None:
