@@ -216,7 +216,7 @@ def _collect_messages(draft: RequestDraft, value: object) -> None:
             case "tool":
                 _collect_result(draft, message, a_name(message.get("tool_call_id"), f"{where}.tool_call_id"), where)
             case "system" | "developer":
-                draft.turns.system.extend(_marked(text_blocks(message.get("content"), f"{where}.content"), message))
+                draft.turns.instruct(_marked(text_blocks(message.get("content"), f"{where}.content"), message))
             case "function":
                 _collect_result(draft, message, calls[-1] if calls else "function_0", where)
             case role:

@@ -57,7 +57,9 @@ class RequestDraft:
     model: str
     stream: bool
     able: Capabilities
-    turns: Turns = attrs.field(factory=Turns)
+    turns: Turns = attrs.field(
+        default=attrs.Factory(lambda draft: Turns(system_turns=draft.able.system_turns), takes_self=True)
+    )
     tools: list[Json] = attrs.field(factory=list)
     choice: Json | None = None
     parallel: bool = True

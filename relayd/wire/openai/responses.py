@@ -276,7 +276,7 @@ def _collect_message(draft: RequestDraft, item: Json, where: str) -> None:
         case "assistant":
             draft.turns.assistant(content_blocks(content, at), plain=isinstance(content, str))
         case "system" | "developer":
-            draft.turns.system.extend(text_blocks(content, at))
+            draft.turns.instruct(text_blocks(content, at))
         case role:
             refuse_field(f"{where}.role", f"unknown role {shown(role)}")
 

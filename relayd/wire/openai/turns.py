@@ -1,10 +1,14 @@
 """Conversation turns: messages of an OpenAI conversation, put together as the Claude API wants them.
 
 Rule: roles alternate; the results of one assistant turn come together, first in the next user turn; no block is empty.
+What was sent before is sent again unchanged when the conversation grows, since the prompt cache goes by the beginning.
 
 Theory: neighbours of the same role are merged as they arrive, tool results before the rest. That gives the API what
 it insists on (all results of parallel calls in one message) however a client has split them.
-Source: Claude API docs, "Handling tool calls", "Tool results first".
+System messages that come before the conversation are the system prompt. A later one, hoisted, would change the
+beginning; so it stays behind what the user said beside it, where the API allows one: never first, always after a user
+turn, and before an assistant's. Where the model takes none, or no user turn is there, it is marked text of the user's.
+Source: Claude API docs, "Handling tool calls", "Tool results first"; "Mid-conversation system messages".
 """
 
 from __future__ import annotations
@@ -58,15 +62,26 @@ def tool_result(call_id: str, content: object, blocks: Blocks) -> Json:
     return result
 
 
+def marked(block: Json) -> Json:
+    """An instruction as text of the user's, told apart from what the user says."""
+    return {**block, "text": f"<system-reminder>\n{block['text']}\n</system-reminder>"}
+
+
 @attrs.define
 class Turns:
-    """The conversation so far: `system` blocks and finished `messages`."""
+    """The conversation so far: `system` blocks and finished `messages`.
 
+    Args:
+        system_turns: whether the model takes messages of role "system".
+    """
+
+    system_turns: bool = False
     system: Blocks = attrs.field(factory=list)
     messages: list[Json] = attrs.field(factory=list)
     _role: str = ""
     _results: Blocks = attrs.field(factory=list)
     _blocks: Blocks = attrs.field(factory=list)
+    _asides: Blocks = attrs.field(factory=list)  # system messages amid the open turn
     _plain: bool = False  # the open turn is one string that came as a string
 
     def user(self, blocks: Blocks, *, plain: bool = False) -> None:
@@ -83,6 +98,18 @@ class Turns:
         self._plain = False
         self._results.append(block)
 
+    def instruct(self, blocks: Blocks) -> None:
+        """What a system or developer message says, wherever it stands."""
+        if not blocks:
+            return
+        if not self.messages and not self._role:
+            self.system.extend(blocks)
+        elif self.system_turns:
+            self._open("user")
+            self._asides.extend(blocks)
+        else:
+            self.user([marked(block) for block in blocks])
+
     def _add(self, role: str, blocks: Blocks, plain: bool) -> None:
         if not blocks:
             return
@@ -96,11 +123,15 @@ class Turns:
             self._role = role
 
     def _close(self) -> None:
-        blocks = self._results + self._blocks
+        blocks, asides = self._results + self._blocks, self._asides
+        if asides and not blocks:
+            blocks, asides = [marked(block) for block in asides], []
         if blocks:
             content: Any = blocks[0]["text"] if self._plain else blocks
             self.messages.append({"role": self._role, "content": content})
-        self._role, self._results, self._blocks, self._plain = "", [], [], False
+        if asides:
+            self.messages.append({"role": "system", "content": asides})
+        self._role, self._results, self._blocks, self._asides, self._plain = "", [], [], [], False
 
     def close(self) -> None:
         """The conversation is complete. A final assistant turn is a prefill, which must not end in white space."""
@@ -120,6 +151,8 @@ class Turns:
         Source: API docs, "Extended thinking with tool use".
         """
         for message in reversed(self.messages):
+            if message["role"] == "system":
+                continue
             if message["role"] == "assistant":
                 content = message["content"]
                 called = isinstance(content, list) and any(block["type"] == "tool_use" for block in content)

@@ -183,18 +183,71 @@ def test_blank_stop_sequences_are_dropped(stop: Any, expected: Any, named: list[
 # --- messages
 
 
-def test_system_and_developer_messages_are_hoisted_in_order_one_block_each() -> None:
-    call = chat(
-        messages=[
-            {"role": "system", "content": "one"},
-            USER,
-            {"role": "developer", "content": [{"type": "text", "text": "two"}]},
-            {"role": "system", "content": ""},
-            {"role": "system", "content": "three"},
-        ]
-    )
-    assert sent(call)["system"] == [{"type": "text", "text": text} for text in ("one", "two", "three")]
+def system(text: str, role: str = "system") -> dict[str, Any]:
+    return {"role": role, "content": text}
+
+
+def texts(*said: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text} for text in said]
+
+
+def reminder(text: str) -> str:
+    return f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+ANSWER = {"role": "assistant", "content": "Hi"}
+AGAIN = {"role": "user", "content": "Again"}
+
+
+def test_leading_system_and_developer_messages_are_the_system_prompt_in_order_one_block_each() -> None:
+    two = {"role": "developer", "content": texts("two")}
+    call = chat(messages=[system("one"), two, system(""), system("three"), USER])
+    assert sent(call)["system"] == texts("one", "two", "three")
     assert sent(call)["messages"] == [USER]
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([USER, system("s")], [USER, {"role": "system", "content": texts("s")}]),
+        ([USER, system("s"), ANSWER, AGAIN], [USER, {"role": "system", "content": texts("s")}, ANSWER, AGAIN]),
+        ([USER, ANSWER, system("s"), AGAIN], [USER, ANSWER, AGAIN, {"role": "system", "content": texts("s")}]),
+        (
+            [USER, ANSWER, system("s"), AGAIN, system("t", "developer")],
+            [USER, ANSWER, AGAIN, {"role": "system", "content": texts("s", "t")}],
+        ),
+        ([USER, ANSWER, system("s")], [USER, ANSWER, {"role": "user", "content": texts(reminder("s"))}]),
+        ([USER, ANSWER, system(""), AGAIN], [USER, ANSWER, AGAIN]),
+    ],
+)
+def test_a_later_system_message_follows_what_the_user_said_beside_it(items: Any, expected: Any) -> None:
+    body = sent(chat(model=OPUS_55, messages=items))
+    assert body["messages"] == expected
+    assert "system" not in body
+
+
+@pytest.mark.parametrize("model", [SONNET, HAIKU_45, "claude-sonnet-5", "claude-brand-new-7"])
+def test_a_model_that_takes_no_system_turn_gets_marked_text_in_its_place(model: str) -> None:
+    body = sent(chat(model=model, messages=[system("p"), USER, ANSWER, system("s"), AGAIN, system("t")]))
+    assert body["system"] == texts("p")
+    assert body["messages"][2:] == [{"role": "user", "content": texts(reminder("s"), "Again", reminder("t"))}]
+
+
+def test_a_system_message_amid_calls_comes_after_their_results() -> None:
+    turns = [USER, called(("a", "f", "{}")), system("s"), {"role": "tool", "tool_call_id": "a", "content": "1"}]
+    assert messages(*turns, model=OPUS_55)[2:] == [
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "1"}]},
+        {"role": "system", "content": texts("s")},
+    ]
+
+
+@pytest.mark.parametrize("model", [OPUS_55, SONNET])
+def test_a_turn_more_leaves_what_was_sent_before_as_it_was(model: str) -> None:
+    items = [system("p"), USER, ANSWER, system("s"), AGAIN]
+    before, after = (sent(chat(model=model, messages=turns)) for turns in (items, [*items, ANSWER, system("t"), USER]))
+    assert after["system"] == before["system"]
+    assert after["messages"][: len(before["messages"])] == before["messages"]
+    assert conversation_of(chat(messages=items)) == conversation_of(chat(messages=items[:2]))
 
 
 def test_a_string_stays_a_string_and_parts_become_blocks() -> None:
