@@ -8,7 +8,8 @@ way back is chat_answer.py, told by Hints.
 Source: OpenAI API reference, "Create chat completion"; types of the `openai` SDK 3.54.
 
 Choices where the two APIs differ: audio, n > 1 and logprobs are refused; a temperature above 1 is 1; JSON mode without
-a schema is asked for in a system line; arguments that are not a JSON object are refused, since a tool_use needs one.
+a schema is asked for in a system line. A history that the API would refuse is mended (pairing.py), since the client
+cannot help it, and named in `relayd-mended`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from relayd.wire.openai.fields import (
     a_list,
     a_name,
     a_number,
+    a_text,
     an_object,
     decode_object,
     header_words,
@@ -38,7 +40,7 @@ from relayd.wire.openai.fields import (
     shown,
     unsupported,
 )
-from relayd.wire.openai.parts import Blocks, content_blocks, text_block, text_blocks
+from relayd.wire.openai.parts import Blocks, content_blocks, output_content, text_block, text_blocks
 from relayd.wire.openai.request import (
     AnswerFormat,
     RequestDraft,
@@ -148,6 +150,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool)
             unwrap=draft.unwrap,
             legacy=legacy,
             ignored=header_words(draft.ignored),
+            mended=header_words(draft.mended),
         ),
     )
 
@@ -214,7 +217,8 @@ def _collect_messages(draft: RequestDraft, value: object) -> None:
             case "assistant":
                 _collect_assistant(draft, message, where, calls)
             case "tool":
-                _collect_result(draft, message, a_name(message.get("tool_call_id"), f"{where}.tool_call_id"), where)
+                call_id = message.get("tool_call_id")
+                _collect_result(draft, message, a_text(call_id or "", f"{where}.tool_call_id"), where)
             case "system" | "developer":
                 draft.turns.instruct(_marked(text_blocks(message.get("content"), f"{where}.content"), message))
             case "function":
@@ -240,9 +244,8 @@ def _marked(blocks: Blocks, message: Json) -> Blocks:
 
 
 def _collect_result(draft: RequestDraft, message: Json, call_id: str, where: str) -> None:
-    content = message.get("content")
-    blocks = [] if isinstance(content, str) else content_blocks(content, f"{where}.content")
-    result = tool_result(call_id, content, blocks)
+    content = output_content(message.get("content"), f"{where}.content", draft.mended)
+    result = tool_result(call_id, content)
     if isinstance(message.get("cache_control"), dict):
         result["cache_control"] = message["cache_control"]
     draft.turns.result(result)
@@ -254,11 +257,11 @@ def _collect_assistant(draft: RequestDraft, message: Json, where: str, calls: li
     if not said and isinstance(message.get("refusal"), str):
         refusal = text_block(message["refusal"])
         said, plain = ([refusal] if refusal else []), False
-    called = _tool_calls(message, where)
+    called = _tool_calls(draft, message, where)
     old = message.get("function_call")
     if old is not None:
         calls.append(f"function_{len(calls)}")
-        called.append(_tool_use(an_object(old, f"{where}.function_call"), calls[-1], f"{where}.function_call"))
+        called.append(_tool_use(draft, an_object(old, f"{where}.function_call"), calls[-1], f"{where}.function_call"))
     draft.turns.assistant(thinking + said + called, plain=plain and not thinking and not called)
 
 
@@ -277,7 +280,7 @@ def _thinking_blocks(message: Json, where: str) -> Blocks:
     return blocks
 
 
-def _tool_calls(message: Json, where: str) -> Blocks:
+def _tool_calls(draft: RequestDraft, message: Json, where: str) -> Blocks:
     calls = message.get("tool_calls")
     blocks: Blocks = []
     for index, item in enumerate(a_list(calls, f"{where}.tool_calls") if calls else ()):
@@ -286,16 +289,16 @@ def _tool_calls(message: Json, where: str) -> Blocks:
         if call.get("type", "function") not in ("function", None):
             unsupported(f"{at}.type", f"only function calls are understood, not {shown(call.get('type'))}")
         given = an_object(call.get("function"), f"{at}.function")
-        blocks.append(_tool_use(given, a_name(call.get("id"), f"{at}.id"), f"{at}.function"))
+        blocks.append(_tool_use(draft, given, a_text(call.get("id") or "", f"{at}.id"), f"{at}.function"))
     return blocks
 
 
-def _tool_use(given: Json, call_id: str, where: str) -> Json:
+def _tool_use(draft: RequestDraft, given: Json, call_id: str, where: str) -> Json:
     return {
         "type": "tool_use",
         "id": tool_id(call_id),
         "name": a_name(given.get("name"), f"{where}.name"),
-        "input": arguments(given.get("arguments"), f"{where}.arguments"),
+        "input": arguments(given.get("arguments"), draft.mended),
     }
 
 

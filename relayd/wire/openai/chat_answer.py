@@ -61,7 +61,7 @@ class ChatTranslator:
     _stream: ChatStream | None = attrs.field(default=None, init=False)
 
     def head(self, status: int, headers: HeaderPairs) -> HeaderPairs:
-        return answer_headers(headers, self.hints.ignored)
+        return answer_headers(headers, self.hints)
 
     def whole(self, status: int, body: bytes) -> bytes:
         if status >= 400:

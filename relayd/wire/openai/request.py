@@ -2,7 +2,7 @@
 
 Rule: the parsers (chat.py, responses.py) only collect; whatever depends on the model or on another wish is
 decided here, once for both dialects. A wish that cannot be met is named in `ignored`, or refused where ignoring it
-would be a lie.
+would be a lie; what was put in order is named in `mended`.
 
 Theory: wishes conflict pairwise, so they are settled in an order in which each looks only at what is settled: answer
 format, tool choice, thinking, room for output, sampling.
@@ -57,8 +57,11 @@ class RequestDraft:
     model: str
     stream: bool
     able: Capabilities
+    mended: list[str] = attrs.field(factory=list)
     turns: Turns = attrs.field(
-        default=attrs.Factory(lambda draft: Turns(system_turns=draft.able.system_turns), takes_self=True)
+        default=attrs.Factory(
+            lambda draft: Turns(system_turns=draft.able.system_turns, mended=draft.mended), takes_self=True
+        )
     )
     tools: list[Json] = attrs.field(factory=list)
     choice: Json | None = None
@@ -315,7 +318,7 @@ def function_tool(fields: Json, where: str, name: str) -> Json:
     parameters = fields.get("parameters")
     tool: Json = {
         "name": name,
-        "input_schema": input_schema(None if parameters is None else an_object(parameters, f"{where}.parameters")),
+        "input_schema": input_schema(an_object(parameters or {}, f"{where}.parameters")),
     }
     description = fields.get("description")
     if description:

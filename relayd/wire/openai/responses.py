@@ -37,7 +37,7 @@ from relayd.wire.openai.fields import (
     shown,
     unsupported,
 )
-from relayd.wire.openai.parts import content_blocks, text_blocks
+from relayd.wire.openai.parts import content_blocks, output_content, text_blocks
 from relayd.wire.openai.reasoning import opened
 from relayd.wire.openai.request import (
     AnswerFormat,
@@ -163,6 +163,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
             reasoning=draft.show_thinking,
             unwrap=draft.unwrap,
             ignored=header_words(draft.ignored),
+            mended=header_words(draft.mended),
             names=names.by_upstream,
             echo=_echo(fields),
         ),
@@ -251,11 +252,10 @@ def _collect_item(draft: RequestDraft, item: Json, where: str, names: _Names) ->
         case "message":
             _collect_message(draft, item, where)
         case "function_call" | "custom_tool_call" as kind:
-            draft.turns.assistant([_tool_use(item, where, names, custom=kind == "custom_tool_call")])
+            draft.turns.assistant([_tool_use(draft, item, where, names, custom=kind == "custom_tool_call")])
         case "function_call_output" | "custom_tool_call_output":
-            output = item.get("output")
-            blocks = [] if isinstance(output, str) else content_blocks(output, f"{where}.output")
-            draft.turns.result(tool_result(a_name(item.get("call_id"), f"{where}.call_id"), output, blocks))
+            output = output_content(item.get("output"), f"{where}.output", draft.mended)
+            draft.turns.result(tool_result(a_name(item.get("call_id"), f"{where}.call_id"), output))
         case "reasoning":
             # Somebody else's reasoning cannot be read; without it the conversation is still whole.
             block = opened(item.get("encrypted_content"), draft.model)
@@ -281,13 +281,13 @@ def _collect_message(draft: RequestDraft, item: Json, where: str) -> None:
             refuse_field(f"{where}.role", f"unknown role {shown(role)}")
 
 
-def _tool_use(item: Json, where: str, names: _Names, *, custom: bool) -> Json:
+def _tool_use(draft: RequestDraft, item: Json, where: str, names: _Names, *, custom: bool) -> Json:
     namespace = item.get("namespace")
     name = a_name(item.get("name"), f"{where}.name")
     if custom:
         given: Json = {"input": a_text(item.get("input"), f"{where}.input")}
     else:
-        given = arguments(item.get("arguments"), f"{where}.arguments")
+        given = arguments(item.get("arguments"), draft.mended)
     return {
         "type": "tool_use",
         "id": tool_id(a_name(item.get("call_id"), f"{where}.call_id")),

@@ -66,7 +66,7 @@ class ResponsesTranslator:
     _stream: ResponsesStream | None = attrs.field(default=None, init=False)
 
     def head(self, status: int, headers: HeaderPairs) -> HeaderPairs:
-        return answer_headers(headers, self.hints.ignored)
+        return answer_headers(headers, self.hints)
 
     def whole(self, status: int, body: bytes) -> bytes:
         if status >= 400:

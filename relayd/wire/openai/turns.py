@@ -22,7 +22,8 @@ import attrs
 import msgspec
 
 from relayd.wire.answer import NOT_JSON
-from relayd.wire.openai.fields import Json, refuse_field
+from relayd.wire.openai.fields import Json
+from relayd.wire.openai.pairing import pair
 from relayd.wire.openai.parts import Blocks
 
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
@@ -30,35 +31,46 @@ _NOT_TOOL_ID = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def tool_id(given: str) -> str:
-    """A call id that the API accepts. A changed one carries a checksum, so that two never become one."""
-    if _TOOL_ID.fullmatch(given):
+    """A call id that the API accepts. A changed one carries a checksum, so that two never become one. "" is none."""
+    if not given or _TOOL_ID.fullmatch(given):
         return given
     return f"{_NOT_TOOL_ID.sub('_', given)}_{zlib.crc32(given.encode()):08x}"
 
 
-def arguments(text: object, where: str) -> Json:
-    """The arguments of a call, from the JSON text that they travel in. "" and null mean none."""
-    if text is None or text == "":
+def arguments(given: object, mended: list[str]) -> Json:
+    """The arguments of a call, from the JSON text that they travel in; "", null and [] mean none.
+
+    What is not an object (an answer cut short by max_tokens, most often) is kept as text under one key.
+
+    Args:
+        mended: is told of that.
+    """
+    value = _decoded(given)
+    if isinstance(value, str):  # encoded twice
+        value = _decoded(value)
+    if value is None or value == []:
         return {}
-    if isinstance(text, dict):  # not what OpenAI says, but clear
-        return text
+    if isinstance(value, dict):
+        return value
+    mended.append("tool_calls.arguments")
+    return {"raw_arguments": given if isinstance(given, str) else msgspec.json.encode(given).decode()}
+
+
+def _decoded(given: object) -> object:
+    """What a JSON text holds; anything else as it is."""
+    if not isinstance(given, str):
+        return given
     try:
-        given = msgspec.json.decode(text) if isinstance(text, str) else None
+        return msgspec.json.decode(given) if given.strip() else None
     except NOT_JSON:
-        given = None
-    if not isinstance(given, dict):
-        refuse_field(where, "expected a string that holds a JSON object")
-    return given
+        return given
 
 
-def tool_result(call_id: str, content: object, blocks: Blocks) -> Json:
-    """A tool_result block. A plain string stays one; no content at all is left out."""
+def tool_result(call_id: str, content: str | Blocks) -> Json:
+    """A tool_result block. No content at all is left out."""
     result: Json = {"type": "tool_result", "tool_use_id": tool_id(call_id)}
-    if isinstance(content, str):
-        if content:
-            result["content"] = content
-    elif blocks:
-        result["content"] = blocks
+    if content:
+        result["content"] = content
     return result
 
 
@@ -73,9 +85,11 @@ class Turns:
 
     Args:
         system_turns: whether the model takes messages of role "system".
+        mended: is told what had to be put in order.
     """
 
     system_turns: bool = False
+    mended: list[str] = attrs.field(factory=list)
     system: Blocks = attrs.field(factory=list)
     messages: list[Json] = attrs.field(factory=list)
     _role: str = ""
@@ -136,6 +150,7 @@ class Turns:
     def close(self) -> None:
         """The conversation is complete. A final assistant turn is a prefill, which must not end in white space."""
         self._close()
+        self.messages = pair(self.messages, self.mended)
         if not self.messages or self.messages[-1]["role"] != "assistant":
             return
         last = self.messages[-1]

@@ -50,6 +50,11 @@ def ignored(call: Call) -> list[str]:
     return list(call.reply_hints.ignored)
 
 
+def mended(call: Call) -> list[str]:
+    """What the answer will name in `relayd-mended`."""
+    return list(call.reply_hints.mended)
+
+
 def conversation_of(call: Call, *pairs: tuple[bytes, bytes]) -> str:
     """What the relay knows the call's conversation by; `pairs` are the client's headers."""
     return conversation(Headers(list(pairs)), call.body, call.user_id, call.session)

@@ -20,10 +20,14 @@ from openai_cases import (
     function,
     head,
     ignored,
+    mended,
     sent,
+    translator,
 )
 
+from relayd.simulator.request import parse_request
 from relayd.wire.openai.chat import OPENAI_CHAT
+from relayd.wire.openai.pairing import LOST
 from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
 from relayd.wire.refusal import Refusal
 
@@ -53,6 +57,38 @@ def called(*calls: tuple[str, str, str], content: str | None = None) -> dict[str
         {"id": id_, "type": "function", "function": {"name": name, "arguments": given}} for id_, name, given in calls
     ]
     return {"role": "assistant", "content": content, "tool_calls": made}
+
+
+def result(call_id: str, content: Any = "r", **fields: Any) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": content, **fields}
+
+
+def answered(call_id: str, content: str = "r") -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content}
+
+
+def used(call_id: str, **given: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call_id, "name": "f", "input": given}
+
+
+def lost(call_id: str) -> dict[str, Any]:
+    return {**answered(call_id, LOST), "is_error": True}
+
+
+def system(text: str, role: str = "system") -> dict[str, Any]:
+    return {"role": role, "content": text}
+
+
+def texts(*said: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text} for text in said]
+
+
+def reminder(text: str) -> str:
+    return f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+ANSWER = {"role": "assistant", "content": "Hi"}
+AGAIN = {"role": "user", "content": "Again"}
 
 
 # --- the frame
@@ -181,22 +217,6 @@ def test_blank_stop_sequences_are_dropped(stop: Any, expected: Any, named: list[
 
 
 # --- messages
-
-
-def system(text: str, role: str = "system") -> dict[str, Any]:
-    return {"role": role, "content": text}
-
-
-def texts(*said: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": text} for text in said]
-
-
-def reminder(text: str) -> str:
-    return f"<system-reminder>\n{text}\n</system-reminder>"
-
-
-ANSWER = {"role": "assistant", "content": "Hi"}
-AGAIN = {"role": "user", "content": "Again"}
 
 
 def test_leading_system_and_developer_messages_are_the_system_prompt_in_order_one_block_each() -> None:
@@ -363,15 +383,37 @@ def test_an_assistant_turn_that_says_nothing_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("", {}), (None, {}), ("{}", {}), ('{"a": [1, 2.5, "x"]}', {"a": [1, 2.5, "x"]})]
+    ("given", "expected"),
+    [
+        ("", {}),
+        (None, {}),
+        ("{}", {}),
+        ("[]", {}),
+        ("null", {}),
+        (" ", {}),
+        ('""', {}),
+        ([], {}),
+        ({"a": 1}, {"a": 1}),
+        ('"{\\"a\\": 1}"', {"a": 1}),
+        ('{"a": [1, 2.5, "x"]}', {"a": [1, 2.5, "x"]}),
+    ],
 )
 def test_arguments_become_the_input(given: Any, expected: Any) -> None:
-    assert messages(USER, called(("c", "f", given)))[1]["content"][0]["input"] == expected
+    call = chat(messages=[USER, called(("c", "f", given)), result("c")])
+    assert sent(call)["messages"][1]["content"][0]["input"] == expected
+    assert mended(call) == []
 
 
-@pytest.mark.parametrize("given", ["{", "[1]", "null", '"x"', 5, '{"a": NaN}'])
-def test_arguments_that_are_no_json_object_are_refused(given: Any) -> None:
-    assert refused(messages=[USER, called(("c", "f", given))]).param == "messages[1].tool_calls[0].function.arguments"
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [('{"path": "/a", "con', '{"path": "/a", "con'), ("[1]", "[1]"), ('"x"', '"x"'), ('{"a": NaN}', '{"a": NaN}'),
+     (5, "5"), ([1], "[1]")],
+)  # fmt: skip
+def test_arguments_that_are_no_json_object_are_kept_as_text(given: Any, kept: str) -> None:
+    call = chat(messages=[USER, called(("c", "f", given)), result("c")])
+    assert sent(call)["messages"][1]["content"][0]["input"] == {"raw_arguments": kept}
+    assert mended(call) == ["tool_calls.arguments"]
+    assert translator(call).head(200, [])[-1] == (b"relayd-mended", b"tool_calls.arguments")
 
 
 def test_an_id_that_the_api_would_refuse_is_changed_alike_on_call_and_result() -> None:
@@ -415,6 +457,109 @@ def test_a_tool_result_may_hold_an_image_or_nothing() -> None:
     )[2]["content"]
     assert results[0]["content"][0]["source"]["media_type"] == "image/png"
     assert results[1] == {"type": "tool_result", "tool_use_id": "b"}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [({"temperature": 3}, '{"temperature":3}'), ([{"a": 1}], '[{"a":1}]'), (5, "5"), (False, "false"),
+     ([{"type": "text", "text": "x"}, {"type": "row"}], '[{"type":"text","text":"x"},{"type":"row"}]')],
+)  # fmt: skip
+def test_an_output_that_is_an_object_is_its_own_text(content: Any, text: str) -> None:
+    call = chat(messages=[USER, called(("a", "f", "{}")), result("a", content)])
+    assert sent(call)["messages"][2]["content"] == [answered("a", text)]
+    assert mended(call) == ["tool_results.content"]
+
+
+def test_an_output_that_is_one_part_is_that_part() -> None:
+    turns = messages(USER, called(("a", "f", "{}")), result("a", {"type": "text", "text": "x"}))
+    assert turns[2]["content"] == [{**answered("a"), "content": [{"type": "text", "text": "x"}]}]
+
+
+F = "{}"
+
+
+@pytest.mark.parametrize(
+    ("items", "expected", "words"),
+    [
+        pytest.param(
+            [called(("a", "f", F), ("b", "f", F)), result("b"), AGAIN],
+            [("assistant", [used("a"), used("b")]), ("user", [answered("b"), lost("a"), *texts("Again")])],
+            ["tool_calls.unanswered"],
+            id="a call without a result, before the user goes on",
+        ),
+        pytest.param(
+            [called(("a", "f", F)), ANSWER, AGAIN],
+            [("assistant", [*texts("Hi"), used("a")]), ("user", [lost("a"), *texts("Again")])],
+            ["tool_calls.order", "tool_calls.unanswered"],
+            id="text after a call in one turn",
+        ),
+        pytest.param(
+            [called(("a", "f", F))],
+            [("assistant", [used("a")]), ("user", [lost("a")])],
+            ["tool_calls.unanswered"],
+            id="a call at the end",
+        ),
+        pytest.param(
+            [ANSWER, result("x", "42"), AGAIN],
+            [("assistant", "Hi"), ("user", texts("Result of tool call x:\n42", "Again"))],
+            ["tool_results.stray"],
+            id="a result without its call",
+        ),
+        pytest.param(
+            [called(("a", "f", F)), result("a", "1"), result("a", "2")],
+            [("assistant", [used("a")]), ("user", [answered("a", "1"), *texts("Result of tool call a:\n2")])],
+            ["tool_results.stray"],
+            id="a doubled result",
+        ),
+        pytest.param(
+            [called(("a", "f", F), ("a", "f", '{"n":2}')), result("a", "1"), result("a", "2")],
+            [("assistant", [used("a"), used("a_2", n=2)]), ("user", [answered("a", "1"), answered("a_2", "2")])],
+            ["tool_calls.id"],
+            id="a doubled id in one turn",
+        ),
+        pytest.param(
+            [called(("a", "f", F)), result("a"), called(("a", "f", F)), result("a", "2"),
+             called(("a_2", "f", F)), result("a_2", "3")],
+            [("assistant", [used("a")]), ("user", [answered("a")]),
+             ("assistant", [used("a_2")]), ("user", [answered("a_2", "2")]),
+             ("assistant", [used("a_2_2")]), ("user", [answered("a_2_2", "3")])],
+            ["tool_calls.id"],
+            id="ids that begin anew in each turn",
+        ),
+        pytest.param(
+            [called(("a", "f", F)), AGAIN, ANSWER, result("a", "late")],
+            [("assistant", [used("a")]), ("user", [lost("a"), *texts("Again")]),
+             ("assistant", "Hi"), ("user", texts("Result of tool call a:\nlate"))],
+            ["tool_calls.unanswered", "tool_results.stray"],
+            id="a result that comes late",
+        ),
+        pytest.param(
+            [called(("", "f", F), ("", "f", F)), result("", "1"), result("", "2"), result("", "3")],
+            [("assistant", [used("call"), used("call_2")]),
+             ("user", [answered("call", "1"), answered("call_2", "2"), *texts("Result of a tool call:\n3")])],
+            ["tool_calls.id", "tool_results.id", "tool_results.stray"],
+            id="no ids at all",
+        ),
+    ],
+)  # fmt: skip
+def test_a_history_is_put_into_an_order_that_the_api_takes(items: Any, expected: Any, words: list[str]) -> None:
+    call = chat(messages=[USER, *items])
+    assert [(turn["role"], turn["content"]) for turn in sent(call)["messages"][1:]] == expected
+    assert mended(call) == words
+    parse_request(sent(call))
+
+
+def test_a_stray_result_keeps_its_picture_and_its_mark() -> None:
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    (turn,) = messages({**result("x", [part]), "cache_control": {"type": "ephemeral"}})
+    assert [block["type"] for block in turn["content"]] == ["text", "image"]
+    assert turn["content"][-1]["cache_control"] == {"type": "ephemeral"}
+
+
+def test_thousands_of_calls_of_one_id_are_no_burden() -> None:
+    many = [("a", "f", "{}")] * 3000
+    turns = messages(USER, called(*many), *(result("a") for _ in many))
+    assert len({block["id"] for block in turns[1]["content"]}) == 3000
 
 
 def test_consecutive_messages_of_one_role_are_one_turn() -> None:
@@ -478,7 +623,7 @@ def test_a_conversation_without_content_is_refused(items: list[Any]) -> None:
         ({"messages": [5]}, "messages[0]"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
-        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+        ({"messages": [USER, {"role": "tool", "tool_call_id": 5, "content": "x"}]}, "messages[1].tool_call_id"),
         (
             {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": "https://a/b"}}]}]},
             "messages[0].content[0]",
@@ -548,6 +693,22 @@ def test_functions_become_tools() -> None:
         },
         {"name": "now", "input_schema": {"type": "object", "properties": {}}},
     ]
+
+
+@pytest.mark.parametrize("parameters", [[], {}, None, {"type": "object", "properties": []}])
+def test_no_parameters_are_no_arguments_however_they_are_written(parameters: Any) -> None:
+    (tool,) = sent(chat(tools=[function(parameters=parameters)]))["tools"]
+    assert tool["input_schema"] == {"type": "object", "properties": {}}
+
+
+def test_an_empty_map_of_schemas_may_be_an_array_at_any_depth() -> None:
+    inner = {"type": "object", "properties": [], "required": []}
+    parameters = {"type": "object", "properties": {"a": {"anyOf": [inner]}}, "$defs": []}
+    (tool,) = sent(chat(tools=[function(parameters=parameters)]))["tools"]
+    expected = {"type": "object", "properties": {}, "required": []}
+    assert tool["input_schema"] == {"type": "object", "properties": {"a": {"anyOf": [expected]}}, "$defs": {}}
+    closed = sent(chat(response_format=schema_format(inner)))["output_config"]["format"]["schema"]
+    assert closed["properties"] == {}
 
 
 def test_a_schema_without_a_type_is_an_object() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from openai_cases import (
     DIALECTS,
     OPUS_41,
+    OPUS_55,
     SONNET,
     begin,
     block,
@@ -37,6 +38,7 @@ from openai_cases import (
     whole,
 )
 
+from relayd.simulator.request import parse_request
 from relayd.wire.refusal import Refusal
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -174,6 +176,9 @@ def test_a_response_sent_back_is_the_turn_that_it_was(blocks: Any) -> None:
         "messages"
     ]
     again = turns[1]["content"] if said else []
+    first_call = next((n for n, part in enumerate(said) if part["type"] == "tool_use"), len(said))
+    if any(part["type"] == "text" for part in said[first_call:]):  # the model ends with its calls; so does a turn
+        said.sort(key=lambda part: part["type"] == "tool_use")
     assert _joined(again) == _joined(said)
 
 
@@ -186,6 +191,65 @@ def _joined(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             out.append(part)
     return out
+
+
+IDS = st.sampled_from(["a", "a_2", "b", "c:1", ""])
+TOLD = st.sampled_from(["", " ", "one", "two"])
+HISTORIES = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "developer"]), "content": TOLD}),
+        st.fixed_dictionaries(
+            {
+                "role": st.just("assistant"),
+                "content": TOLD,
+                "tool_calls": st.lists(
+                    st.fixed_dictionaries(
+                        {
+                            "id": IDS,
+                            "function": st.fixed_dictionaries(
+                                {"name": st.just("f"), "arguments": st.sampled_from(["", "{}", "[]", '{"a', "null"])}
+                            ),
+                        }
+                    ),
+                    max_size=3,
+                ),
+            }
+        ),
+        st.fixed_dictionaries(
+            {
+                "role": st.just("tool"),
+                "tool_call_id": IDS,
+                "content": st.one_of(TOLD, st.just({"a": 1}), st.just([{"type": "text", "text": "part"}])),
+            }
+        ),
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from([OPUS_41, SONNET, OPUS_55]), HISTORIES)
+def test_any_history_is_one_that_the_api_takes_and_all_of_it(model: str, history: Any) -> None:
+    turns = [{"role": "user", "content": "Hello"}, *history, {"role": "user", "content": "Go on"}]
+    body = sent(chat(model=model, messages=turns))
+    parse_request(body)
+    for before, after in pairwise([{"role": "assistant"}, *body["messages"]]):
+        assert (after["role"] == "system") <= (before["role"] == "user")
+        assert (before["role"] == "system") <= (after["role"] == "assistant")
+    for word in ("one", "two", "part"):
+        said = json.dumps([turn.get("content") for turn in turns]).count(f'"{word}"')
+        upstream = json.dumps([body.get("system"), body["messages"]])
+        assert upstream.count(word) == said
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from([SONNET, OPUS_55]), HISTORIES, HISTORIES)
+def test_a_history_that_grew_is_sent_as_it_was_before(model: str, history: Any, more: Any) -> None:
+    turns = [{"role": "user", "content": "Hello"}, *history, {"role": "user", "content": "Go on"}]
+    before = sent(chat(model=model, messages=turns))
+    after = sent(chat(model=model, messages=[*turns, {"role": "assistant", "content": "Yes"}, *more]))
+    assert after["messages"][: len(before["messages"])] == before["messages"]
+    assert after.get("system") == before.get("system")
 
 
 NAMES = st.sampled_from(
