@@ -28,6 +28,7 @@ class Capabilities:
     structured: bool
     thinking: Literal["none", "budget", "adaptive", "always"]
     effort: tuple[str, ...]
+    prefill: bool
     system_turns: bool
     known: bool = True  # False: the model has no row, and the newest one's stands in
 

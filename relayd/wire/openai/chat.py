@@ -44,6 +44,7 @@ from relayd.wire.openai.parts import Blocks, content_blocks, output_content, tex
 from relayd.wire.openai.request import (
     AnswerFormat,
     RequestDraft,
+    collect_cap,
     collect_common,
     collect_effort,
     collect_ignored,
@@ -172,8 +173,7 @@ def _include_usage(fields: Json) -> bool:
 
 def _collect_rest(draft: RequestDraft, fields: Json) -> None:
     collect_common(draft, fields)
-    newer, older = a_count(fields, "max_completion_tokens"), a_count(fields, "max_tokens")
-    draft.max_tokens = older if newer is None else newer
+    collect_cap(draft, fields, "max_completion_tokens", "max_tokens")
     collect_stop(draft, fields.get("stop"))
     collect_effort(draft, fields.get("reasoning_effort"), "reasoning_effort")
     draft.format = _format(fields.get("response_format"))

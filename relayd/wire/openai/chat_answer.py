@@ -21,6 +21,7 @@ from relayd.wire.answer import (
     ContentBlock,
     Delta,
     ErrorEvent,
+    EventReader,
     Garbled,
     Message,
     MessageDelta,
@@ -30,7 +31,6 @@ from relayd.wire.answer import (
     StreamEvent,
     UsageCounts,
     read_block,
-    read_event,
     read_message,
 )
 from relayd.wire.http import HeaderPairs
@@ -171,6 +171,7 @@ class ChatStream:
 
     hints: Hints
     _events: EventDecoder = attrs.field(factory=EventDecoder, init=False)
+    _reader: EventReader = attrs.field(factory=EventReader, init=False)
     _before: bytes = attrs.field(default=b"", init=False)  # a chunk up to its delta
     _after: bytes = attrs.field(default=b"", init=False)  # and what follows it
     _blocks: dict[int, _OpenBlock] = attrs.field(factory=dict, init=False)
@@ -185,7 +186,7 @@ class ChatStream:
         out: list[bytes] = []
         try:
             for event in () if self._over else self._events.feed(data):
-                said = read_event(event)
+                said = self._reader.read(event)
                 if said is not None and not self._over:
                     self._say(said, out)
         except (Garbled, TooLong) as error:

@@ -18,7 +18,7 @@ import attrs
 import msgspec
 
 from relayd.wire.capabilities import Capabilities
-from relayd.wire.openai.fields import Json, a_choice, a_count, a_list, a_number, a_text, an_object, refuse_field
+from relayd.wire.openai.fields import Json, a_cap, a_choice, a_list, a_number, a_text, an_object, refuse_field
 from relayd.wire.openai.schema import closed, input_schema
 from relayd.wire.openai.turns import Turns
 
@@ -60,13 +60,15 @@ class RequestDraft:
     mended: list[str] = attrs.field(factory=list)
     turns: Turns = attrs.field(
         default=attrs.Factory(
-            lambda draft: Turns(system_turns=draft.able.system_turns, mended=draft.mended), takes_self=True
+            lambda draft: Turns(system_turns=draft.able.system_turns, prefill=draft.able.prefill, mended=draft.mended),
+            takes_self=True,
         )
     )
     tools: list[Json] = attrs.field(factory=list)
     choice: Json | None = None
     parallel: bool = True
     max_tokens: int | None = None
+    cap_name: str = "max_tokens"  # what the client called it
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -180,8 +182,8 @@ class RequestDraft:
         if self.thinking is not None:
             return self.thinking, self._level()
         if self.able.thinking == "budget" and self.effort not in (None, "none"):
-            # An earlier call made without thinking, or a forced one, excludes thinking by budget.
-            if self._forced or self.turns.unthought_call():
+            # An earlier call made without thinking, a forced one, or a prefill excludes thinking by budget.
+            if self._forced or self.turns.unthought_call() or self.turns.prefilled:
                 self.ignore(effort_name, self.effort)
                 return None, None
             return {"type": "enabled", "budget_tokens": _BUDGET[self.effort or ""]}, None
@@ -219,6 +221,9 @@ class RequestDraft:
         """max_tokens, which includes thinking and must exceed its budget."""
         default = STREAM_TOKENS if self.stream else PLAIN_TOKENS
         room = min(default, self.able.max_output) if self.max_tokens is None else self.max_tokens
+        if room > self.able.max_output and self.able.known:
+            self.max_tokens = room = self.able.max_output
+            self.mended.append(self.cap_name)
         budget = (thinking or {}).get("budget_tokens")
         if isinstance(budget, int) and room <= budget:
             room = max(min(room + budget, self.able.max_output), budget + 1)
@@ -254,7 +259,7 @@ def collect_common(draft: RequestDraft, fields: Json) -> None:
     temperature = a_number(fields, "temperature", 0, 2)
     draft.temperature = None if temperature is None else min(temperature, 1)  # the API's scale ends at 1
     draft.top_p = a_number(fields, "top_p", 0, 1)
-    draft.top_k = a_count(fields, "top_k")
+    draft.top_k = a_cap(fields, "top_k")
     draft.parallel = draft.parallel and fields.get("parallel_tool_calls") is not False
     for name in ("thinking", "cache_control"):
         if fields.get(name) is not None:
@@ -272,6 +277,14 @@ def _collect_user(draft: RequestDraft, fields: Json) -> None:
             draft.ignored.append(name)
         else:
             draft.user_id = value
+
+
+def collect_cap(draft: RequestDraft, fields: Json, *names: str) -> None:
+    """The cap on output tokens, from the first of `names` that gives one."""
+    for name in reversed(names):
+        cap = a_cap(fields, name)
+        if cap is not None:
+            draft.max_tokens, draft.cap_name = cap, name
 
 
 def collect_effort(draft: RequestDraft, value: object, param: str) -> None:

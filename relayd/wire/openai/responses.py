@@ -24,7 +24,6 @@ from relayd.wire.openai.chat import named_choice
 from relayd.wire.openai.fields import (
     Json,
     a_choice,
-    a_count,
     a_flag,
     a_list,
     a_name,
@@ -42,6 +41,7 @@ from relayd.wire.openai.reasoning import opened
 from relayd.wire.openai.request import (
     AnswerFormat,
     RequestDraft,
+    collect_cap,
     collect_common,
     collect_effort,
     collect_ignored,
@@ -203,7 +203,7 @@ def _echo(fields: Json) -> bytes:
 
 def _collect_rest(draft: RequestDraft, fields: Json) -> None:
     collect_common(draft, fields)
-    draft.max_tokens = a_count(fields, "max_output_tokens")
+    collect_cap(draft, fields, "max_output_tokens")
     reasoning = an_object(fields.get("reasoning") or {}, "reasoning")
     collect_effort(draft, reasoning.get("effort"), "reasoning.effort")
     draft.show_thinking = (reasoning.get("summary") or reasoning.get("generate_summary")) is not None

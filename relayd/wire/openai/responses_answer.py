@@ -22,6 +22,7 @@ from relayd.wire.answer import (
     ContentBlock,
     Delta,
     ErrorEvent,
+    EventReader,
     Garbled,
     MessageDelta,
     MessageStart,
@@ -29,7 +30,6 @@ from relayd.wire.answer import (
     StreamEvent,
     UsageCounts,
     read_block,
-    read_event,
     read_message,
 )
 from relayd.wire.http import HeaderPairs
@@ -116,6 +116,7 @@ class ResponsesStream:
 
     hints: Hints
     _events: EventDecoder = attrs.field(factory=EventDecoder, init=False)
+    _reader: EventReader = attrs.field(factory=EventReader, init=False)
     _base: str = attrs.field(default="", init=False)
     _sequence: int = attrs.field(default=0, init=False)
     _blocks: dict[int, _OpenItem | _OpenText] = attrs.field(factory=dict, init=False)
@@ -131,7 +132,7 @@ class ResponsesStream:
         """Stream bytes in; the events that they complete out."""
         try:
             for event in () if self._over else self._events.feed(data):
-                said = read_event(event)
+                said = self._reader.read(event)
                 if said is not None and not self._over:
                     self._say(said)
         except (Garbled, TooLong) as error:

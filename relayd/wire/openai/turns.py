@@ -26,6 +26,8 @@ from relayd.wire.openai.fields import Json
 from relayd.wire.openai.pairing import pair
 from relayd.wire.openai.parts import Blocks
 
+CONTINUE = "Continue your last message from exactly where it ends. Repeat nothing of it."
+
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NOT_TOOL_ID = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -85,10 +87,12 @@ class Turns:
 
     Args:
         system_turns: whether the model takes messages of role "system".
+        prefill: whether the last turn may be the assistant's.
         mended: is told what had to be put in order.
     """
 
     system_turns: bool = False
+    prefill: bool = True
     mended: list[str] = attrs.field(factory=list)
     system: Blocks = attrs.field(factory=list)
     messages: list[Json] = attrs.field(factory=list)
@@ -148,16 +152,29 @@ class Turns:
         self._role, self._results, self._blocks, self._asides, self._plain = "", [], [], [], False
 
     def close(self) -> None:
-        """The conversation is complete. A final assistant turn is a prefill, which must not end in white space."""
+        """The conversation is complete.
+
+        A final assistant turn is a prefill, which must not end in white space; a model that takes none is told to
+        continue.
+        """
         self._close()
         self.messages = pair(self.messages, self.mended)
-        if not self.messages or self.messages[-1]["role"] != "assistant":
+        if not self.prefilled:
+            return
+        if not self.prefill:
+            self.messages.append({"role": "user", "content": [marked({"type": "text", "text": CONTINUE})]})
+            self.mended.append("messages.prefill")
             return
         last = self.messages[-1]
         if isinstance(last["content"], str):
             last["content"] = last["content"].rstrip()
         elif last["content"][-1]["type"] == "text":
             last["content"][-1]["text"] = last["content"][-1]["text"].rstrip()
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether the answer continues what the assistant began."""
+        return bool(self.messages) and self.messages[-1]["role"] == "assistant"
 
     def unthought_call(self) -> bool:
         """Whether the calls that await an answer were made without thinking blocks.

@@ -29,6 +29,7 @@ from relayd.simulator.request import parse_request
 from relayd.wire.openai.chat import OPENAI_CHAT
 from relayd.wire.openai.pairing import LOST
 from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
+from relayd.wire.openai.turns import CONTINUE
 from relayd.wire.refusal import Refusal
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 40).decode()
@@ -138,6 +139,33 @@ def test_without_a_cap_the_model_gets_a_sensible_one(model: str, stream: bool, e
 def test_max_completion_tokens_comes_before_max_tokens(fields: dict[str, Any], expected: int) -> None:
     call = chat(**fields)
     assert (sent(call)["max_tokens"], call.max_tokens) == (expected, expected)
+
+
+@pytest.mark.parametrize("none", [0, -1])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "top_k"])
+def test_0_and_minus_1_mean_no_cap(name: str, none: int) -> None:
+    call = chat(**{name: none})
+    assert sent(call) == sent(chat())
+    assert (call.max_tokens, ignored(call), mended(call)) == (None, [], [])
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "room", "words"),
+    [
+        (HAIKU_3, {"max_tokens": 8000}, 4096, ["max_tokens"]),
+        (HAIKU_3, {"max_completion_tokens": 8000, "max_tokens": 5}, 4096, ["max_completion_tokens"]),
+        (HAIKU_3, {"max_tokens": 4096}, 4096, []),
+        (SONNET, {"max_tokens": 200_000}, 128_000, ["max_tokens"]),
+        (HAIKU_45, {"max_tokens": 100_000, "reasoning_effort": "max"}, 64_000, ["max_tokens"]),
+        ("claude-brand-new-7", {"max_tokens": 500_000}, 500_000, []),
+    ],
+)
+def test_a_cap_above_the_models_room_is_lowered_and_named(
+    model: str, fields: dict[str, Any], room: int, words: list[str]
+) -> None:
+    call = chat(model=model, **fields)
+    assert (sent(call)["max_tokens"], call.max_tokens, call.room) == (room, room, room)
+    assert mended(call) == words
 
 
 def test_stream_is_kept_and_usage_is_remembered() -> None:
@@ -598,7 +626,25 @@ def test_a_refusal_of_the_model_is_what_it_said() -> None:
 
 
 def test_a_prefill_is_passed_on_without_white_space_at_its_end() -> None:
-    assert messages(USER, {"role": "assistant", "content": "{ \n"})[-1] == {"role": "assistant", "content": "{"}
+    call = chat(model=HAIKU_45, messages=[USER, {"role": "assistant", "content": "{ \n"}])
+    assert sent(call)["messages"][-1] == {"role": "assistant", "content": "{"}
+    assert mended(call) == []
+
+
+@pytest.mark.parametrize("model", [SONNET, OPUS_55, "claude-brand-new-7"])
+def test_a_model_that_takes_no_prefill_is_told_to_continue(model: str) -> None:
+    call = chat(model=model, messages=[USER, {"role": "assistant", "content": "{ \n"}])
+    assert sent(call)["messages"][1:] == [
+        {"role": "assistant", "content": "{ \n"},
+        {"role": "user", "content": texts(reminder(CONTINUE))},
+    ]
+    assert mended(call) == ["messages.prefill"]
+
+
+def test_a_prefill_excludes_thinking_by_budget() -> None:
+    call = chat(model=HAIKU_45, messages=[USER, ANSWER], reasoning_effort="high")
+    assert "thinking" not in sent(call)
+    assert ignored(call) == ["reasoning_effort"]
 
 
 def test_a_conversation_that_begins_with_the_assistant_is_the_upstreams_to_judge() -> None:
@@ -634,7 +680,6 @@ def test_a_conversation_without_content_is_refused(items: list[Any]) -> None:
         ),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": 1}, "stream_options"),
-        ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": -5}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": "10"}, "max_tokens"),

@@ -20,6 +20,7 @@ from openai_cases import (
     chat,
     content,
     conversation_of,
+    deltas,
     end,
     event,
     finish_reasons,
@@ -191,6 +192,57 @@ def _joined(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             out.append(part)
     return out
+
+
+CHARACTERS = st.text(st.sampled_from('aé😀\\🂡"\n'), min_size=1, max_size=8)
+
+
+def in_halves(text: str, kind: str, field: str, cuts: list[int]) -> list[bytes]:
+    """Deltas of a stream that cut `text` between UTF-16 units, as a server that counts those would."""
+    units = text.encode("utf-16-le")
+    marks = sorted({0, len(units), *(2 * cut for cut in cuts if 2 * cut < len(units))})
+    pieces = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in pairwise(marks)]
+    made = [{"type": "content_block_delta", "index": 0, "delta": {"type": kind, field: piece}} for piece in pieces]
+    return [f"event: content_block_delta\ndata: {json.dumps(one)}\n\n".encode() for one in made]
+
+
+@settings(deadline=None, max_examples=80)
+@given(CHARACTERS, st.lists(st.integers(1, 16), max_size=6), st.sampled_from(["text", "thinking", "partial_json"]))
+def test_characters_cut_in_halves_are_put_together(said: str, cuts: list[int], field: str) -> None:
+    given_text = json.dumps({"a": said}, ensure_ascii=False) if field == "partial_json" else said
+    starts: dict[str, dict[str, Any]] = {
+        "text": {"type": "text", "text": ""},
+        "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+        "partial_json": {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+    }
+    kind = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}[field]
+    upstream = b"".join(
+        [begin(), event("content_block_start", index=0, content_block=starts[field]),
+         *in_halves(given_text, kind, field, cuts), event("content_block_stop", index=0), end()]
+    )  # fmt: skip
+    stream = streamed(chat(stream=True), upstream)
+    assert payloads(stream)[-1] == "[DONE]"
+    seen = {
+        "text": content(stream),
+        "thinking": "".join(delta.get("reasoning_content", "") for delta in deltas(stream)),
+        "partial_json": "".join(call["arguments"] for call in tool_calls(stream)),
+    }
+    assert seen[field] == given_text
+    last = payloads(streamed(respond(stream=True, reasoning={"summary": "auto"}), upstream))[-1]
+    assert last["type"] == "response.completed"
+    assert "\ufffd" not in json.dumps(last, ensure_ascii=False)
+
+
+def test_half_a_character_alone_is_no_end_of_a_stream_or_an_answer() -> None:
+    half = b'"a\\ud83d"'
+    delta = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":%b}}\n\n'
+    upstream = begin() + event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    stream = streamed(chat(stream=True), upstream + delta % half + delta % b'"b"' + end())
+    assert content(stream) == "a\ufffdb"
+    body = message({"type": "text", "text": "HERE"}).replace(b'"HERE"', half)
+    assert whole(chat(), body)["choices"][0]["message"]["content"] == "a\ufffd"
+    kept = message({"type": "text", "text": "HERE"}).replace(b'"HERE"', b'"\\\\ud83d \\ud83d\\ude00 \\ude00"')
+    assert whole(chat(), kept)["choices"][0]["message"]["content"] == "\\ud83d \U0001f600 \ufffd"
 
 
 IDS = st.sampled_from(["a", "a_2", "b", "c:1", ""])

@@ -125,7 +125,7 @@ def test_images_and_files_are_understood_in_this_form_too() -> None:
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
         ({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input[0].content[0]"),
         ({"instructions": 5}, "instructions"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_output_tokens": -5}, "max_output_tokens"),
         ({"reasoning": {"effort": "extreme"}}, "reasoning.effort"),
         ({"reasoning": "high"}, "reasoning"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
@@ -157,6 +157,12 @@ def test_what_says_what_happens_anyway_is_accepted() -> None:
     assert sent(call) == sent(respond())
     assert ignored(call) == []
     assert call.session == "k"
+
+
+def test_a_cap_above_the_models_room_is_lowered_and_named() -> None:
+    call = respond(model=HAIKU_45, max_output_tokens=65_000)
+    assert (sent(call)["max_tokens"], mended(call)) == (64_000, ["max_output_tokens"])
+    assert sent(respond(max_output_tokens=0)) == sent(respond())
 
 
 def test_a_history_is_mended_as_in_chat() -> None:
