@@ -17,6 +17,7 @@ from openai_cases import (
     SONNET,
     chat,
     conversation_of,
+    flat_function,
     function,
     head,
     ignored,
@@ -475,6 +476,18 @@ def test_results_of_parallel_calls_are_one_user_turn_before_any_text() -> None:
     ]
 
 
+def test_calls_and_results_in_the_claude_apis_form_are_understood_among_the_parts() -> None:
+    turns = [
+        {"role": "assistant", "content": [*texts("I look."), used("a", n=1), used("b")]},
+        {"role": "user", "content": [answered("a", "1"), {**answered("b"), "content": texts("2"), "is_error": True}]},
+        {"role": "user", "content": [answered("z", "3"), *texts("Go on")]},
+    ]
+    assert messages(USER, *turns)[1:] == [
+        turns[0],
+        {"role": "user", "content": [*turns[1]["content"], *texts("Result of tool call z:\n3", "Go on")]},
+    ]
+
+
 def test_a_tool_result_may_hold_an_image_or_nothing() -> None:
     part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
     results = messages(
@@ -740,6 +753,18 @@ def test_functions_become_tools() -> None:
     ]
 
 
+def test_a_tool_may_be_flat_or_in_the_claude_apis_form() -> None:
+    nested = function()
+    fields = nested["function"]
+    own = {"name": fields["name"], "description": "d", "input_schema": fields["parameters"]}
+    expected = sent(chat(tools=[nested]))["tools"]
+    for tool in (flat_function(), {**flat_function(), "type": None}, own, {**own, "type": "custom"}):
+        assert sent(chat(tools=[tool]))["tools"] == expected
+    mark = {"type": "ephemeral"}
+    assert sent(chat(tools=[{**own, "cache_control": mark}]))["tools"] == [{**expected[0], "cache_control": mark}]
+    assert len(sent(chat(tools=[nested, {**own, "name": "other"}]))["tools"]) == 2
+
+
 @pytest.mark.parametrize("parameters", [[], {}, None, {"type": "object", "properties": []}])
 def test_no_parameters_are_no_arguments_however_they_are_written(parameters: Any) -> None:
     (tool,) = sent(chat(tools=[function(parameters=parameters)]))["tools"]
@@ -793,6 +818,14 @@ def test_strict_is_dropped_and_named_where_the_model_lacks_it_or_there_are_too_m
         ("none", {"type": "none"}),
         ("required", {"type": "any"}),
         ({"type": "function", "function": {"name": "get_weather"}}, {"type": "tool", "name": "get_weather"}),
+        ({"type": "function", "name": "get_weather"}, {"type": "tool", "name": "get_weather"}),
+        ({"type": "tool", "name": "get_weather"}, {"type": "tool", "name": "get_weather"}),
+        ({"type": "any"}, {"type": "any"}),
+        ({"type": "auto"}, {"type": "auto"}),
+        (
+            {"type": "auto", "disable_parallel_tool_use": True},
+            {"type": "auto", "disable_parallel_tool_use": True},
+        ),
     ],
 )
 def test_each_tool_choice_has_its_counterpart(choice: Any, expected: Any) -> None:
