@@ -47,6 +47,8 @@ from relayd.wire.openai.request import (
     collect_common,
     collect_effort,
     collect_ignored,
+    collect_model,
+    collect_reasoning,
     collect_stop,
     collect_unknown,
     function_tool,
@@ -67,7 +69,7 @@ _KNOWN = frozenset(_IGNORED) | {
     "messages", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p",
     "top_k", "stop", "n", "logprobs", "top_logprobs", "audio", "modalities", "tools", "tool_choice", "functions",
     "function_call", "parallel_tool_calls", "response_format", "reasoning_effort", "thinking", "cache_control", "user",
-    "safety_identifier", "prompt_cache_key", "include_reasoning",
+    "safety_identifier", "prompt_cache_key", "include_reasoning", "reasoning",
 }  # fmt: skip
 
 
@@ -120,8 +122,9 @@ OPENAI_CHAT = ChatDialect()
 
 
 def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool) -> Call:
-    model = a_name(fields.get("model"), "model")
-    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=capabilities(aliases.get(model, model)))
+    model, effort = collect_model(aliases, fields)
+    able = capabilities(aliases.get(model, model))
+    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=able, effort=effort)
     draft.show_thinking = reasoning and a_flag(fields, "include_reasoning", default=True)
     _refuse_impossible(fields)
     collect_messages(draft, fields.get("messages"))
@@ -174,6 +177,7 @@ def _collect_rest(draft: RequestDraft, fields: Json) -> None:
     collect_common(draft, fields)
     collect_cap(draft, fields, "max_completion_tokens", "max_tokens")
     collect_stop(draft, fields.get("stop"))
+    collect_reasoning(draft, fields.get("reasoning"))
     collect_effort(draft, fields.get("reasoning_effort"), "reasoning_effort")
     draft.format = _format(fields.get("response_format"))
     collect_ignored(draft, fields, _IGNORED)

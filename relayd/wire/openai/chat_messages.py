@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from relayd.wire.openai.fields import Json, a_list, a_name, a_text, an_object, refuse_field, shown, unsupported
 from relayd.wire.openai.parts import Blocks, content_blocks, output_content, text_block, text_blocks
+from relayd.wire.openai.reasoning import returned
 from relayd.wire.openai.request import RequestDraft
 from relayd.wire.openai.turns import arguments, tool_id, tool_result
 
@@ -65,7 +66,8 @@ def _collect_result(draft: RequestDraft, message: Json, call_id: str, where: str
 
 
 def _collect_assistant(draft: RequestDraft, message: Json, where: str, calls: list[str]) -> None:
-    thinking = _thinking_blocks(message, where)
+    message, own = _parted(message, "thinking", "redacted_thinking")
+    thinking = [] if draft.able.thinking == "none" else returned({"thinking_blocks": own} if own else message, where)
     message, used = _without_uses(draft, message, where)
     said, plain = _content(message, where)
     if not said and isinstance(message.get("refusal"), str):
@@ -98,31 +100,16 @@ def _without_uses(draft: RequestDraft, message: Json, where: str) -> tuple[Json,
     ]
 
 
-def _parted(message: Json, kind: str) -> tuple[Json, list[Json]]:
-    """A message without its parts of one kind, and those parts."""
+def _parted(message: Json, *kinds: str) -> tuple[Json, list[Json]]:
+    """A message without its parts of these kinds, and those parts."""
     content = message.get("content")
     if not isinstance(content, list):
         return message, []
-    found = [part for part in content if isinstance(part, dict) and part.get("type") == kind]
+    found = [part for part in content if isinstance(part, dict) and part.get("type") in kinds]
     if not found:
         return message, []
-    others = [part for part in content if not (isinstance(part, dict) and part.get("type") == kind)]
+    others = [part for part in content if not (isinstance(part, dict) and part.get("type") in kinds)]
     return {**message, "content": others}, found
-
-
-def _thinking_blocks(message: Json, where: str) -> Blocks:
-    """Thinking goes back only with its signature; `reasoning_content` alone has none, and none is invented."""
-    given = message.get("thinking_blocks")
-    blocks: Blocks = []
-    for index, item in enumerate(a_list(given, f"{where}.thinking_blocks") if given else ()):
-        block = an_object(item, f"{where}.thinking_blocks[{index}]")
-        if block.get("type") == "thinking" and block.get("signature"):
-            blocks.append(
-                {"type": "thinking", "thinking": block.get("thinking") or "", "signature": block["signature"]}
-            )
-        elif block.get("type") == "redacted_thinking" and block.get("data"):
-            blocks.append({"type": "redacted_thinking", "data": block["data"]})
-    return blocks
 
 
 def _tool_calls(draft: RequestDraft, message: Json, where: str) -> Blocks:

@@ -18,7 +18,18 @@ import attrs
 import msgspec
 
 from relayd.wire.capabilities import Capabilities
-from relayd.wire.openai.fields import Json, a_cap, a_choice, a_list, a_number, a_text, an_object, refuse_field
+from relayd.wire.openai.fields import (
+    Json,
+    a_cap,
+    a_choice,
+    a_count,
+    a_list,
+    a_name,
+    a_number,
+    a_text,
+    an_object,
+    refuse_field,
+)
 from relayd.wire.openai.schema import closed, input_schema
 from relayd.wire.openai.turns import Turns
 
@@ -33,6 +44,8 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _BUDGET = {"minimal": 1024, "low": 1024, "medium": 2048, "high": 4096, "xhigh": 8192, "max": 16384}
 # What to ask for where a model lacks a level: the next one down.
 _LOWER = {"minimal": "low", "max": "xhigh", "xhigh": "high"}
+
+_THINKING = "-thinking"
 
 MAX_STRICT_TOOLS = 20  # the API refuses more. Source: API docs, "Structured outputs", schema complexity limits
 
@@ -277,6 +290,35 @@ def _collect_user(draft: RequestDraft, fields: Json) -> None:
             draft.ignored.append(name)
         else:
             draft.user_id = value
+
+
+def collect_model(aliases: Mapping[str, str], fields: Json) -> tuple[str, str | None]:
+    """The model, and the effort that its name asks for: "-thinking" behind a name that is not an alias."""
+    model = a_name(fields.get("model"), "model")
+    if model.endswith(_THINKING) and model not in aliases and model != _THINKING:
+        return model.removesuffix(_THINKING), "high"
+    return model, None
+
+
+def collect_reasoning(draft: RequestDraft, value: object) -> None:
+    """OpenRouter's `reasoning`: how hard to think, by effort or tokens, and whether to show it.
+
+    Source: OpenRouter docs, "Reasoning tokens". `enabled` alone is medium there.
+    """
+    if value is None:
+        return
+    fields = an_object(value, "reasoning")
+    if fields.get("exclude") is True:
+        draft.show_thinking = False
+    budget = a_count(fields, "max_tokens")
+    if fields.get("effort") is not None:
+        collect_effort(draft, fields["effort"], "reasoning.effort")
+    elif fields.get("enabled") is False:
+        draft.effort = "none"
+    elif budget is not None:
+        draft.effort = next((level for level in EFFORTS[2:] if _BUDGET[level] >= budget), "max")
+    elif fields.get("enabled") is True:
+        draft.effort = "medium"
 
 
 def collect_cap(draft: RequestDraft, fields: Json, *names: str) -> None:

@@ -45,6 +45,7 @@ from relayd.wire.openai.request import (
     collect_common,
     collect_effort,
     collect_ignored,
+    collect_model,
     collect_unknown,
     function_tool,
     named_session,
@@ -131,9 +132,10 @@ class _Names:
 
 
 def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
-    model = a_name(fields.get("model"), "model")
+    model, effort = collect_model(aliases, fields)
     _refuse_impossible(fields)
-    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=capabilities(aliases.get(model, model)))
+    able = capabilities(aliases.get(model, model))
+    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=able, effort=effort)
     names = _Names()
     instructions = fields.get("instructions")
     if instructions is not None:

@@ -22,6 +22,7 @@ from openai_cases import (
     head,
     ignored,
     mended,
+    parse,
     sent,
     translator,
 )
@@ -632,6 +633,25 @@ def test_thinking_goes_back_only_with_its_signature() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "t"}, {"type": "thinking", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "t", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "t"}, {"type": "reasoning.text", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "t", "signature": "s", "index": 0},
+                               {"type": "reasoning.encrypted", "data": "gAAA", "format": "openai-responses-v1"}]},
+        {"content": [{"type": "thinking", "thinking": "t", "signature": "s"}, {"type": "text", "text": "a"}]},
+    ],
+)  # fmt: skip
+def test_thinking_comes_back_in_whatever_field_a_client_kept_it(fields: dict[str, Any]) -> None:
+    turn = {"role": "assistant", "content": "a", **fields}
+    signed = {"type": "thinking", "thinking": "t", "signature": "s"}
+    assert messages(USER, turn, USER)[1]["content"] == [signed, *texts("a")]
+    assert messages(USER, turn, USER, model=HAIKU_3)[1]["content"] in ("a", texts("a"))
+
+
 def test_a_refusal_of_the_model_is_what_it_said() -> None:
     assert messages(USER, {"role": "assistant", "content": None, "refusal": "No."}, USER)[1]["content"] == [
         {"type": "text", "text": "No."}
@@ -708,6 +728,8 @@ def test_a_conversation_without_content_is_refused(items: list[Any]) -> None:
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "audio"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+        ({"reasoning": "high"}, "reasoning"),
+        ({"reasoning": {"effort": "extreme"}}, "reasoning.effort"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         (
@@ -1005,6 +1027,37 @@ def test_reasoning_effort_is_thinking_as_the_model_has_it(
     assert sent(call).get("thinking") == thinking
     assert sent(call).get("output_config", {}).get("effort") == level
     assert ignored(call) == named
+
+
+@pytest.mark.parametrize(
+    ("model", "reasoning", "thinking", "level"),
+    [
+        (SONNET, {"effort": "high"}, ADAPTIVE, "high"),
+        (SONNET, {"effort": "none"}, {"type": "disabled"}, None),
+        (SONNET, {"enabled": True}, ADAPTIVE, "medium"),
+        (SONNET, {"enabled": False}, {"type": "disabled"}, None),
+        (SONNET, {"exclude": True, "effort": "low"}, {"type": "adaptive"}, "low"),
+        (SONNET, {"max_tokens": 4000}, ADAPTIVE, "high"),
+        (SONNET, {"max_tokens": 900_000}, ADAPTIVE, "max"),
+        (SONNET, {}, None, None),
+        (HAIKU_45, {"max_tokens": 2000}, {"type": "enabled", "budget_tokens": 2048}, None),
+        (HAIKU_3, {"enabled": False}, None, None),
+    ],
+)
+def test_openrouters_reasoning_is_understood(model: str, reasoning: Any, thinking: Any, level: str | None) -> None:
+    call = chat(model=model, reasoning=reasoning)
+    assert sent(call).get("thinking") == thinking
+    assert sent(call).get("output_config", {}).get("effort") == level
+    assert ignored(call) == []
+
+
+def test_thinking_behind_a_models_name_asks_for_it() -> None:
+    call = chat(model=f"{HAIKU_45}-thinking")
+    assert (call.model, sent(call)["model"], call.reply_hints.model) == (HAIKU_45, HAIKU_45, HAIKU_45)
+    assert sent(call)["thinking"] == {"type": "enabled", "budget_tokens": 4096}
+    assert sent(chat(model=f"{HAIKU_45}-thinking", reasoning_effort="low"))["thinking"]["budget_tokens"] == 1024
+    named = parse("chat", {"model": "fast-thinking", "messages": [USER]}, aliases={"fast-thinking": HAIKU_45})
+    assert (named.model, "thinking" in sent(named)) == ("fast-thinking", False)
 
 
 def test_a_cap_below_the_thinking_budget_is_raised_above_it() -> None:

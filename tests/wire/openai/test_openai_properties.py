@@ -153,17 +153,33 @@ def test_a_responses_stream_ends_with_the_whole_answer(blocks: Any, stop: str) -
     assert last == answer
 
 
+def as_kept(stream: bytes) -> dict[str, Any]:
+    """The message that a client keeps of a Chat stream."""
+    kept: dict[str, Any] = {"role": "assistant", "content": content(stream), "tool_calls": []}
+    for call in tool_calls(stream):
+        function = {"name": call["name"], "arguments": call["arguments"]}
+        kept["tool_calls"].append({"id": call["id"], "type": "function", "function": function})
+    for name in ("thinking_blocks", "reasoning_details"):
+        kept[name] = [block for delta in deltas(stream) for block in delta.get(name, [])]
+    return kept
+
+
 @settings(deadline=None, max_examples=70)
-@given(BLOCKS)
-def test_what_was_answered_can_be_said_again(blocks: Any) -> None:
-    said = [part for part in blocks if part["type"] in ("text", "tool_use")]
-    answer = whole(chat(), message(*said))["choices"][0]["message"]
+@given(BLOCKS, st.sampled_from(["whole", "streamed"]), st.sampled_from(["thinking_blocks", "reasoning_details"]))
+def test_what_was_answered_can_be_said_again(blocks: Any, way: str, field: str) -> None:
+    said = [part for part in blocks if part["type"] in ("text", "thinking", "tool_use")]
+    if way == "whole":
+        answer = whole(chat(), message(*said))["choices"][0]["message"]
+    else:
+        answer = as_kept(streamed(chat(stream=True), as_stream(said, "tool_use")))
+    answer = {name: value for name, value in answer.items() if name in (field, "role", "content", "tool_calls")}
     turns = sent(chat(messages=[{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]))[
         "messages"
     ]
     texts = "".join(part["text"] for part in said if part["type"] == "text")
     calls = [part for part in said if part["type"] == "tool_use"]
-    expected = [{"type": "text", "text": texts}] * bool(texts) + calls
+    thoughts = [part for part in said if part["type"] == "thinking"]
+    expected = thoughts + [{"type": "text", "text": texts}] * bool(texts) + calls
     again = turns[1]["content"] if said else []
     assert ([{"type": "text", "text": again}] if isinstance(again, str) else again) == expected
 
