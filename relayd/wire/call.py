@@ -91,6 +91,13 @@ class Translator(Protocol):
         """The upstream's stream ended; what is still owed to the client. An unfinished message yields an error."""
         ...
 
+    def unsigned(self, body: bytes) -> bytes | None:
+        """The request again without the thinking of earlier answers, for an upstream that refuses its signatures.
+
+        The client is told so. None when there is no thinking in it.
+        """
+        ...
+
     def fail(self, refusal: Refusal) -> bytes:
         """The stream is cut: the client's form of an error event. Nothing follows it."""
         ...

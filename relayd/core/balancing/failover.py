@@ -188,6 +188,8 @@ _BILLING_CODES = frozenset({"contract_spend_limit_reached", "enforced_spend_limi
 # An account without credit answers 400 invalid_request_error, in these words. Source: API support pages.
 _NO_CREDIT = "credit balance is too low"
 
+_STALE_THINKING = re.compile(r"signature\W.{0,20}thinking\W|thinking\W.{0,80}cannot be modified", re.IGNORECASE)
+
 # 5xx and 529 that name a time are believed up to this long, s; a longer one would be an outage of its own making.
 _LONGEST_NAMED = 300.0
 # First wait after an overload, s; doubles to the second. More than two would cost the client more than they give.
@@ -231,6 +233,20 @@ def judge(
             )
         case _:
             assert_never(outcome)
+
+
+def thinking_is_stale(outcome: Outcome) -> bool:
+    """Whether the upstream refuses thinking blocks of an earlier answer: another model or account signed them.
+
+    Source: the API's "Invalid `signature` in `thinking` block" and "`thinking` blocks in the latest assistant message
+    cannot be modified", both 400 invalid_request_error.
+    """
+    return (
+        isinstance(outcome, Answered)
+        and outcome.status == 400
+        and outcome.error_type == "invalid_request_error"
+        and _STALE_THINKING.search(outcome.message) is not None
+    )
 
 
 def _judge_answer(

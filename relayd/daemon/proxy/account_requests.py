@@ -1,6 +1,7 @@
 """Account requests: a call is sent to one account, and its answer is judged.
 
-Rule: one request, or two where the first one's token had to be renewed; whether it had to is decided in failover.py.
+Rule: one request, or one more where the first one's token had to be renewed, and one more where the thinking in it was
+stale; whether it had to is decided in failover.py.
 Whoever asks closes the source of the response.
 """
 
@@ -13,7 +14,7 @@ import attrs
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.access.permissions import Plan
-from relayd.core.balancing.failover import NoCredential, Outcome, Retry, Verdict, judge
+from relayd.core.balancing.failover import NoCredential, Outcome, Retry, Verdict, judge, thinking_is_stale
 from relayd.core.outbound import prepare
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Inbound, Upstreams
@@ -29,6 +30,7 @@ class AccountRequest:
         client: the headers that travel on, as the dialect chose them.
         attempt: attempts of the call before this one, from 0.
         repeatable: whether doing it twice is harmless.
+        unsigned: see call.Translator; None leaves the request as the client made it.
     """
 
     plan: Plan
@@ -37,6 +39,7 @@ class AccountRequest:
     snapshot: Snapshot
     attempt: int = 0
     repeatable: bool = True
+    unsigned: Callable[[bytes], bytes | None] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +76,19 @@ class AccountRequests:
     wall: Callable[[], float]
 
     async def ask(self, request: AccountRequest) -> AccountAnswer:
+        """Send a request, and once more without the thinking in it where that is what the upstream refuses."""
+        answer = await self._ask_signed(request)
+        if request.unsigned is None or not thinking_is_stale(answer.outcome):
+            return answer
+        call = request.plan.call
+        bare = request.unsigned(call.body)
+        if bare is None:
+            return answer
+        answer.close()
+        plan = attrs.evolve(request.plan, call=attrs.evolve(call, body=bare))
+        return await self._ask_signed(attrs.evolve(request, plan=plan))
+
+    async def _ask_signed(self, request: AccountRequest) -> AccountAnswer:
         """Send a request and judge what came of it, with a new token where the table of failover.py says so."""
         secret = self.credential(request.account)
         answer = await self._ask_with(secret, request, may_renew=True)

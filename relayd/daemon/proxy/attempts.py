@@ -78,6 +78,7 @@ class Attempts:
                     snapshot=snapshot,
                     attempt=len(context.tried) - 1,
                     repeatable=not context.creates,
+                    unsigned=None if context.translator is None else context.translator.unsigned,
                 )
             )
             if answer.response is not None:

@@ -36,6 +36,7 @@ from relayd.wire.answer import (
 )
 from relayd.wire.http import HeaderPairs
 from relayd.wire.openai.reasoning import thought_fields
+from relayd.wire.openai.request import without_thinking
 from relayd.wire.openai.shapes import (
     CUT_SHORT,
     Hints,
@@ -72,6 +73,12 @@ class ChatTranslator:
             return encode(completion(read_message(body), self.hints))
         except Garbled as error:
             raise unreadable(error) from None
+
+    def unsigned(self, body: bytes) -> bytes | None:
+        bare = without_thinking(body)
+        if bare is not None:
+            self.hints = attrs.evolve(self.hints, mended=(*self.hints.mended, "thinking"))
+        return bare
 
     def feed(self, data: bytes) -> bytes:
         return self._open().feed(data)

@@ -406,6 +406,27 @@ def lower_max_tokens(body: bytes, cap: int) -> bytes:
     return msgspec.json.encode(fields)
 
 
+def without_thinking(body: bytes) -> bytes | None:
+    """A translated body without thinking blocks; None when it has none.
+
+    A turn that goes on from a call cannot think by budget without the thinking that the call began with.
+    """
+    fields = msgspec.json.decode(body)
+    kept: list[Json] = []
+    for message in fields["messages"]:
+        content = message["content"]
+        if isinstance(content, list):
+            content = [block for block in content if block["type"] not in ("thinking", "redacted_thinking")]
+        if content:
+            kept.append({**message, "content": content})
+    if kept == fields["messages"]:
+        return None
+    fields["messages"] = kept
+    if (fields.get("thinking") or {}).get("type") == "enabled" and Turns(messages=kept).unthought_call():
+        del fields["thinking"]
+    return msgspec.json.encode(fields)
+
+
 def with_cache_mark(body: bytes) -> bytes:
     """A translated body that asks for automatic prompt caching, unless it places its own marks.
 

@@ -45,6 +45,7 @@ from relayd.wire.openai.items import (
     response_object,
     text_part,
 )
+from relayd.wire.openai.request import without_thinking
 from relayd.wire.openai.shapes import (
     CUT_SHORT,
     Hints,
@@ -75,6 +76,12 @@ class ResponsesTranslator:
             return response(read_message(body), self.hints)
         except Garbled as error:
             raise unreadable(error) from None
+
+    def unsigned(self, body: bytes) -> bytes | None:
+        bare = without_thinking(body)
+        if bare is not None:
+            self.hints = attrs.evolve(self.hints, mended=(*self.hints.mended, "thinking"))
+        return bare
 
     def feed(self, data: bytes) -> bytes:
         return self._open().feed(data)

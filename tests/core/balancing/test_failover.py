@@ -19,6 +19,7 @@ from relayd.core.balancing.failover import (
     judge,
     last_word,
     may_retry,
+    thinking_is_stale,
 )
 from relayd.core.balancing.retry_budget import RetryBudget
 
@@ -273,3 +274,27 @@ def test_nothing_is_retried_after_the_last_attempt_or_the_deadline_or_without_a_
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_only_rows_that_rest_at_once_are_free(name: str) -> None:
     assert TABLE[name].free == (not TABLE[name].strike)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message", "stale"),
+    [
+        (400, "invalid_request_error", "messages.1.content.0: Invalid `signature` in `thinking` block", True),
+        (400, "invalid_request_error", "messages.3.content.13: Invalid signature in thinking block", True),
+        (
+            400,
+            "invalid_request_error",
+            "messages.5.content.0: `thinking` or `redacted_thinking` blocks in the latest assistant message cannot be "
+            "modified. These blocks must remain as they were in the original response.",
+            True,
+        ),
+        (400, "invalid_request_error", "thinking.budget_tokens: Input should be at least 1024", False),
+        (400, "api_error", "Invalid `signature` in `thinking` block", False),
+        (500, "invalid_request_error", "Invalid `signature` in `thinking` block", False),
+    ],
+)
+def test_thinking_is_stale_where_the_api_refuses_its_signature(
+    status: int, kind: str, message: str, stale: bool
+) -> None:
+    assert thinking_is_stale(Answered(status=status, error_type=kind, message=message)) is stale
+    assert not thinking_is_stale(unreachable("connect"))

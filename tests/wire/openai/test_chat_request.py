@@ -30,7 +30,7 @@ from openai_cases import (
 from relayd.simulator.request import parse_request
 from relayd.wire.openai.chat import OPENAI_CHAT
 from relayd.wire.openai.pairing import LOST
-from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
+from relayd.wire.openai.request import lower_max_tokens, with_cache_mark, without_thinking
 from relayd.wire.openai.turns import CONTINUE
 from relayd.wire.refusal import Refusal
 
@@ -1227,6 +1227,19 @@ def test_the_cap_of_a_key_lowers_the_default_and_the_budget() -> None:
     lowered = json.loads(lower_max_tokens(body, 4000))
     assert (lowered["max_tokens"], lowered["thinking"]["budget_tokens"]) == (4000, 2000)
     assert "thinking" not in json.loads(lower_max_tokens(body, 1000))
+
+
+def test_a_body_can_be_had_without_its_thinking() -> None:
+    thought = {**called(("a", "f", "{}")), "thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]}
+    turns = [USER, thought, result("a")]
+    call = chat(model=HAIKU_45, messages=turns, tools=[function("f")], reasoning_effort="high")
+    assert without_thinking(chat().body) is None
+    bare = json.loads(without_thinking(call.body) or b"")
+    assert "thinking" not in bare
+    assert bare["messages"] == messages(USER, called(("a", "f", "{}")), result("a"))
+    parse_request(bare)
+    later = chat(model=HAIKU_45, messages=[*turns, ANSWER, AGAIN], tools=[function("f")], reasoning_effort="high")
+    assert json.loads(without_thinking(later.body) or b"")["thinking"]["type"] == "enabled"
 
 
 def test_automatic_cache_marks_are_added_once_and_yield_to_the_clients_own() -> None:
