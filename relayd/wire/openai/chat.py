@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
-import msgspec
 
 from relayd.wire.call import NO_ALIASES, Call, Reply, Translator
 from relayd.wire.capabilities import capabilities
@@ -51,6 +50,7 @@ from relayd.wire.openai.request import (
     collect_reasoning,
     collect_stop,
     collect_unknown,
+    encode_body,
     function_tool,
     named_session,
 )
@@ -132,7 +132,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool)
     _collect_rest(draft, fields)
     asked = draft.max_tokens
     body = draft.settle()
-    encoded = msgspec.json.encode(body)
+    encoded = encode_body(body)
     return Call(
         endpoint="messages",
         language="openai",

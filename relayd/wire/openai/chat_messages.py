@@ -23,7 +23,8 @@ def collect_messages(draft: RequestDraft, value: object) -> None:
         message = an_object(item, where)
         match message.get("role"):
             case "user":
-                message = _without_results(draft, message, where)
+                if isinstance(message.get("content"), list):
+                    message = _without_results(draft, message, where)
                 blocks, plain = _content(message, where)
                 draft.turns.user(blocks, plain=plain)
             case "assistant":
@@ -56,7 +57,9 @@ def _marked(blocks: Blocks, message: Json) -> Blocks:
 
 
 def _collect_result(draft: RequestDraft, message: Json, call_id: str, where: str) -> None:
-    content = output_content(message.get("content"), f"{where}.content", draft.mended)
+    content = message.get("content")
+    if not isinstance(content, str):
+        content = output_content(content, f"{where}.content", draft.mended)
     result = tool_result(call_id, content)
     if isinstance(message.get("cache_control"), dict):
         result["cache_control"] = message["cache_control"]
@@ -66,9 +69,11 @@ def _collect_result(draft: RequestDraft, message: Json, call_id: str, where: str
 
 
 def _collect_assistant(draft: RequestDraft, message: Json, where: str, calls: list[str]) -> None:
-    message, own = _parted(message, "thinking", "redacted_thinking")
+    own, used = Blocks(), Blocks()
+    if isinstance(message.get("content"), list):
+        message, own = _parted(message, "thinking", "redacted_thinking")
+        message, used = _without_uses(draft, message, where)
     thinking = [] if draft.able.thinking == "none" else returned({"thinking_blocks": own} if own else message, where)
-    message, used = _without_uses(draft, message, where)
     said, plain = _content(message, where)
     if not said and isinstance(message.get("refusal"), str):
         refusal = text_block(message["refusal"])
@@ -102,9 +107,7 @@ def _without_uses(draft: RequestDraft, message: Json, where: str) -> tuple[Json,
 
 def _parted(message: Json, *kinds: str) -> tuple[Json, list[Json]]:
     """A message without its parts of these kinds, and those parts."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message, []
+    content = message["content"]
     found = [part for part in content if isinstance(part, dict) and part.get("type") in kinds]
     if not found:
         return message, []

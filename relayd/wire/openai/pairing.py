@@ -30,12 +30,13 @@ class _Ids:
 
     def take(self, wanted: str) -> str:
         """`wanted`, or where that is taken, it with a number."""
-        given, number = wanted, self._seen.get(wanted, 1)
-        while given in self._seen:
+        if wanted not in self._seen:
+            self._seen[wanted] = 1
+            return wanted
+        number = self._seen[wanted] + 1
+        while (given := f"{wanted}_{number}") in self._seen:
             number += 1
-            given = f"{wanted}_{number}"
-        self._seen[wanted] = number
-        self._seen.setdefault(given, 1)
+        self._seen[wanted], self._seen[given] = number, 1
         return given
 
 
@@ -66,12 +67,16 @@ def _calls(message: Json, ids: _Ids, mended: list[str]) -> list[tuple[str, str]]
     content = message["content"]
     if isinstance(content, str):
         return []
-    calls = [block for block in content if block["type"] == "tool_use"]
-    if calls and _text_follows_a_call(content):
+    kinds = [block["type"] for block in content]
+    if "tool_use" not in kinds:
+        return []
+    if "text" in kinds[kinds.index("tool_use") :]:
         content.sort(key=lambda block: block["type"] == "tool_use")
         mended.append("tool_calls.order")
     waiting = []
-    for call in calls:
+    for call in content:
+        if call["type"] != "tool_use":
+            continue
         came = call["id"]
         call["id"] = ids.take(came or "call")
         if call["id"] != came:
@@ -80,20 +85,12 @@ def _calls(message: Json, ids: _Ids, mended: list[str]) -> list[tuple[str, str]]
     return waiting
 
 
-def _text_follows_a_call(content: Blocks) -> bool:
-    called = False
-    for block in content:
-        called = called or block["type"] == "tool_use"
-        if called and block["type"] == "text":
-            return True
-    return False
-
-
 def _answered(message: Json, waiting: list[tuple[str, str]], mended: list[str]) -> Json:
     """A user turn after `waiting` calls: their results, then the rest."""
     content = message["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not waiting and not any(block["type"] == "tool_result" for block in blocks):
+    given = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+    if given == [goes for _, goes in waiting]:  # nearly always; results come first as it is
         return message
     unanswered = dict.fromkeys(goes for _, goes in waiting)
     by_id: dict[str, deque[str]] = {}

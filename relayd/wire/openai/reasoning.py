@@ -93,10 +93,10 @@ def returned(message: Json, where: str) -> list[Json]:
     """
     for name in ("thinking_blocks", "reasoning_details"):
         given = message.get(name)
-        blocks = _joined(
-            an_object(item, f"{where}.{name}[{index}]")
-            for index, item in enumerate(a_list(given, f"{where}.{name}") if given else ())
-        )
+        if not given:
+            continue
+        items = enumerate(a_list(given, f"{where}.{name}"))
+        blocks = _joined(an_object(item, f"{where}.{name}[{index}]") for index, item in items)
         if blocks:
             return blocks
     return []

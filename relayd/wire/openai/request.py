@@ -30,7 +30,7 @@ from relayd.wire.openai.fields import (
     an_object,
     refuse_field,
 )
-from relayd.wire.openai.schema import closed, input_schema
+from relayd.wire.openai.schema import by_name, closed, has_empty_lists, input_schema
 from relayd.wire.openai.turns import Turns
 
 # Room for output when a client names none (OpenAI needs no cap, the Claude API does). Streams get what Claude Code
@@ -383,6 +383,14 @@ def function_tool(fields: Json, where: str, name: str) -> Json:
     if fields.get("cache_control") is not None:
         tool["cache_control"] = an_object(fields["cache_control"], f"{where}.cache_control")
     return tool
+
+
+def encode_body(body: Json) -> bytes:
+    """A settled body as JSON, with odd schemas mended wherever in its tools they are."""
+    tools = body.get("tools")
+    if tools and has_empty_lists(tools):
+        body["tools"] = by_name(tools)
+    return msgspec.json.encode(body)
 
 
 # --- bodies that are already translated

@@ -47,6 +47,7 @@ from relayd.wire.openai.request import (
     collect_ignored,
     collect_model,
     collect_unknown,
+    encode_body,
     function_tool,
     named_session,
 )
@@ -146,7 +147,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
     _collect_rest(draft, fields)
     asked = draft.max_tokens
     body = draft.settle("reasoning.effort")
-    encoded = msgspec.json.encode(body)
+    encoded = encode_body(body)
     return Call(
         endpoint="messages",
         language="openai",

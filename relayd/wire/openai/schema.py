@@ -57,13 +57,18 @@ def _close_parts(out: dict[str, Any]) -> None:
         out["items"] = closed(out["items"])
 
 
-def _by_name(value: Any) -> Any:
+def has_empty_lists(tools: list[dict[str, Any]]) -> bool:
+    """Whether a schema in `tools` has an array in place of a map of schemas. Bytes are searched faster than trees."""
+    return _EMPTY_LIST.search(msgspec.json.encode(tools)) is not None
+
+
+def by_name(value: Any) -> Any:
     """The same with `{}` where an empty map of schemas was written as an array, as PHP does."""
     if isinstance(value, list):
-        return [_by_name(part) for part in value]
+        return [by_name(part) for part in value]
     if not isinstance(value, dict):
         return value
-    return {key: {} if part == [] and key in _BY_NAME else _by_name(part) for key, part in value.items()}
+    return {key: {} if part == [] and key in _BY_NAME else by_name(part) for key, part in value.items()}
 
 
 def _compact(value: object) -> str:
@@ -74,6 +79,4 @@ def input_schema(parameters: dict[str, Any]) -> dict[str, Any]:
     """A tool's input_schema: always an object, because the API accepts nothing else. No parameters: no arguments."""
     if not parameters:
         return {"type": "object", "properties": {}}
-    if _EMPTY_LIST.search(msgspec.json.encode(parameters)):
-        parameters = _by_name(parameters)
     return parameters if "type" in parameters else {"type": "object", **parameters}

@@ -48,6 +48,8 @@ def arguments(given: object, mended: list[str]) -> Json:
         mended: is told of that.
     """
     value = _decoded(given)
+    if isinstance(value, dict):
+        return value
     if isinstance(value, str):  # encoded twice
         value = _decoded(value)
     if value is None or value == []:
@@ -63,9 +65,9 @@ def _decoded(given: object) -> object:
     if not isinstance(given, str):
         return given
     try:
-        return msgspec.json.decode(given) if given.strip() else None
+        return msgspec.json.decode(given)
     except NOT_JSON:
-        return given
+        return given if given.strip() else None
 
 
 def tool_result(call_id: str, content: str | Blocks) -> Json:
