@@ -91,6 +91,8 @@ _OF_THE_CREDENTIAL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+_STALE_THINKING = re.compile(r"signature\W.{0,20}thinking\W|thinking\W.{0,80}cannot be modified", re.IGNORECASE)
+
 # 5xx and 529 that name a time are believed up to this long, s; a longer one would be an outage of its own making.
 _LONGEST_NAMED = 300.0
 # A date in a text is believed up to this long, s: a spend limit is a month's. One day of slack for clocks.
@@ -141,6 +143,20 @@ def judge(
     reason = f"{found.reason}, from another account as well: the call's own"
     relayable = found.relayable or found.status == 403
     return attrs.evolve(found, alike=True, scope="none", final=True, reason=reason, relayable=relayable)
+
+
+def thinking_is_stale(outcome: Outcome) -> bool:
+    """Whether the upstream refuses thinking blocks of an earlier answer: another model or account signed them.
+
+    Source: the API's "Invalid `signature` in `thinking` block" and "`thinking` blocks in the latest assistant message
+    cannot be modified", both 400 invalid_request_error.
+    """
+    return (
+        isinstance(outcome, Answered)
+        and outcome.status == 400
+        and outcome.error_type == "invalid_request_error"
+        and _STALE_THINKING.search(outcome.message) is not None
+    )
 
 
 def _judge_answer(

@@ -1,6 +1,7 @@
 """Account requests: a call is sent to one account, and its answer is judged.
 
-Rule: one request, or two where the first one's token had to be renewed; whether it had to is decided in failover.py.
+Rule: one request, or one more where the first one's token had to be renewed, and one more where the thinking in it was
+stale; whether it had to is decided in failover.py.
 Whoever asks closes the source of the response.
 """
 
@@ -14,7 +15,7 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, SESSION_KEY
 from relayd.config.secrets.secret import MASK, Secret
 from relayd.config.snapshot import Account, Snapshot, Upstream
 from relayd.core.access.permissions import Plan
-from relayd.core.balancing.failover import Retry, Verdict, judge
+from relayd.core.balancing.failover import Retry, Verdict, judge, thinking_is_stale
 from relayd.core.balancing.outcomes import Answered, NodeDefect, Outcome
 from relayd.core.outbound import prepare
 from relayd.daemon.accounts.oauth import OAuthKeeper
@@ -33,6 +34,7 @@ class AccountRequest:
         attempt: attempts of the call before this one, from 0.
         repeatable: whether doing it twice is harmless.
         heard: signatures of what other accounts said to the same call.
+        unsigned: see call.Translator; None leaves the request as the client made it.
     """
 
     plan: Plan
@@ -42,6 +44,7 @@ class AccountRequest:
     attempt: int = 0
     repeatable: bool = True
     heard: Collection[str] = ()
+    unsigned: Callable[[bytes], bytes | None] | None = None
 
     @property
     def expected(self) -> Expected:
@@ -85,7 +88,20 @@ class AccountRequests:
     wall: Callable[[], float]
 
     async def ask(self, request: AccountRequest) -> AccountAnswer:
-        """Send a request and judge what came of it, with a new token where failover.py says so."""
+        """Send a request, and once more without the thinking in it where that is what the upstream refuses."""
+        answer = await self._ask_signed(request)
+        if request.unsigned is None or not thinking_is_stale(answer.outcome):
+            return answer
+        call = request.plan.call
+        bare = request.unsigned(call.body)
+        if bare is None:
+            return answer
+        answer.close()
+        plan = attrs.evolve(request.plan, call=attrs.evolve(call, body=bare))
+        return await self._ask_signed(attrs.evolve(request, plan=plan))
+
+    async def _ask_signed(self, request: AccountRequest) -> AccountAnswer:
+        """Send a request and judge what came of it, with a new token where the table of failover.py says so."""
         secret = self.credential(request.account)
         answer = await self._ask_with(secret, request, may_renew=True)
         if isinstance(secret, str) or not isinstance(answer.verdict, Retry) or not answer.verdict.renew:

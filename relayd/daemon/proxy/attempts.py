@@ -86,6 +86,7 @@ class Attempts:
                     attempt=len(context.tried) - 1,
                     repeatable=not context.creates,
                     heard=context.suspects.heard,
+                    unsigned=None if context.translator is None else context.translator.unsigned,
                 )
             )
             if answer.response is not None:

@@ -175,5 +175,5 @@ def _affinity(exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -
     """The name of the call's conversation. Where there is but one account, nobody asks for it."""
     if not snapshot.relay.routing.affinity or len(snapshot.accounts) < 2:
         return ""
-    name = call.conversation or conversation(exchange.head.headers, call.body, call.user_id)
+    name = conversation(exchange.head.headers, call.body, call.user_id, call.session)
     return affinity_id(key.id, name)

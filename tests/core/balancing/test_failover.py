@@ -13,7 +13,7 @@ from relayd.config.snapshot import Cooldown
 from relayd.core.balancing.account_failures import ACCOUNT_FAILURES, regained_at
 from relayd.core.balancing.blame import TABLE
 from relayd.core.balancing.explain import refusal_of
-from relayd.core.balancing.failover import Deliver, Retry, judge, last_word, may_retry
+from relayd.core.balancing.failover import Deliver, Retry, judge, last_word, may_retry, thinking_is_stale
 from relayd.core.balancing.outcomes import Answered, NodeDefect, Outcome, Unreachable
 from relayd.core.balancing.pool import Picked, Unavailable
 from relayd.core.balancing.retry_budget import RetryBudget
@@ -491,3 +491,27 @@ def test_an_account_that_is_woken_serves_at_once_and_on_every_node() -> None:
     assert "a" in world.pool.take_changed()
     assert other.pool.load_health("a", world.pool.snapshot_health("a"), NOW + 1)
     assert unwell(world) == unwell(other) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message", "stale"),
+    [
+        (400, "invalid_request_error", "messages.1.content.0: Invalid `signature` in `thinking` block", True),
+        (400, "invalid_request_error", "messages.3.content.13: Invalid signature in thinking block", True),
+        (
+            400,
+            "invalid_request_error",
+            "messages.5.content.0: `thinking` or `redacted_thinking` blocks in the latest assistant message cannot be "
+            "modified. These blocks must remain as they were in the original response.",
+            True,
+        ),
+        (400, "invalid_request_error", "thinking.budget_tokens: Input should be at least 1024", False),
+        (400, "api_error", "Invalid `signature` in `thinking` block", False),
+        (500, "invalid_request_error", "Invalid `signature` in `thinking` block", False),
+    ],
+)
+def test_thinking_is_stale_where_the_api_refuses_its_signature(
+    status: int, kind: str, message: str, stale: bool
+) -> None:
+    assert thinking_is_stale(Answered(status=status, error_type=kind, message=message)) is stale
+    assert not thinking_is_stale(unreachable("connect"))

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 import builders
+import msgspec
 import pytest
 import trio
 from fakes import (
@@ -605,6 +606,47 @@ async def test_a_call_that_takes_too_long_in_all_is_a_504_before_its_answer_bega
         receipt = await house.receipt()
     assert told.error == (504, "timeout_error", "the call took longer than the relay's total timeout")
     assert (receipt.status, receipt.outcome) == (504, "refused")
+
+
+THOUGHT = {
+    "model": MODEL,
+    "messages": [
+        {"role": "user", "content": "x"},
+        {
+            "role": "assistant",
+            "content": "y",
+            "thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "stale"}],
+        },
+        {"role": "user", "content": "z"},
+    ],
+}
+STALE = failing(400, "invalid_request_error", "messages.1.content.0: Invalid `signature` in `thinking` block")
+
+
+async def test_stale_thinking_of_an_openai_client_is_left_out_and_the_same_account_asked_once_more() -> None:
+    reception = Reception([STALE, answering(200, message())])
+    async with serving(reception) as origin, relaying(house_of(upstream_account("a", origin.port))) as house:
+        told = await house.ask(msgspec.json.encode(THOUGHT), "/v1/chat/completions")
+        await house.receipts.wait_for(1)
+    assert (told.status, len(reception.asked)) == (200, 2)
+    assert b"stale" in reception.asked[0].body
+    assert b"stale" not in reception.asked[1].body
+    assert told["relayd-mended"] == "thinking"
+    assert [attempt.status for attempt in house.receipts.receipts[0].attempts] == [200]
+
+
+async def test_stale_thinking_of_a_native_client_is_its_own() -> None:
+    reception = Reception([STALE])
+    async with serving(reception) as origin, relaying(house_of(upstream_account("a", origin.port))) as house:
+        told = await house.ask()
+    assert (told.status, len(reception.asked)) == (400, 1)
+
+
+async def test_thinking_that_stays_refused_is_the_clients_to_hear_of() -> None:
+    reception = Reception([STALE])
+    async with serving(reception) as origin, relaying(house_of(upstream_account("a", origin.port))) as house:
+        told = await house.ask(msgspec.json.encode(THOUGHT), "/v1/chat/completions")
+    assert (told.status, len(reception.asked)) == (400, 2)
 
 
 async def endless(conversation: Conversation) -> None:
