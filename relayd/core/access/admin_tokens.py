@@ -11,7 +11,7 @@ import hmac
 from typing import Literal
 
 from relayd.config.snapshot import Admin, AdminToken
-from relayd.core.access.auth import inside
+from relayd.core.access.addresses import inside
 from relayd.wire.http import Headers
 from relayd.wire.refusal import Refusal
 

@@ -14,7 +14,8 @@ import attrs
 import trio
 
 from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.access.auth import authenticate, client_address
+from relayd.core.access.addresses import client_address
+from relayd.core.access.auth import authenticate
 from relayd.core.access.clients import permit
 from relayd.core.access.permissions import resolve
 from relayd.core.access.throttle import BadKeys
@@ -98,13 +99,10 @@ class CallServer:
         address = client_address(exchange.peer, headers, snapshot.relay.server.trusted_proxies)
         now = self.wall()
         draft.peer, draft.revision = address, snapshot.revision
-        self.bad_keys.check(address, now)
         try:
             key = authenticate(headers, snapshot, address, now)
         except Refusal as refusal:
-            if refusal.status == 401:
-                self.bad_keys.note(address, now)
-            raise
+            raise self.bad_keys.answer(refusal, address, now) from None
         draft.key, draft.owner = key.id, key.owner
         draft.client = permit(headers, key, snapshot.relay.clients)
         return snapshot, key
