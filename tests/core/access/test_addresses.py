@@ -79,9 +79,7 @@ ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 PORTS = st.none() | st.integers(0, 65535)
 
 
-def spelt(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int | None, brackets: bool, quotes: bool
-) -> str:
+def spelt(address: Address, port: int | None, brackets: bool, quotes: bool) -> str:
     text = f"[{address}]" if address.version == 6 and (brackets or port is not None) else str(address)
     text = text if port is None else f"{text}:{port}"
     return f'"{text}"' if quotes else text
