@@ -25,6 +25,7 @@ from relayd.daemon.net.connect import Resolver
 from relayd.daemon.net.request import build_request
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
+from relayd.wire.blot import SHORTEST, Blotter, blotted
 from relayd.wire.http import Headers
 
 SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
@@ -64,12 +65,13 @@ class Upstreams:
         try:
             response = await self.transport(account).handle_async_request(request)
         except httpx2.TransportError as error:
-            return unreachable(error)
-        return Inbound(
+            return unreachable(error, outbound.credential)
+        inbound = Inbound(
             status=response.status_code,
             headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
             source=cast("BodySource", response.stream),
         )
+        return inbound if len(outbound.credential) < SHORTEST else without_echo(inbound, outbound.credential)
 
     def transport(self, account: Account) -> httpx2.AsyncBaseTransport:
         """The transport that serves `account`; one for each proxy, and one for each simulated account."""
@@ -108,10 +110,48 @@ class Upstreams:
             transport.close()
 
 
-def unreachable(error: httpx2.TransportError) -> Unreachable:
+def without_echo(inbound: Inbound, credential: bytes) -> Inbound:
+    """An answer in which our credential does not stand, neither in its head nor in its body."""
+    headers = inbound.headers
+    if any(credential in value for _, value in headers):
+        headers = Headers([(name, blotted(value, credential)) for name, value in headers])
+    return Inbound(status=inbound.status, headers=headers, source=BlottedBody(inbound.source, Blotter(credential)))
+
+
+@attrs.define(eq=False)
+class BlottedBody:
+    """A BodySource without a secret that its answer may echo."""
+
+    _source: BodySource
+    _blotter: Blotter
+    _ended: bool = False
+
+    def take(self) -> bytes | None:
+        """The next bytes, `b""` at the end, None when there are none yet."""
+        if self._ended:
+            return b""
+        data = self._source.take()
+        if data:
+            return self._blotter.feed(data) or None
+        if data is None:
+            return None
+        self._ended = True
+        return self._blotter.rest()
+
+    async def wait(self) -> None:
+        """Wait until `take` may have something to say."""
+        await self._source.wait()
+
+    def close(self) -> None:
+        """Be done with it."""
+        self._source.close()
+
+
+def unreachable(error: httpx2.TransportError, credential: bytes = b"") -> Unreachable:
     """What a transport's exception means for the next attempt."""
     kind = next(kind for cause, kind in _KINDS if isinstance(error, cause))
-    return Unreachable(kind=kind, reason=str(error) or type(error).__name__)
+    reason = str(error) or type(error).__name__
+    return Unreachable(kind=kind, reason=blotted(reason.encode(), credential).decode())
 
 
 _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
