@@ -23,7 +23,7 @@ from relayd.wire.refusal import KIND_BY_STATUS, Refusal
 
 Scope = Literal["account", "model", "upstream", "none"]
 FailureKind = Literal["rate", "overload", "outage", "auth"]
-ConnectionFault = Literal["connect", "timeout", "reset", "protocol", "proxy"]
+ConnectionFault = Literal["connect", "timeout", "reset", "protocol", "proxy", "node"]
 
 AUTH_REASON = "Invalid session key or expired"
 
@@ -59,7 +59,7 @@ class Unreachable:
 
     Args:
         kind: "connect" name look-up, connect or TLS; "timeout" and "reset" while waiting for the head; "protocol" what
-            came is not HTTP; "proxy" the account's proxy refused.
+            came is not HTTP; "proxy" the account's proxy refused; "node" this node has no descriptor left.
         reason: the transport's words, for the log.
         bytes_sent: whether the upstream may have read the request, and may therefore be working on it.
     """
@@ -104,6 +104,7 @@ class Retry:
             attempt.
         final: not to be tried again, though there is blame: it may already have been done.
         relayable: whether the client may see this answer when it is the last. A redirect is not passed on.
+        ours: this node itself is what failed: nothing was asked of anybody, and no account would do better.
         status: of the answer; 0 when there was none.
     """
 
@@ -117,6 +118,7 @@ class Retry:
     renew: bool = False
     final: bool = False
     relayable: bool = True
+    ours: bool = False
     status: int = 0
 
 
@@ -317,6 +319,8 @@ def _empty_stream(answer: Answered) -> bool:
 
 
 def _judge_silence(outcome: Unreachable, cooldown: Cooldown, repeatable: bool) -> Retry:
+    if outcome.kind == "node":
+        return Retry(scope="none", kind="outage", reason=outcome.reason, final=True, relayable=False, ours=True)
     name = outcome.kind if outcome.kind in ("connect", "proxy") or outcome.bytes_sent else "connect"
     row = TABLE[name if name in TABLE else "silent"]
     return Retry(
@@ -374,6 +378,8 @@ def may_retry(verdict: Retry, *, attempts_left: int, budget: RetryBudget, deadli
 
 def last_word(verdict: Retry) -> Refusal:
     """Our answer in place of a last outcome that cannot be passed on (no answer came, or a redirect)."""
+    if verdict.ours:
+        return Refusal(status=503, message=verdict.reason, retry_after=1, code="no_descriptors")
     if verdict.status:
         return Refusal(status=502, message=f"upstream error: {verdict.reason}", code="upstream_error")
     if verdict.reason == _SILENCE["timeout"]:

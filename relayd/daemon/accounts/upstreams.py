@@ -22,6 +22,7 @@ from relayd.core.outbound import Outbound
 from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import Resolver
+from relayd.daemon.net.connection_pool import NoDescriptors
 from relayd.daemon.net.request import build_request
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
@@ -155,6 +156,7 @@ def unreachable(error: httpx2.TransportError, credential: bytes = b"") -> Unreac
 
 
 _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
+    (NoDescriptors, "node"),
     (httpx2.ProxyError, "proxy"),
     (httpx2.ConnectTimeout, "connect"),
     (httpx2.ConnectError, "connect"),
