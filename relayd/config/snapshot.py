@@ -118,11 +118,17 @@ class Server:
         idle="one process serves in this version",
     )
     max_request_body: Size = key(Size(32 << 20), doc="Largest request body.", low=1024, high=1 << 30)
-    max_connections: int = key(10000, doc="Open client connections; more are answered 503 and closed.", low=1)
+    max_connections: int = key(
+        10000, doc="Open client connections, as far as descriptors allow; more are answered 503 and closed.", low=1
+    )
     max_concurrent_requests: int = key(0, doc="Calls in flight; over it 529 with retry-after. 0 = no limit.", low=0)
     rate: Rate = key(Rate(), doc="Requests of all keys together in a rolling window.")
     header_timeout: Seconds = key(Seconds(10.0), doc="For the whole request head.", low=0.1, high=3600)
     body_timeout: Seconds = key(Seconds(60.0), doc="Between bytes of a request body.", low=0.1, high=3600)
+    body_deadline: Seconds = key(Seconds(600.0), doc="For a whole request body.", low=0.1, high=86400)
+    body_memory: Size = key(
+        Size(0), doc="Request bodies held in memory at once, all together; 0 = a quarter of the memory there is.", low=0
+    )
     keep_alive_timeout: Seconds = key(
         Seconds(75.0), doc="For the next request on an open connection.", low=0, high=86400
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from relayd.config.snapshot import Server, Snapshot
+from relayd.core.access.body_budget import BodyBudget
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
@@ -31,6 +32,7 @@ from relayd.daemon.admin.app import AdminApp
 from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.control_socket import ControlSocket
 from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.capacity import ADMIN_CONNECTIONS, client_connections, descriptors, memory
 from relayd.daemon.log import AccessLog, Output
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
@@ -130,7 +132,11 @@ def build(
     defects = make_defects(base, keeper)
     call_metrics = CallMetrics()
     app = make_app(base, state, keeper, call_metrics)
-    server = HttpServer(app, base.server_settings)
+    room = client_connections(descriptors())
+    wanted = start.snapshot.relay.server.max_connections
+    if wanted > room:
+        log.info("server.descriptors", extra={"max_connections": wanted, "room": room, "descriptors": descriptors()})
+    server = HttpServer(app, base.server_settings, most=room)
 
     record = start.record(base.started)
     cluster = make_cluster(base, state, record, app)
@@ -140,7 +146,7 @@ def build(
 
     sources = make_sources(base, record, watcher, server, cluster, state, call_metrics, app)
     admin_app = AdminApp(queue=queue, sources=sources, wall=time.time, new_id=new_id)
-    admin_server = HttpServer(admin_app, base.server_settings)
+    admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
 
     history = History(generation_store(base.state_url, node.tree, node.own))
     listeners = make_listeners(base, server, admin_server)
@@ -280,6 +286,7 @@ def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_met
         keeper=keeper,
         record=record,
         known_models=shipped,
+        bodies=BodyBudget(memory()),
         wall=time.time,
         new_id=new_id,
         rng=base.rng,

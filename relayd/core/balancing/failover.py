@@ -53,6 +53,7 @@ class Retry:
             attempt.
         final: not to be tried again, though there is blame: it may already have been done.
         relayable: whether the client may see this answer when it is the last. A redirect is not passed on.
+        ours: this node itself is what failed: nothing was asked of anybody, and no account would do better.
         status: of the answer, or what its error event means; 0 when there was none.
         doubt: when the account is not to be blamed; "" leaves no doubt.
         signature: what an answer to the same call that means the same has, too.
@@ -70,6 +71,7 @@ class Retry:
     renew: bool = False
     final: bool = False
     relayable: bool = True
+    ours: bool = False
     status: int = 0
     doubt: Doubt = ""
     signature: str = attrs.field(default="", repr=False)
@@ -277,6 +279,8 @@ def _signature(name: str, answer: Answered, status: int) -> str:
 
 
 def _judge_silence(outcome: Unreachable, cooldown: Cooldown, repeatable: bool) -> Retry:
+    if outcome.kind == "node":
+        return Retry(scope="none", kind="outage", reason=outcome.reason, final=True, relayable=False, ours=True)
     unasked = "proxy" if outcome.kind == "proxy" else "connect"
     name = "silent" if outcome.bytes_sent else unasked
     row = TABLE[name]
@@ -352,6 +356,8 @@ def may_retry(verdict: Retry, *, attempts_left: int, budget: RetryBudget, deadli
 
 def last_word(verdict: Retry, account: str) -> Refusal:
     """Our answer in place of a last outcome that cannot be passed on: no answer of the API, or one that denies us."""
+    if verdict.ours:
+        return Refusal(status=503, message=verdict.reason, retry_after=1, code="no_descriptors")
     if verdict.scope == "node":
         return Refusal(
             status=529,

@@ -11,7 +11,7 @@ import attrs
 
 from relayd.wire.http import Headers
 
-ConnectionFault = Literal["connect", "timeout", "reset", "protocol", "proxy"]
+ConnectionFault = Literal["connect", "timeout", "reset", "protocol", "proxy", "node"]
 
 
 @attrs.frozen(kw_only=True)
@@ -41,7 +41,7 @@ class Unreachable:
 
     Args:
         kind: "connect" name look-up, connect or TLS; "timeout" and "reset" while waiting for the head; "protocol" what
-            came is not HTTP; "proxy" the account's proxy refused.
+            came is not HTTP; "proxy" the account's proxy refused; "node" this node has no descriptor left.
         reason: the transport's words.
         bytes_sent: whether the upstream may have read the request, and may therefore be working on it.
     """

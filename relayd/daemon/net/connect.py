@@ -49,6 +49,13 @@ class ProxyRefused(ConnectFailed):
     """The proxy could not be used, or it would not connect us."""
 
 
+class Exhausted(ConnectFailed):
+    """This process or its machine has no descriptor or memory left for a connection: nobody else is to blame."""
+
+
+_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
 class Origin(NamedTuple):
     """Where a connection leads. A tuple, because it is looked up in a dict with every call."""
 
@@ -192,6 +199,8 @@ class Resolver:
             try:
                 found = await self._look_up(host, port)
             except OSError as exc:
+                if not entry.addresses and exc.errno in _SHORTAGE:
+                    raise _shortage(exc) from exc
                 failure = (exc.strerror or type(exc).__name__).lower()
         entry.asked += 1
         if found:
@@ -217,7 +226,8 @@ async def connect(
 ) -> Stream:
     """A connected Stream to `origin`, TLS included where its scheme is https.
 
-    Raises: ConnectFailed; ProxyRefused when a proxy is in the way; nothing is left open then, nor on cancellation.
+    Raises: ConnectFailed; ProxyRefused when a proxy is in the way; Exhausted when this node itself cannot connect.
+        Nothing is left open then, nor on cancellation.
     """
     stream = await (
         _connect_direct(origin, resolver) if proxy is None else _connect_by_proxy(origin, proxy, tls, resolver)
@@ -284,10 +294,18 @@ async def try_addresses(
     return await attempt(addresses[-1])
 
 
+def _shortage(exc: OSError) -> Exception:
+    """What an OSError means: what we have run out of, else itself."""
+    return Exhausted(f"this node cannot open a connection: {cause(exc)}") if exc.errno in _SHORTAGE else exc
+
+
 async def connect_tcp(address: SocketAddress) -> socket.socket:
-    """A connected, tuned socket. Raises: OSError."""
+    """A connected, tuned socket. Raises: OSError, Exhausted."""
     family, target = address
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise _shortage(exc) from exc
     try:
         tune(sock)
         error = sock.connect_ex(target)
