@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("relayd")
 
+FEW_CONNECTIONS = 1000  # where descriptors leave room for fewer, an operator should raise the limit
+
 
 @attrs.frozen(kw_only=True)
 class Daemon:
@@ -134,8 +136,8 @@ def build(
     app = make_app(base, state, keeper, call_metrics)
     room = client_connections(descriptors())
     wanted = start.snapshot.relay.server.max_connections
-    if wanted > room:
-        log.info("server.descriptors", extra={"max_connections": wanted, "room": room, "descriptors": descriptors()})
+    if room < min(wanted, FEW_CONNECTIONS):
+        log.warning("server.descriptors", extra={"max_connections": wanted, "room": room, "descriptors": descriptors()})
     server = HttpServer(app, base.server_settings, most=room)
 
     record = start.record(base.started)
