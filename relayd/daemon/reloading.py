@@ -250,6 +250,7 @@ def make_reload(
         clock=trio.current_time,
         tasks=lambda: trio.lowlevel.current_statistics().tasks_living,
         draining=draining,
+        losses=state.losses,
         more_metrics=more_metrics,
         fleet=fleet,
         credentials=credentials,

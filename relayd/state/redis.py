@@ -35,7 +35,6 @@ PAGE = 500  # lines of the books that are read at a time, some 4 ms
 _NOT_NOW = frozenset(
     {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS", "NOAUTH"}
 )
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -97,18 +96,30 @@ class RedisStore:
             return [self._report(op) if isinstance(op, c.Report) else self.apply([op])[0] for op in batch]
         chunks = [batch[start : start + LARGEST_SCRIPT] for start in range(0, len(batch), LARGEST_SCRIPT)]
         answers: list[c.Answer] = []
-        for chunk, rows in zip(
-            chunks, self._carry_out([[_packed(op) for op in chunk] for chunk in chunks]), strict=True
-        ):
-            answers += [_answer(op, row) for op, row in zip(chunk, rows, strict=True)]
+        try:
+            packed = [_encode([_packed(op) for op in chunk]) for chunk in chunks]
+            for chunk, rows in zip(chunks, self._carry_out(packed), strict=True):
+                answers += [_answer(op, row) for op, row in zip(chunk, rows, strict=True)]
+        except c.StoreUnavailable:
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                return [c.Failed(reason=f"{type(error).__name__}: {error}")]
+            # One operation is at fault. Those that were carried out are known by their ids.
+            return [self.apply([op])[0] for op in batch]
         self._believe_failures(answers)
         return answers
 
-    def _carry_out(self, chunks: list[list[tuple[Any, ...]]]) -> list[list[Any]]:
-        """The scripts' answers, one row for each operation. Raises: StoreUnavailable."""
+    def _carry_out(self, chunks: list[bytes]) -> list[list[Any]]:
+        """The scripts' answers, one row for each operation.
+
+        Raises: StoreUnavailable; redis.ResponseError when the script itself broke.
+        """
         try:
             replies = self._send_and_maybe_again([self._request(chunk) for chunk in chunks])
         except (redis.RedisError, OSError) as error:
+            if _broke_the_script(error):
+                raise
             self.close()
             raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
         found = []
@@ -123,7 +134,7 @@ class RedisStore:
         for day in days_between(op.first, op.last):
             cursor = "0"
             while True:
-                ((answer,),) = self._carry_out([[("report", day, cursor, PAGE, op.key)]])
+                ((answer,),) = self._carry_out([_encode([("report", day, cursor, PAGE, op.key)])])
                 if answer[0] != "reported":
                     return c.Failed(reason=str(answer[1]))
                 found.update({(day, *names): counts for names, counts in answer[1]})
@@ -175,7 +186,7 @@ class RedisStore:
             self._server = ""
         connection.ask("SCRIPT", "LOAD", self.lua[0])
 
-    def _request(self, chunk: list[tuple[Any, ...]]) -> tuple[Word, ...]:
+    def _request(self, chunk: bytes) -> tuple[Word, ...]:
         now = 0 if self.now is None else self.now()
         return (
             "EVALSHA",
@@ -184,7 +195,7 @@ class RedisStore:
             f"{self.prefix}clock",
             self.prefix,
             now,
-            _encode(chunk),
+            chunk,
         )
 
     def _send_and_maybe_again(self, requests: list[tuple[Word, ...]]) -> list[bytes]:
@@ -247,7 +258,7 @@ class RedisStore:
     def _believe_failures(self, answers: list[c.Answer]) -> None:
         """A write refused because of the server's state is an outage, though the script itself ran."""
         for answer in answers:
-            if isinstance(answer, c.Failed) and _NOT_NOW.intersection(answer.reason.replace("-", " ").split()[:6]):
+            if isinstance(answer, c.Failed) and _cannot_now(answer.reason):
                 self.close()
                 raise c.StoreUnavailable(f"{self.name}: {answer.reason}")
 
@@ -255,6 +266,22 @@ class RedisStore:
 def _said(error: Exception) -> str:
     """What went wrong. redis-py's errors name addresses and the server's words, never a password."""
     return str(error) or type(error).__name__
+
+
+def _cannot_now(reason: str) -> bool:
+    return not _NOT_NOW.isdisjoint(reason.replace("-", " ").split()[:6])
+
+
+def _broke_the_script(error: Exception) -> bool:
+    """Whether the script failed for what it was given. Redis names the script then (src/script_lua.c), as it does when
+    the server cannot work or the user may not, which is an outage."""
+    said = str(error)
+    return (
+        isinstance(error, redis.ResponseError)
+        and "user_script" in said
+        and not _cannot_now(said)
+        and "can't run this command" not in said
+    )
 
 
 def _info(reply: Any) -> dict[str, str]:

@@ -24,7 +24,7 @@ def to_row(record: UsageRecord) -> Row:
 
 
 def from_row(row: Sequence[str | int]) -> UsageRecord:
-    """A flat tuple as a record. Raises: ValueError when it has another length."""
+    """A flat tuple as a record. Raises: ValueError, TypeError, OverflowError when it is not one."""
     return UsageRecord(**dict(zip(NAMES, row, strict=True)))  # type: ignore[arg-type]
 
 

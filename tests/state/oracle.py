@@ -243,7 +243,7 @@ class Oracle:
                 self.calls[call] = Life("reaped", self.now + 7 * 86_400_000, booked=record)
         return c.Reaped(calls=tuple(reaped))
 
-    def on_lease(self, op: c.Acquire) -> c.Answer:
+    def on_acquire(self, op: c.Acquire) -> c.Answer:
         answer = self.take(op.terms, op.holder)
         self.disown(op.holder)
         return answer
@@ -305,7 +305,7 @@ class Oracle:
         notes = [note for topic, note in self.notes if topic == op.topic and note.version > op.since]
         return c.Gathered(notes=tuple(sorted(notes, key=lambda note: note.version)))
 
-    def on_heartbeat(self, op: c.Beat) -> c.Answer:
+    def on_beat(self, op: c.Beat) -> c.Answer:
         self.nodes[op.node] = (op.body, self.now, self.now + op.ttl)
         return c.Done()
 

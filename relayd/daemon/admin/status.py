@@ -38,6 +38,7 @@ from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.reloader import Reloader
 from relayd.daemon.reload.requests import ConfigOrigin, PendingTree, ReloadResult
 from relayd.daemon.reload.watch import Watcher
+from relayd.daemon.store.dead_letters import Losses, loss_ailments
 
 PROBLEMS_SHOWN = 20
 KEYS_SHOWN = 50
@@ -55,6 +56,7 @@ class StatusSources:
         clock: trio's clock, s, which the watcher's last look is on.
         tasks: how many there are in this process.
         draining: the daemon is about to stop.
+        losses: what did not reach the books.
         more_metrics: of the rest of the daemon.
         tree: the directory that the daemon follows.
     """
@@ -73,6 +75,7 @@ class StatusSources:
     fleet: Cluster
     credentials: Credentials
     tree: str
+    losses: Callable[[], Losses] = Losses
     more_metrics: Callable[[], list[Family | Histogram]] = list
     stock: Stock = attrs.field(factory=lambda: Stock())
 
@@ -100,7 +103,9 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     snapshot, reloader = sources.live.snapshot, sources.reloader
     accounts, nodes = account_rows(sources, now), sources.fleet.nodes()
     drift = drift_of(nodes)
+    losses = sources.losses()
     wrong = ailments(reloader, accounts) + _piled_up(sources.live) + fleet_ailments(nodes, drift, now)
+    wrong += loss_ailments(losses)
     stock = sources.stock.of(snapshot)
     ending = ending_within(stock, SOON, now)
     return {
@@ -128,6 +133,7 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "nodes": [_node(node, sources.fleet.life) for node in nodes],
         "nodes_problem": sources.fleet.problem,
         "drift": _drift(drift, now),
+        "losses": _losses(losses),
         "calls": sources.in_flight.count(),
         "connections": attrs.asdict(sources.connections()),
         "tasks": sources.tasks(),
@@ -329,6 +335,18 @@ def _candidate(candidate: PendingTree | None, now: float) -> dict[str, Any] | No
         "accept": outcome.accept,
         "problems": [as_dict(problem) for problem in outcome.problems[:PROBLEMS_SHOWN]],
         "more_problems": max(0, len(outcome.problems) - PROBLEMS_SHOWN),
+    }
+
+
+def _losses(losses: Losses) -> dict[str, Any]:
+    return {
+        "dead_letters": losses.count,
+        "newest": _time(losses.newest) if losses.count else None,
+        "path": losses.path,
+        "set_aside": losses.set_aside,
+        "unwritten": losses.unwritten,
+        "journal_damaged": losses.damaged,
+        "journal_dropped": losses.dropped,
     }
 
 

@@ -25,6 +25,7 @@ from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import LEASE_MS
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.dead_letters import DeadLetters
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
 from relayd.daemon.store.leases import Leases
@@ -185,7 +186,8 @@ def open_state(
     store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
     local = state_directory(url, base, own)
     quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
-    main = Batcher(store, Journal(local / "journal"), quick=quick)
+    letters = DeadLetters(local / "dead-letters.jsonl", wall)
+    main = Batcher(store, Journal(local / "journal"), quick=quick, dead_letters=letters)
     side = Batcher(SqliteStore(str(local / "side.db"), clock=clock))
     counting = FailsafeStore(main, side, policy, lease_ms=round(lease * 1000))
     return StateClient(main=main, side=side, counting=counting, pool=pool, wall=wall)
