@@ -12,7 +12,7 @@ import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.access.permissions import Plan
-from relayd.core.quota.limits import TermLevel, counting_terms, denial, limit_headers
+from relayd.core.quota.limits import NOTHING, Estimate, TermLevel, counting_terms, denial, limit_headers
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.reservation import quota
 from relayd.core.quota.usage_record import UsageRecord
@@ -44,6 +44,7 @@ class Admitted:
     op: Admit  # its orphan is what the call is booked with if nothing better is known
     standings: tuple[TermLevel, ...]
     now_ms: int
+    reserved: Estimate = NOTHING
 
     def headers(self) -> HeaderPairs:
         """The key's own `anthropic-ratelimit-*`."""
@@ -61,7 +62,7 @@ async def admit(
         answer = await counts.admit(op)
         match answer:
             case Granted():
-                return Admitted(op=op, standings=answer.standings, now_ms=answer.now)
+                return Admitted(op=op, standings=answer.standings, now_ms=answer.now, reserved=asked.reserved)
             case Denied():
                 raise denial(asked.terms[answer.term], answer.retry, answer.now)
             case Stale():

@@ -37,9 +37,10 @@ from relayd.core.balancing.pool import HealthChange, Lease, Pool, Unavailable, r
 from relayd.core.balancing.retry_budget import RetryBudget
 from relayd.core.live import Live
 from relayd.core.outbound import answer_headers, prepare
+from relayd.core.quota.completion import DoubtfulUsage, completed
 from relayd.core.quota.limits import day_of, rfc3339
 from relayd.core.quota.model_names import ModelNames
-from relayd.core.quota.prices import cost
+from relayd.core.quota.prices import cost, has_unpriced_part, served_model
 from relayd.core.quota.reservation import account_terms
 from relayd.core.quota.usage_record import UsageRecord, record_of
 from relayd.core.receipt import Attempt, Draft, Receipt
@@ -136,6 +137,10 @@ class CallServer:
     bind: Callable[[bytes, ApiKey, Snapshot], Awaitable[Mapping[str, str]]] | None = None
     keeper: OAuthKeeper | None = None
     _open: dict[str, CallContext] = attrs.field(factory=dict, init=False)
+    _doubtful: DoubtfulUsage = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._doubtful = DoubtfulUsage(self.wall)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
         """Serve one call to its end."""
@@ -266,6 +271,7 @@ class CallServer:
         finally:
             del self._open[draft.call_id]
             books.counting.settle(draft.call_id, self._record(trial))
+            self._warn_of_doubts(draft)
 
     def _record(self, trial: CallContext) -> UsageRecord:
         """What a call is booked with, as far as is known now.
@@ -276,8 +282,11 @@ class CallServer:
         draft, snapshot = trial.draft, self.live.snapshot
         if trial.meter is not None:
             draft.usage = trial.meter.usage_so_far()
-        model = draft.sent_model or trial.plan.model
+        if draft.usage.doubts and trial.admitted is not None:
+            draft.usage = completed(draft.usage, trial.admitted.reserved)
+        model = served_model(draft.sent_model or trial.plan.model, draft.usage.model, snapshot.prices)
         draft.cost = cost(draft.usage, model, snapshot.prices)
+        draft.partly_priced = has_unpriced_part(draft.usage, model, snapshot.prices)
         # The store's clock says which day it is, as it does for limits; there is none where it could not be asked.
         began = (trial.admitted.now_ms if trial.admitted is not None else 0) or round(draft.started * 1000)
         day = day_of(began, snapshot.relay.state.timezone)
@@ -289,6 +298,13 @@ class CallServer:
         if not draft.attempts and trial.admitted is not None:
             return attrs.evolve(trial.admitted.op.orphan, account=trial.tried[-1], errors=0, model=name, day=day)
         return record
+
+    def _warn_of_doubts(self, draft: Draft) -> None:
+        """Say, now and then, that an upstream reports a usage that cannot be read."""
+        fields = self._doubtful.due(draft.account, draft.usage)
+        if fields:
+            known = {"account": draft.account, "call": draft.call_id, "fields": ", ".join(fields)}
+            log.warning("usage.unreadable", extra=known)
 
     def open_calls(self) -> dict[str, Callable[[], UsageRecord]]:
         """The calls in flight, each with a way to find out what it has consumed up to then, for the heartbeat.
