@@ -12,6 +12,7 @@ left in Python (tests/bench/state_cost.py).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -279,8 +280,8 @@ def _broke_the_script(error: Exception) -> bool:
     return (
         isinstance(error, redis.ResponseError)
         and "user_script" in said
-        and not _cannot_now(said)
-        and "can't run this command" not in said
+        and _NOT_NOW.isdisjoint(re.findall(r"[A-Z]+", said))
+        and not any(words in said for words in ("can't run this command", "read only replica", "maxmemory"))
     )
 
 

@@ -301,28 +301,29 @@ class Meter:
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the body, cut anywhere."""
-        if self.compressed or (not self.passed and data[:1] == b"\x1f"):
+        if not self.passed or self.compressed:
             data = self._unfold(data)
-            if not data:
-                return
         self.passed += len(data)
         self.deltas += data.count(b"content_block_delta\n")
-        self.at_boundary = not self.compressed and (
-            data.endswith((b"\n\n", b"\r\n\r\n")) or self._boundary_by_pieces(data)
-        )
+        self.at_boundary = data.endswith((b"\n\n", b"\r\n\r\n")) or self._boundary_by_pieces(data)
+        if self.compressed:
+            self.at_boundary = False
         if self._gathering is not None:
             self._gather(data)
             return
         if self._tail:
             data = self._tail + data
             self._tail = b""
-        if b"message_" in data or b"error" in data or b"content_block_start" in data:
+        if b"message_" in data or b"error" in data or b"k_start" in data:
             self._look(data)
         elif data[-1:] != b"\n":
             self._keep_tail(data)
 
     def _unfold(self, data: bytes) -> bytes:
-        self.compressed, self.at_boundary = True, False
+        """The plain bytes of a read, whose first byte tells whether the stream is compressed."""
+        if not self.compressed and data[:1] != b"\x1f":
+            return data
+        self.compressed = True
         if self._plain is None:
             self._plain = PlainBody()
         plain = self._plain.feed(data)

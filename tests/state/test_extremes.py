@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+import redis
 from redis_server import RedisServer
 
 from relayd.core.quota.limits import FOREVER, LARGEST, Calendar, Rolling, Term
@@ -142,3 +143,12 @@ def test_a_counter_that_is_full_refuses_and_does_not_wrap_around(store: Either) 
     (levels,) = store.apply([c.Peek(terms=terms(0, 10))])
     assert isinstance(levels, c.TermLevels)
     assert [level.used for level in levels.standings] == [LARGEST] * 3
+
+
+def test_what_breaks_the_script_is_no_outage(server: RedisServer) -> None:
+    store = RedisStore(server.url, realm="broken", command=10)
+    for garbage in (b"\xc1garbage", b"\x93", b"\x01"):
+        with pytest.raises(redis.ResponseError):
+            store._carry_out([garbage])
+        assert isinstance(store.apply([c.Ping()])[0], c.Pong)
+    store.close()
