@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.wire.usage import Meter, Usage, usage_of_message
+from relayd.wire.meter import Meter
+from relayd.wire.usage import Usage, usage_of_message
 
 START = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","usage":{"input_tokens":21,'

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.wire.usage import Meter, Usage, UsagePart, usage_of_message
+from relayd.wire.meter import Meter
+from relayd.wire.usage import Usage, UsagePart, usage_of_message
 from relayd.wire.usage_report import ABSURD, MOST_ITERATIONS, read_count
 
 FABLE, OPUS, HAIKU = "claude-fable-5-1", "claude-opus-5-5", "claude-haiku-5-5"
@@ -146,6 +147,28 @@ def test_a_stream_and_a_whole_answer_tell_the_same(report: dict[str, Any]) -> No
 
     assert meter.usage_so_far() == read(answer(report))
     assert meter.final
+
+
+def test_a_stream_that_another_model_took_over_is_the_others_and_counts_nothing_twice() -> None:
+    start = {"input_tokens": 0, "cache_read_input_tokens": 560186, "output_tokens": 3}
+    meter = Meter()
+    meter.feed(event("message_start", {"message": {"model": FABLE, "usage": start}}))
+    meter.feed(event("message_delta", {"usage": FALLBACK}) + event("message_stop", {}))
+
+    assert meter.usage == read(answer(FALLBACK))
+    assert meter.usage.model == OPUS
+
+
+def test_a_chain_in_which_every_model_declined_before_any_output_costs_what_its_categories_cost() -> None:
+    listed = [entry("message", model=FABLE, into=50), entry("message", model=OPUS, into=70)]
+    block = {"type": "fallback", "from": {"model": FABLE}, "trigger": {"type": "refusal", "category": "cyber"}}
+    usage = read(
+        answer({"input_tokens": 70, "output_tokens": 0, "iterations": listed}, content=[block], stop_reason="refusal")
+    )
+
+    assert usage.input == 120
+    assert all(part.usage.free for part in usage.parts)
+    assert usage.free
 
 
 def test_a_list_that_is_cumulative_replaces_the_one_before() -> None:

@@ -62,9 +62,10 @@ from relayd.state.contract import Admit
 from relayd.wire.call import Call, Dialect, Reply, Translator
 from relayd.wire.conversation import conversation
 from relayd.wire.http import HeaderPairs, Headers
+from relayd.wire.meter import Meter
 from relayd.wire.openai.shapes import rate_headers
 from relayd.wire.refusal import Refusal
-from relayd.wire.usage import Meter, usage_of_message
+from relayd.wire.usage import usage_of_message
 
 # A call waits this long, s, for an account that a rate limit holds: less than what a client would sleep after a 429.
 SHORT_WAIT = 2.0
