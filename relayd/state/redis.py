@@ -96,20 +96,32 @@ class RedisStore:
         if any(isinstance(op, c.Report) for op in batch):
             return [self._report(op) if isinstance(op, c.Report) else self.apply([op])[0] for op in batch]
         chunks = [batch[start : start + LARGEST_SCRIPT] for start in range(0, len(batch), LARGEST_SCRIPT)]
-        answers: list[c.Answer] = []
         try:
             packed = [_encode([_packed(op) for op in chunk]) for chunk in chunks]
+        except (ValueError, TypeError, OverflowError) as error:  # a text or a number that cannot be sent
+            return self._one_by_one(batch, error)
+        answers: list[c.Answer] = []
+        try:
             for chunk, rows in zip(chunks, self._carry_out(packed), strict=True):
                 answers += [_answer(op, row) for op, row in zip(chunk, rows, strict=True)]
-        except c.StoreUnavailable:
-            raise
-        except Exception as error:
-            if len(batch) == 1:
-                return [c.Failed(reason=f"{type(error).__name__}: {error}")]
-            # One operation is at fault. Those that were carried out are known by their ids.
-            return [self.apply([op])[0] for op in batch]
+        except redis.ResponseError as error:
+            self._ping()
+            return self._one_by_one(batch, error)
         self._believe_failures(answers)
         return answers
+
+    def _one_by_one(self, batch: Sequence[c.Op], error: Exception) -> list[c.Answer]:
+        """One operation is at fault: it fails alone. What was carried out before is known by its id."""
+        if len(batch) == 1:
+            return [c.Failed(reason=f"{type(error).__name__}: {error}")]
+        return [self.apply([op])[0] for op in batch]
+
+    def _ping(self) -> None:
+        """Raises: StoreUnavailable when the script does not even run for a question without arguments."""
+        try:
+            self._carry_out([_encode([("ping",)])])
+        except redis.ResponseError as error:
+            raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
 
     def _carry_out(self, chunks: list[bytes]) -> list[list[Any]]:
         """The scripts' answers, one row for each operation.

@@ -37,11 +37,11 @@ from relayd.core.balancing.pool import HealthChange, Lease, Pool, Unavailable, r
 from relayd.core.balancing.retry_budget import RetryBudget
 from relayd.core.live import Live
 from relayd.core.outbound import answer_headers, prepare
-from relayd.core.quota.completion import DoubtfulUsage, completed
 from relayd.core.quota.limits import day_of, rfc3339
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.prices import cost, has_unpriced_part, served_model
 from relayd.core.quota.reservation import account_terms
+from relayd.core.quota.usage_estimate import DoubtfulUsage, completed
 from relayd.core.quota.usage_record import UsageRecord, record_of
 from relayd.core.receipt import Attempt, Draft, Receipt
 from relayd.daemon.accounts.oauth import OAuthKeeper

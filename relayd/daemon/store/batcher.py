@@ -447,9 +447,19 @@ class Batcher:
             raise
         except Exception as error:  # our bug; its text may quote what is counted, but no secret reaches a store
             log.exception("state.fault")
+            self._ping()
             if len(ops) == 1:
                 return [Failed(reason=f"{type(error).__name__}: {error}")]
         return [answer for op in ops for answer in self._apply([op])]
+
+    def _ping(self) -> None:
+        """Raises: StoreUnavailable when the store breaks over everything; then no operation is at fault."""
+        try:
+            self.store.apply([Ping()])
+        except (StoreUnavailable, StoreMisfit):
+            raise
+        except Exception as error:
+            raise StoreUnavailable(f"{self.store.name}: {type(error).__name__}") from None
 
     def _set_aside(self, ops: Sequence[Op], answers: Sequence[Answer]) -> None:
         """Keep for a person what must not be lost, and which the store would refuse for ever."""

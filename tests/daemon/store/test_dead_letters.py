@@ -167,6 +167,30 @@ async def test_a_store_whose_check_breaks_is_away_and_the_thread_lives(tmp_path:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_store_that_breaks_over_everything_is_away_and_nothing_is_set_aside(tmp_path: Path) -> None:
+    @attrs.define(eq=False)
+    class Broken(BreakingStore):
+        broken: bool = False
+
+        def apply(self, batch: Sequence[Op]) -> list[Answer]:
+            if self.broken:
+                raise KeyError("our bug")
+            return super().apply(batch)
+
+    store = Broken()
+    pump = made(tmp_path, store)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pump.run)
+        store.broken = True
+        pump.submit_nowait(Settle(call="c1", record=record()))
+        await until(lambda: pump.stats.journaled == 1)
+        assert not pump.up
+        store.broken = False
+        await until(lambda: store.booked() == 1)
+        nursery.cancel_scope.cancel()
+    assert pump.losses().count == 0
+
+
 def test_letters_of_an_earlier_process_count_until_the_file_is_moved_away(tmp_path: Path) -> None:
     path = tmp_path / "state" / "dead-letters.jsonl"
     DeadLetters(path, lambda: 5.0).add(Void(call="x"), "no")

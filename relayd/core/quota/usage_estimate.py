@@ -1,4 +1,4 @@
-"""Completion of a usage: where a report could not be read, the estimate stands in for it.
+"""Estimates of usage: where a report could not be read, what was reserved stands in for it.
 
 Rule: never less than what was read, and never more than what was reserved for what was not. What an answer says of its
 usage wrongly must neither make it free nor cost a key more than the call could.

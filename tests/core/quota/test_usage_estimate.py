@@ -1,7 +1,7 @@
 import pytest
 
-from relayd.core.quota.completion import MOST_KNOWN, WARN_EVERY, DoubtfulUsage, completed
 from relayd.core.quota.limits import Estimate
+from relayd.core.quota.usage_estimate import MOST_KNOWN, WARN_EVERY, DoubtfulUsage, completed
 from relayd.wire.usage import Usage
 
 RESERVED = Estimate(input=1000, output=500, cost=9, input_cost=4)
