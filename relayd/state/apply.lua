@@ -41,6 +41,9 @@ if began == 0 then
   call('SET', prefix .. 'began', now, 'PX', USAGE)
 end
 
+-- a count stays at the largest integer that is exact here
+local function cap(n) return math.min(n, FOREVER) end
+
 local function ttl(ms) return math.max(math.min(ms, USAGE), 0) + HOUR end
 local function load(key)
   local raw = call('GET', key)
@@ -54,14 +57,14 @@ local function amount(record, unit)
   if not record then return 0 end
   if unit == 'requests' then return record[5] end
   if unit == 'cost' then return record[14] end
-  return record[8] + record[9] + record[10] + record[11] + record[12]
+  return cap(record[8] + record[9] + record[10] + record[11] + record[12])
 end
 
 local function book(record, sign)
   local key, field = prefix .. 'u:' .. record[1], pack({record[2], record[3], record[4]})
   local raw = call('HGET', key, field)
   local row = raw and unpack_one(raw) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-  for i = 1, 10 do row[i] = row[i] + sign * record[i + 4] end
+  for i = 1, 10 do row[i] = cap(row[i] + sign * record[i + 4]) end
   call('HSET', key, field, pack(row))
   if not raw then call('PEXPIRE', key, USAGE) end
 end
@@ -80,13 +83,13 @@ local function live_buckets(counter, window)
       sum = sum + flat[i + 1]
     end
   end
-  return live, sum
+  return live, cap(sum)
 end
 
 local function add_to_bucket(live, bucket, delta, last)
   for i = 1, #live, 3 do
     if live[i] == bucket then
-      live[i + 1] = live[i + 1] + delta
+      live[i + 1] = cap(live[i + 1] + delta)
       if last > live[i + 2] then live[i + 2] = last end
       return
     end
@@ -148,7 +151,7 @@ end
 
 function charge.C(term, _, _, used)
   local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])
-  call('SET', key, used + term[5], 'PX', ttl(term[7] - now + 2 * DAY))
+  call('SET', key, cap(used + term[5]), 'PX', ttl(term[7] - now + 2 * DAY))
   return {'C', term[2], term[3], term[5], term[6]}, used + term[5], term[7]
 end
 
@@ -206,14 +209,15 @@ local function adjust(kept, record, id)
           local live = live_buckets(term[2], term[5])
           for i = 1, #live, 3 do
             if live[i] == term[6] then
-              live[i + 1] = live[i + 1] + delta
+              live[i + 1] = cap(live[i + 1] + delta)
               save(prefix .. 'w:' .. term[2], live, term[5])
               break
             end
           end
         else
           local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[5])
-          if call('EXISTS', key) == 1 then call('INCRBY', key, delta) end
+          local used = call('GET', key)
+          if used then call('SET', key, cap(tonumber(used) + delta), 'KEEPTTL') end
         end
       end
     end
@@ -231,8 +235,8 @@ local function charge_late(terms, record, at)
       save(prefix .. 'w:' .. term[2], live, term[6])
     elseif term[1] == 'C' and now < term[7] then
       local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])
-      call('INCRBY', key, actual)
-      call('PEXPIRE', key, ttl(term[7] - now + 2 * DAY))
+      local used = tonumber(call('GET', key) or '0')
+      call('SET', key, cap(used + actual), 'PX', ttl(term[7] - now + 2 * DAY))
     end
   end
 end

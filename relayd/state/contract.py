@@ -1,6 +1,7 @@
 """The contract of the state stores: what can be asked of them, and what they answer.
 
-Rule: integers only (ms, tokens, micro-USD), each at most 2^53 - 1. Time is the store's own clock: whoever asks passes
+Rule: integers only (ms, tokens, micro-USD), each at most 2^53 - 1: records and terms bound what they are given, and a
+counter that would grow beyond it stays there. Time is the store's own clock: whoever asks passes
 durations, never "now". A store answers a batch of operations in order, at one instant, in one round trip, and each
 operation wholly or not at all.
 
@@ -19,7 +20,7 @@ from typing import Protocol
 
 import attrs
 
-from relayd.core.quota.limits import FOREVER, LEASE_MS, Term, TermLevel
+from relayd.core.quota.limits import FOREVER, LEASE_MS, Term, TermLevel, bounded
 from relayd.core.quota.usage_record import UsageRecord
 
 BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the window late, and never early
@@ -72,7 +73,7 @@ class Settle:
     call: str
     record: UsageRecord
     terms: tuple[Term, ...] = ()
-    at: int = 0
+    at: int = attrs.field(default=0, converter=bounded)
 
 
 @attrs.frozen(kw_only=True)
@@ -363,7 +364,7 @@ class Pong:
 
 @attrs.frozen(kw_only=True)
 class Failed:
-    """The store is well, but could not carry out this operation, which changed nothing."""
+    """The store is well, but could not carry out this operation, which changed nothing. It would fail again."""
 
     reason: str
 

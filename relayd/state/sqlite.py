@@ -20,7 +20,7 @@ from typing import assert_never
 import attrs
 import msgspec
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term, TermLevel
+from relayd.core.quota.limits import FOREVER, LARGEST, Calendar, Rolling, Slots, Term, TermLevel
 from relayd.core.quota.usage_record import COUNTS, UsageRecord
 from relayd.state import contract as c
 from relayd.state.rows import NAMES, amount, from_row, negative, to_row
@@ -33,7 +33,7 @@ _SWEPT = {"buckets": "counter, bucket", "sums": "counter, start", "slots": "coun
 
 _BOOK = (
     f"INSERT INTO books ({', '.join(NAMES)}) VALUES ({', '.join('?' * len(NAMES))})"
-    f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in COUNTS)}"
+    f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = min({name} + excluded.{name}, {LARGEST})' for name in COUNTS)}"
 )
 
 
@@ -51,15 +51,15 @@ class _ManyRows(dict[int, str]):
 
 _INTO_BUCKETS = _ManyRows(
     "INSERT INTO buckets",
-    "ON CONFLICT DO UPDATE SET amount = iif(expires > ?, amount, 0) + excluded.amount,"
+    f"ON CONFLICT DO UPDATE SET amount = min(iif(expires > ?, amount, 0) + excluded.amount, {LARGEST}),"
     " expires = max(expires, excluded.expires)",
 )
 _INTO_SUMS = _ManyRows(
     "INSERT INTO sums",
-    "ON CONFLICT DO UPDATE SET amount = amount + excluded.amount, expires = excluded.expires",
+    f"ON CONFLICT DO UPDATE SET amount = min(amount + excluded.amount, {LARGEST}), expires = excluded.expires",
 )
 _READ: dict[type[Term], str] = {
-    Rolling: "(SELECT sum(amount) FROM buckets WHERE counter = ? AND expires > ?)",
+    Rolling: f"(SELECT min(sum(amount), {LARGEST}) FROM buckets WHERE counter = ? AND expires > ?)",
     Calendar: "(SELECT amount FROM sums WHERE counter = ? AND start = ?)",
     Slots: "(SELECT count(*) FROM slots WHERE counter = ? AND expires > ?),"
     " (SELECT 1 FROM slots WHERE holder = ? AND counter = ? AND expires > ?),"
@@ -378,7 +378,9 @@ class SqliteStore:
         now = self._now
         match term:
             case Rolling():
-                query = "SELECT sum(amount), max(expires) FROM buckets WHERE counter = ? AND expires > ?"
+                query = (
+                    f"SELECT min(sum(amount), {LARGEST}), max(expires) FROM buckets WHERE counter = ? AND expires > ?"
+                )
                 used, last = sql(query, (term.counter, now)).fetchone()
                 return TermLevel(used or 0, last or now)
             case Calendar():
@@ -427,7 +429,8 @@ class SqliteStore:
             actual = amount(record, unit)
             table, column = ("buckets", "bucket") if kind == "R" else ("sums", "start")
             if actual != charged:
-                update = f"UPDATE {table} SET amount = amount + ? WHERE counter = ? AND {column} = ?"
+                changed = f"min(amount + ?, {LARGEST})"
+                update = f"UPDATE {table} SET amount = {changed} WHERE counter = ? AND {column} = ?"
                 sql(update, (actual - charged, counter, start))
             after.append((kind, counter, unit, actual, start))
         return after
@@ -585,6 +588,9 @@ def _beginning(batch: Sequence[c.Op]) -> str:
 def _is_outage(error: Exception) -> bool:
     """Whether the file, the disk or a lock is to blame, and not the operation.
 
-    Busy, full, read-only and I/O errors are OperationalError; a damaged file is a plain DatabaseError.
+    Busy, full, read-only and I/O errors are OperationalError; a damaged file is a plain DatabaseError. So is a sum that
+    overflows, which is a matter of one counter.
     """
+    if str(error) == "integer overflow":
+        return False
     return isinstance(error, (sqlite3.OperationalError, OSError)) or type(error) is sqlite3.DatabaseError

@@ -21,9 +21,10 @@ from relayd.daemon.proxy.response import Response, status_of_error
 from relayd.daemon.proxy.streaming import MESSAGE_LIMIT, EventStream, pass_through
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
+from relayd.wire.meter import Meter
 from relayd.wire.openai.shapes import rate_headers
 from relayd.wire.refusal import Refusal
-from relayd.wire.usage import Meter, usage_of_message
+from relayd.wire.usage import usage_of_message
 
 
 def id_headers(call_id: str) -> HeaderPairs:
