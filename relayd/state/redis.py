@@ -314,7 +314,7 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
     """An operation as apply.lua takes it. None is sent as false, for nil would end a Lua array."""
     match op:
         case c.Admit():
-            return ("admit", op.call, op.ttl, to_row(op.orphan), [_term(term) for term in op.terms])
+            return ("admit", op.call, op.ttl, to_row(op.orphan), [_term(term) for term in op.terms], op.likely)
         case c.Settle():
             return ("settle", op.call, to_row(op.record), [_term(term) for term in op.terms], op.at)
         case c.Void():
@@ -341,7 +341,7 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
         case c.Nodes():
             return ("nodes",)
         case c.Reap():
-            return ("reap", op.limit, op.look)
+            return ("reap", op.limit, op.look, op.owner, op.leases)
         case c.Peek():
             return ("peek", [_term(term) for term in op.terms])
         case c.Report():
@@ -374,8 +374,8 @@ def _answer(op: c.Op, row: list[Any]) -> c.Answer:
     match row:
         case ["granted", now, levels, again]:
             return c.Granted(now=now, levels=tuple(TermLevel(*one) for one in levels), again=again)
-        case ["denied", term, retry, now]:
-            return c.Denied(term=term, retry=retry, now=now)
+        case ["denied", term, retry, now, held]:
+            return c.Denied(term=term, retry=retry, now=now, held=held)
         case ["stale", now]:
             return c.Stale(now=now)
         case ["closed"]:
