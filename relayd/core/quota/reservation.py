@@ -38,12 +38,12 @@ class Quota:
     Args:
         terms: every limit, in order.
         orphan: what is booked if nobody settles the call.
-        reserved: what it may consume, by estimate.
+        reserved: what the call may consume at most.
     """
 
     terms: tuple[Term, ...]
     orphan: UsageRecord
-    reserved: Estimate = NOTHING
+    reserved: Estimate
 
 
 def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: ModelNames, lease_ms: int = LEASE_MS) -> Quota:

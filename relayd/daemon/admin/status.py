@@ -26,6 +26,7 @@ from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.documents import (
     candidate_document,
     drift_document,
+    losses_document,
     node_document,
     origin_document,
     utc_text,
@@ -35,6 +36,7 @@ from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.record import ReloadRecord
 from relayd.daemon.reload.watch import Watcher
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.dead_letters import loss_ailments
 
 KEYS_SHOWN = 50
 MANY_ALIVE = 16  # configs that calls still hold; more are streams that never end, or a leak
@@ -93,12 +95,13 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     """
     snapshot, record = sources.live.snapshot, sources.record
     accounts, nodes = account_rows(sources, now), sources.cluster.nodes()
-    apart = drift(nodes)
+    apart, losses = drift(nodes), sources.state.losses()
     wrong = (
         ailments(record, accounts)
         + _defects(sources.pool)
         + _piled_up(sources.live)
         + cluster_ailments(nodes, apart, now)
+        + loss_ailments(losses)
     )
     inventory = sources.inventory.of(snapshot)
     ending = ending_within(inventory, SOON, now)
@@ -127,6 +130,7 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "nodes": [node_document(node, sources.cluster.life) for node in nodes],
         "nodes_problem": sources.cluster.problem,
         "drift": drift_document(apart, now) if apart is not None else None,
+        "losses": losses_document(losses),
         "calls": sources.in_flight.count(),
         "connections": attrs.asdict(sources.server.statistics),
         "tasks": task_count(),

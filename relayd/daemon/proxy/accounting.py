@@ -5,6 +5,7 @@ Rule: an admitted call is settled exactly once, in a `finally`, by what is sync.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -16,14 +17,18 @@ from relayd.core.in_flight import AdmittedCall, InFlight
 from relayd.core.live import Live
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.model_names import ModelNames
-from relayd.core.quota.prices import cost
+from relayd.core.quota.prices import cost, has_unpriced_part, served_model
+from relayd.core.quota.usage_estimate import DoubtfulUsage, completed
 from relayd.core.quota.usage_record import UsageRecord, record_of
+from relayd.core.receipt import Draft
 from relayd.daemon.proxy.admission import admit, admit_count
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.state_client import StateClient
 from relayd.wire.refusal import Refusal
+
+log = logging.getLogger("relayd")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -41,6 +46,10 @@ class CallAccounting:
     state: StateClient | None
     wall: Callable[[], float]
     model_names: ModelNames = attrs.field(factory=ModelNames)
+    _doubtful: DoubtfulUsage = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._doubtful = DoubtfulUsage(self.wall)
 
     async def deliver(self, context: CallContext, snapshot: Snapshot) -> None:
         """Deliver a call, and settle it whatever comes of it. Raises: Refusal."""
@@ -66,6 +75,7 @@ class CallAccounting:
         finally:
             self.in_flight.settle(draft.call_id)
             store.settle(draft.call_id, self._record(context))
+            self._warn_of_doubts(draft)
 
     def _consumed(self, context: CallContext) -> UsageRecord:
         """What is booked if this process dies now: its client gets an error then."""
@@ -81,8 +91,11 @@ class CallAccounting:
         draft, admitted, snapshot = context.draft, context.admitted, self.live.snapshot
         if context.meter is not None:
             draft.usage = context.meter.usage_so_far()
-        model = draft.sent_model or context.plan.model
+        if draft.usage.doubts and admitted is not None:
+            draft.usage = completed(draft.usage, admitted.quota.reserved)
+        model = served_model(draft.sent_model or context.plan.model, draft.usage.model, snapshot.prices)
         draft.cost = cost(draft.usage, model, snapshot.prices)
+        draft.partly_priced = has_unpriced_part(draft.usage, model, snapshot.prices)
         # The store's clock says which day it is, as it does for limits; there is none where it could not be asked.
         began = (admitted.now_ms if admitted is not None else 0) or round(draft.started * 1000)
         day = day_of(began, snapshot.relay.state.timezone)
@@ -94,6 +107,13 @@ class CallAccounting:
         if not draft.attempts and admitted is not None:
             return attrs.evolve(admitted.quota.orphan, account=context.tried[-1], errors=0, model=name, day=day)
         return _with_lost(record, context)
+
+    def _warn_of_doubts(self, draft: Draft) -> None:
+        """Say, now and then, that an upstream reports a usage that cannot be read."""
+        fields = self._doubtful.due(draft.account, draft.usage)
+        if fields:
+            known = {"account": draft.account, "call": draft.call_id, "fields": ", ".join(fields)}
+            log.warning("usage.unreadable", extra=known)
 
 
 def _with_lost(record: UsageRecord, context: CallContext) -> UsageRecord:

@@ -17,7 +17,7 @@ from relayd.daemon.proxy.admission import Admitted
 from relayd.daemon.proxy.response import Response
 from relayd.wire.call import Dialect, Translator
 from relayd.wire.http import HeaderPairs
-from relayd.wire.usage import Meter
+from relayd.wire.meter import Meter
 
 Amend = Callable[[str, Response], Awaitable[Response]]
 

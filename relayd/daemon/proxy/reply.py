@@ -23,9 +23,10 @@ from relayd.wire.answer import read_error
 from relayd.wire.anthropic import JSON
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
+from relayd.wire.meter import Meter
 from relayd.wire.openai.shapes import rate_headers
 from relayd.wire.refusal import Refusal, status_of_kind
-from relayd.wire.usage import Meter, usage_of_message
+from relayd.wire.usage import usage_of_message
 
 
 def id_headers(call_id: str) -> HeaderPairs:

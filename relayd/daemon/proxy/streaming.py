@@ -23,9 +23,9 @@ from relayd.daemon.net.stream import BodySource
 from relayd.wire.answer import event_name
 from relayd.wire.anthropic import error_event
 from relayd.wire.call import Translator
+from relayd.wire.meter import Meter
 from relayd.wire.refusal import Refusal
 from relayd.wire.sse import EventDecoder, encode
-from relayd.wire.usage import Meter
 
 # A whole answer up to this size is gathered before the client sees a byte, so that a cut can still be failed over and
 # its usage be read. Messages answers are some kilobytes, a few of them megabytes (documents, code execution); files may

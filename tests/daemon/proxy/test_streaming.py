@@ -18,9 +18,9 @@ from trio.testing import MockClock
 from relayd.core.balancing.outcomes import Unreachable
 from relayd.daemon.proxy.streaming import COMMENT, GATHER_LIMIT, EventStream, first_event, gather, pass_through
 from relayd.wire.anthropic import error_body
+from relayd.wire.meter import Meter
 from relayd.wire.refusal import Refusal
 from relayd.wire.sse import Event, EventDecoder
-from relayd.wire.usage import Meter
 
 STREAM = recorded_stream()
 EVENTS = events_of(STREAM)
