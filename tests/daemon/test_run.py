@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -249,6 +250,7 @@ def test_the_log_goes_to_a_file_that_is_reopened_on_a_signal(tmp_path: Path) -> 
     process = subprocess.Popen(
         [sys.executable, "-m", "relayd", "run", "--config", str(tree), "--listen", "127.0.0.1:0"],
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "RELAYD_LOG_DIR": str(tmp_path)},
     )
     with _killing(process):
         daemon = Daemon(process, path, tree)
