@@ -27,6 +27,7 @@ from relayd.cli.tree import (
     identities,
     now,
     object_id,
+    permitted_files,
     pick,
     read_secret,
     refuse_taken,
@@ -41,11 +42,10 @@ from relayd.config.edit.edits import set_sealed
 from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, OAUTH
-from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.credential import shape_warning, why_unusable
 from relayd.config.secrets.recipients import active_keys
 from relayd.config.secrets.seal import seal
-from relayd.config.secrets.sealed_fields import account_place, base_url_of, parsed, realm_of, recipients_of, relay_table
+from relayd.config.secrets.sealed_fields import account_place, parsed, recipients_of, relay_table, table_binding
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 
@@ -127,8 +127,7 @@ def add(args: argparse.Namespace) -> int:
     def plan(files: Files) -> Mapping[str, bytes | None]:
         refuse_taken(files, "accounts.d", args.id)
         if "sealed" in credential:
-            base_url = base_url_of(relay_table(files), dict(fields))
-            binding = account_binding(realm_of(files), args.id, base_url)
+            binding = table_binding(relay_table(files), args.id, dict(fields))
             credential["sealed"] = seal(secret, binding, active_keys(recipients_of(files)))
         return {path: render_document(fields, {"pace": pace, "credential": credential}).encode()}
 
@@ -189,7 +188,7 @@ def test(args: argparse.Namespace) -> int:
     from relayd.daemon.accounts.account_test import run_account_check
     from relayd.daemon.accounts.credentials import Credentials
 
-    opened = Credentials(identities(args)).opened(account, snapshot)
+    opened = Credentials(identities(args), permitted_files(args)).opened(account, snapshot)
     if isinstance(opened, str):
         raise Stop(f"{args.id}: credential: {opened}")
     credential = opened.presented

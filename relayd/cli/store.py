@@ -24,7 +24,7 @@ from relayd.config.snapshot import Snapshot
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import Term, day_of
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.daemon.paths import state_directory, state_password
+from relayd.daemon.paths import state_directory, state_login
 from relayd.state.contract import (
     Answer,
     Gather,
@@ -125,15 +125,15 @@ def load_health(state: StateReader, pool: Pool, now: float) -> None:
 
 
 def _opened(args: argparse.Namespace, snapshot: Snapshot) -> StateReader:
-    url = args.state or snapshot.relay.state.url
     base: Path = args.config
-    _refuse_missing(url, base)
+    _refuse_missing(args.state or snapshot.relay.state.url, base)
     try:
+        url, password = state_login(args.state, snapshot.relay.state, os.environ)
         store = open_store(
             url,
             realm=snapshot.relay.realm,
             clock=now_ms,
-            password=_password(url, snapshot),
+            password=password,
             base=base,
             patience=PATIENCE,
         )
@@ -151,13 +151,6 @@ def _refuse_missing(url: str, base: Path) -> None:
             f"{path}: there is no state yet (the daemon makes it when it first runs;"
             " --state or RELAYD_STATE_URL name another place)"
         )
-
-
-def _password(url: str, snapshot: Snapshot) -> str:
-    """Raises: ValueError."""
-    if url.startswith("sqlite:"):
-        return ""
-    return state_password(snapshot.relay.state.password_file, os.environ)
 
 
 def _pending(url: str, base: Path) -> int:

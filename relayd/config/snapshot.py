@@ -187,7 +187,12 @@ class State:
         reload=RESTART,
         form="state-url",
     )
-    password_file: str = key("", doc="Node-local file with the password.", reload=RESTART, form="path")
+    password_file: str = key(
+        "",
+        doc="File with the password in a directory of RELAYD_CREDENTIALS; a store elsewhere is named by the node.",
+        reload=RESTART,
+        form="path",
+    )
     on_outage: Literal["allow", "deny"] = key(
         "allow", doc='"allow" keeps serving, enforces locally and replays; "deny" answers 503.'
     )
@@ -324,7 +329,7 @@ class Alert:
     """[alerts.ID]: where alerts go."""
 
     url: str = key("", doc="Sealed webhook or Apprise URL.", secret=True, form="sealed")
-    url_file: str = key("", doc="Node-local file with the URL.", form="path")
+    url_file: str = key("", doc="File with the URL in a directory of RELAYD_CREDENTIALS.", form="path")
     format: Literal["json", "slack", "discord", "apprise"] = key("json", doc="Body of the webhook.")
     events: tuple[str, ...] = key((), doc="Which alerts; [] = all.")
 
@@ -335,7 +340,9 @@ class Log:
 
     level: Literal["debug", "info", "warning", "error"] = key("info", doc="Least severe line written.")
     format: Literal["json", "text"] = key("json", doc="One JSON object or one text line per event.")
-    file: str = key("", doc='A file, reopened on SIGUSR1; "" = standard error.', reload=RESTART)
+    file: str = key(
+        "", doc='A file in RELAYD_LOG_DIR, reopened on SIGUSR1; "" = standard error.', reload=RESTART, form="path"
+    )
     access: bool = key(True, doc="One line per call.")
 
 
@@ -368,7 +375,7 @@ class Credential:
     """[credential]: the secret that relayd presents; sealed or in a node-local file, never in clear."""
 
     sealed: str = key("", doc="A sealed value, rlsec1...", secret=True, form="sealed")
-    file: str = key("", doc="Node-local file that holds the secret.", form="path")
+    file: str = key("", doc="File that holds the secret, in a directory of RELAYD_CREDENTIALS.", form="path")
 
 
 @attrs.frozen(kw_only=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from relayd.config.secrets.secret_files import SecretFiles, secret_files
 from relayd.config.snapshot import Server, Snapshot
 from relayd.core.access.body_budget import BodyBudget
 from relayd.core.balancing.pool import Pool
@@ -37,7 +38,7 @@ from relayd.daemon.log import AccessLog, Output
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, OpenSockets, admin_addresses, public_addresses
-from relayd.daemon.paths import generation_store, state_password
+from relayd.daemon.paths import generation_store, state_login
 from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.build import build_proxy
 from relayd.daemon.proxy.health_checks import HealthChecks
@@ -184,7 +185,7 @@ def lay_foundation(
     for problem in mounts_of(node.tree):
         log.warning("tree.frozen", extra={"reason": problem.message, "hint": problem.hint})
     started = time.time()
-    credentials = Credentials(load_identities(node, snapshot.relay.realm))
+    credentials = Credentials(load_identities(node, snapshot.relay.realm), permitted_files(node, snapshot.relay.realm))
     pool = Pool()
     pool.adopt(snapshot, started)
     live = Live(snapshot)
@@ -222,15 +223,23 @@ def read_identities(node: NodeSettings, realm: str) -> tuple[Sequence[Path], Seq
     return paths, identity.load_identities(paths, node.tree, os.environ)
 
 
+def permitted_files(node: NodeSettings, realm: str) -> SecretFiles:
+    """Which files with secrets the tree may name on this node. Raises: SealError."""
+    from relayd.config.secrets.identity import identity_paths
+
+    return secret_files(os.environ, kept=identity_paths(node.identity, os.environ, realm))
+
+
 # --- calls
 
 
 def make_state(base: Foundation) -> StateClient:
     """Where calls are counted, and nodes tell each other what they know."""
     live, relay = base.live, base.live.snapshot.relay
+    url, password = state_login(base.node.state_url, relay.state, os.environ)
     return open_state(
-        url=base.state_url,
-        password=state_password(relay.state.password_file, os.environ),
+        url=url,
+        password=password,
         realm=relay.realm,
         base=base.node.tree,
         own=base.node.own,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import Account, Snapshot
 from relayd.daemon.accounts.credentials import Credentials
@@ -114,8 +115,9 @@ def _presents(account: Account | None, snapshot: Snapshot) -> tuple[object, ...]
     """All that a secret depends on."""
     if account is None or not account.enabled:
         return ()
-    base_url = account.base_url or snapshot.relay.upstream.base_url
-    return account.kind, account.credential, base_url, snapshot.relay.realm
+    relay = snapshot.relay
+    token_url = relay.oauth.token_url if ACCOUNT_KINDS[account.kind].refreshes else ""
+    return account.kind, account.credential, account.base_url or relay.upstream.base_url, relay.realm, token_url
 
 
 @attrs.define(eq=False)

@@ -78,6 +78,7 @@ class ReloadRecord:
         degraded: why a stored generation was taken at the start; "" once the tree is sound again.
         hold: number of the generation that a rollback holds; 0 = none.
         candidate: the tree on disk that does not run; None while disk and daemon agree, as far as the last round saw.
+        deny_problem: why the deny.toml on disk is not obeyed; "" when it is.
         restart_required: settings on disk that only a restart brings into force.
         unstored: the tree that runs, while it is not in the history yet.
         succeeded: Unix time, s, of the last round that left disk and daemon in agreement.
@@ -92,6 +93,7 @@ class ReloadRecord:
     degraded: str = ""
     hold: int = 0
     candidate: PendingTree | None = None
+    deny_problem: str = ""
     restart_required: tuple[str, ...] = ()
     unstored: Tree | None = attrs.field(default=None, repr=False)
     succeeded: float = 0.0

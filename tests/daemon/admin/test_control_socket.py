@@ -16,12 +16,20 @@ import trio
 from reload_world import World, living, make_tree
 
 from relayd.cli import main as relayd
-from relayd.config.snapshot import Cooldown
+from relayd.config.snapshot import Cooldown, State
 from relayd.core.balancing.failover import judge
 from relayd.core.balancing.outcomes import Answered
 from relayd.daemon.admin.control_socket import MAX_REQUEST, VERBS, allowed, peer_user
 from relayd.daemon.node import open_control
-from relayd.daemon.paths import control_socket, control_sockets, generation_store, state_password, text_setting
+from relayd.daemon.paths import (
+    control_socket,
+    control_sockets,
+    generation_store,
+    log_file,
+    state_login,
+    state_password,
+    text_setting,
+)
 
 REFUSED = Answered(status=401, error_type="authentication_error", message="invalid x-api-key")
 
@@ -178,10 +186,59 @@ def test_the_environment_has_the_password_of_the_state_or_else_the_first_line_of
     path.write_text(" first \nsecond\n")
 
     assert state_password("", {}) == ""
-    assert state_password(str(path), {}) == "first"
-    assert state_password(str(path), {"RELAYD_STATE_PASSWORD": ""}) == ""
-    with pytest.raises(ValueError, match=r"relay\.toml: state\.password_file: /nowhere/x: no such file or directory"):
-        state_password("/nowhere/x", {})
+    here = {"RELAYD_CREDENTIALS": str(tmp_path)}
+    assert state_password("password", here) == state_password(str(path), here) == "first"
+    assert state_password("password", {**here, "RELAYD_STATE_PASSWORD": ""}) == ""
+    own = tmp_path / "own"
+    own.write_text("mine")
+    assert state_password("password", {**here, "RELAYD_STATE_PASSWORD_FILE": str(own)}) == "mine"
+    with pytest.raises(ValueError, match=r"relay\.toml: state\.password_file: x: no such file or directory"):
+        state_password("x", here)
+    with pytest.raises(ValueError, match=r"^RELAYD_STATE_PASSWORD_FILE: /nowhere/x: no such file or directory"):
+        state_password("password", {**here, "RELAYD_STATE_PASSWORD_FILE": "/nowhere/x"})
+
+
+def test_a_file_outside_the_nodes_directories_is_no_password(tmp_path: Path) -> None:
+    """Its first line would be sent to the store."""
+    (tmp_path / "shadow").write_text("root:x:0")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "link").symlink_to(tmp_path / "shadow")
+    here = {"RELAYD_CREDENTIALS": str(tmp_path / "own")}
+
+    with pytest.raises(ValueError, match="not in a directory of credentials"):
+        state_password(str(tmp_path / "shadow"), here)
+    with pytest.raises(ValueError, match="leads out of"):
+        state_password("link", here)
+
+
+@pytest.mark.parametrize("url", ["redis://db.example:6379", "rediss://u@10.0.0.9", "redis+cluster://127.0.0.1,evil"])
+def test_a_password_goes_to_another_machine_only_when_the_node_names_it(url: str) -> None:
+    here = {"RELAYD_STATE_PASSWORD": "secret"}
+
+    assert state_login(url, State(url="sqlite:x"), here) == (url, "secret")
+    assert state_login("", State(url=url), {}) == (url, "")
+    with pytest.raises(ValueError, match="set RELAYD_STATE_URL on this node") as caught:
+        state_login("", State(url=url), here)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/2", "redis://u@[::1]", "redis+sentinel://localhost/mymaster"])
+def test_a_store_on_this_machine_may_be_named_by_the_tree(url: str) -> None:
+    assert state_login("", State(url=url), {"RELAYD_STATE_PASSWORD": "secret"}) == (url, "secret")
+
+
+def test_the_log_lies_in_the_nodes_directory_of_logs(tmp_path: Path) -> None:
+    own, here = tmp_path / "logs", {"RELAYD_LOG_DIR": str(tmp_path / "logs"), "LOGS_DIRECTORY": "/else"}
+    own.mkdir()
+    (own / "out").symlink_to(tmp_path / "tree")
+
+    assert log_file("", here) is None
+    assert log_file("relayd.log", here) == log_file(str(own / "relayd.log"), here) == own / "relayd.log"
+    assert log_file("x.log", {"LOGS_DIRECTORY": f"{own}:/b"}) == own / "x.log"
+    assert log_file("x.log", {}) == Path("/var/log/relayd/x.log")
+    for name in ("/etc/cron.d/x", str(tmp_path / "x"), "../x", "out/keys.d/x.toml", "out"):
+        with pytest.raises(ValueError, match=r"^relay\.toml: log\.file: "):
+            log_file(name, here)
 
 
 # Accounts.

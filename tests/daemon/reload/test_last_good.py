@@ -224,13 +224,13 @@ async def test_a_rollback_does_not_let_revoked_keys_in_again_unless_told_to(tmp_
         refused = await world.ask(Rollback(generation=1), "rollback")
 
         assert refused.result == "rejected"
-        assert "let revoked keys in again: k1, k2, k3 (--allow-unrevoke" in refused.reasons[0]
+        assert "let revoked keys in again: k2, k3 (--allow-unrevoke" in refused.reasons[0]
         assert (await world.call(1)).status == 401
         assert world.status()["held_generation"] == 0
 
         allowed = await world.ask(Rollback(generation=1, allow_unrevoke=True), "rollback")
         assert allowed.result == "applied"
-        assert [(await world.call(number)).status for number in (1, 2, 3)] == [200] * 3
+        assert [(await world.call(number)).status for number in (1, 2, 3)] == [401, 200, 200]  # deny.toml is obeyed
 
 
 async def test_a_deny_entry_acts_during_a_rollback(tmp_path: Path) -> None:
@@ -242,6 +242,46 @@ async def test_a_deny_entry_acts_during_a_rollback(tmp_path: Path) -> None:
         await world.until(lambda: world.status()["keys"]["denied"])
         assert (await world.call(1)).status == 401
         assert world.status()["held_generation"] == 1
+
+
+async def test_what_deny_toml_refused_before_a_rollback_stays_refused(tmp_path: Path) -> None:
+    """Addresses and accounts too, which no key of the older tree tells of."""
+    tree = make_tree(tmp_path / "tree", keys=2)
+    async with living(tree, watch=False) as world:
+        await stored(world, 1)
+        tree.account("b")
+        tree.write("deny.toml", 'accounts = ["a"]\nips = ["203.0.113.0/24"]\nkeys = ["later"]\n')
+        assert (await world.reload()).result == "applied"
+        assert (await world.ask(Rollback(generation=1), "rollback")).result == "applied"
+        deny = world.daemon.live.snapshot.deny
+
+        assert (deny.accounts, deny.ips, deny.keys) == (("a",), ("203.0.113.0/24",), ("later",))
+
+
+async def test_a_deny_entry_acts_while_a_tree_is_held_after_rollback_and_resume(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", keys=6)
+    async with living(tree, watch=False) as world:
+        await stored(world, 1)
+        tree.deny(1)
+        assert (await world.reload()).result == "applied"
+        assert (await world.ask(Rollback(generation=1, allow_unrevoke=True), "rollback")).result == "applied"
+        for number in (2, 3, 4, 5):  # more than the guard lets go at once
+            tree.remove(f"keys.d/k{number}.toml")
+        resumed = await world.ask(Resume(), "resume")
+
+        assert (resumed.result, world.status()["held_generation"]) == ("held", 0)
+        assert [(await world.call(number)).status for number in (0, 1)] == [200, 401]
+
+
+async def test_a_deny_entry_acts_while_the_tree_does_not_hold_still(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", keys=2)
+    tree.git("init", "-q")
+    async with living(tree, watch=False, pace=attrs.evolve(FAST, patience=0.1)) as world:
+        (tree.root / ".git" / "index.lock").touch()  # as git has it while it rewrites a work tree
+        tree.deny(1)
+        assert (await world.reload()).result == "busy"
+        assert (await world.call(1)).status == 401
+        assert (await world.call(0)).status == 200
 
 
 async def test_a_rollback_to_nothing_says_what_there_is(tmp_path: Path) -> None:

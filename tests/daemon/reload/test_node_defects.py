@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from reload_world import Tree, World, living, make_tree
 
 from relayd.state.contract import Gather, Gathered
@@ -14,6 +15,11 @@ async def published(world: World) -> list[str]:
     answer = await world.daemon.state.main.ask(Gather(topic="health"))
     assert isinstance(answer, Gathered)
     return [note.name for note in answer.notes]
+
+
+@pytest.fixture(autouse=True)
+def _credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAYD_CREDENTIALS", str(tmp_path))
 
 
 def with_file(tmp_path: Path) -> tuple[Tree, Path]:
@@ -27,7 +33,7 @@ def with_file(tmp_path: Path) -> tuple[Tree, Path]:
 async def test_a_defect_is_an_ailment_from_the_start_and_ends_with_its_cause(tmp_path: Path) -> None:
     tree, secret = with_file(tmp_path)
     async with living(tree, watch=False) as world:
-        why = f"credential file {secret}: no such file or directory"
+        why = f"{secret}: no such file or directory ({tmp_path}; see RELAYD_CREDENTIALS)"
         status = world.status()
         assert status["ailments"] == [f"account b cannot be used on this node: {why}"]
         rows = {row["id"]: row for row in status["accounts"]}
