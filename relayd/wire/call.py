@@ -99,6 +99,11 @@ class Dialect(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """What a key must be allowed for any call of it."""
+        ...
+
     def parse(
         self, head: RequestHead, body: bytes, *, now: float = 0.0, aliases: Mapping[str, str] = NO_ALIASES
     ) -> Call:

@@ -84,7 +84,6 @@ LISTED = 500  # objects asked of an account at once: about 350 KB of batches, we
 PAGES = 20
 MOST_NAMED = 1000  # files in a body
 TOGETHER = 100  # deeds looked up at once: they travel in one batch of the pump
-IN_THREAD = 256 << 10  # bytes; a larger body is read in a thread, so that it holds nobody up
 
 log = logging.getLogger("relayd")
 
@@ -123,9 +122,9 @@ class BatchesAndFiles:
 
     async def bind(self, body: bytes, key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
         """The accounts that cannot serve a body, for the files that it names; with reasons. Raises: Refusal."""
-        if not self._keeps_files(snapshot) or not may_name_files(body):
+        if not self._keeps_files(snapshot) or not await self.relay.large.read(len(body), may_name_files, body):
             return {}
-        names = sorted(await _in_thread(file_ids, body))
+        names = sorted(await self.relay.large.read(len(body), file_ids, body))
         if len(names) > MOST_NAMED:
             raise Refusal(status=400, message=f"more than {MOST_NAMED} files are named")
         if not names:
@@ -148,7 +147,8 @@ class BatchesAndFiles:
         body = await self._body(exchange, draft, snapshot)
         models: tuple[str, ...] = ()
         if asked.kind == "batches":
-            models = check_batch(await _in_thread(batch_requests, body), key, snapshot)
+            requests = await self.relay.large.read(len(body), batch_requests, body)
+            models = check_batch(requests, key, snapshot)
         call = _call(exchange, asked, body=body, model=models[0] if len(models) == 1 else "")
         draft.model = call.model
         url = results_base(exchange.head, exchange.peer, snapshot)
@@ -377,13 +377,6 @@ class StoreIsAway(Refusal):
             retry_after=RETRY,
             code="state_unavailable",
         )
-
-
-async def _in_thread(read: Callable[[bytes], T], body: bytes) -> T:
-    """Read a body: in a thread, when it is a large one."""
-    if len(body) <= IN_THREAD:
-        return read(body)
-    return await trio.to_thread.run_sync(read, body, abandon_on_cancel=True)
 
 
 def _call(exchange: Exchange, asked: ObjectRequest, *, body: bytes = b"", model: str = "") -> Call:

@@ -19,7 +19,7 @@ from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.access.auth import authenticate, client_address
 from relayd.core.access.clients import permit
-from relayd.core.access.permissions import Plan, resolve
+from relayd.core.access.permissions import Plan, allow_endpoint, resolve
 from relayd.core.access.throttle import BadKeys
 from relayd.core.balancing.affinity import Pins, affinity_id, sets_pin
 from relayd.core.balancing.explain import Block, unavailable
@@ -46,7 +46,8 @@ from relayd.core.receipt import Attempt, Draft, Receipt
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Inbound, Upstreams
 from relayd.daemon.net.exchange import Exchange
-from relayd.daemon.proxy.admission import Admitted, admit, admit_count
+from relayd.daemon.proxy.admission import Admitted, admit, admit_count, pass_in_advance
+from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.response import Response, peek_response, status_of_error
 from relayd.daemon.proxy.routes import cors_headers
 from relayd.daemon.proxy.streaming import (
@@ -62,8 +63,9 @@ from relayd.wire.call import Call, Dialect, Reply, Translator
 from relayd.wire.conversation import conversation
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.openai.shapes import rate_headers
+from relayd.wire.peek import LARGE
 from relayd.wire.refusal import Refusal
-from relayd.wire.usage import Meter, usage_of_message
+from relayd.wire.usage import Meter, Usage, usage_of_message
 
 # A call waits this long, s, for an account that a rate limit holds: less than what a client would sleep after a 429.
 SHORT_WAIT = 2.0
@@ -118,6 +120,7 @@ class CallServer:
         bind: given a body, the accounts that cannot serve it for the files that it names, with reasons. May raise a
             Refusal.
         keeper: renews tokens that an upstream no longer takes; None: nobody does.
+        large: where large bodies are read.
     """
 
     live: Live
@@ -135,6 +138,7 @@ class CallServer:
     books: StateClient | None = None
     bind: Callable[[bytes, ApiKey, Snapshot], Awaitable[Mapping[str, str]]] | None = None
     keeper: OAuthKeeper | None = None
+    large: LargeBodies = attrs.field(factory=LargeBodies)
     _open: dict[str, CallContext] = attrs.field(factory=dict, init=False)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
@@ -195,11 +199,15 @@ class CallServer:
 
     async def _serve(self, exchange: Exchange, dialect: Dialect, draft: Draft) -> None:
         snapshot, key = self.identify(exchange, draft)
+        allow_endpoint(Call(endpoint=dialect.endpoint), key)
         body = await exchange.body(snapshot.relay.server.max_request_body)
         draft.bytes_in = len(body)
-        call = dialect.parse(exchange.head, body, now=draft.started, aliases=snapshot.relay.models)
+        if len(body) >= LARGE and self.books is not None:
+            await pass_in_advance(self.books, draft.call_id, dialect.endpoint, key, snapshot, self.wall)
+        aliases = snapshot.relay.models
+        call = await self.large.read(len(body), dialect.parse, exchange.head, body, now=draft.started, aliases=aliases)
         draft.model, draft.stream = call.model, call.stream
-        plan = resolve(call, key, snapshot)
+        plan = await self.large.read(len(call.body), resolve, call, key, snapshot)
         trial = CallContext(
             exchange=exchange,
             dialect=dialect,
@@ -208,7 +216,7 @@ class CallServer:
             client=dialect.upstream_headers(exchange.head),
             translator=dialect.translator(call),
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
-            affinity=self._affinity(exchange, call, key, snapshot),
+            affinity=await self.large.read(len(body), self._affinity, exchange, call, key, snapshot),
         )
         if self.bind is not None:
             trial.barred = await self.bind(call.body, key, snapshot)
@@ -347,7 +355,7 @@ class CallServer:
     async def _find_account(self, trial: CallContext, snapshot: Snapshot) -> Account:
         """The account of the next attempt, waited for where it is held for a moment only. Raises: Refusal."""
         if trial.tried:
-            trial.plan = self._plan_anew(trial, snapshot)
+            trial.plan = await self.large.read(len(trial.plan.call.body), self._plan_anew, trial, snapshot)
         patience = self.wall() + SHORT_WAIT
         while True:
             found = self._choose(trial, snapshot)
@@ -364,7 +372,7 @@ class CallServer:
                     raise refusal_of(found, now=now)
                 await trio.sleep(min(max(0.0, found.until - now), _LOOK) + self.rng.random() * _SPREAD)
             snapshot = self.live.snapshot
-            trial.plan = self._plan_anew(trial, snapshot)
+            trial.plan = await self.large.read(len(trial.plan.call.body), self._plan_anew, trial, snapshot)
 
     async def _seated(self, trial: CallContext, account: Account) -> bool:
         """Whether all processes together leave room for this attempt. Raises: Refusal 503."""
@@ -454,7 +462,8 @@ class CallServer:
         self, plan: Plan, account: Account, secret: Secret, client: HeaderPairs, snapshot: Snapshot
     ) -> Inbound | Unreachable:
         limits = snapshot.relay.upstream
-        outbound = prepare(plan, account, account.base_url or limits.base_url, secret, client)
+        base_url = account.base_url or limits.base_url
+        outbound = await self.large.read(len(plan.call.body), prepare, plan, account, base_url, secret, client)
         return await self.upstreams.open(account, outbound, limits)
 
     def _settle_attempt(
@@ -538,9 +547,10 @@ class CallServer:
 
     async def _whole(self, trial: CallContext, status: int, body: bytes, headers: HeaderPairs) -> None:
         if status == 200 and trial.plan.call.endpoint in ("messages", "openai"):
-            trial.draft.usage = usage_of_message(body) or trial.draft.usage
+            reported: Usage | None = await self.large.read(len(body), usage_of_message, body)
+            trial.draft.usage = reported or trial.draft.usage
         if trial.translator is not None:
-            body = trial.translator.whole(status, body)
+            body = await self.large.read(len(body), trial.translator.whole, status, body)
         await trial.exchange.reply(Reply(status=status, headers=headers, body=body))
 
     async def _stream(self, trial: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import attrs
 import msgspec
 
-from relayd.wire.call import NO_ALIASES, Call, Reply, Translator
+from relayd.wire.call import NO_ALIASES, Call, Endpoint, Reply, Translator
 from relayd.wire.capabilities import capabilities
 from relayd.wire.http import HeaderPairs, RequestHead
 from relayd.wire.openai import shapes as openai_shapes
@@ -82,6 +82,10 @@ class ChatDialect:
     @property
     def name(self) -> str:
         return "openai-chat"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return "openai"
 
     def parse(
         self, head: RequestHead, body: bytes, *, now: float = 0.0, aliases: Mapping[str, str] = NO_ALIASES
