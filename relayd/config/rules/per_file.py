@@ -123,28 +123,40 @@ def _limits_findings(limits: Limits) -> Iterator[Finding]:
 _MODEL = re.compile(r"[!-~]{1,200}")
 
 
+_SHOWN_STEPS = 8  # of a chain of aliases
+
+
 def _alias_findings(models: Mapping[str, str]) -> Iterator[Finding]:
+    ends = alias_ends(models)
     for alias, target in models.items():
         path: KeyPath = ("models", alias)
         yield from _model_findings(path, alias, target)
-        if resolve_alias(models, alias) is None:
+        if ends[alias] is None:
             way = " -> ".join(quote(step) for step in _way(models, alias))
             yield Finding(path=path, code="E-ALIAS", message=f"{dotted(path)}: the alias comes back to itself: {way}")
 
 
-def resolve_alias(models: Mapping[str, str], alias: str) -> str | None:
-    """The model at the end of a chain of aliases; None when there is no end."""
-    steps = _way(models, alias)
-    return None if steps[-1] in steps[:-1] else steps[-1]
+def alias_ends(models: Mapping[str, str]) -> dict[str, str | None]:
+    """The model at the end of each chain of aliases; None when there is no end. Each alias is looked at once."""
+    ends: dict[str, str | None] = {}
+    for alias in models:
+        way: dict[str, None] = {}
+        step = alias
+        while step in models and step not in ends and step not in way:
+            way[step] = None
+            step = models[step]
+        end = None if step in way else ends.get(step, step)
+        ends.update(dict.fromkeys(way, end))
+    return ends
 
 
 def _way(models: Mapping[str, str], alias: str) -> list[str]:
-    """The chain from `alias` to the first name that is no alias, or that came before."""
+    """The chain from `alias` to the first name that came before, or its first steps."""
     steps = [alias]
-    while steps[-1] in models:
+    while steps[-1] not in steps[:-1]:
+        if len(steps) > _SHOWN_STEPS:
+            return [*steps, "..."]
         steps.append(models[steps[-1]])
-        if steps[-1] in steps[:-1]:
-            break
     return steps
 
 

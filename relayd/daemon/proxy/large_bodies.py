@@ -1,9 +1,10 @@
 """Large bodies: what is computed from one runs in a thread, so that the other calls go on meanwhile.
 
-Rule: what is handed in is pure and sync, so it may run to its end after the client that it was for has left.
+Rule: what is handed in is pure and sync; it may run to its end after the client that it was for has left.
 
-Theory: the interpreter takes turns of 5 ms between threads, so each thread more takes a share of the loop's time. Two at
-once are enough to keep a short reading from waiting behind a long one.
+Theory: the interpreter takes turns of 5 ms between threads, so each further thread takes a share of the loop's time.
+Two at once are enough to keep a short reading from waiting behind a long one. A single step of the decoder is not
+interrupted: it skips 200 MB/s at the least.
 """
 
 from __future__ import annotations

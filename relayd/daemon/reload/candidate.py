@@ -77,8 +77,20 @@ class Inspector:
     denied: Deny = attrs.field(factory=Deny)
     realm: str = ""
 
-    def look(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Inspection | Unstable:
-        """Read the tree and compile it, unless its digest is `known`."""
+    def look(
+        self,
+        running: Snapshot,
+        known: str = "",
+        *,
+        thorough: bool = False,
+        deny_first: Callable[[Deny], None] = lambda deny: None,
+    ) -> Inspection | Unstable:
+        """Read the tree and compile it, unless its digest is `known`.
+
+        Args:
+            deny_first: told of deny.toml before anything else is made of the tree: whom it refuses does not wait for
+                thousands of other files.
+        """
         began = self.clock()
         tree = self.read(thorough)
         if isinstance(tree, Unstable):
@@ -87,6 +99,9 @@ class Inspector:
         self.examined = tree.signature
         if tree.digest == known:
             return Inspection(tree=tree)
+        deny = deny_of(tree.files)
+        if isinstance(deny, Deny):
+            deny_first(deny)
         return self.compile(tree, running, began)
 
     def compile(self, tree: Tree, running: Snapshot, began: float | None = None) -> Inspection:

@@ -194,6 +194,10 @@ class Reloader:
         asked = any(ticket.trigger not in BY_ITSELF for ticket in tickets)
         thorough = any(ticket.trigger == "hash" for ticket in tickets)
         look = partial(self.study.look, self.live.snapshot, "" if asked else self._known(), thorough=thorough)
+        if any(
+            not (isinstance(one.request, Reload) and (one.request.dry_run or one.request.expect)) for one in tickets
+        ):
+            look = partial(look, deny_first=lambda deny: trio.from_thread.run_sync(self._deny_at_once, deny))
         seen = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
         if isinstance(seen, Unstable):
             result = self._result("busy", reasons=(seen.reason,))
