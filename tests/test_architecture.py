@@ -29,6 +29,7 @@ DOORS = {
     "python_socks": ("daemon/net/connect",),
     "redis": ("state/redis", "state/redis_address"),
     "watchfiles": ("daemon/reload/watch",),
+    "re2": ("config/pattern",),
     "cattrs": ("config/model/structure",),
     "cryptography": ("config/secrets/seal",),
     "sqlite3": ("state/sqlite", "state/sqlite_file"),

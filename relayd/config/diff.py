@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -22,6 +21,7 @@ import msgspec
 
 from relayd.config.model.structure import dotted, field_type
 from relayd.config.model.types import write
+from relayd.config.pattern import Pattern
 from relayd.config.secrets.recipients import SealError, by_kid
 from relayd.config.secrets.seal import parse_sealed
 from relayd.config.snapshot import HOT, RESTART, REVOKE, Proxy, Recipient, Snapshot
@@ -149,7 +149,7 @@ def _plain(value: Any) -> Any:
     """What msgspec does not know: read-only mappings and patterns."""
     if isinstance(value, MappingProxyType):
         return dict(value)
-    if isinstance(value, re.Pattern):
+    if isinstance(value, Pattern):
         return value.pattern
     raise TypeError(f"no canonical form of {type(value).__name__}")  # a test compiles one of every noun
 

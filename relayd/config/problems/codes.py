@@ -102,11 +102,10 @@ CODES: dict[str, str] = {
     ),
     "E-GLOB": "A glob over model ids consists of visible ASCII characters, in which * is any text and ? any character.",
     "E-REGEX": (
-        "The regular expression does not compile, or is longer than 500 characters. It is read by Python's `re`."
-    ),
-    "W-REGEX-SLOW": (
-        "A repeated group that itself contains a repetition, such as (a+)+, can take exponential time on a text that "
-        "almost matches, and the text comes from clients. Rewrite it without the nested repetition."
+        "The regular expression does not compile, or is longer than 500 characters. It has the syntax of RE2, which "
+        "matches in bounded time: as in Python's `re`, but without look-around ((?=...), (?<!...)), references to "
+        "groups (\\1, (?P=name)), atomic groups and possessive repetitions, and with counts of at most 1000. \\d, "
+        "\\w and \\s are ASCII; $ is the end of the text; the last position is \\z, not \\Z."
     ),
     "E-NETWORK": (
         "Addresses are IPv4 or IPv6 addresses or CIDR ranges. In a range the bits behind the prefix must be zero: "
