@@ -251,6 +251,7 @@ def make_reload(
         tasks=lambda: trio.lowlevel.current_statistics().tasks_living,
         draining=draining,
         more_metrics=more_metrics,
+        damaged=lambda: state.damaged,
         fleet=fleet,
         credentials=credentials,
         tree=str(edition.tree.absolute()),

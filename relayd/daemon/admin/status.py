@@ -57,6 +57,7 @@ class StatusSources:
         draining: the daemon is about to stop.
         more_metrics: of the rest of the daemon.
         tree: the directory that the daemon follows.
+        damaged: what the state store has found unreadable and set aside.
     """
 
     live: Live
@@ -74,6 +75,7 @@ class StatusSources:
     credentials: Credentials
     tree: str
     more_metrics: Callable[[], list[Family | Histogram]] = list
+    damaged: Callable[[], tuple[str, ...]] = tuple
     stock: Stock = attrs.field(factory=lambda: Stock())
 
 
@@ -101,6 +103,7 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     accounts, nodes = account_rows(sources, now), sources.fleet.nodes()
     drift = drift_of(nodes)
     wrong = ailments(reloader, accounts) + _piled_up(sources.live) + fleet_ailments(nodes, drift, now)
+    wrong += [f"state: a damaged counter was set aside and begins anew: {one}" for one in sources.damaged()]
     stock = sources.stock.of(snapshot)
     ending = ending_within(stock, SOON, now)
     return {
