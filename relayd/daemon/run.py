@@ -38,9 +38,10 @@ from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.admin.app import AdminApp
 from relayd.daemon.admin.call_metrics import CallMetrics
-from relayd.daemon.admin.process_metrics import state_families
+from relayd.daemon.admin.process_metrics import log_families, state_families
 from relayd.daemon.bell import EarlySignals
-from relayd.daemon.log import AccessLog, Output, open_log, set_log
+from relayd.daemon.log import AccessLog, open_log, set_log
+from relayd.daemon.log_output import Output
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, Openings, open_sockets
@@ -178,7 +179,11 @@ def run(node: NodeSettings) -> int:
     del start, settings  # the first config goes when the second one runs
     tune_memory()
     bell.hear_stops()
-    code = serve(daemon, opened)
+    output.start()
+    try:
+        code = serve(daemon, opened)
+    finally:
+        output.stop()
     bell.ignore_stops()
     return code
 
@@ -338,7 +343,7 @@ def build(
         state=books.main,
         rng=rng,
         draining=lambda: front.draining,
-        more_metrics=lambda: [*tally.families(), *state_families(books.main)],
+        more_metrics=lambda: [*tally.families(), *state_families(books.main), *log_families(output.lost)],
         pace=node.pace,
     )
     admin_front.sources = reloading.sources
