@@ -21,7 +21,7 @@ from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import QUIET, FileCache, Tree, Unstable, read_coherent, signature
 from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
-from relayd.daemon.accounts.credentials import Credentials
+from relayd.daemon.accounts.credentials import FILES_EVERY, Credentials
 from relayd.daemon.admin.control_socket import ControlSocket, serve_control
 from relayd.daemon.admin.prometheus import Family, Histogram
 from relayd.daemon.admin.status import StatusSources
@@ -114,6 +114,7 @@ class ReloadTasks:
             nursery.start_soon(self.reloader.run)
             nursery.start_soon(_again, "remind", self._remind)
             nursery.start_soon(_again, "store", self._keep)
+            nursery.start_soon(_again, "credentials", self._read_credential_files)
             nursery.start_soon(_again, "fleet", self.fleet.run)
             if self.watcher is not None:
                 nursery.start_soon(_again, "watch", self.watcher.run)
@@ -124,6 +125,13 @@ class ReloadTasks:
 
     async def _keep(self) -> None:
         await keep_last_good(self.reloader, self.vault, self.wall, proof=self.proof)
+
+    async def _read_credential_files(self) -> None:
+        credentials = self.sources.credentials
+        while True:
+            await trio.sleep(FILES_EVERY)
+            if credentials.has_files:
+                await trio.to_thread.run_sync(credentials.read_files, abandon_on_cancel=True)
 
     async def _remind(self) -> None:
         while True:

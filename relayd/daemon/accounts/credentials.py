@@ -2,6 +2,7 @@
 
 Rule: secrets come to light in `config.seal.open_sealed` and in the file reader below, and stay `Secret`s until
 `core.outbound` writes them into a header. An account whose secret cannot be had is a reason in the pool, not an exit.
+Files are looked at by `read_files`, at a reload and every FILES_EVERY s, in a thread; an attempt asks no disk.
 What OAuth makes of the secret at run time is daemon/accounts/oauth.py.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from relayd.config.secrets.seal import Identity
 
 _MOST = 64 << 10  # bytes of a credential file
+FILES_EVERY = 2.0  # s
 NOTHING = Secret("")
 
 
@@ -38,6 +40,14 @@ class Opened:
 _NOTHING = Opened(NOTHING, NOTHING)
 
 
+@attrs.frozen(eq=False)
+class _FileRead:
+    """A credential file as it was when its stat signature was this one (None: there was none): a secret, or why not."""
+
+    signature: tuple[int, int, int] | None
+    found: Opened | OSError | ValueError
+
+
 @attrs.define(eq=False)
 class Credentials:
     """Opens what accounts present.
@@ -48,10 +58,14 @@ class Credentials:
 
     identities: Sequence[Identity] = ()
     _opened: dict[tuple[str, str, str], Opened] = attrs.field(factory=dict, repr=False)
-    _read: dict[str, tuple[tuple[int, int, int], Opened]] = attrs.field(factory=dict, repr=False)
+    _read: dict[tuple[str, str], _FileRead] = attrs.field(factory=dict, repr=False)  # by path and kind of account
 
     def problems(self, snapshot: Snapshot) -> dict[str, str]:
-        """Open every enabled account's secret. Returns the accounts whose secret cannot be had, with the reason."""
+        """Open every enabled account's secret. Returns the accounts whose secret cannot be had, with the reason.
+
+        Reads files: not for the event loop.
+        """
+        self.read_files()
         tried = {account.id: self.of(account, snapshot) for account in snapshot.accounts.values() if account.enabled}
         return {name: secret for name, secret in tried.items() if isinstance(secret, str)}
 
@@ -74,7 +88,7 @@ class Credentials:
         sealed = {account.credential.sealed for account in accounts}
         files = {account.credential.file for account in accounts}
         self._opened = {place: one for place, one in list(self._opened.items()) if place[0] in sealed}
-        self._read = {path: one for path, one in list(self._read.items()) if path in files}
+        self._read = {place: one for place, one in list(self._read.items()) if place[0] in files}
 
     def remark(self, changes: Changes, old: Snapshot, new: Snapshot) -> Changes:
         """The changes, where a sealed value changed with word of whether the secret in it did: as far as this node can
@@ -112,24 +126,47 @@ class Credentials:
         place = (account.credential.sealed, account.id, base_url)
         opened = self._opened.get(place)
         if opened is None:
-            opened = self._opened[place] = _taken_apart(account, self._open(account, snapshot, base_url))
+            opened = self._opened[place] = _taken_apart(account.kind, self._open(account, snapshot, base_url))
         return opened
 
     def _from_file(self, account: Account) -> Opened:
-        """The secret in a node-local file, read anew only when the file is another one (it may be rotated)."""
-        path = account.credential.file
-        found = os.stat(path)
-        signature = (found.st_ino, found.st_size, found.st_mtime_ns)
-        known = self._read.get(path)
-        if known is None or known[0] != signature:
-            known = self._read[path] = signature, _taken_apart(account, _read(path))
-        return known[1]
+        """The secret in a node-local file, as it was last read. Raises: OSError, ValueError."""
+        place = (account.credential.file, account.kind)
+        known = self._read.get(place)
+        if known is None:
+            known = self._read[place] = _read_file(*place, None)
+        if isinstance(known.found, Exception):
+            raise known.found.with_traceback(None)  # else each time would make it longer
+        return known.found
+
+    @property
+    def has_files(self) -> bool:
+        """Whether any secret is in a file."""
+        return bool(self._read)
+
+    def read_files(self) -> None:
+        """Read each file anew that has become another one (it may be rotated). Blocks: not for the event loop."""
+        for place, known in list(self._read.items()):
+            self._read[place] = _read_file(*place, known)
 
     def _open(self, account: Account, snapshot: Snapshot, base_url: str) -> Secret:
         from relayd.config.secrets.seal import open_sealed  # a tree without sealed values does not pay for it
 
         binding = account_binding(snapshot.relay.realm, account.id, base_url)
         return open_sealed(account.credential.sealed, binding, self.identities, snapshot.relay.secrets.recipients)
+
+
+def _read_file(path: str, kind: str, known: _FileRead | None) -> _FileRead:
+    """What is in a file; `known` when it is the same file as then."""
+    signature = None
+    try:
+        stat = os.stat(path)
+        signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if known is not None and known.signature == signature and isinstance(known.found, Opened):
+            return known
+        return _FileRead(signature, _taken_apart(kind, _read(path)))
+    except (OSError, ValueError) as error:
+        return _FileRead(signature, error)
 
 
 def _read(path: str) -> Secret:
@@ -143,9 +180,9 @@ def _read(path: str) -> Secret:
         raise ValueError(f"{path}: not ASCII, so no header could carry it") from None
 
 
-def _taken_apart(account: Account, secret: Secret) -> Opened:
+def _taken_apart(kind: str, secret: Secret) -> Opened:
     """An OAuth credential may be a JSON of tokens or an access token alone. Raises: ValueError."""
-    if account.kind == "oauth":
+    if kind == "oauth":
         return Opened(secret, parse_tokens(secret).access)
     return Opened(secret, presentable(secret.reveal()))
 

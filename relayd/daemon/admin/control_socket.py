@@ -32,6 +32,7 @@ from relayd.daemon.admin.status import (
     result_document,
     status_document,
 )
+from relayd.daemon.net.accepting import Acceptor
 from relayd.daemon.paths import MAX_PATH
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.reloader import Reloader
@@ -169,13 +170,15 @@ async def serve_control(
     """Serve for ever; the file goes with it."""
     ours = os.lstat(path).st_ino
     places = trio.CapacityLimiter(AT_ONCE)
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     try:
         async with trio.open_nursery() as nursery:
-            task_status.started()
-            while True:
-                stream = await listener.accept()
+
+            def admit(peer: socket.socket, _: object) -> None:
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(peer))
                 nursery.start_soon(_serve_peer, control, stream, places)
+
+            task_status.started()
+            await Acceptor(log, "control.accept").accept_always(sock, admit)
     finally:
         sock.close()
         _unlink(path, ours)

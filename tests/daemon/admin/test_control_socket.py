@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import struct
 from pathlib import Path
@@ -156,3 +157,23 @@ def test_a_command_looks_beside_the_state_that_relay_toml_names_then_in_the_usua
 def test_a_setting_that_cannot_be_read_is_empty(text: bytes) -> None:
     assert text_setting(text, "realm") == ""
     assert text_setting(text, "realm", "deeper") == ""
+
+
+async def test_without_descriptors_a_command_waits_and_the_daemon_lives(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with living(tree, watch=False) as world:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with world.log_file.open() as log, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            lowest = peer.fileno() + 1
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))  # not one more
+            try:
+                peer.connect(str(world.reloading.control_path))
+                await world.until(lambda: "control.accept" in log.read())
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            peer.settimeout(0)
+            peer.send(b'{"verb":"status"}\n')
+            with trio.fail_after(5):
+                await trio.lowlevel.wait_readable(peer)
+            assert peer.recv(100).startswith(b'{"ok": true')
+        assert (await ask(world, b'{"verb":"status"}'))[0]["ok"]

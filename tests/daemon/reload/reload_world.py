@@ -25,8 +25,8 @@ from fakes import ASK, ASK_STREAM, Client, Told
 from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.daemon.admin.status import metrics_text, status_document
 from relayd.daemon.bell import EarlySignals
-from relayd.daemon.log import AccessLog
-from relayd.daemon.log_output import Output, set_log
+from relayd.daemon.log import AccessLog, set_log
+from relayd.daemon.log_output import Output
 from relayd.daemon.node import NodeSettings, open_sockets
 from relayd.daemon.reload.boot import Start
 from relayd.daemon.reload.reloader import Reloader
