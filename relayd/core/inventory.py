@@ -5,6 +5,7 @@ Rule: pure. Made once per config, for status and metrics.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -33,7 +34,7 @@ class Inventory:
 
     Args:
         recipients: those of relay.toml in its order, then strangers that values name. One with no value can go.
-        ends: Unix time, s, at which each key ends that does; disabled and denied keys are left out.
+        ends: Unix time, s, at which each key ends that does, the first one first. Not of disabled and denied keys.
     """
 
     recipients: tuple[SealedFor, ...] = ()
@@ -43,7 +44,18 @@ class Inventory:
 def take_inventory(snapshot: Snapshot) -> Inventory:
     """Count."""
     ends: dict[str, float] = {key.id: end for key in snapshot.keys.values() if (end := _end(key, snapshot)) is not None}
-    return Inventory(recipients=tuple(_recipients(snapshot)), ends=ends)
+    in_order = dict(sorted(ends.items(), key=lambda one: (one[1], one[0])))
+    return Inventory(recipients=tuple(_recipients(snapshot)), ends=in_order)
+
+
+def next_to_end(inventory: Inventory, now: float, most: int) -> list[tuple[str, float]]:
+    """At most so many keys: those that end next, and when these are fewer, those that ended last."""
+    ends = list(inventory.ends.items())
+    if len(ends) <= most:
+        return ends
+    at = bisect_right(ends, now, key=lambda one: one[1])
+    following = ends[at : at + most]
+    return ends[max(0, at - (most - len(following))) : at] + following
 
 
 def ending_within(inventory: Inventory, seconds: float, now: float) -> list[tuple[str, float]]:

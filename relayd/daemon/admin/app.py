@@ -22,7 +22,8 @@ from relayd.core.access.auth import client_address
 from relayd.core.access.throttle import BadKeys
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.daemon.admin.status import StatusSources, metrics_text, result_document, status_document
+from relayd.daemon.admin.scrape import scrape
+from relayd.daemon.admin.status import StatusSources, result_document, status_document
 from relayd.daemon.log import scrub
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.reload.requests import Reload, ReloadOutcome, ReloadResult
@@ -73,7 +74,7 @@ class AdminApp:
             case "/metrics":
                 _allow(exchange, "GET")
                 self._scrape(exchange)
-                return self._reply(200, metrics_text(self.sources, self.wall()).encode(), METRICS)
+                return self._reply(200, (await scrape(self.sources, self.wall)).encode(), METRICS)
             case "/api/status":
                 _allow(exchange, "GET")
                 self._visitor(exchange, "viewer")

@@ -24,11 +24,11 @@ from typing import Any
 import attrs
 import trio
 
+from relayd.daemon.admin.scrape import scrape
 from relayd.daemon.admin.status import (
     StatusSources,
     diff_document,
     generations_document,
-    metrics_text,
     result_document,
     status_document,
 )
@@ -81,7 +81,7 @@ class ControlSocket:
                 await self.sources.fleet.look_now()
                 return {"ok": True, "status": status_document(self.sources, self.wall())}
             case "metrics":
-                return {"ok": True, "metrics": metrics_text(self.sources, self.wall())}
+                return {"ok": True, "metrics": await scrape(self.sources, self.wall)}
             case verb:
                 raise BadRequest(f"verb: {verb!r} is none of {', '.join(VERBS)}")
 

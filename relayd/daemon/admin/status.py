@@ -261,17 +261,20 @@ def _generation(one: Summary | Skipped, reloader: Reloader, next_back: list[int]
 
 def metrics_text(sources: StatusSources, now: float) -> str:
     """All metrics in Prometheus's text format."""
-    return exposition(
-        [
-            *config_metrics(config_facts(sources, now)),
-            *inventory_metrics(sources.stock.of(sources.live.snapshot)),
-            *(fleet_metrics(sources.fleet.nodes(), now) if sources.fleet.known else ()),
-            *traffic_families(sources.in_flight.count(), sources.connections(), sources.tasks(), sources.draining()),
-            *account_families(account_rows(sources, now)),
-            *sources.more_metrics(),
-            *process_families(sources.started),
-        ]
-    )
+    return exposition(metric_families(sources, now))
+
+
+def metric_families(sources: StatusSources, now: float) -> list[Family | Histogram]:
+    """All metrics, as they are now."""
+    return [
+        *config_metrics(config_facts(sources, now)),
+        *inventory_metrics(sources.stock.of(sources.live.snapshot), now),
+        *(fleet_metrics(sources.fleet.nodes(), now) if sources.fleet.known else ()),
+        *traffic_families(sources.in_flight.count(), sources.connections(), sources.tasks(), sources.draining()),
+        *account_families(account_rows(sources, now)),
+        *sources.more_metrics(),
+        *process_families(sources.started),
+    ]
 
 
 def config_facts(sources: StatusSources, now: float) -> ConfigFacts:
