@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -144,7 +145,7 @@ def compile_tree(
     return Compiled(
         snapshot=None if any(map(_stops, problems)) else _snapshot(config, tree_revision, memo or Memo()),
         problems=in_order(kept),
-        omitted=len(problems) - len(kept),
+        omitted=len(problems) - len(kept) + sum(file.document.omitted for file in ours),
         revision=tree_revision,
         files=len(ours),
         accounts=sum(file.kind == "account" for file in ours),
@@ -260,18 +261,21 @@ def _findings(noun: Any) -> Iterator[Finding]:
 
 
 def _problems(document: Document, findings: Sequence[Finding]) -> list[Problem]:
-    """Findings with their places. What one of them hides no other may show in its excerpt of the same line."""
+    """Findings with their places, as many as a whole tree may show: errors first. What one of them hides no other may
+    show in its excerpt of the same line."""
+    shown = sorted(findings, key=lambda finding: "EWN".index(finding.code[0]))[:MAX_PROBLEMS]
+    document.omitted += len(findings) - len(shown)
     problems = [
         document.problem(
             finding.code, finding.path, finding.message, hint=finding.hint, at=finding.at, secret=finding.secret
         )
-        for finding in findings
+        for finding in shown
     ]
-    hidden = {problem.line for problem, finding in zip(problems, findings, strict=True) if finding.secret}
-    crowded = {line for line in hidden if sum(problem.line == line for problem in problems) > 1}
+    hidden = {problem.line for problem, finding in zip(problems, shown, strict=True) if finding.secret}
+    times = Counter(problem.line for problem in problems)
     return [
         attrs.evolve(problem, excerpt=without_value(problem.excerpt, problem.excerpt.find("=") + 1))
-        if problem.line in crowded and problem.excerpt
+        if problem.line in hidden and times[problem.line] > 1 and problem.excerpt
         else problem
         for problem in problems
     ]
@@ -303,7 +307,8 @@ def _snapshot(files: Sequence[Parsed], revision: str, memo: Memo) -> Snapshot:
 def _whole_relay(relay: Relay) -> Relay:
     """With the predefined client rules, and each alias followed to its end."""
     clients = {client: rule if rule.name else attrs.evolve(rule, name=client) for client, rule in relay.clients.items()}
-    models = {alias: per_file.resolve_alias(relay.models, alias) or target for alias, target in relay.models.items()}
+    ends = per_file.alias_ends(relay.models)
+    models = {alias: ends[alias] or target for alias, target in relay.models.items()}
     return attrs.evolve(
         relay, clients=MappingProxyType({**PREDEFINED_CLIENTS, **clients}), models=MappingProxyType(models)
     )

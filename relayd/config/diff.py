@@ -11,7 +11,6 @@ that comments, order of keys and moved files do not count. `diff` finds somethin
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -31,6 +30,7 @@ from relayd.config.diff_text import (
     secret_note,
     value_text,
 )
+from relayd.config.pattern import Pattern
 from relayd.config.snapshot import HOT, RESTART, REVOKE, KeyPath, Proxy, Snapshot
 
 Action = Literal["add", "remove", "change"]
@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
     """What msgspec does not know: read-only mappings and patterns."""
     if isinstance(value, MappingProxyType):
         return dict(value)
-    if isinstance(value, re.Pattern):
+    if isinstance(value, Pattern):
         return value.pattern
     raise TypeError(f"no canonical form of {type(value).__name__}")  # a test compiles one of every noun
 

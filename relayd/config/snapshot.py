@@ -11,19 +11,19 @@ RESTART is reported until the daemon restarts.
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NewType
 
 import attrs
 
+from relayd.config.pattern import Pattern, ours
+
 Seconds = NewType("Seconds", float)  # written "90s", "5m", "1h30m"
 Size = NewType("Size", int)  # bytes; written "32MiB", "1GB", or a plain integer
 MicroUsd = NewType("MicroUsd", int)  # millionths of a US dollar; written "12.50", exact
 ObjectId = NewType("ObjectId", str)  # NAME: the stem of an account's or key's file
 Glob = NewType("Glob", str)  # `*` and `?` over model ids
-Pattern = NewType("Pattern", re.Pattern[str])  # a Python regular expression
 Network = NewType("Network", str)  # an address or CIDR range
 Url = NewType("Url", str)  # http:// or https://, no user part, no query
 Proxy = NewType("Proxy", str)  # "", http://, https:// or socks5://, optional user:password
@@ -263,12 +263,12 @@ class ClientRule:
     """[clients.ID]: how a client program is recognised. Every pattern given must match."""
 
     name: str = key("", doc="For people; the id when left out.")
-    user_agent: Pattern | None = key(None, doc="Regular expression searched in User-Agent.")
-    headers: Mapping[str, Pattern] = key(NO_MAP, doc="Further headers, each with a regular expression.")
+    user_agent: Pattern | None = key(None, doc="Regular expression (RE2 syntax) searched in User-Agent.")
+    headers: Mapping[str, Pattern] = key(NO_MAP, doc="Further headers, each with a regular expression (RE2 syntax).")
 
 
 def _program(name: str, user_agent: str) -> ClientRule:
-    return ClientRule(name=name, user_agent=Pattern(re.compile(user_agent)))
+    return ClientRule(name=name, user_agent=ours(user_agent))
 
 
 # What each program says of itself, as captured from real runs. The word after "external," in Claude Code's User-Agent

@@ -64,12 +64,19 @@ class AccountFacts:
 
 @attrs.frozen(kw_only=True)
 class StoreFacts:
-    """How the state store stands. `reason`: why it is not up. `refuses`: calls are refused meanwhile."""
+    """How the state store stands.
+
+    Args:
+        reason: why it is not up.
+        refuses: calls are refused meanwhile.
+        damaged: what it found unreadable and set aside, with reasons.
+    """
 
     up: bool
     reached: bool
     reason: str
     refuses: bool
+    damaged: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -185,6 +192,8 @@ def _of_config(running: RunningFacts) -> Iterator[Ailment]:
 
 
 def _of_store(store: StoreFacts) -> Iterator[Ailment]:
+    for one in store.damaged:
+        yield Ailment("state", f"a damaged counter of the state store was set aside and begins anew: {one}")
     if store.up:
         return
     what = "is down" if store.reached else "was never reached"

@@ -6,6 +6,7 @@ Rule: pure. Made once per config, for status and metrics.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -36,7 +37,7 @@ class Inventory:
 
     Args:
         recipients: those of relay.toml in its order, then strangers that values name. One with no value can go.
-        ends: Unix time, s, at which each key ends that does; disabled and denied keys are left out.
+        ends: Unix time, s, at which each key ends that does, the first one first. Not of disabled and denied keys.
         groups: those that keys use which are not disabled or denied, and Unix time, s, at which the last of them ends;
             math.inf for never.
         useless: such keys that can do nothing by the config, and why.
@@ -58,7 +59,8 @@ class Inventory:
 
 def take_inventory(snapshot: Snapshot) -> Inventory:
     """Count what a config seals, and note when its keys end."""
-    ends: dict[str, float] = {key.id: end for key in snapshot.keys.values() if (end := _end(key, snapshot)) is not None}
+    found = [(key.id, end) for key in snapshot.keys.values() if (end := _end(key, snapshot)) is not None]
+    ends: dict[str, float] = dict(sorted(found, key=lambda one: (one[1], one[0])))
     groups: dict[str, float] = {}
     useless: dict[str, str] = {}
     by_groups: dict[tuple[str, ...], list[Account]] = {}
@@ -96,10 +98,19 @@ def _usable(groups: Sequence[str], snapshot: Snapshot) -> list[Account]:
     return [one for one in enabled if not set(one.groups).isdisjoint(groups)]
 
 
+def next_to_end(inventory: Inventory, now: float, most: int) -> list[tuple[str, float]]:
+    """At most so many keys: those that end next, and when these are fewer, those that ended last."""
+    ends = list(inventory.ends.items())
+    if len(ends) <= most:
+        return ends
+    at = bisect_right(ends, now, key=lambda one: one[1])
+    following = ends[at : at + most]
+    return ends[max(0, at - (most - len(following))) : at] + following
+
+
 def ending_within(inventory: Inventory, seconds: float, now: float) -> list[tuple[str, float]]:
     """Keys that end between now and then, the next one first. Those that have ended already are left out."""
-    soon = [(name, end) for name, end in inventory.ends.items() if now < end <= now + seconds]
-    return sorted(soon, key=lambda one: (one[1], one[0]))
+    return [(name, end) for name, end in inventory.ends.items() if now < end <= now + seconds]
 
 
 def _recipients(snapshot: Snapshot) -> Iterator[SealedFor]:

@@ -35,7 +35,8 @@ from relayd.daemon.admin.control_socket import ControlSocket
 from relayd.daemon.admin.service_watch import ServiceWatch
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.capacity import ADMIN_CONNECTIONS, client_connections, descriptors, memory
-from relayd.daemon.log import AccessLog, Output
+from relayd.daemon.log import AccessLog
+from relayd.daemon.log_output import Output
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, OpenSockets, admin_addresses, public_addresses
@@ -449,6 +450,7 @@ def make_sources(
         cluster=cluster,
         service=watch,
         call_metrics=call_metrics,
+        output=base.output,
         node=base.node.node,
         tree=str(base.node.tree.absolute()),
         started=base.started,

@@ -1,4 +1,4 @@
-"""Logging: one JSON object (or text line) per event, written to standard error or to a file that can be reopened.
+"""Logging: one JSON object (or text line) per event, made of log records and receipts.
 
 Rule: no prompt, no credential, no API key. Call records are made from Receipts, which hold none; everything else goes
 through `scrub`, so that even a traceback that quotes a header shows no secret.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 
 from relayd.config.snapshot import Log
 from relayd.core.receipt import Receipt
+from relayd.daemon.log_output import Output
 
 # What must not be read in a log, wherever it came from: keys of relayd and of the API, identities, bearer tokens.
 _SECRETS = re.compile(
@@ -30,35 +30,6 @@ _SECRETS = re.compile(
 def scrub(text: str) -> str:
     """`text` with everything that looks like a secret blotted out."""
     return _SECRETS.sub("[secret]", text)
-
-
-@attrs.define(eq=False)
-class Output:
-    """Where lines go. A line is written whole or not at all, and a full disk never stops a call."""
-
-    path: Path | None
-    _fd: int = 2
-    lost: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        self.reopen()
-
-    def reopen(self) -> None:
-        """Open the file anew, after logrotate has moved the old one. Raises: OSError at start."""
-        if self.path is None:
-            return
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        old, self._fd = self._fd, fd
-        if old > 2:
-            os.close(old)
-
-    def write(self, line: bytes) -> None:
-        """Append one line, which ends with a newline."""
-        try:
-            while line:
-                line = line[os.write(self._fd, line) :]
-        except OSError:
-            self.lost += 1
 
 
 _ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -90,7 +61,7 @@ class Lines(logging.Handler):
         try:
             self.output.write(self._line(record))
         except Exception:  # a log line must never break what it reports on
-            self.output.lost += 1
+            self.output.count_lost()
 
     def _line(self, record: logging.LogRecord) -> bytes:
         entry: dict[str, Any] = {

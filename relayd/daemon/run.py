@@ -48,7 +48,11 @@ def run(node: NodeSettings) -> int:
         return daemon
     tune_memory()
     early.hear_stops()
-    code = serve(daemon, early)
+    daemon.output.start()
+    try:
+        code = serve(daemon, early)
+    finally:
+        daemon.output.stop()
     early.ignore_stops()
     return code
 

@@ -4,8 +4,8 @@
 --          one slot of a Cluster. They cannot be declared one by one, because a call's counters are read from the call.
 -- ARGV[1]  prefix of every key        ARGV[2]  Unix ms to take for now, "0" = the server's clock (others: tests)
 -- ARGV[3]  the operations, MessagePack: an array of {code, arguments...}
--- Answer:  MessagePack: when the data began (Unix ms), and one array for each operation: {word, fields...}, or
---          {"failed", reason} when it raised an error.
+-- Answer:  MessagePack: when the data began (Unix ms), one array for each operation: {word, fields...}, or
+--          {"failed", reason} when it raised an error, and the names of what was found damaged and set aside.
 --
 -- Keys:  c:CALL   open call or tombstone   {state, expires, terms, record, checkpoint, holds}; state O open, S settled, R reaped
 --        open     sorted set of open calls by the time they may be reaped
@@ -14,6 +14,7 @@
 --        k:COUNTER@START      calendar window  integer
 --        s:COUNTER            slots            sorted set of holders by expiry
 --        u:DAY                books            hash {key, account, model} -> {counts...}
+--        damaged:...          what was found to be something else than it should be, under its name; nobody reads it
 --        began    when all this began: whoever finds another time there knows that what was here before is lost
 --        p:NAME pin   n:TOPIC notes (hash)   v:TOPIC version of a topic   nodes (hash)
 -- Whether something has expired is always decided by the times inside; Redis's own TTLs only sweep up, an hour later.
@@ -28,16 +29,88 @@ local SETTLED, REAPED, USAGE = 6 * HOUR, 7 * DAY, 400 * DAY
 local BACKWARD = 5000
 local MOST_HOLDING = 256
 
+-- A key that holds something else than we write there (another program's work, a bad restore) is set aside and begins
+-- anew: one damaged counter must not cost all others. A user who may not do TYPE and RENAME loses what is there.
+local damaged = {}
+local function note_damage(key, reason)
+  damaged[#damaged + 1] = string.sub(key, #prefix + 1) .. ': ' .. reason
+end
+local function set_aside(key, reason)
+  note_damage(key, reason)
+  local place = prefix .. 'damaged:' .. string.sub(key, #prefix + 1)
+  local moved = redis.pcall('RENAME', key, place)
+  if type(moved) == 'table' and moved.err then call('DEL', key) else call('PEXPIRE', place, 30 * DAY) end
+end
+
+-- a key of that type, or none
+local function typed(key, kind)
+  local found = redis.pcall('TYPE', key).ok
+  if found and found ~= kind and found ~= 'none' then set_aside(key, 'it is a ' .. found) end
+  return key
+end
+
+local function whole(value)
+  return type(value) == 'number' and value == math.floor(value) and math.abs(value) <= FOREVER
+end
+
+local function number(key)
+  local raw = call('GET', typed(key, 'string'))
+  if not raw then return 0 end
+  local value = tonumber(raw)
+  if whole(value) then return value end
+  set_aside(key, 'it is not a whole number')
+  return 0
+end
+
+-- what was packed; nil when it is none of ours
+local function unpacked(raw, sound)
+  local ok, value = pcall(unpack_one, raw)
+  if ok and type(value) == 'table' and sound(value) then return value end
+end
+
+-- a field of a hash; damaged ones are kept in another hash
+local function field_of(key, name, raw, sound)
+  local value = unpacked(raw, sound)
+  if value then return value end
+  note_damage(key, 'a damaged field')
+  local place = prefix .. 'damaged:' .. string.sub(key, #prefix + 1)
+  call('HSET', typed(place, 'hash'), name, raw)
+  call('PEXPIRE', place, 30 * DAY)
+  call('HDEL', key, name)
+end
+
+local function numbers(value)
+  for i = 1, #value do if not whole(value[i]) then return false end end
+  return true
+end
+local function is_window(value) return #value % 3 == 0 and numbers(value) end
+local function is_row(value) return #value == 10 and numbers(value) end
+local function never() return false end
+local function is_names(value) return #value == 3 end
+local function is_note(value) return whole(value[1]) and type(value[2]) == 'string' end
+local function is_node(value) return whole(value[1]) and whole(value[2]) and type(value[3]) == 'string' end
+local function is_pin(value) return value[1] ~= nil and whole(value[2]) end
+local function is_record(value) return type(value) == 'table' and #value == 14 end
+local function is_call(value)
+  if not whole(value[2]) then return false end
+  if value[1] == 'S' then return true end
+  if (value[1] ~= 'O' and value[1] ~= 'R') or type(value[3]) ~= 'table' or not is_record(value[4]) then return false end
+  for _, term in ipairs(value[3]) do
+    if type(term) ~= 'table' or type(term[2]) ~= 'string' then return false end
+  end
+  return true
+end
+
 -- now: never before what was seen last, unless the clock was set back by more than BACKWARD
 local now = tonumber(ARGV[2])
 if now == 0 then
   local t = call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
-local seen = tonumber(call('GET', KEYS[1]) or '0')
+local seen = number(KEYS[1])
 if seen > now and seen - now <= BACKWARD then now = seen end
 if seen ~= now then call('SET', KEYS[1], now, 'PX', DAY) end
-local began = tonumber(call('GET', prefix .. 'began') or '0')
+local began = number(prefix .. 'began')
 if began == 0 then
   began = now
   call('SET', prefix .. 'began', now, 'PX', USAGE)
@@ -47,9 +120,11 @@ end
 local function cap(n) return math.min(n, FOREVER) end
 
 local function ttl(ms) return math.max(math.min(ms, USAGE), 0) + HOUR end
-local function load(key)
-  local raw = call('GET', key)
-  return raw and unpack_one(raw)
+local function load(key, sound)
+  local raw = call('GET', typed(key, 'string'))
+  local value = raw and unpacked(raw, sound)
+  if raw and not value then set_aside(key, 'it cannot be read') end
+  return value or nil
 end
 local function save(key, value, ms) call('SET', key, pack(value), 'PX', ttl(ms)) end
 
@@ -64,8 +139,8 @@ end
 
 local function book(record, sign)
   local key, field = prefix .. 'u:' .. record[1], pack({record[2], record[3], record[4]})
-  local raw = call('HGET', key, field)
-  local row = raw and unpack_one(raw) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  local raw = call('HGET', typed(key, 'hash'), field)
+  local row = raw and field_of(key, field, raw, is_row) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
   for i = 1, 10 do row[i] = cap(row[i] + sign * record[i + 4]) end
   call('HSET', key, field, pack(row))
   if not raw then call('PEXPIRE', key, USAGE) end
@@ -76,7 +151,7 @@ end
 
 -- the live buckets of a rolling window, and their sum
 local function live_buckets(counter, window)
-  local flat = load(prefix .. 'w:' .. counter) or {}
+  local flat = load(prefix .. 'w:' .. counter, is_window) or {}
   local live, sum, n = {}, 0, 0
   for i = 1, #flat, 3 do
     if flat[i + 2] + window > now then
@@ -121,7 +196,7 @@ function check.R(term)
 end
 
 function check.C(term)
-  local used = tonumber(call('GET', prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])) or '0')
+  local used = number(prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6]))
   if used + term[5] > term[4] then
     if term[5] > term[4] then return FOREVER - now, nil, used end
     return term[7] - now, nil, used
@@ -130,7 +205,7 @@ function check.C(term)
 end
 
 function check.S(term, holder)
-  local key = prefix .. 's:' .. term[2]
+  local key = typed(prefix .. 's:' .. term[2], 'zset')
   call('ZREMRANGEBYSCORE', key, '-inf', now)
   local count = call('ZCARD', key)
   if call('ZSCORE', key, holder) then return nil, nil, count - 1 end
@@ -171,7 +246,7 @@ end
 
 -- the open call or tombstone of an id, unless it is forgotten
 local function find(id)
-  local found = load(prefix .. 'c:' .. id)
+  local found = load(prefix .. 'c:' .. id, is_call)
   if found and found[1] ~= 'O' and found[2] <= now then return nil end
   return found
 end
@@ -192,7 +267,7 @@ end
 -- ms until open calls of the key will likely have made room for a term; nil when they cannot
 local function likely_retry(term, key, live, used)
   if not key or term[1] == 'S' or term[3] == 'requests' then return nil end
-  local index = prefix .. 'h:' .. key
+  local index = typed(prefix .. 'h:' .. key, 'zset')
   local rows = call('ZRANGE', index, 0, MOST_HOLDING - 1, 'WITHSCORES')
   for i = 1, #rows, 2 do
     local found = find(rows[i])
@@ -238,15 +313,15 @@ end
 
 -- an open call is over: it is in no index any more
 local function close(id, found)
-  call('ZREM', prefix .. 'open', id)
-  if found[6] then call('ZREM', prefix .. 'h:' .. found[4][2], id) end
+  call('ZREM', typed(prefix .. 'open', 'zset'), id)
+  if found[6] then call('ZREM', typed(prefix .. 'h:' .. found[4][2], 'zset'), id) end
 end
 
 -- bring what a call was charged (kept terms) to what `record` says; slots are given back
 local function adjust(kept, record, id)
   for _, term in ipairs(kept) do
     if term[1] == 'S' then
-      call('ZREM', prefix .. 's:' .. term[2], id)
+      call('ZREM', typed(prefix .. 's:' .. term[2], 'zset'), id)
     else
       local actual = amount(record, term[3])
       local delta = actual - term[4]
@@ -263,8 +338,8 @@ local function adjust(kept, record, id)
           end
         else
           local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[5])
-          local used = call('GET', key)
-          if used then call('SET', key, cap(tonumber(used) + delta), 'KEEPTTL') end
+          local used = number(key)
+          if call('EXISTS', key) == 1 then call('SET', key, cap(used + delta), 'KEEPTTL') end
         end
       end
     end
@@ -282,8 +357,7 @@ local function charge_late(terms, record, at)
       save(prefix .. 'w:' .. term[2], live, term[6])
     elseif term[1] == 'C' and now < term[7] then
       local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])
-      local used = tonumber(call('GET', key) or '0')
-      call('SET', key, cap(used + actual), 'PX', ttl(term[7] - now + 2 * DAY))
+      call('SET', key, cap(number(key) + actual), 'PX', ttl(term[7] - now + 2 * DAY))
     end
   end
 end
@@ -315,10 +389,10 @@ function ops.admit(id, time, orphan, terms, likely)
   if kept then
     local holds = reserves(terms)
     save(prefix .. 'c:' .. id, {'O', now + time, kept, orphan, false, holds}, USAGE)
-    call('ZADD', prefix .. 'open', now + time, id)
+    call('ZADD', typed(prefix .. 'open', 'zset'), now + time, id)
     call('PEXPIRE', prefix .. 'open', USAGE)
     if holds then
-      call('ZADD', prefix .. 'h:' .. orphan[2], now + likely, id)
+      call('ZADD', typed(prefix .. 'h:' .. orphan[2], 'zset'), now + likely, id)
       call('PEXPIRE', prefix .. 'h:' .. orphan[2], USAGE)
     end
   end
@@ -338,10 +412,10 @@ function ops.renew(calls, leases, time)
       found[2] = now + time
       if checkpoint then found[5] = checkpoint end
       save(prefix .. 'c:' .. id, found, USAGE)
-      call('ZADD', prefix .. 'open', now + time, id)
+      call('ZADD', typed(prefix .. 'open', 'zset'), now + time, id)
       for _, term in ipairs(found[3]) do
         if term[1] == 'S' then
-          local key = prefix .. 's:' .. term[2]
+          local key = typed(prefix .. 's:' .. term[2], 'zset')
           local expires = call('ZSCORE', key, id)
           if expires and tonumber(expires) > now then hold(key, id, time) end
         end
@@ -351,7 +425,7 @@ function ops.renew(calls, leases, time)
     end
   end
   for _, one in ipairs(leases) do
-    local key = prefix .. 's:' .. one[1]
+    local key = typed(prefix .. 's:' .. one[1], 'zset')
     local expires = call('ZSCORE', key, one[2])
     if expires and tonumber(expires) > now then
       hold(key, one[2], time)
@@ -365,13 +439,13 @@ end
 function ops.lease(holder, terms) return (take(terms, holder)) end
 
 function ops.release(holder, counters)
-  for _, counter in ipairs(counters) do call('ZREM', prefix .. 's:' .. counter, holder) end
+  for _, counter in ipairs(counters) do call('ZREM', typed(prefix .. 's:' .. counter, 'zset'), holder) end
   return {'done'}
 end
 
 -- pin: {value, expires}; expires 0 = never
 local function live_pin(name)
-  local found = load(prefix .. 'p:' .. name)
+  local found = load(prefix .. 'p:' .. name, is_pin)
   if found and (found[2] == 0 or found[2] > now) then return found end
 end
 
@@ -404,13 +478,14 @@ end
 
 -- note: {version, body}
 function ops.publish(topic, name, body, expect)
-  local key = prefix .. 'n:' .. topic
+  local key = typed(prefix .. 'n:' .. topic, 'hash')
   local raw = call('HGET', key, name)
-  local held = raw and unpack_one(raw)
+  local held = raw and field_of(key, name, raw, is_note)
   if expect and expect ~= (held and held[1] or 0) then
     if not held then return {'published', false, false} end
     return {'published', held[2] == body, {name, held[1], held[2]}}
   end
+  number(prefix .. 'v:' .. topic)
   local version = call('INCR', prefix .. 'v:' .. topic)
   call('HSET', key, name, pack({version, body}))
   call('PEXPIRE', key, USAGE)
@@ -419,10 +494,11 @@ function ops.publish(topic, name, body, expect)
 end
 
 function ops.gather(topic, since)
-  local flat, notes = call('HGETALL', prefix .. 'n:' .. topic), {}
+  local key = typed(prefix .. 'n:' .. topic, 'hash')
+  local flat, notes = call('HGETALL', key), {}
   for i = 1, #flat, 2 do
-    local held = unpack_one(flat[i + 1])
-    if held[1] > since then notes[#notes + 1] = {flat[i], held[1], held[2]} end
+    local held = field_of(key, flat[i], flat[i + 1], is_note)
+    if held and held[1] > since then notes[#notes + 1] = {flat[i], held[1], held[2]} end
   end
   table.sort(notes, function(x, y) return x[2] < y[2] end)
   return {'gathered', notes}
@@ -430,18 +506,18 @@ end
 
 -- node: {seen, expires, body}
 function ops.heartbeat(node, body, time)
-  call('HSET', prefix .. 'nodes', node, pack({now, now + time, body}))
+  call('HSET', typed(prefix .. 'nodes', 'hash'), node, pack({now, now + time, body}))
   call('PEXPIRE', prefix .. 'nodes', ttl(DAY))
   return {'done'}
 end
 
 function ops.nodes()
-  local flat, nodes = call('HGETALL', prefix .. 'nodes'), {}
+  local flat, nodes = call('HGETALL', typed(prefix .. 'nodes', 'hash')), {}
   for i = 1, #flat, 2 do
-    local held = unpack_one(flat[i + 1])
-    if held[2] > now then
+    local held = field_of(prefix .. 'nodes', flat[i], flat[i + 1], is_node)
+    if held and held[2] > now then
       nodes[#nodes + 1] = {flat[i], held[3], held[1]}
-    else
+    elseif held then
       call('HDEL', prefix .. 'nodes', flat[i])
     end
   end
@@ -452,7 +528,7 @@ end
 -- the open calls of a dead process, at most `limit`
 local function owned(owner, limit)
   local found = {}
-  for _, id in ipairs(call('ZRANGE', prefix .. 'open', 0, -1)) do
+  for _, id in ipairs(call('ZRANGE', typed(prefix .. 'open', 'zset'), 0, -1)) do
     if #found < limit and string.sub(id, 1, #owner) == owner then found[#found + 1] = id end
   end
   return found
@@ -461,12 +537,12 @@ end
 function ops.reap(limit, look, owner, leases)
   local due, reaped = nil, {}
   if owner == '' then
-    due = call('ZRANGEBYSCORE', prefix .. 'open', '-inf', now, 'LIMIT', 0, limit)
+    due = call('ZRANGEBYSCORE', typed(prefix .. 'open', 'zset'), '-inf', now, 'LIMIT', 0, limit)
   else
     due = owned(owner, limit)
   end
   for _, counter in ipairs((look or owner == '') and {} or leases) do
-    local key = prefix .. 's:' .. counter
+    local key = typed(prefix .. 's:' .. counter, 'zset')
     for _, holder in ipairs(call('ZRANGE', key, 0, -1)) do
       if string.sub(holder, 1, #owner) == owner then call('ZREM', key, holder) end
     end
@@ -501,12 +577,11 @@ function peek.R(term)
 end
 
 function peek.C(term)
-  local used = call('GET', prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6]))
-  return {tonumber(used or '0'), term[7]}
+  return {number(prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])), term[7]}
 end
 
 function peek.S(term)
-  local key = prefix .. 's:' .. term[2]
+  local key = typed(prefix .. 's:' .. term[2], 'zset')
   local used = call('ZCOUNT', key, '(' .. string.format('%.0f', now), '+inf')
   local last = call('ZRANGE', key, -1, -1, 'WITHSCORES')
   return {used, used > 0 and tonumber(last[2]) or now}
@@ -520,11 +595,13 @@ end
 
 -- one page of a day's books, of one key or ("") of all, and where the next one begins ("0": there is none)
 function ops.report(day, cursor, size, key)
-  local page, rows = call('HSCAN', prefix .. 'u:' .. day, cursor, 'COUNT', size), {}
+  local books = typed(prefix .. 'u:' .. day, 'hash')
+  local page, rows = call('HSCAN', books, cursor, 'COUNT', size), {}
   local flat = page[2]
   for i = 1, #flat, 2 do
-    local names = unpack_one(flat[i])
-    if key == '' or names[1] == key then rows[#rows + 1] = {names, unpack_one(flat[i + 1])} end
+    local names = unpacked(flat[i], is_names)
+    local row = field_of(books, flat[i], flat[i + 1], names and is_row or never)
+    if row and (key == '' or names[1] == key) then rows[#rows + 1] = {names, row} end
   end
   return {'reported', rows, page[1]}
 end
@@ -539,4 +616,4 @@ for i, op in ipairs(unpack_one(ARGV[3])) do
   end
   answers[i] = answer
 end
-return pack({began, answers})
+return pack({began, answers, damaged})

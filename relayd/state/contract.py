@@ -404,6 +404,11 @@ class Store(Protocol):
         """Names what holds the data; another name than before means that some of it may be lost. "" cannot tell."""
         ...
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """What was found unreadable and set aside since the start, with the reason; the latest of it."""
+        ...
+
     def apply(self, batch: Sequence[Op]) -> list[Answer]:
         """Carry out a batch in order, at one instant. One answer per operation.
 

@@ -31,6 +31,7 @@ from relayd.state.rows import from_row, to_row
 OLDEST = (6, 2)
 # A script keeps Redis from all else: 64 operations are about 3 ms.
 LARGEST_SCRIPT = 64
+MOST_DAMAGED = 20  # names of what was damaged that are kept for people
 PAGE = 500  # usage rows that are read at a time, some 4 ms
 # Error words with which a server says that it cannot work now, or is not the master (Redis source, src/server.c).
 _NOT_NOW = frozenset(
@@ -71,6 +72,7 @@ class RedisStore:
     _asking: bool = attrs.field(default=False, init=False)  # connected to a node that is about to get our slot
     _server: str = attrs.field(default="", init=False)  # the run id of the process that we are connected to
     _began: int = attrs.field(default=0, init=False)  # when its data began, Unix ms
+    _damaged: tuple[str, ...] = attrs.field(default=(), init=False)
 
     def __attrs_post_init__(self) -> None:
         self._connector = RedisConnector(
@@ -88,6 +90,10 @@ class RedisStore:
     @property
     def life(self) -> str:
         return f"{self._server}/{self._began}" if self._began else ""
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        return self._damaged
 
     @property
     def prefix(self) -> str:
@@ -138,9 +144,15 @@ class RedisStore:
             raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
         found = []
         for reply in replies:
-            self._began, rows = _decode(reply)
+            self._began, rows, damaged = _decode(reply)
+            self._note_damage(damaged)
             found.append(rows)
         return found
+
+    def _note_damage(self, names: list[str]) -> None:
+        """Remember what the script has set aside, in the order it was found; the latest are enough."""
+        if names:
+            self._damaged = tuple(dict.fromkeys((*self._damaged, *names)))[-MOST_DAMAGED:]
 
     def _report(self, op: c.Report) -> c.Answer:
         """Usage rows page by page, each in a script of its own: while one runs, Redis serves nobody else."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import assert_never
@@ -112,6 +113,10 @@ class SqliteStore:
     def life(self) -> str:
         return ""
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        return ()  # a column has a type, and a damaged file is an outage
+
     def check(self) -> list[str]:
         try:
             self._connect()
@@ -157,13 +162,28 @@ class SqliteStore:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 return None
-            raise c.StoreUnavailable(f"{self.name}: {error}") from None
+            raise self._lost(error) from None
         except (sqlite3.Error, OSError) as error:
-            raise c.StoreUnavailable(f"{self.name}: {error}") from None
+            raise self._lost(error) from None
         try:
             return self._carry_out(sql, batch)
-        except Exception:  # undone; one by one, to find out whose fault it is
-            return self.apply(batch)
+        except Exception as error:  # undone
+            if _is_outage(error):
+                raise self._lost(error) from None
+            return None  # whoever may wait carries them out one by one, to find out whose fault it is
+
+    def _lost(self, error: Exception) -> c.StoreUnavailable:
+        """Let go of a connection that does not work, without waiting for the disk: a thread of its own closes it."""
+        if self.path != MEMORY:
+            old = attrs.evolve(self)
+            old._connection, old._checkpointer = self._connection, self._checkpointer
+            self._connection = self._checkpointer = None
+            threading.Thread(target=old._close_quietly, name="relayd-state-close", daemon=True).start()
+        return c.StoreUnavailable(f"{self.name}: {error}")
+
+    def _close_quietly(self) -> None:
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self.close()
 
     def _transaction(self, batch: Sequence[c.Op]) -> list[c.Answer]:
         sql = self._connect().execute

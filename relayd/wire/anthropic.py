@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import msgspec
 
-from relayd.wire.call import NO_ALIASES, Call, Endpoint, Reply, Translator
+from relayd.wire.call import NO_ALIASES, Call, Endpoint, Language, Reply, Translator
 from relayd.wire.http import HeaderPairs, RequestHead, client_headers
 from relayd.wire.peek import peek
 from relayd.wire.refusal import Refusal
@@ -54,6 +54,10 @@ class Native:
 
     @property
     def name(self) -> str:
+        return "anthropic"
+
+    @property
+    def language(self) -> Language:
         return "anthropic"
 
     def parse(

@@ -109,6 +109,14 @@ class Dialect(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """What its calls ask of the upstream."""
+        ...
+
+    @property
+    def language(self) -> Language: ...
+
     def parse(
         self, head: RequestHead, body: bytes, *, now: float = 0.0, aliases: Mapping[str, str] = NO_ALIASES
     ) -> Call:

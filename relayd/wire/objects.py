@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from relayd.wire.peek import Peeked, members, peek
+from relayd.wire.peek import Peeked, doubled_key, peek, text_span
 from relayd.wire.refusal import Refusal
 
 MOST_REQUESTS = 100_000  # in a batch; API reference, "Create a Message Batch"
@@ -100,10 +100,11 @@ def _request(raw: bytes, path: str) -> Peeked:
 
 
 def _refuse_doubled(raw: bytes, name: str, path: str) -> None:
-    """Look closely only where the key stands more than once, or may be there in another spelling."""
-    if raw.count(b'"%s"' % name.encode()) <= 1 and _ESCAPED_LETTER.search(raw) is None:
-        return
-    if sum(key == name for key, _, _ in members(raw)) > 1:
+    try:
+        twice = doubled_key(raw, (name,))
+    except (msgspec.MsgspecError, RecursionError):
+        raise Refusal(status=400, message=f"{path}{name}: not valid JSON", param="requests") from None
+    if twice:
         raise Refusal(status=400, message=f"{path}{name}: the key appears twice", param="requests")
 
 
@@ -111,10 +112,11 @@ def with_results_url(body: bytes, url: str) -> bytes:
     """A batch with `url` as its `results_url`; null stays null, and every other byte as it was."""
     if b"results_url" not in body:
         return body
-    for name, start, end in members(body):
-        if name == "results_url" and body[start:end] != b"null":
-            return body[:start] + msgspec.json.encode(url) + body[end:]
-    return body
+    try:
+        span = text_span(body, "results_url")
+    except (msgspec.MsgspecError, RecursionError):
+        span = None  # not an object, or not an address
+    return body if span is None else body[: span[0]] + msgspec.json.encode(url) + body[span[1] :]
 
 
 def may_name_files(body: bytes) -> bool:

@@ -3,15 +3,19 @@
 Rule: what is read here is what the upstream will read. JSON leaves open which of two equal keys wins, so a doubled
 `model`, `stream` or `max_tokens` is refused: a limit checked on one value must not be evaded by the other.
 
-Theory: msgspec skims the whole document in one pass (50 us for 200 KB), which proves its syntax and finds the values
-of the top level. A doubled key is one of which only the last value is found: then the bytes found do not add up to the
-body. They do in compact JSON, as every SDK writes it; only what is written with white space or escaped keys is looked
-through with a regular expression, and only when that finds a name twice does the exact scanner run.
+Theory: msgspec skims the whole document in one pass (3 ms a MB), which proves its syntax, makes no object of what it
+skips, and checks the type of every watched field that it meets, the first of two equal keys as well. It keeps the last
+of two. So only where a name can stand twice (its bytes are there twice, or an escape could spell it) a second pass
+asks for each occurrence. There is no loop over tokens in Python: a body of 30 MB, of whatever shape, costs about as
+much as decoding it (tests/bench/peek_cost.py).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -20,21 +24,29 @@ import msgspec
 from relayd.wire.refusal import Refusal
 
 WATCHED = ("model", "stream", "max_tokens")
-# A JSON escape that could spell a letter or "_" of a watched key: \u005f, \u006d ...
-_ESCAPED_KEY = re.compile(rb"\\u00(?:5[fF]|6|7)")
-_NAME = re.compile(rb'"m(?:odel|ax_tokens)"|"stream"')
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]', re.DOTALL)
+# A body from this size on is read in a thread; below it a hand-over costs more than the reading (about 1 ms).
+LARGE = 256 << 10
+# A JSON escape that could spell a letter or "_" of a key: \u005f, \u006d ...
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6|7)")
+_STRETCHES = 256
 
 
 class _Metadata(msgspec.Struct):
     user_id: str | None = None
 
 
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+class _Fields(msgspec.Struct):
+    """The top level of a body. What is not named here is skipped."""
+
+    model: str | None = None
+    stream: bool | None = None
+    max_tokens: int | float | None = None
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    speed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_fields = msgspec.json.Decoder(_Fields)
 _metadata = msgspec.json.Decoder(_Metadata)
-_text = msgspec.json.Decoder(str | None)
-_flag = msgspec.json.Decoder(bool | None)
-_number = msgspec.json.Decoder(int | float | None)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,17 +68,18 @@ def peek(body: bytes) -> Peeked:
     Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types and for doubled keys.
     """
     found, wide = _decode(body)
-    if not _adds_up(found, body) and _may_repeat(body):
-        _refuse_doubled(body)
-    cap: int | float | None = _read(found, "max_tokens", _number)
+    doubled = doubled_key(body, WATCHED)
+    if doubled:
+        raise _bad(f"{doubled}: the key appears twice", doubled)
+    cap = found.max_tokens
     if isinstance(cap, float) and not cap.is_integer():  # neither is infinity
         raise _bad("max_tokens: expected a whole number", "max_tokens")
     return Peeked(
-        model=_read(found, "model", _text) or "",
-        stream=bool(_read(found, "stream", _flag)),
+        model=found.model or "",
+        stream=bool(found.stream),
         max_tokens=None if cap is None else int(cap),
-        user_id=_user_id(found.get("metadata")),
-        fast="speed" in found,
+        user_id=_user_id(found.metadata),
+        fast=found.speed is not msgspec.UNSET,
         wide=wide,
     )
 
@@ -76,12 +89,11 @@ def wide_bytes(body: bytes) -> int:
     return 0 if body.isascii() else len(body) - len(body.decode())
 
 
-def _decode(body: bytes) -> tuple[dict[str, msgspec.Raw], int]:
+def _decode(body: bytes) -> tuple[_Fields, int]:
     try:
-        return _members.decode(body), wide_bytes(body)  # msgspec skims over strings that it does not return
+        return _fields.decode(body), wide_bytes(body)  # msgspec skims over strings that it does not return
     except msgspec.ValidationError as error:
-        what = str(error).replace("`", "")
-        raise _bad(f"the request body must be a JSON object: {what[:1].lower()}{what[1:]}") from None
+        raise _wrong_type(str(error)) from None
     except msgspec.DecodeError as error:
         raise _bad(f"the request body is not valid JSON: {error}") from None
     except UnicodeDecodeError as error:
@@ -90,38 +102,20 @@ def _decode(body: bytes) -> tuple[dict[str, msgspec.Raw], int]:
         raise _bad("the request body is nested too deeply") from None
 
 
-def _adds_up(found: dict[str, msgspec.Raw], body: bytes) -> bool:
-    """Whether the members found are all there is: `{"key":value,"key":value}` and not a byte more."""
-    length = 1 + len(found) * 4  # braces, commas, colons, quotes
-    for name, raw in found.items():
-        length += len(name) + memoryview(raw).nbytes
-    return length == len(body)
-
-
-def _read(found: dict[str, msgspec.Raw], name: str, decoder: msgspec.json.Decoder[Any]) -> Any:
-    raw = found.get(name)
-    if raw is None:
-        return None
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise _wrong_type(name, str(error)) from None
-    except msgspec.DecodeError as error:
-        raise _bad(f"the request body is not valid JSON: {name}: {error}", name) from None
-
-
-def _wrong_type(name: str, text: str) -> Refusal:
-    # "Expected `str | null`, got `int`"
-    what = text.replace("`", "").replace(" | null", "").replace("int | float", "number")
-    return _bad(f"{name}: {what[:1].lower()}{what[1:]}", name)
+def _wrong_type(text: str) -> Refusal:
+    """Words for "Expected `str | null`, got `int` - at `$.model`"."""
+    what, _, place = text.replace("`", "").partition(" - at $")
+    what = (what[:1].lower() + what[1:]).replace(" | null", "").replace("int | float", "number")
+    name = place.removeprefix(".")
+    return _bad(f"{name}: {what}", name) if name else _bad(f"the request body must be a JSON object: {what}")
 
 
 def _bad(message: str, param: str | None = None) -> Refusal:
     return Refusal(status=400, message=message, param=param)
 
 
-def _user_id(raw: msgspec.Raw | None) -> str:
-    if raw is None:
+def _user_id(raw: msgspec.Raw | msgspec.UnsetType) -> str:
+    if raw is msgspec.UNSET:
         return ""
     try:
         return _metadata.decode(raw).user_id or ""
@@ -129,75 +123,114 @@ def _user_id(raw: msgspec.Raw | None) -> str:
         return ""  # the upstream judges its own field
 
 
-def _may_repeat(body: bytes) -> bool:
-    names = _NAME.findall(body)
-    if len(names) > len(set(names)):
-        return True
-    return b"\\u00" in body and _ESCAPED_KEY.search(body) is not None
+class _Twice(Exception):
+    """A key was met for the second time."""
 
 
-def _refuse_doubled(body: bytes) -> None:
-    seen = set()
-    for name, _, _ in members(body):
-        if name in seen and name in WATCHED:
-            raise _bad(f"{name}: the key appears twice", name)
-        seen.add(name)
+class _Occurrence:
+    """The type of a field whose every occurrence is told to a decoder's `dec_hook`."""
+
+    key = ""
 
 
-def members(body: bytes) -> list[tuple[str, int, int]]:
-    """The top-level members of a valid JSON object: key, and where its value starts and ends in `body`."""
-    found: list[tuple[str, int, int]] = []
-    depth = 0
-    name: str | None = None
-    key: bytes = b""
-    start = 0
-    for match in _TOKEN.finditer(body):
-        token = match[0]
-        mark = token[0]
-        if mark in b"{[":
-            depth += 1
-        elif depth == 1 and mark in b",}":
-            if name is not None:
-                found.append((name, start, _trimmed_end(body, match.start())))
-            name = None
-            depth -= mark == 0x7D
-        elif mark in b"}]":
-            depth -= 1
-        elif depth == 1 and name is None:
-            if mark == 0x3A:
-                name, start = msgspec.json.decode(key, type=str), _skip_space(body, match.end())
-            else:
-                key = token
-    return found
+@cache
+def _watching(*names: str) -> type[msgspec.Struct]:
+    """An object in which each occurrence of these keys is told."""
+    return msgspec.defstruct("_Watching", [(name, type(name, (_Occurrence,), {"key": name}), None) for name in names])
 
 
-def _skip_space(body: bytes, at: int) -> int:
-    while body[at] in b" \t\r\n":
-        at += 1
-    return at
+def doubled_key(body: bytes, names: Sequence[str]) -> str:
+    """The first of `names` that the top level has twice, in whatever spelling; "" when none is.
+
+    Args:
+        body: a valid JSON object. Where a name may be there twice, its values are decoded.
+    Raises: msgspec.MsgspecError, RecursionError for such values that cannot be.
+    """
+    escaped = _may_be_escaped(body)
+    suspects = [name for name in names if escaped or body.count(b'"%b"' % name.encode()) > 1]
+    seen: set[type] = set()
+
+    def note(kind: type, value: object) -> object:
+        if kind in seen:
+            raise _Twice
+        seen.add(kind)
+        return kind()
+
+    for name in suspects:
+        seen.clear()
+        try:
+            msgspec.json.Decoder(_watching(name), dec_hook=note).decode(body)
+        except _Twice:
+            return name
+    return ""
 
 
-def _trimmed_end(body: bytes, at: int) -> int:
-    while body[at - 1] in b" \t\r\n":
-        at -= 1
-    return at
+def _may_be_escaped(body: bytes) -> bool:
+    return b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None
 
 
 def replace_model(body: bytes, model: str) -> bytes:
-    """`body` with another top-level `model`; every other byte as it was. `body` has passed `peek`."""
-    value = msgspec.json.encode(model)
-    match = _plain_model(body)
-    if match is not None:
-        return body[: match.start(1)] + value + body[match.end(1) :]
-    for name, start, end in members(body):
-        if name == "model":
-            return body[:start] + value + body[end:]
-    return body
+    """`body` with another top-level `model`; every other byte as it was. `body` has passed `peek`, which found one."""
+    sole = body.count(b'"model"') == 1 and not _may_be_escaped(body)
+    match = _member("model", plain=True).search(body) if sole else None
+    span = match.span(1) if match is not None else text_span(body, "model")
+    if span is None:
+        return body
+    return body[: span[0]] + msgspec.json.encode(model) + body[span[1] :]
 
 
-_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*")')
+def text_span(body: bytes, name: str) -> tuple[int, int] | None:
+    """Where the text that a top-level key has for its value starts and ends, quotes included. None when there is none.
+
+    Every text of a key of that name, however deep, is exchanged for the number of the stretch of the body where it
+    stands; a decoder that reads the top level alone then tells which stretch is the one. So on within it, until it has
+    but one such key: two or three rounds for millions of them.
+
+    Args:
+        body: a valid JSON object that has the key at most once at its top level.
+    """
+    pattern = _member(name, plain=not _may_be_escaped(body))
+    start, end = 0, len(body)
+    while True:
+        cuts = _cuts(pattern, body, start, end)
+        marked = [b'"%b":"%d"' % (name.encode(), number) for number in range(len(cuts) - 1)]
+        stretches = [pattern.sub(mark, body[a:b]) for mark, (a, b) in zip(marked, pairwise(cuts), strict=True)]
+        number: str | None = _reading(name).decode(b"".join((body[:start], *stretches, body[end:]))).value
+        if number is None:
+            return None
+        start, end = cuts[int(number)], cuts[int(number) + 1]
+        match = pattern.search(body, start, end)
+        assert match is not None
+        if pattern.search(body, match.end(), end) is None:
+            return match.span(1)
 
 
-def _plain_model(body: bytes) -> Any:
-    """The one `"model"` member when nothing else in the body can be taken for it."""
-    return None if _may_repeat(body) else _MODEL.search(body)
+def _cuts(pattern: re.Pattern[bytes], body: bytes, start: int, end: int) -> list[int]:
+    """Where to cut body[start:end] into at most `_STRETCHES` pieces, each but the first at the start of a match."""
+    step = (end - start) // _STRETCHES + 1
+    while True:
+        cuts = [start]
+        while (match := pattern.search(body, cuts[-1] + step, end)) is not None:
+            cuts.append(match.start())
+        if len(cuts) > 1 or step == 1:
+            return [*cuts, end]
+        step = step // 16 + 1  # all matches stand within one step of the start
+
+
+@cache
+def _member(name: str, *, plain: bool) -> re.Pattern[bytes]:
+    """A pattern for a key and its (text). Wherever in a valid document the search begins, the colon that it finds is
+    one behind a key of that name, or of one that ends in a quote and that name; and the text is a whole one.
+
+    Args:
+        plain: the key is not written with escapes, which is looked for much faster.
+    """
+    letters = (letter.encode() if plain else rb"(?:%c|\\u(?i:%04x))" % (ord(letter), ord(letter)) for letter in name)
+    key = b'"' + b"".join(letters) + b'"'
+    return re.compile(key + rb"[ \t\r\n]*:[ \t\r\n]*" + rb'("(?:[^"\\]|\\.)*+")', re.DOTALL)
+
+
+@cache
+def _reading(name: str) -> msgspec.json.Decoder[Any]:
+    """A decoder that reads one text of the top level, as `value`."""
+    return msgspec.json.Decoder(msgspec.defstruct("_Reading", [("value", str | None, None)], rename={"value": name}))

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import random
+import sys
+import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bench.compile_shapes import trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,6 +179,57 @@ def test_problems_beyond_a_hundred_are_counted_and_errors_come_first() -> None:
     assert len(compiled.problems) == MAX_PROBLEMS
     assert compiled.omitted == 21
     assert "E-UNKNOWN-KEY" in codes(compiled)
+
+
+def test_problems_of_one_file_beyond_a_hundred_are_counted_too() -> None:
+    compiled = compile_tree(tree(relay=RELAY + "".join(f"[a{n}]\n" for n in range(250))))
+
+    assert len(compiled.problems) == MAX_PROBLEMS
+    assert compiled.omitted == 150
+
+
+@pytest.mark.parametrize("shape", trees(1))
+def test_four_times_the_file_is_four_times_the_work(shape: str) -> None:
+    work = [calls_of(lambda n=n: compile_tree(trees(n)[shape])) for n in (250, 1000)]  # type: ignore[misc]
+    spent = [min(cpu_of(lambda n=n: compile_tree(trees(n)[shape])) for _ in range(2)) for n in (1000, 4000)]  # type: ignore[misc]
+
+    assert work[1] < 6 * work[0]
+    assert spent[1] < 10 * max(spent[0], 0.005)
+
+
+def calls_of(act: Callable[[], object]) -> int:
+    """How many functions are called, of Python and of C; each item of a generator is one."""
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def cpu_of(act: Callable[[], object]) -> float:
+    began = time.process_time()
+    act()
+    return time.process_time() - began
+
+
+def test_an_alias_leads_to_the_end_of_its_chain_and_a_ring_is_shown_by_its_first_steps() -> None:
+    chain = "".join(f'a{n} = "a{n + 1}"\n' for n in range(50))
+    ring = "".join(f'b{n} = "b{(n + 1) % 50}"\n' for n in range(50))
+    leading = 'c = "b3"\n'
+
+    models = compile_tree(tree(relay=f"{RELAY}[models]\n{chain}")).require().relay.models
+    problems = compile_tree(tree(relay=f"{RELAY}[models]\n{ring}{leading}")).problems
+
+    assert set(models.values()) == {"a50"}
+    assert len(problems) == 51
+    assert all("-> ..." in problem.message for problem in problems)
 
 
 def test_a_key_without_effect_is_a_note_only_where_it_is_set_to_something() -> None:

@@ -23,7 +23,7 @@ from relayd.config.snapshot import (
     Recipient,
     Secrets,
 )
-from relayd.core.inventory import ending_within, sealed_values, take_inventory
+from relayd.core.inventory import Inventory, ending_within, next_to_end, sealed_values, take_inventory
 
 OLD, NEW, STRANGER = (new_identity(lambda size, number=number: bytes([number]) * size) for number in (1, 2, 3))
 BINDING = account_binding("test", "a", "https://api.anthropic.com")
@@ -154,3 +154,11 @@ def test_keys_that_can_do_nothing_are_known_and_only_while_they_are_accepted() -
     }
     assert "ends" not in found.useless_now(soon.timestamp())
     assert found.used_groups(soon.timestamp()) == {"default", "nowhere", "denied"}
+
+
+def test_of_very_many_keys_those_that_end_next_are_shown_and_the_latest_of_those_that_have_ended() -> None:
+    inventory = Inventory(ends={f"k{n}": float(n) for n in range(100)})
+
+    assert [name for name, _ in next_to_end(inventory, 49.5, 3)] == ["k50", "k51", "k52"]
+    assert [name for name, _ in next_to_end(inventory, 98.5, 3)] == ["k97", "k98", "k99"]
+    assert len(next_to_end(inventory, 0, 100)) == 100

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from builders import KEY
 
 from relayd.core.receipt import Attempt, Receipt
-from relayd.daemon.log import AccessLog, Lines, Output, call_fields, scrub
+from relayd.daemon.log import AccessLog, Lines, call_fields, scrub
+from relayd.daemon.log_output import MOST_WAITING, Output
 from relayd.wire.usage import Usage
 
 
@@ -136,3 +138,80 @@ def test_plain_text_is_left_as_it_is() -> None:
     assert scrub("model claude-x at 12:00:00, see https://example.com/a:b") == (
         "model claude-x at 12:00:00, see https://example.com/a:b"
     )
+
+
+# --- the thread
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, Output]]:
+    """The reading end of a pipe, and an output that writes to it with a thread."""
+    reading, writing = os.pipe()
+    output = Output(None, fd=writing)
+    output.start()
+    yield reading, output
+    os.close(reading)
+    output.stop()
+    os.close(writing)
+
+
+def test_whoever_logs_never_waits_for_a_full_pipe_and_what_is_lost_is_counted(pipe: tuple[int, Output]) -> None:
+    reading, output = pipe
+    line = b"x" * 999 + b"\n"
+    for _ in range(MOST_WAITING + 2000):  # a pipe takes 64 KiB; without the thread the 66th line would wait for ever
+        output.write(line)
+
+    assert output.lost > 0
+    with open(reading, "rb", closefd=False) as file:
+        for _ in range(MOST_WAITING + 2000 - output.lost):
+            assert file.readline() == line
+
+
+def test_lines_keep_their_order_and_a_stop_writes_what_waits(pipe: tuple[int, Output]) -> None:
+    reading, output = pipe
+    for number in range(500):
+        output.write(b"%d\n" % number)
+    output.stop()
+    output.write(b"last\n")
+
+    assert os.read(reading, 1 << 16).split() == [b"%d" % number for number in range(500)] + [b"last"]
+    assert output.lost == 0
+
+
+def test_a_stop_does_not_wait_for_ever_and_nothing_waits_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relayd.daemon.log_output.LAST_WORDS", 0.05)
+    reading, writing = os.pipe()
+    output = Output(None, fd=writing)
+    output.start()
+    for _ in range(200):
+        output.write(b"x" * 999 + b"\n")
+    output.stop()
+    output.write(b"x" * 999 + b"\n")
+
+    assert output.lost >= 1
+    os.close(reading)  # then nobody can write to it any longer, and the thread comes to its end
+
+
+def test_a_reopening_has_its_place_among_the_lines(tmp_path: Path) -> None:
+    output = Output(tmp_path / "relayd.log")
+    output.start()
+    for number in range(300):
+        if number == 150:
+            (tmp_path / "relayd.log").rename(tmp_path / "old.log")
+            output.reopen()
+        output.write(b"%d\n" % number)
+    output.stop()
+
+    assert (tmp_path / "relayd.log").read_text().split()[-1] == "299"
+    both = (tmp_path / "old.log").read_text() + (tmp_path / "relayd.log").read_text()
+    assert both.split() == [str(number) for number in range(300)]
+    assert (tmp_path / "relayd.log").read_text().split()[0] == "150"
+
+
+def test_a_standard_error_that_does_not_block_loses_nothing(pipe: tuple[int, Output]) -> None:
+    reading, output = pipe
+    os.set_blocking(output._fd, False)
+    for number in range(3000):
+        output.write(b"%0999d\n" % number)
+    with open(reading, "rb", closefd=False) as file:
+        assert [int(file.readline()) for _ in range(3000)] == list(range(3000))

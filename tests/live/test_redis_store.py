@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 import trustme
@@ -32,8 +33,10 @@ from relayd.state.contract import (
     Denied,
     Failed,
     Gather,
+    Gathered,
     GetPin,
     Granted,
+    NodeList,
     Nodes,
     Op,
     Peek,
@@ -48,6 +51,7 @@ from relayd.state.contract import (
     Report,
     Reported,
     Settle,
+    Settled,
     StoreMisfit,
     StoreUnavailable,
     TermLevels,
@@ -447,3 +451,88 @@ async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
         assert {row.key: row.requests for row in report.rows} == expected
         assert peeked.levels[0].used == total
         assert main.stats.outages >= 1
+
+
+DAMAGE = {
+    "another type": ("LPUSH", "x"),
+    "no number and no MessagePack": ("SET", "\xff nonsense"),
+    "MessagePack of something else": ("SET", b"\x93\xa1a\xa1b\xa1c"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "place", ["w:key/dev/requests/1h", "s:key/dev/slots", "k:key/dev/cost/day@0", "clock", "began"]
+)
+def test_a_damaged_counter_is_set_aside_alone_and_all_else_goes_on(
+    damage: str, place: str, server: RedisServer, store: RedisStore
+) -> None:
+    slots = Slots(counter="key/dev/slots", name="", limit=2, ttl=60_000)
+    end = 9_000_000_000_000
+    day = Calendar(counter="key/dev/cost/day", name="", unit="cost", limit=100, cost=1, start=0, end=end)
+    terms = (*rolling(), slots, day)
+    store.apply([admit("before", terms), admit("other", (attrs.evolve(terms[0], counter="key/other/requests/1h"),))])
+    word, value = DAMAGE[damage]
+    with contextlib.closing(server.client()) as client:
+        client.delete(f"{store.prefix}{place}")
+        client.execute_command(word, f"{store.prefix}{place}", value)
+
+        (granted, settled, peeked) = store.apply(
+            [admit("after", terms), Settle(call="before", record=record()), Peek(terms=terms)]
+        )
+
+        assert isinstance(granted, Granted)
+        assert settled == Settled(outcome="settled")
+        assert isinstance(peeked, TermLevels)
+        assert [name.partition(": ")[0] for name in store.damaged] == [place]
+        assert client.exists(f"{store.prefix}damaged:{place}")
+    assert isinstance(store.apply([Ping()])[0], Pong)
+    assert len(store.damaged) == 1
+
+
+@pytest.mark.parametrize("place", ["c:before", "open", "h:dev", "u:2026-11-22", "p:pin", "n:topic", "v:topic", "nodes"])
+def test_no_other_damaged_key_fails_an_operation(place: str, server: RedisServer, store: RedisStore) -> None:
+    ops: list[Op] = [
+        Settle(call="before", record=record()),
+        Renew(calls=(("before", None),), leases=(), ttl=1000),
+        Reap(),
+        GetPin(name="pin"),
+        Pin(name="pin", value="a", ttl=1000),
+        Publish(topic="topic", name="a", body="b"),
+        Gather(topic="topic"),
+        Beat(node="n", body="b", ttl=1000),
+        Nodes(),
+        Report(first="2026-11-22", last="2026-11-22"),
+    ]
+    store.apply([admit("before", rolling()), *ops[3:]])
+    with contextlib.closing(server.client()) as client:
+        client.delete(f"{store.prefix}{place}")
+        client.lpush(f"{store.prefix}{place}", "x")
+
+        assert not [answer for answer in store.apply(ops) if isinstance(answer, Failed)]
+        assert any(name.startswith(f"{place}: ") for name in store.damaged)
+
+
+@pytest.mark.parametrize("place", ["u:2026-11-22", "n:topic", "nodes"])
+def test_a_damaged_field_costs_no_other_field(place: str, server: RedisServer, store: RedisStore) -> None:
+    store.apply(
+        [
+            Settle(call="a", record=record()),
+            Publish(topic="topic", name="a", body="b"),
+            Beat(node="a", body="b", ttl=60_000),
+        ]
+    )
+    with contextlib.closing(server.client()) as client:
+        client.hset(f"{store.prefix}{place}", "bad", "\xff nonsense")
+
+    gathered, nodes, reported = store.apply(
+        [Gather(topic="topic"), Nodes(), Report(first="2026-11-22", last="2026-11-22")]
+    )
+
+    assert isinstance(gathered, Gathered)
+    assert [note.name for note in gathered.notes] == ["a"]
+    assert isinstance(nodes, NodeList)
+    assert [one.node for one in nodes.nodes] == ["a"]
+    assert isinstance(reported, Reported)
+    assert len(reported.rows) == 1
+    assert [name.partition(": ")[0] for name in store.damaged] == [place]

@@ -286,3 +286,45 @@ def test_the_path_appears_in_names_and_errors_but_nothing_of_the_clock() -> None
     assert store.name == "sqlite:/nowhere/at/all.db"
     assert "clock" not in repr(store)
     assert os.path.exists("/nowhere") is False
+
+
+def test_an_error_of_the_disk_on_the_quick_way_waits_for_no_thread(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "state.db"), clock=lambda: NOW, busy=0)
+    store.check()
+    checkpoint_ends, stopped = threading.Event(), threading.Event()
+
+    class Stuck:
+        """A checkpoint that the disk does not finish."""
+
+        def stop(self) -> None:
+            checkpoint_ends.wait(30)
+            stopped.set()
+
+        def count_batch(self) -> None:
+            pass
+
+    assert store._connection is not None
+    assert store._checkpointer is not None
+    store._checkpointer.stop()
+    store._checkpointer = Stuck()  # type: ignore[assignment]
+    store._connection.close()
+    broken = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)  # which has none of the tables
+    store._connection = broken
+
+    with pytest.raises(StoreUnavailable):
+        store.apply_at_once([Pin(name="p", value="v")])
+
+    assert not stopped.is_set()
+    assert store.apply_at_once([Ping()]) is not None  # through a connection of its own
+    checkpoint_ends.set()
+    assert stopped.wait(10)
+    store.close()
+
+
+def test_an_operation_at_fault_on_the_quick_way_is_left_to_whoever_may_wait(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "state.db"), clock=lambda: NOW, busy=0)
+    wrong = Pin(name="p", value=object())  # type: ignore[arg-type]
+
+    assert store.apply_at_once([wrong]) is None
+    assert store.apply_at_once([GetPin(name="p")]) == [Pinned(value=None)]
+    store.close()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 
+import msgspec
 import pytest
+from bench.peek_cost import cpu, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.wire.peek import members, peek, replace_model
+from relayd.wire.peek import doubled_key, peek, replace_model, text_span
 from relayd.wire.refusal import Refusal
 
 numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False)
@@ -113,12 +117,93 @@ def test_replacing_the_model_changes_that_value_alone(before, after, model, inde
     assert len(replaced) == len(body) - len(old) + len(b'"new"')
 
 
-@given(st.dictionaries(st.text(), json_values, max_size=6), st.sampled_from([None, 2]))
-@settings(deadline=None, max_examples=200)
-def test_members_are_found_with_their_exact_values(document, indent) -> None:
-    body = json.dumps(document, indent=indent).encode()
+def spelt(name: str, escaped: list[bool]) -> str:
+    """A key as JSON may write it: some of its letters as escapes."""
+    return "".join(f"\\u{ord(c):04X}" if mark else c for c, mark in zip(name, escaped, strict=True))
 
-    assert {name: json.loads(body[start:end]) for name, start, end in members(body)} == document
+
+members = st.tuples(
+    st.sampled_from(["model", "modem", 'a"model', "Model"]),
+    st.lists(st.booleans(), min_size=7, max_size=7),
+    st.sampled_from(['"m"', "1", '{"model":"m"}', '["model",{"model" : "m\\"odel"}]', '"\\"model\\":\\"x\\""', "null"]),
+)
+
+
+@given(st.lists(members, max_size=5), st.sampled_from(["", " ", "\n\t"]))
+@settings(deadline=None, max_examples=500)
+def test_keys_and_their_texts_are_found_as_a_decoder_finds_them(parts, blank) -> None:
+    pairs = []
+    for name, escaped, value in parts:
+        key = json.dumps(name) if '"' in name else f'"{spelt(name, escaped[: len(name)])}"'
+        pairs.append(f"{key}{blank}:{blank}{value}")
+    body = ("{" + f"{blank},".join(pairs) + blank + "}").encode()
+    decoded = json.loads(body, object_pairs_hook=list)
+    values = [json.loads(value) for name, _, value in parts if name == "model"]
+
+    assert bool(doubled_key(body, ("model",))) == (len(values) > 1), decoded
+    if len(values) == 1 and (isinstance(values[0], str) or values[0] is None):
+        span = text_span(body, "model")
+        assert (None if span is None else json.loads(body[slice(*span)])) == values[0]
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        b'"y": {"model": 1}, "x": [' + b"1, " * 1000 + b"1]",
+        b'"x":[' + b",".join([b'{"model": "m"}'] * 1000) + b"]",
+        b'"x":{' + b",".join([b'"model": "m"'] * 1000) + b"}",
+        b",".join(b'"%06x":1' % i for i in range(1000)),
+        b'"mod\\u0065m":"\\u0061"',
+    ],
+)
+@pytest.mark.parametrize("form", [b'{"model": "m", %b}', b'{%b , "model" : "m"}', b'{ %b,"mo\\u0064el":"m"}'])
+def test_a_body_of_any_shape_is_read_and_renamed_exactly(padding: bytes, form: bytes) -> None:
+    body = form % padding
+    at = body.rindex(b'"m"') if body.endswith(b'"m"}') else body.index(b'"m"')
+
+    assert peek(body).model == "m"
+    assert replace_model(body, "new") == body[:at] + b'"new"' + body[at + 3 :]
+
+
+@pytest.mark.parametrize("gap", [b"", b" " * 5_000, b" " * 100_000])
+def test_names_close_to_each_other_in_a_long_body_are_told_apart(gap: bytes) -> None:
+    body = b'{%b"x":{"model":"m"},"model":"m"%b,"y":{"model":"m","z":"%b"}}' % (gap, gap, gap)
+    at = body.index(b'},"model":"m"') + 10
+
+    assert replace_model(body, "new") == body[:at] + b'"new"' + body[at + 3 :]
+
+
+def calls_of(act: Callable[[], object]) -> int:
+    """How many functions are called, of Python and of C."""
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("name", shapes(1))
+def test_no_step_is_taken_for_each_token(name: str) -> None:
+    small, large = shapes(20_000)[name], shapes(400_000)[name]
+
+    assert calls_of(lambda: peek(large)) <= calls_of(lambda: peek(small)) + 10
+    assert calls_of(lambda: replace_model(large, "n")) <= calls_of(lambda: replace_model(small, "n")) + 5_000
+
+
+@pytest.mark.parametrize("name", shapes(1))
+def test_reading_costs_no_more_than_a_few_times_the_decoding(name: str) -> None:
+    body = shapes(1 << 20)[name]
+    decoding = cpu(lambda: msgspec.json.decode(body)) + 0.002  # s
+
+    assert cpu(lambda: peek(body)) < 8 * decoding
+    assert cpu(lambda: replace_model(body, "n")) < 10 * decoding
 
 
 @given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))

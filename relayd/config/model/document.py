@@ -6,7 +6,9 @@ found here; what its keys mean is not known here. Positions are computed when th
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import re
 import tomllib
 from typing import Any, Literal
@@ -55,11 +57,15 @@ class Document:
         file: POSIX path in the tree.
         text: with LF line ends, without a byte order mark; "" when it could not be decoded.
         table: None when it is not TOML; empty once it was forgotten.
+        omitted: problems that are beyond what is shown of any tree, and were only counted.
     """
 
     file: str
     text: str = attrs.field(repr=False)
     table: dict[str, Any] | None = attrs.field(default=None, repr=False)
+    omitted: int = attrs.field(default=0, init=False)
+    _starts: list[int] = attrs.field(factory=list, repr=False, init=False)  # of the lines
+    _excerpt: tuple[int, str, str] = attrs.field(default=(0, "", ""), repr=False, init=False)
     _places: dict[KeyPath, positions.Position] | None = attrs.field(default=None, repr=False, init=False)
 
     def problem(
@@ -95,7 +101,7 @@ class Document:
         related: tuple[Related, ...] = (),
     ) -> Problem:
         """A problem with the text from offset `start` to `end`."""
-        line, column, source = self._line(start)
+        line, column, source, excerpt = self._line(start)
         return Problem(
             code=code,
             file=self.file,
@@ -105,7 +111,7 @@ class Document:
             message=redact(message),
             hint=redact(hint),
             related=related,
-            excerpt=_shown(source),
+            excerpt=excerpt,
         )
 
     def whole(self, code: str, message: str, *, hint: str = "", related: tuple[Related, ...] = ()) -> Problem:
@@ -117,7 +123,7 @@ class Document:
     def related(self, path: KeyPath, message: str) -> Related:
         """The place of `path`, for a problem elsewhere."""
         place = positions.lookup(self._index(), path)
-        line, column, _ = self._line(place.start if place else 0)
+        line, column, _, _ = self._line(place.start if place else 0)
         return Related(file=self.file, line=line, column=column, message=message)
 
     def forget_table(self) -> None:
@@ -129,12 +135,19 @@ class Document:
             self._places = positions.index(self.text) if self.table is not None else {}
         return self._places
 
-    def _line(self, offset: int) -> tuple[int, int, str]:
-        """Line and column (from 1) of an offset, and the line's text."""
-        start = self.text.rfind("\n", 0, offset) + 1
-        end = self.text.find("\n", offset)
-        source = self.text[start : end if end >= 0 else len(self.text)]
-        return self.text.count("\n", 0, offset) + 1, offset - start + 1, source
+    def _line(self, offset: int) -> tuple[int, int, str, str]:
+        """Line and column (from 1) of an offset, the line's text, and the same fit to be shown.
+
+        What was found out about the text is remembered: a thousand problems on one long line cost what one does.
+        """
+        if not self._starts:
+            self._starts = [0, *(match.end() for match in re.finditer("\n", self.text))]
+        line = bisect.bisect_right(self._starts, offset)
+        start = self._starts[line - 1]
+        if self._excerpt[0] != line:
+            source = self.text[start : self._starts[line] - 1 if line < len(self._starts) else len(self.text)]
+            self._excerpt = line, source, _shown(source)
+        return line, offset - start + 1, self._excerpt[1], self._excerpt[2]
 
 
 def _shown(source: str) -> str:
@@ -202,8 +215,12 @@ def _not_utf8(file: str, data: bytes, error: UnicodeDecodeError) -> Problem:
     )
 
 
+MOST_LEAKS = 100  # of a file that get a problem each
+
+
 def _leaks(document: Document) -> list[Problem]:
-    return [
+    leaks = find_leaks(document.text)
+    found = [
         document.problem_at(
             leak.code,
             leak.start,
@@ -213,8 +230,10 @@ def _leaks(document: Document) -> list[Problem]:
             if leak.code == "E-PLAINTEXT-SECRET"
             else "treat it as leaked: mint a new key; only its hash belongs here",
         )
-        for leak in find_leaks(document.text)
+        for leak in itertools.islice(leaks, MOST_LEAKS)
     ]
+    document.omitted += sum(1 for _ in leaks)
+    return found
 
 
 _MERGE_MARKER = re.compile(r"^(?:<{7}|>{7}|\|{7})(?: .*)?$", re.MULTILINE)

@@ -17,6 +17,7 @@ import attrs
 from relayd.config.model.scenario import Scenarios
 from relayd.config.model.structure import bounds, field_type
 from relayd.config.model.types import FORMS, SCALARS, write
+from relayd.config.pattern import Pattern
 from relayd.config.snapshot import (
     Account,
     ApiKey,
@@ -25,7 +26,6 @@ from relayd.config.snapshot import (
     MicroUsd,
     Network,
     ObjectId,
-    Pattern,
     Prices,
     Proxy,
     Relay,

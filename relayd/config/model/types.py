@@ -6,14 +6,14 @@ Rule: the schema of a value is never stricter than its parser, so that an editor
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NewType
 
 import attrs
 
 from relayd.config.model import addresses, values
-from relayd.config.snapshot import NAME, Glob, MicroUsd, Network, ObjectId, Pattern, Proxy, Seconds, Size, Url
+from relayd.config.pattern import Pattern
+from relayd.config.snapshot import NAME, Glob, MicroUsd, Network, ObjectId, Proxy, Seconds, Size, Url
 
 
 @attrs.frozen(kw_only=True)
@@ -80,7 +80,7 @@ def write(kind: Any, value: Any) -> Any:
     if kind is Size:
         unit = next((unit for unit in ("GiB", "MiB", "KiB") if value and value % values.SIZE_UNITS[unit] == 0), "")
         return f"{value // values.SIZE_UNITS[unit]}{unit}" if unit else value
-    return value.pattern if isinstance(value, re.Pattern) else value
+    return value.pattern if isinstance(value, Pattern) else value
 
 
 def write_seconds(value: float) -> str:

@@ -11,13 +11,13 @@ import datetime
 import json
 import math
 import re
-import warnings
 import zoneinfo
 from typing import Any
 
+from relayd.config.pattern import BadPattern, Pattern, operators
 from relayd.config.problems.leaks import redact
 from relayd.config.secrets.password_hash import is_password_hash
-from relayd.config.snapshot import NAME, Glob, MicroUsd, ObjectId, Pattern, Seconds, Size
+from relayd.config.snapshot import NAME, Glob, MicroUsd, ObjectId, Seconds, Size
 
 HIDE = object()  # as the `value` of Bad: there is a value, and it is not shown
 
@@ -182,15 +182,13 @@ def glob(value: Any) -> Glob:
 
 
 def pattern(value: Any) -> Pattern:
-    """A Python regular expression."""
+    """A regular expression in the syntax of RE2."""
     if len(text(value)) > 500:
         raise Bad("E-REGEX", "expected a regular expression of at most 500 characters")
     try:
-        with warnings.catch_warnings():  # `[[` and the like: Python warns that their meaning may change
-            warnings.simplefilter("error")
-            return Pattern(re.compile(value))
-    except (re.error, RecursionError, OverflowError, Warning) as error:
-        raise Bad("E-REGEX", f"expected a regular expression ({redact(str(error))})", value) from None
+        return operators(value)
+    except BadPattern as error:
+        raise Bad("E-REGEX", f"expected a regular expression that RE2 takes ({redact(str(error))})", value) from None
 
 
 def timezone(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 Rule: secrets are opened in `config.seal.open_sealed` and in the file reader below, and stay `Secret`s until
 `core.outbound` writes them into a header. An account whose secret cannot be had is a reason in the pool, not an exit.
+Files are looked at by `read_files`, at a reload and every FILES_EVERY s, in a thread; an attempt asks no disk.
 What OAuth makes of the secret at run time is daemon/accounts/oauth.py.
 """
 
@@ -21,13 +22,14 @@ from relayd.config.secrets.binding import Binding, credential_binding
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.secret import Secret
 from relayd.config.secrets.secret_files import SecretFiles
-from relayd.config.snapshot import Account, Relay, Snapshot
+from relayd.config.snapshot import Account, AccountKindName, Relay, Snapshot
 from relayd.core.oauth import parse_tokens, presentable
 
 if TYPE_CHECKING:
     from relayd.config.secrets.seal import Identity
 
 _MOST = 64 << 10  # bytes of a credential file
+FILES_EVERY = 2.0  # s
 NOTHING = Secret("")
 
 
@@ -42,25 +44,21 @@ class Opened:
 _NOTHING = Opened(NOTHING, NOTHING)
 
 
+@attrs.frozen(kw_only=True)
+class _File:
+    """A credential file as a tree names it. `password_file`: the tree's, which is not presented."""
+
+    name: str
+    kind: AccountKindName
+    password_file: str
+
+
 @attrs.frozen(eq=False)
 class _FileRead:
-    """A credential file as it was read."""
+    """What was in a credential file with this signature: a secret, or why there is none. None: there was no file."""
 
-    path: Path
-    signature: tuple[int, int, int]
-    opened: Opened
-
-    def changed(self) -> bool:
-        """Whether it is another one now, or gone."""
-        try:
-            return _signature(self.path) != self.signature
-        except OSError:
-            return True
-
-
-def _signature(path: Path) -> tuple[int, int, int]:
-    found = os.stat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    signature: tuple[Path, int, int, int] | None
+    found: Opened | OSError | ValueError
 
 
 @attrs.define(eq=False)
@@ -75,10 +73,14 @@ class Credentials:
     identities: Sequence[Identity] = ()
     files: SecretFiles = attrs.field(factory=SecretFiles)
     _opened: dict[tuple[str, Binding], Opened] = attrs.field(factory=dict, repr=False)
-    _read: dict[str, _FileRead] = attrs.field(factory=dict, repr=False)
+    _read: dict[_File, _FileRead] = attrs.field(factory=dict, repr=False)
 
     def problems(self, snapshot: Snapshot) -> dict[str, str]:
-        """Open every enabled account's secret. Returns the accounts whose secret cannot be had, with the reason."""
+        """Open every enabled account's secret. Returns the accounts whose secret cannot be had, with the reason.
+
+        Reads files: not for the event loop.
+        """
+        self.read_files()
         tried = {account.id: self.of(account, snapshot) for account in snapshot.accounts.values() if account.enabled}
         return {name: secret for name, secret in tried.items() if isinstance(secret, str)}
 
@@ -101,7 +103,7 @@ class Credentials:
         sealed = {account.credential.sealed for account in accounts}
         files = {account.credential.file for account in accounts}
         self._opened = {key: one for key, one in list(self._opened.items()) if key[0] in sealed}
-        self._read = {name: one for name, one in list(self._read.items()) if name in files}
+        self._read = {file: one for file, one in list(self._read.items()) if file.name in files}
 
     def remark(self, changes: Changes, old: Snapshot, new: Snapshot) -> Changes:
         """The changes; where a sealed value changed, with a note on whether the secret in it did, if this node can
@@ -139,19 +141,43 @@ class Credentials:
         key = (account.credential.sealed, binding)
         opened = self._opened.get(key)
         if opened is None:
-            opened = self._opened[key] = _parsed(account, self._open(account, snapshot.relay, binding))
+            opened = self._opened[key] = _parsed(account.kind, self._open(account, snapshot.relay, binding))
         return opened
 
     def _from_file(self, account: Account, relay: Relay) -> Opened:
-        """The secret in a node-local file, read anew only when the file is another one (it may be rotated)."""
+        """The secret in a node-local file, as it was last read. Raises: OSError, ValueError."""
         if why := self.files.why_not_sent(account, relay):
             raise ValueError(why)
-        name = account.credential.file
-        known = self._read.get(name)
-        if known is None or known.changed():
-            path = self.files.locate_credential(name, relay.state.password_file)
-            known = self._read[name] = _FileRead(path, _signature(path), _parsed(account, _read(path.resolve())))
-        return known.opened
+        file = _File(name=account.credential.file, kind=account.kind, password_file=relay.state.password_file)
+        known = self._read.get(file)
+        if known is None:
+            known = self._read[file] = self._read_file(file, None)
+        if isinstance(known.found, Exception):
+            raise known.found.with_traceback(None)  # else each time would make it longer
+        return known.found
+
+    @property
+    def has_files(self) -> bool:
+        """Whether any secret is in a file."""
+        return bool(self._read)
+
+    def read_files(self) -> None:
+        """Read each file anew that has become another one (it may be rotated). Blocks: not for the event loop."""
+        for file, known in list(self._read.items()):
+            self._read[file] = self._read_file(file, known)
+
+    def _read_file(self, file: _File, known: _FileRead | None) -> _FileRead:
+        """What is in a file; `known` when it is the same file as then."""
+        signature = None
+        try:
+            path = self.files.locate_credential(file.name, file.password_file)
+            found = os.stat(path)
+            signature = path, found.st_ino, found.st_size, found.st_mtime_ns
+            if known is not None and known.signature == signature and isinstance(known.found, Opened):
+                return known
+            return _FileRead(signature, _parsed(file.kind, _read(path.resolve())))
+        except (OSError, ValueError) as error:
+            return _FileRead(signature, error)
 
     def _open(self, account: Account, relay: Relay, binding: Binding) -> Secret:
         from relayd.config.secrets.seal import open_sealed  # a tree without sealed values does not pay for it
@@ -176,9 +202,9 @@ def _read(path: Path) -> Secret:
         raise ValueError(f"{path}: not ASCII, so no header could carry it") from None
 
 
-def _parsed(account: Account, secret: Secret) -> Opened:
+def _parsed(kind: AccountKindName, secret: Secret) -> Opened:
     """An OAuth credential may be a JSON of tokens or an access token alone. Raises: ValueError."""
-    if ACCOUNT_KINDS[account.kind].refreshes:
+    if ACCOUNT_KINDS[kind].refreshes:
         return Opened(secret, parse_tokens(secret).access)
     return Opened(secret, presentable(secret.reveal()))
 

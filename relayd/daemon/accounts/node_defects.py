@@ -4,7 +4,8 @@ Rule: a defect is told to the pool of this process and to nobody else, from the 
 as its cause does. What it is goes to the log and to operators, never to a client.
 
 Theory: a secret that cannot be opened is no answer of an upstream, so it must not rest the account on other nodes.
-While there is a defect, the identities and files are read anew every second, in a thread; else now and then.
+While there is a defect, the identities and files are read anew every second, in a thread; else files every FILES_EVERY
+s, in case they are rotated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
-from relayd.daemon.accounts.credentials import Credentials
+from relayd.daemon.accounts.credentials import FILES_EVERY, Credentials
 from relayd.daemon.accounts.upstreams import missing_package
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class NodeDefects:
         """Look for ever."""
         while True:
             await self.look()
-            until = trio.current_time() + IDLE
+            until = trio.current_time() + (FILES_EVERY if self.credentials.has_files else IDLE)
             await trio.sleep(LOOK)
             while trio.current_time() < until and not self.pool.defects():  # noqa: ASYNC110 - attempts tell nobody
                 await trio.sleep(LOOK)

@@ -23,7 +23,7 @@ from relayd.core.access.throttle import BadKeys
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.admin.documents import result_document
-from relayd.daemon.admin.metrics import metrics_text
+from relayd.daemon.admin.scrape import scrape
 from relayd.daemon.admin.status import StatusSources, status_document
 from relayd.daemon.log import scrub
 from relayd.daemon.net.exchange import Exchange
@@ -73,7 +73,7 @@ class AdminApp:
             case "/metrics":
                 _allow(exchange, "GET")
                 self._scrape(exchange)
-                return self._reply(200, metrics_text(self.sources, self.wall()).encode(), METRICS)
+                return self._reply(200, (await scrape(self.sources, self.wall)).encode(), METRICS)
             case "/api/status":
                 _allow(exchange, "GET")
                 self._visitor(exchange, "viewer")

@@ -27,8 +27,9 @@ import trio
 
 from relayd.core.explanation import ENDPOINTS, explanation
 from relayd.daemon.admin.documents import history_document, origin_document, result_document
-from relayd.daemon.admin.metrics import metrics_text
+from relayd.daemon.admin.scrape import scrape
 from relayd.daemon.admin.status import StatusSources, status_document
+from relayd.daemon.net.accepting import Acceptor
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, RequestQueue, Resume, Rollback, Trigger
 
@@ -64,13 +65,15 @@ class ControlSocket:
         """Serve for ever."""
         ours = os.lstat(self.path).st_ino
         room = trio.CapacityLimiter(AT_ONCE)
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))
         try:
             async with trio.open_nursery() as nursery:
-                task_status.started()
-                while True:
-                    stream = await listener.accept()
+
+                def admit(peer: socket.socket, _: object) -> None:
+                    stream = trio.SocketStream(trio.socket.from_stdlib_socket(peer))
                     nursery.start_soon(_serve_peer, self, stream, room)
+
+                task_status.started()
+                await Acceptor(log, "control.accept").accept_always(self.sock, admit)
         finally:
             self.sock.close()
             _unlink(self.path, ours)
@@ -97,7 +100,7 @@ class ControlSocket:
                 await self.sources.cluster.look_now()
                 return {"ok": True, "status": status_document(self.sources, self.wall())}
             case "metrics":
-                return {"ok": True, "metrics": metrics_text(self.sources, self.wall())}
+                return {"ok": True, "metrics": await scrape(self.sources, self.wall)}
             case "explain":
                 return {"ok": True, "explanation": self._explain(asked)}
             case "wake":

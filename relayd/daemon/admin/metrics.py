@@ -12,12 +12,15 @@ from relayd.config.snapshot import Snapshot
 from relayd.daemon.admin.process_metrics import (
     account_families,
     ailment_families,
+    log_families,
     process_families,
     state_families,
     traffic_families,
 )
 from relayd.daemon.admin.prometheus import (
     ConfigFacts,
+    Family,
+    Histogram,
     cluster_metrics,
     config_metrics,
     exposition,
@@ -28,20 +31,24 @@ from relayd.daemon.admin.status import StatusSources, account_rows, key_state, t
 
 def metrics_text(sources: StatusSources, now: float) -> str:
     """All metrics in Prometheus's text format. `now`: Unix time, s."""
+    return exposition(metric_families(sources, now))
+
+
+def metric_families(sources: StatusSources, now: float) -> list[Family | Histogram]:
+    """All metrics, as they are now. `now`: Unix time, s."""
     calls, connections = sources.in_flight.count(), sources.server.statistics
-    return exposition(
-        [
-            *config_metrics(config_facts(sources, now)),
-            *inventory_metrics(sources.inventory.of(sources.live.snapshot)),
-            *(cluster_metrics(sources.cluster.nodes(), now) if sources.cluster.known else ()),
-            *traffic_families(calls, connections, task_count(), sources.draining()),
-            *account_families(account_rows(sources, now)),
-            *ailment_families(sources.standing(now)),
-            *sources.call_metrics.families(),
-            *state_families(sources.state),
-            *process_families(sources.started),
-        ]
-    )
+    return [
+        *config_metrics(config_facts(sources, now)),
+        *inventory_metrics(sources.inventory.of(sources.live.snapshot), now),
+        *(cluster_metrics(sources.cluster.nodes(), now) if sources.cluster.known else ()),
+        *traffic_families(calls, connections, task_count(), sources.draining()),
+        *account_families(account_rows(sources, now)),
+        *ailment_families(sources.standing(now)),
+        *sources.call_metrics.families(),
+        *state_families(sources.state),
+        *log_families(sources.output.lost),
+        *process_families(sources.started),
+    ]
 
 
 def config_facts(sources: StatusSources, now: float) -> ConfigFacts:

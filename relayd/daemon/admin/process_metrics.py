@@ -122,5 +122,10 @@ def state_families(state: Batcher) -> list[Family]:
     ]
 
 
+def log_families(lost: int) -> list[Family]:
+    """The log itself. `lost`: lines."""
+    return [_counter("relayd_log_lines_lost_total", "Log lines that could not be written in time.", lost)]
+
+
 def _counter(name: str, meaning: str, value: float) -> Family:
     return family(name, "counter", meaning, {(): value})

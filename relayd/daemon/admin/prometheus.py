@@ -13,7 +13,7 @@ from itertools import accumulate
 import attrs
 
 from relayd.core.cluster import Node, drift
-from relayd.core.inventory import Inventory
+from relayd.core.inventory import Inventory, next_to_end
 
 Labels = tuple[tuple[str, str], ...]
 Samples = Mapping[Labels, float]
@@ -154,10 +154,13 @@ def config_metrics(facts: ConfigFacts) -> list[Family]:
     ]
 
 
-def inventory_metrics(inventory: Inventory) -> list[Family]:
-    """What is sealed for whom, and when keys end."""
+MOST_KEYS = 1000  # that have a series of their own
+
+
+def inventory_metrics(inventory: Inventory, now: float) -> list[Family]:
+    """What is sealed for whom, and when keys end: those that end next, should there be very many."""
     sealed: Samples = {(("kid", one.kid), ("recipient", one.name)): one.values for one in inventory.recipients}
-    ends: Samples = {(("key", name),): end for name, end in inventory.ends.items()}
+    ends: Samples = {(("key", name),): end for name, end in next_to_end(inventory, now, MOST_KEYS)}
     return [
         family("relayd_secret_sealed", "gauge", "Sealed values that a recipient can open; 0 = it can go.", sealed),
         family("relayd_key_expires_timestamp_seconds", "gauge", "When a key ends, of those that do.", ends),

@@ -22,14 +22,14 @@ from relayd.daemon.store.batcher import Batcher
 class InventoryCache:
     """The inventory of the running config, made once for each."""
 
-    _of: weakref.ref[Snapshot] | None = None
-    _taken: Inventory = attrs.field(factory=Inventory)
+    _known: tuple[weakref.ref[Snapshot], Inventory] | None = None  # one value: threads set it too
 
     def of(self, snapshot: Snapshot) -> Inventory:
         """What `take_inventory` says."""
-        if self._of is None or self._of() is not snapshot:
-            self._of, self._taken = weakref.ref(snapshot), take_inventory(snapshot)
-        return self._taken
+        known = self._known
+        if known is None or known[0]() is not snapshot:
+            known = self._known = weakref.ref(snapshot), take_inventory(snapshot)
+        return known[1]
 
 
 @attrs.frozen(kw_only=True)
@@ -67,6 +67,7 @@ class ServiceWatch:
                 reached=self.state.reached,
                 reason=self.state.reason,
                 refuses=snapshot.relay.state.on_outage == "deny",
+                damaged=self.state.damaged,
             ),
         )
 

@@ -32,6 +32,7 @@ from relayd.daemon.admin.documents import (
     utc_text,
 )
 from relayd.daemon.admin.service_watch import InventoryCache, ServiceWatch
+from relayd.daemon.log_output import Output
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.record import ReloadRecord
@@ -52,6 +53,7 @@ class StatusSources:
         server: the public listener's, whose connections are counted.
         service: whether calls are served here.
         started: Unix time, s.
+        output: the log's.
         draining: the daemon is about to stop.
         tree: the directory that the daemon follows.
     """
@@ -66,6 +68,7 @@ class StatusSources:
     cluster: Cluster
     service: ServiceWatch
     call_metrics: CallMetrics
+    output: Output
     node: str
     tree: str
     started: float

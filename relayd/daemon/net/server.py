@@ -10,18 +10,19 @@ connections ends those that have waited too long for a head, and one task notice
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import attrs
 import trio
 
 from relayd.config import snapshot
+from relayd.daemon.net.accepting import Acceptor
 from relayd.daemon.net.connection import LINGER, ClientConnection, Edge
 from relayd.daemon.net.disconnect import Disconnects, make_disconnects
 from relayd.daemon.net.exchange import Exchange
@@ -38,12 +39,8 @@ logger = logging.getLogger("relayd.server")
 
 # The kernel's share of a client that does not read; without it Linux lets it grow to 4 MB (tcp_wmem).
 SEND_BUFFER = 64 * 1024
-# Accepted in one go before the other tasks have a turn.
-ACCEPTS_PER_TURN = 64
 # Clients over max_connections that are refused with a 503 at the same time; further ones are just closed.
 TURNED_AWAY_AT_ONCE = 100
-ACCEPT_PAUSE = 0.1  # s, when descriptors or memory have run out
-ACCEPT_LOG_INTERVAL = 10.0  # s
 
 
 class Application(Protocol):
@@ -96,7 +93,7 @@ class HttpServer:
         self._accepted = 0
         self._refused = 0
         self._turning_away = 0
-        self._logged_at = -math.inf
+        self._acceptor = Acceptor(logger, "server.accept")
 
     @property
     def statistics(self) -> ServerStatistics:
@@ -145,7 +142,7 @@ class HttpServer:
         if scope is None or self._nurseries is None:
             return
         scope.cancel()  # before the close, which a waiting task would take for an error
-        self._accept_ready(sock, self._nurseries[1])
+        self._acceptor.accept_ready(sock, partial(self._admit, self._nurseries[1]))
         _close_listener(sock)
 
     def drain(self) -> None:
@@ -165,27 +162,9 @@ class HttpServer:
 
     async def _accept(self, listener: socket.socket, scope: trio.CancelScope, connections: trio.Nursery) -> None:
         with scope:
-            while True:
-                await trio.lowlevel.wait_readable(listener)
-                if not self._accept_ready(listener, connections):
-                    await trio.sleep(ACCEPT_PAUSE)
+            await self._acceptor.accept_always(listener, partial(self._admit, connections))
 
-    def _accept_ready(self, listener: socket.socket, connections: trio.Nursery) -> bool:
-        """Accept what is there. Returns: False when something has run out and a pause would help."""
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                sock, address = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return True
-            except ConnectionError:
-                continue  # it went away before it was accepted
-            except OSError as error:
-                self._log_shortage(error)
-                return False
-            self._admit(sock, address, connections)
-        return True
-
-    def _admit(self, sock: socket.socket, address: object, connections: trio.Nursery) -> None:
+    def _admit(self, connections: trio.Nursery, sock: socket.socket, address: object) -> None:
         try:
             tune(sock, send_buffer=SEND_BUFFER)
         except OSError:  # reset already
@@ -204,13 +183,6 @@ class HttpServer:
             connections.start_soon(self._turn_away, connection)
         else:
             connection.close()
-
-    def _log_shortage(self, error: OSError) -> None:
-        now = trio.current_time()
-        if now - self._logged_at >= ACCEPT_LOG_INTERVAL:
-            self._logged_at = now
-            hint = " (raise the limit of open files)" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-            logger.warning("server.accept", extra={"reason": f"cannot accept connections: {error.strerror}{hint}"})
 
     async def _turn_away(self, connection: ClientConnection) -> None:
         """Say 503 to a client that is one too many, once it has asked."""

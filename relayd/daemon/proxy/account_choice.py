@@ -23,6 +23,7 @@ from relayd.core.balancing.pool import Pool, Unavailable, refusal_of
 from relayd.core.live import Live
 from relayd.core.quota.reservation import account_terms
 from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.store.state_client import StateClient
 from relayd.wire.refusal import Refusal
 
@@ -44,6 +45,7 @@ class AccountChoice:
     live: Live
     pool: Pool
     state: StateClient | None
+    large: LargeBodies
     wall: Callable[[], float]
     rng: random.Random
     pins: Pins = attrs.field(factory=Pins)
@@ -59,7 +61,7 @@ class AccountChoice:
     async def find(self, context: CallContext, snapshot: Snapshot) -> Account:
         """The account of the next attempt; `give_back` when it is over. Raises: Refusal."""
         if context.tried:
-            context.plan = self._plan_anew(context, snapshot)
+            context.plan = await self._plan_anew(context, snapshot)
         patience = self.wall() + SHORT_WAIT
         while True:
             found = self._choose(context, snapshot)
@@ -76,7 +78,7 @@ class AccountChoice:
                     raise refusal_of(found, now=now)
                 await trio.sleep(min(max(0.0, found.until - now), _LOOK) + self.rng.random() * _SPREAD)
             snapshot = self.live.snapshot
-            context.plan = self._plan_anew(context, snapshot)
+            context.plan = await self._plan_anew(context, snapshot)
 
     def give_back(self, context: CallContext) -> None:
         """The attempt is over. Sync."""
@@ -121,12 +123,13 @@ class AccountChoice:
             return picked.account
         return _with_barred(picked, context.barred) if context.barred else picked
 
-    def _plan_anew(self, context: CallContext, snapshot: Snapshot) -> Plan:
+    async def _plan_anew(self, context: CallContext, snapshot: Snapshot) -> Plan:
         """What the newest config lets the call have. Raises: Refusal."""
         headers = context.exchange.head.headers
         key = authenticate(headers, snapshot, context.draft.peer, self.wall())
         permit(headers, key, snapshot.relay.clients)
-        return resolve(context.plan.call, key, snapshot)
+        call = context.plan.call
+        return await self.large.read(len(call.body), resolve, call, key, snapshot)
 
 
 def _with_barred(found: Unavailable, barred: Mapping[str, str]) -> Unavailable:

@@ -20,6 +20,7 @@ from relayd.core.balancing.outcomes import Answered, NodeDefect, Outcome
 from relayd.core.outbound import prepare
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Inbound, Upstreams
+from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.response import Expected, Response, peek_response
 from relayd.wire.call import Call
 from relayd.wire.http import HeaderPairs
@@ -79,12 +80,14 @@ class AccountRequests:
     Args:
         credential: an account's opened secret (empty where it needs none), or why it cannot be had.
         keeper: renews tokens that an upstream no longer takes; None: nobody does.
+        large: where large bodies are rewritten.
         wall: Unix time, s.
     """
 
     upstreams: Upstreams
     credential: Callable[[Account], Secret | str]
     keeper: OAuthKeeper | None
+    large: LargeBodies
     wall: Callable[[], float]
 
     async def ask(self, request: AccountRequest) -> AccountAnswer:
@@ -93,7 +96,7 @@ class AccountRequests:
         if request.unsigned is None or not thinking_is_stale(answer.outcome):
             return answer
         call = request.plan.call
-        bare = request.unsigned(call.body)
+        bare = await self.large.read(len(call.body), request.unsigned, call.body)
         if bare is None:
             return answer
         answer.close()
@@ -114,10 +117,12 @@ class AccountRequests:
     async def _ask_with(self, secret: Secret | str, request: AccountRequest, *, may_renew: bool) -> AccountAnswer:
         if isinstance(secret, str):
             return self._judged(request, NodeDefect(reason=secret))
-        account, limits = request.account, request.snapshot.relay.upstream
+        account, limits, call = request.account, request.snapshot.relay.upstream, request.plan.call
         base_url = account.base_url or limits.base_url
-        outbound = prepare(request.plan, account, base_url, secret, request.client)
-        patience = first_byte_patience(request.plan.call, limits)
+        outbound = await self.large.read(
+            len(call.body), prepare, request.plan, account, base_url, secret, request.client
+        )
+        patience = first_byte_patience(call, limits)
         inbound = await self.upstreams.open(
             account, outbound, limits, first_byte=patience, repeatable=request.repeatable
         )

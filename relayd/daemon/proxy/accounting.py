@@ -12,7 +12,7 @@ from functools import partial
 import attrs
 import trio
 
-from relayd.config.snapshot import Snapshot
+from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.in_flight import AdmittedCall, InFlight
 from relayd.core.live import Live
 from relayd.core.quota.limits import day_of
@@ -21,11 +21,12 @@ from relayd.core.quota.prices import cost, has_unpriced_part, served_model
 from relayd.core.quota.usage_estimate import DoubtfulUsage, completed
 from relayd.core.quota.usage_record import UsageRecord, record_of
 from relayd.core.receipt import Draft
-from relayd.daemon.proxy.admission import admit, admit_count
+from relayd.daemon.proxy.admission import admit, admit_count, pass_in_advance
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.state_client import StateClient
+from relayd.wire.call import Endpoint
 from relayd.wire.refusal import Refusal
 
 log = logging.getLogger("relayd")
@@ -50,6 +51,11 @@ class CallAccounting:
 
     def __attrs_post_init__(self) -> None:
         self._doubtful = DoubtfulUsage(self.wall)
+
+    async def pass_in_advance(self, call_id: str, endpoint: Endpoint, key: ApiKey, snapshot: Snapshot) -> None:
+        """Refuse a call whose large body need not be read for it. Raises: Refusal 429, 529."""
+        if self.state is not None:
+            await pass_in_advance(self.state.failsafe, call_id, endpoint, key, snapshot, self.wall)
 
     async def deliver(self, context: CallContext, snapshot: Snapshot) -> None:
         """Deliver a call, and settle it whatever comes of it. Raises: Refusal."""

@@ -11,11 +11,33 @@ import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.access.permissions import Plan
-from relayd.core.quota.limits import TermLevel, counting_terms, denial, limit_headers
+from relayd.core.quota.limits import (
+    NOTHING,
+    Slots,
+    Term,
+    TermLevel,
+    counting_terms,
+    denial,
+    limit_headers,
+    terms,
+)
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.reservation import Quota, quota
+from relayd.core.quota.usage_record import orphan_of
 from relayd.daemon.store.failsafe import FailsafeStore
-from relayd.state.contract import Acquire, Admit, Closed, Denied, Granted, Stale
+from relayd.state.contract import (
+    Acquire,
+    Admit,
+    Closed,
+    Denied,
+    Granted,
+    Peek,
+    Stale,
+    StoreUnavailable,
+    TermLevels,
+    Void,
+)
+from relayd.wire.call import Endpoint
 from relayd.wire.http import HeaderPairs
 from relayd.wire.refusal import Refusal
 
@@ -57,6 +79,39 @@ async def admit(
             case Closed():
                 raise RuntimeError("a fresh call id was settled before")
     raise _clocks_apart()
+
+
+async def pass_in_advance(
+    store: FailsafeStore, call_id: str, endpoint: Endpoint, key: ApiKey, snapshot: Snapshot, wall: Callable[[], float]
+) -> None:
+    """Refuse before a large body is read what is refused whatever is in it: no slot or no request is left.
+
+    Nothing is charged, so the call may still be refused when it is admitted. Where the store shows no room, it is asked
+    for an admission, which knows exactly when there will be some; should it be granted after all, it is undone.
+
+    Raises: Refusal 429, 529.
+    """
+    now_ms, zone = round(wall() * 1000), snapshot.relay.state.timezone
+    asked = terms(key, snapshot.relay.server, endpoint, NOTHING, now_ms, zone, store.lease_ms)
+    if not asked or endpoint == "count_tokens":  # whose bound is charged at once
+        return
+    try:
+        levels = await store.main.ask(Peek(terms=asked))
+        if not isinstance(levels, TermLevels) or all(map(_has_room, asked, levels.levels)):
+            return
+        orphan = orphan_of(key.id, "", NOTHING, now_ms, zone)
+        probe = Admit(call=f"{call_id}.probe", terms=asked, orphan=orphan, ttl=store.lease_ms)
+        answer = await store.main.ask(probe)
+    except StoreUnavailable:
+        return  # the admission says so, or goes on without it
+    if isinstance(answer, Denied):
+        raise denial(asked[answer.term], answer.retry, answer.now)
+    store.main.submit_nowait(Void(call=probe.call))
+
+
+def _has_room(term: Term, level: TermLevel) -> bool:
+    cost = 1 if isinstance(term, Slots) else term.cost
+    return level.used + cost <= term.limit
 
 
 async def admit_count(store: FailsafeStore, call_id: str, key: ApiKey) -> None:

@@ -30,7 +30,7 @@ from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.context import Amend, CallContext
 from relayd.daemon.proxy.object_call import ObjectCall
 from relayd.daemon.proxy.object_lists import ObjectLists
-from relayd.daemon.proxy.ownership_index import NOTHING_BARRED, OwnershipIndex, read_aside
+from relayd.daemon.proxy.ownership_index import NOTHING_BARRED, OwnershipIndex
 from relayd.daemon.proxy.response import Response
 from relayd.daemon.proxy.routes import MESSAGES
 from relayd.wire.call import Call
@@ -68,7 +68,8 @@ class BatchesAndFiles:
         is_batch = one.asked.kind == "batches"
         models: tuple[str, ...] = ()
         if is_batch:
-            models = check_batch(await read_aside(batch_requests, body), one.key, one.snapshot)
+            requests = await self.calls.large.read(len(body), batch_requests, body)
+            models = check_batch(requests, one.key, one.snapshot)
         call = one.call(body=body, model=models[0] if len(models) == 1 else "")
         one.draft.model = call.model
 

@@ -21,6 +21,7 @@ from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.object_lists import ObjectLists
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
@@ -57,11 +58,12 @@ def build_proxy(
         new_id: a fresh call id.
         unready: what keeps calls from being served here, for /readyz.
     """
-    replies = ReplyWriter(live=live, wall=wall)
-    requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, wall=wall)
-    choice = AccountChoice(live=live, pool=pool, state=state, wall=wall, rng=rng)
+    large = LargeBodies()
+    replies = ReplyWriter(live=live, large=large, wall=wall)
+    requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, large=large, wall=wall)
+    choice = AccountChoice(live=live, pool=pool, state=state, large=large, wall=wall, rng=rng)
     attempts = Attempts(live=live, pool=pool, choice=choice, requests=requests, replies=replies, wall=wall, rng=rng)
-    ownership = OwnershipIndex(state=state)
+    ownership = OwnershipIndex(state=state, large=large)
     calls = CallServer(
         live=live,
         in_flight=in_flight,
@@ -70,6 +72,7 @@ def build_proxy(
         replies=replies,
         record=record,
         bodies=bodies,
+        large=large,
         wall=wall,
         new_id=new_id,
     )

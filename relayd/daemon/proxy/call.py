@@ -19,7 +19,7 @@ from relayd.core.access.addresses import client_address
 from relayd.core.access.auth import authenticate
 from relayd.core.access.body_budget import BodyBudget
 from relayd.core.access.clients import permit
-from relayd.core.access.permissions import resolve
+from relayd.core.access.permissions import allow_endpoint, resolve
 from relayd.core.access.throttle import BadKeys
 from relayd.core.balancing.affinity import affinity_id
 from relayd.core.in_flight import InFlight
@@ -28,11 +28,13 @@ from relayd.core.receipt import Draft, Receipt
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.accounting import CallAccounting
 from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
 from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP
 from relayd.wire.call import Call, Dialect
 from relayd.wire.conversation import conversation
+from relayd.wire.peek import LARGE
 from relayd.wire.refusal import Refusal
 
 _MOMENT = 1.0  # s; a key that was accepted so long ago still is, under the same config
@@ -44,6 +46,7 @@ class CallServer:
 
     Args:
         record: takes every receipt; sync, must not raise.
+        large: where large bodies are read.
         wall: Unix time, s.
         new_id: a fresh call id.
     """
@@ -55,6 +58,7 @@ class CallServer:
     replies: ReplyWriter
     record: Callable[[Receipt], None]
     bodies: BodyBudget
+    large: LargeBodies
     wall: Callable[[], float]
     new_id: Callable[[], str]
     bad_keys: BadKeys = attrs.field(factory=BadKeys)
@@ -132,18 +136,23 @@ class CallServer:
         return body, *self.identify(exchange, draft)
 
     async def _serve(self, exchange: Exchange, dialect: Dialect, draft: Draft) -> None:
-        body, snapshot, key = await self.body(exchange, draft, *self.identify(exchange, draft))
-        call = dialect.parse(exchange.head, body, now=draft.started, aliases=snapshot.relay.models)
+        snapshot, key = self.identify(exchange, draft)
+        allow_endpoint(Call(endpoint=dialect.endpoint, language=dialect.language), key)
+        body, snapshot, key = await self.body(exchange, draft, snapshot, key)
+        if len(body) >= LARGE:
+            await self.accounting.pass_in_advance(draft.call_id, dialect.endpoint, key, snapshot)
+        aliases = snapshot.relay.models
+        call = await self.large.read(len(body), dialect.parse, exchange.head, body, now=draft.started, aliases=aliases)
         draft.model, draft.stream = call.model, call.stream
         context = CallContext(
             exchange=exchange,
             dialect=dialect,
-            plan=resolve(call, key, snapshot),
+            plan=await self.large.read(len(call.body), resolve, call, key, snapshot),
             draft=draft,
             client=dialect.upstream_headers(exchange.head),
             translator=dialect.translator(call),
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
-            affinity=_affinity(exchange, call, key, snapshot),
+            affinity=await self.large.read(len(body), _affinity, exchange, call, key, snapshot),
         )
         context.barred = await self.ownership.bind(call.body, key, snapshot)
         await self.carry(context, snapshot)

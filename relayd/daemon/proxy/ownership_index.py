@@ -10,7 +10,6 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeVar
 
 import attrs
 import trio
@@ -27,6 +26,7 @@ from relayd.core.access.ownership import (
     pin_name,
     same_hands,
 )
+from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.store.failsafe import RETRY
 from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import (
@@ -47,13 +47,10 @@ from relayd.wire.refusal import Refusal
 
 MOST_NAMED = 1000  # files in a body
 TOGETHER = 100  # records looked up at once: they travel in one batch
-IN_THREAD = 256 << 10  # bytes; a larger body is read in a thread, so that it holds nobody up
 
 NOTHING_BARRED: Mapping[str, str] = MappingProxyType({})
 
 log = logging.getLogger("relayd")
-
-T = TypeVar("T")
 
 
 class StoreIsAway(Refusal):
@@ -74,9 +71,11 @@ class OwnershipIndex:
 
     Args:
         state: where they are kept; without it there are none.
+        large: where large bodies are searched for files.
     """
 
     state: StateClient | None
+    large: LargeBodies
     _unwritten: dict[str, str] = attrs.field(factory=dict, init=False)  # records that the store did not take
     _looked_at: Callable[[], Snapshot | None] = attrs.field(default=lambda: None, init=False)
     _files_exist: bool = attrs.field(default=False, init=False)
@@ -87,9 +86,9 @@ class OwnershipIndex:
 
     async def bind(self, body: bytes, key: ApiKey, snapshot: Snapshot) -> Mapping[str, str]:
         """The accounts that cannot serve a body, for the files that it names; with reasons. Raises: Refusal."""
-        if not self._any_files(snapshot) or not may_name_files(body):
+        if not self._any_files(snapshot) or not await self.large.read(len(body), may_name_files, body):
             return NOTHING_BARRED
-        names = sorted(await read_aside(file_ids, body))
+        names = sorted(await self.large.read(len(body), file_ids, body))
         if len(names) > MOST_NAMED:
             raise Refusal(status=400, message=f"more than {MOST_NAMED} files are named")
         if not names:
@@ -196,10 +195,3 @@ class OwnershipIndex:
             return await self.state.main.ask(op)
         except StoreUnavailable:
             raise StoreIsAway from None
-
-
-async def read_aside(read: Callable[[bytes], T], body: bytes) -> T:
-    """Read a body: in a thread, when it is a large one."""
-    if len(body) <= IN_THREAD:
-        return read(body)
-    return await trio.to_thread.run_sync(read, body, abandon_on_cancel=True)

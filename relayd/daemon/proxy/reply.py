@@ -17,6 +17,7 @@ from relayd.core.outbound import answer_headers
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.response import Response
 from relayd.daemon.proxy.streaming import MESSAGE_LIMIT, EventStream, pass_through
 from relayd.wire.answer import read_error
@@ -70,10 +71,12 @@ class ReplyWriter:
     """Writes answers to clients.
 
     Args:
+        large: where large answers are read.
         wall: Unix time, s.
     """
 
     live: Live
+    large: LargeBodies
     wall: Callable[[], float]
 
     def origins(self) -> tuple[str, ...]:
@@ -115,9 +118,10 @@ class ReplyWriter:
 
     async def _whole(self, context: CallContext, status: int, body: bytes, headers: HeaderPairs) -> None:
         if status == 200 and context.plan.call.endpoint == "messages":
-            context.draft.usage = usage_of_message(body) or context.draft.usage
+            reported = await self.large.read(len(body), usage_of_message, body)
+            context.draft.usage = reported or context.draft.usage
         if context.translator is not None:
-            body = context.translator.whole(status, body)
+            body = await self.large.read(len(body), context.translator.whole, status, body)
         await context.exchange.reply(Reply(status=status, headers=headers, body=body))
 
     async def _pass(self, context: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:

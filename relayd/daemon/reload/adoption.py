@@ -14,7 +14,8 @@ from relayd.config.snapshot import Snapshot
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.log import AccessLog, Output, set_log
+from relayd.daemon.log import AccessLog, set_log
+from relayd.daemon.log_output import Output
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -139,8 +139,20 @@ class Inspector:
         self.denied = denied
         self.realm = inspection.snapshot.relay.realm if inspection.snapshot is not None else ""
 
-    def inspect(self, running: Snapshot, known: str = "", *, thorough: bool = False) -> Inspection | Unstable:
-        """Read the tree and compile it, unless its digest is `known`."""
+    def inspect(
+        self,
+        running: Snapshot,
+        known: str = "",
+        *,
+        thorough: bool = False,
+        deny_first: Callable[[Deny], None] = lambda deny: None,
+    ) -> Inspection | Unstable:
+        """Read the tree and compile it, unless its digest is `known`.
+
+        Args:
+            deny_first: told of deny.toml before anything else is made of the tree: whom it refuses does not wait for
+                thousands of other files.
+        """
         began = self.clock()
         tree = self.reader.read(thorough)
         if isinstance(tree, Unstable):
@@ -149,17 +161,19 @@ class Inspector:
         self.examined = tree.signature
         if tree.digest == known:
             return Inspection(tree=tree)
-        return self.compile(tree, running, began)
+        deny, why = understood_deny(tree.files, tree.problems)
+        if deny is not None:
+            deny_first(deny)
+        return attrs.evolve(self.compile(tree, running, began), deny=deny, deny_problem=why)
 
     def compile(self, tree: Tree, running: Snapshot, began: float | None = None) -> Inspection:
-        """What a tree means, and what it would change."""
+        """What a tree means, and what it would change. Nothing is said of deny.toml alone."""
         read = self.clock()
         compiled = compile_tree(tree.files, memo=self.memo, reading=tree.problems)
         compiled_at = self.clock()
         seconds = {"read": read - (began if began is not None else read), "compile": compiled_at - read}
-        deny, why = understood_deny(tree.files, tree.problems)
         if compiled.snapshot is None:
-            return Inspection(tree=tree, compiled=compiled, deny=deny, deny_problem=why, seconds=seconds)
+            return Inspection(tree=tree, compiled=compiled, seconds=seconds)
         changes = self.credentials.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
         reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
         model = model_digest(compiled.snapshot)
@@ -167,8 +181,6 @@ class Inspector:
         return Inspection(
             tree=tree,
             compiled=compiled,
-            deny=deny,
-            deny_problem=why,
             changes=changes,
             held=reasons,
             model=model,

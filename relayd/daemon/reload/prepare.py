@@ -107,6 +107,7 @@ class Preparation:
                 self.credentials.identities = self.identities()
             except SealError as error:
                 return [str(error)]
+        self.credentials.read_files()
         tried = [(account.id, self.credentials.of(account, new)) for account in changed]
         return [f"account {name}: {secret}" for name, secret in tried if isinstance(secret, str)]
 

@@ -119,6 +119,8 @@ class Reloader:
         thorough = any(request.trigger == "hash" for request in requests)
         known = "" if by_hand else self.record.last_digest
         inspect = partial(self.inspector.inspect, self.live.snapshot, known, thorough=thorough)
+        if any(_acts_on_any_tree(request.operation) for request in requests):
+            inspect = partial(inspect, deny_first=lambda deny: trio.from_thread.run_sync(self._deny_at_once, deny))
         inspection = await trio.to_thread.run_sync(inspect, abandon_on_cancel=True)
         if isinstance(inspection, Unstable):
             await self._obey_deny()
@@ -320,6 +322,11 @@ class Reloader:
             self.record.differ(result, self.wall())
         log.log(_LEVELS[result.result], "reload.%s", result.result, extra=fields_of(result, trigger))
         return result
+
+
+def _acts_on_any_tree(operation: Operation) -> bool:
+    """Whether whatever lies on the disk is to have an effect."""
+    return not isinstance(operation, Reload) or not (operation.dry_run or operation.expect)
 
 
 def _is_to_act(operation: Operation, inspection: Inspection) -> bool:

@@ -118,6 +118,7 @@ class Batcher:
     reached: bool = attrs.field(default=False, init=False)  # it was up at some time
     reason: str = attrs.field(default="not connected yet", init=False)
     warnings: tuple[str, ...] = attrs.field(default=(), init=False)
+    damaged: tuple[str, ...] = attrs.field(default=(), init=False)  # what the store has set aside, with reasons
     _queue: queue.SimpleQueue[_Pending | None] = attrs.field(factory=queue.SimpleQueue, init=False)
     _waiting: dict[_Pending, None] = attrs.field(factory=dict, init=False)
     _idle: trio.Event | None = attrs.field(default=None, init=False)
@@ -170,8 +171,8 @@ class Batcher:
             self._queue.put(None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_TIMEOUT):
                 await ended.wait()
-            if self.quick is not None:
-                self.quick.close()
+                if self.quick is not None:
+                    await trio.to_thread.run_sync(self.quick.close, abandon_on_cancel=True)
         if failures:
             raise failures[0]
 
@@ -419,6 +420,7 @@ class Batcher:
         self._set_aside(ops, answers)
         self._remember(ops)
         self._notice_life()
+        self._notice_damage()
         return answers
 
     def _apply(self, ops: Sequence[Op]) -> list[Answer]:
@@ -453,6 +455,13 @@ class Batcher:
         for op, answer in zip(ops, answers, strict=True):
             if _must_be_kept(op, answer) and isinstance(answer, Failed):
                 self.dead_letters.add(op, answer.reason)
+
+    def _notice_damage(self) -> None:
+        found = self.store.damaged
+        if found != self.damaged:
+            fresh = [one for one in found if one not in self.damaged]
+            self.damaged = found
+            log.error("state.damaged", extra={"store": self.store.name, "set_aside": fresh})
 
     def _remember(self, ops: Sequence[Op]) -> None:
         """Keep settlements, should they have to be told again. An embedded store loses nothing by itself."""

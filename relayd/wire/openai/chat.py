@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from relayd.wire.call import NO_ALIASES, Call, Reply, Translator
+from relayd.wire.call import NO_ALIASES, Call, Endpoint, Language, Reply, Translator
 from relayd.wire.capabilities import capabilities
 from relayd.wire.http import HeaderPairs, RequestHead
 from relayd.wire.openai import shapes as openai_shapes
@@ -87,6 +87,14 @@ class ChatDialect:
     @property
     def name(self) -> str:
         return "openai-chat"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return "messages"
+
+    @property
+    def language(self) -> Language:
+        return "openai"
 
     def parse(
         self, head: RequestHead, body: bytes, *, now: float = 0.0, aliases: Mapping[str, str] = NO_ALIASES

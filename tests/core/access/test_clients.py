@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import time
 
 import pytest
 from builders import api_key, headers
 
+from relayd.config.pattern import operators
 from relayd.config.snapshot import ClientRule
 from relayd.core.access.clients import identify, permit
 from relayd.wire.refusal import Refusal
 
 RULES = {
-    "claude_code": ClientRule(name="Claude Code", user_agent=re.compile(r"^claude-cli/[\d.]+ \(external,")),
-    "team": ClientRule(name="Team script", headers={"X-Team": re.compile("^blue$")}),
+    "claude_code": ClientRule(name="Claude Code", user_agent=operators(r"^claude-cli/[\d.]+ \(external,")),
+    "team": ClientRule(name="Team script", headers={"X-Team": operators("^blue$")}),
 }
 CLAUDE = headers(user_agent="claude-cli/2.1.330 (external, sdk-cli)")
 
@@ -25,7 +26,7 @@ def test_a_program_is_known_by_its_patterns() -> None:
 
 
 def test_every_pattern_of_a_rule_must_match() -> None:
-    both = {"strict": ClientRule(name="s", user_agent=re.compile("curl"), headers={"x-team": re.compile("blue")})}
+    both = {"strict": ClientRule(name="s", user_agent=operators("curl"), headers={"x-team": operators("blue")})}
 
     assert identify(headers(user_agent="curl/8"), both) == ""
     assert identify(headers(user_agent="curl/8", x_team="blue"), both) == "strict"
@@ -46,6 +47,16 @@ def test_another_client_is_refused_by_name() -> None:
 
 
 def test_the_order_of_the_key_decides_between_rules_that_both_match() -> None:
-    rules = {"any": ClientRule(name="Any", user_agent=re.compile("")), **RULES}
+    rules = {"any": ClientRule(name="Any", user_agent=operators("")), **RULES}
 
     assert permit(CLAUDE, api_key(clients=("claude_code", "any")), rules) == "claude_code"
+
+
+def test_a_pattern_with_many_ways_to_match_costs_no_more_for_a_text_that_does_not() -> None:
+    rules = {"mine": ClientRule(name="Mine", user_agent=operators("^(a|a)*$"), headers={"x": operators("(x+x+)+y")})}
+    began = time.process_time()
+
+    assert identify(headers(user_agent="a" * 27 + "!", x="x" * 40), rules) == ""
+    assert identify(headers(user_agent="a" * 8000 + "!"), rules) == ""
+    assert identify(headers(user_agent="a" * 8000, x="xxy"), rules) == "mine"
+    assert time.process_time() - began < 5  # s; going back takes 8 s for 27 characters, and a minute for 30

@@ -113,11 +113,35 @@ def test_a_file_is_read_anew_when_it_was_replaced_and_only_then(tmp_path: Path) 
     new = tmp_path / "new"
     new.write_text("sk-ant-rotated-xxxxxxxxx")
     os.replace(new, path)
+    credentials.read_files()
     second = credentials.of(account, tree(account))
     assert isinstance(second, Secret)
     assert second.reveal() == "sk-ant-rotated-xxxxxxxxx"
+    credentials.read_files()
+    assert credentials.of(account, tree(account)) is second
     path.unlink()
+    credentials.read_files()
     assert "no such file" in str(credentials.of(account, tree(account)))
+    path.write_text(CANARY)
+    credentials.read_files()
+    assert isinstance(credentials.of(account, tree(account)), Secret)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_attempt_asks_no_disk(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, credentials = tmp_path / "credential", Credentials((), SecretFiles(directories=(tmp_path,)))
+    if there:
+        path.write_text(CANARY)
+    account = in_file(path)
+    first = credentials.of(account, tree(account))
+    asked: list[object] = []
+    for name in ("os.stat", "os.lstat", "os.open", "builtins.open"):
+        monkeypatch.setattr(name, lambda *args, **more: asked.append(args))
+    again = [credentials.of(account, tree(account)) for _ in range(3)]
+    monkeypatch.undo()
+
+    assert again == [first] * 3
+    assert not asked
 
 
 def test_a_file_that_cannot_be_read_is_a_reason_that_names_it(tmp_path: Path) -> None:
@@ -235,4 +259,5 @@ def test_a_file_that_becomes_a_link_out_of_its_directory_is_read_no_more(tmp_pat
     assert isinstance(credentials.of(account, tree(account)), Secret)
     (own / "main").unlink()
     (own / "main").symlink_to(tmp_path / "shadow")
+    credentials.read_files()
     assert "leads out of" in str(credentials.of(account, tree(account)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from relayd.core.inventory import Inventory
 from relayd.core.receipt import Attempt, Receipt
 from relayd.daemon.admin.call_metrics import MOST_NAMES, CallMetrics
-from relayd.daemon.admin.prometheus import exposition
+from relayd.daemon.admin.prometheus import MOST_KEYS, exposition, inventory_metrics
 from relayd.wire.usage import Usage
 
 
@@ -78,3 +79,12 @@ def test_a_large_tree_makes_no_endless_series() -> None:
     series = [line for line in lines if line.startswith("relayd_key_calls_total{")]
     assert len(series) == MOST_NAMES + 1
     assert 'relayd_key_calls_total{key="_others"} 7' in series
+
+
+def test_ten_thousand_keys_make_a_bounded_exposition() -> None:
+    ends = {f"k{n}": 2e9 + n for n in range(10_000)}
+    told = exposition(inventory_metrics(Inventory(ends=ends), 1e9)).splitlines()
+
+    series = [line for line in told if line.startswith("relayd_key_expires_timestamp_seconds{")]
+    assert len(series) == MOST_KEYS
+    assert 'relayd_key_expires_timestamp_seconds{key="k0"} 2000000000' in series

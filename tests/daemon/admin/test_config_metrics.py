@@ -122,7 +122,7 @@ def test_sealed_values_are_counted_by_recipient_and_keys_that_end_have_a_time() 
         SealedFor(kid="a_-9ZZZZ", name="prod", state="retiring", values=0),
         SealedFor(kid="b0000000", name="", state="unknown", values=2),
     )
-    told = exposition(inventory_metrics(Inventory(recipients=recipients, ends={"dev": 1.5e9}))).splitlines()
+    told = exposition(inventory_metrics(Inventory(recipients=recipients, ends={"dev": 1.5e9}), 0)).splitlines()
 
     assert 'relayd_secret_sealed{kid="a_-9ZZZZ",recipient="prod"} 0' in told
     assert 'relayd_secret_sealed{kid="b0000000",recipient=""} 2' in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import socket
 import struct
 import time
@@ -285,3 +286,23 @@ async def test_the_commands_ask_the_daemon(
     assert "missing: no such file" in told["accounts"][0]["reason"]
     assert woken == 0
     assert capfd.readouterr().out == "a: awake on every node (it did not rest)\n"
+
+
+async def test_without_descriptors_a_command_waits_and_the_daemon_lives(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with living(tree, watch=False) as world:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with world.log_file.open() as log, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            lowest = peer.fileno() + 1
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))  # not one more
+            try:
+                peer.connect(str(world.control_path))
+                await world.until(lambda: "control.accept" in log.read())
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            peer.settimeout(0)
+            peer.send(b'{"verb":"status"}\n')
+            with trio.fail_after(5):
+                await trio.lowlevel.wait_readable(peer)
+            assert peer.recv(100).startswith(b'{"ok": true')
+        assert (await ask(world, b'{"verb":"status"}'))[0]["ok"]

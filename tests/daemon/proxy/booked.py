@@ -49,6 +49,7 @@ class FickleStore:
     away_for: tuple[type[Op], ...] = ()  # fails batches that hold one of these
     asked: list[Op] = attrs.field(factory=list)
     life: str = ""
+    damaged: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from relayd.core.balancing.failover import Deliver, Retry
 from relayd.core.balancing.outcomes import NodeDefect
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, AccountRequests
+from relayd.daemon.proxy.large_bodies import LargeBodies
 
 DENIED = failing(401, "authentication_error")
 GOOD = answering(body=message())
@@ -52,6 +53,7 @@ async def asking(answers: list[bytes], tokens: Tokens) -> AsyncIterator[tuple[Ac
             upstreams=upstreams,
             credential=tokens.credential,
             keeper=tokens,  # type: ignore[arg-type]
+            large=LargeBodies(),
             wall=lambda: NOON,
         )
         account = upstream_account("a", upstream.port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Serv
 from relayd.core.quota.model_names import MOST, OTHER
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Report, Reported
+from relayd.wire.anthropic import Native
+from relayd.wire.openai.chat import ChatDialect
 from relayd.wire.openai.request import PLAIN_TOKENS
+from relayd.wire.peek import LARGE
 
 CHAT = "/openai/v1/chat/completions"
 HOUR = 3600.0
@@ -360,3 +364,77 @@ async def test_what_an_account_makes_of_a_model_decides_what_is_reserved_and_den
         (row,) = rows(world)
         assert (row.model, row.unpriced) == ("claude-opus-5", 0)
         assert row.cost > 200
+
+
+# --- large bodies
+
+
+def large(**fields: Any) -> bytes:
+    return asking(system="x" * LARGE, **fields)
+
+
+def threads_that_parse(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each body that is parsed from now on: not on the loop's thread?"""
+    parsed: list[bool] = []
+    before, loop = Native.parse, threading.get_ident()
+
+    def parse(self: Native, *args: Any, **more: Any) -> Any:
+        parsed.append(threading.get_ident() != loop)
+        return before(self, *args, **more)
+
+    monkeypatch.setattr(Native, "parse", parse)
+    return parsed
+
+
+async def test_a_large_translated_body_is_read_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bool] = []
+    before, loop = ChatDialect.parse, threading.get_ident()
+
+    def parse(self: ChatDialect, *args: Any, **more: Any) -> Any:
+        read.append(threading.get_ident() != loop)
+        return before(self, *args, **more)
+
+    monkeypatch.setattr(ChatDialect, "parse", parse)
+    body = json.dumps({"model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "x" * LARGE}]}).encode()
+    async with booked(tree(), tmp_path) as world:
+        assert (await world.house.ask(body, CHAT)).status == 200
+
+    assert read == [True]
+
+
+async def test_a_large_body_is_read_in_a_thread_and_a_small_one_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = threads_that_parse(monkeypatch)
+    async with booked(tree(), tmp_path) as world:
+        assert (await world.house.ask(large())).status == 200
+        assert (await world.house.ask(asking())).status == 200
+
+    assert parsed == [True, False]
+
+
+async def test_no_large_body_is_read_of_a_key_that_has_no_request_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = threads_that_parse(monkeypatch)
+    rate = Rate(requests=1, window=Seconds(60.0))
+    async with booked(tree(Limits(rate=rate)), tmp_path) as world:
+        assert (await world.house.ask(asking())).status == 200
+        refused = await world.house.ask(large())
+
+        assert refused.status == 429
+        assert refused["retry-after"] == "60"
+        assert len(parsed) == 1
+        world.clock.now += 61
+        assert (await world.house.ask(large())).status == 200
+        assert sum(row.requests for row in rows(world)) == 2
+
+
+async def test_no_body_is_read_of_a_key_that_may_not_use_the_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = threads_that_parse(monkeypatch)
+    async with booked(tree(key={"endpoints": ("openai",)}), tmp_path) as world:
+        assert (await world.house.ask(b"{")).status == 403
+
+    assert not parsed

@@ -28,7 +28,8 @@ from relayd.config.source.tree import Unstable
 from relayd.daemon.admin.metrics import metrics_text
 from relayd.daemon.admin.status import StatusSources, status_document
 from relayd.daemon.build import Daemon, build, tree_reader
-from relayd.daemon.log import AccessLog, Output, set_log
+from relayd.daemon.log import AccessLog, set_log
+from relayd.daemon.log_output import Output
 from relayd.daemon.node import Intervals, NodeSettings, open_sockets
 from relayd.daemon.reload.boot import Start, find_start
 from relayd.daemon.reload.cluster import Cluster

@@ -14,11 +14,13 @@ import trio
 from ports import free_port
 from reload_world import FAST, World, key_of, living, make_tree, plant_reading
 
+from relayd.config.compile import compile_tree
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Tree, Unstable
 from relayd.daemon.build import Daemon
+from relayd.daemon.reload import candidate
 from relayd.daemon.reload.candidate import Inspection
-from relayd.daemon.reload.requests import Resume
+from relayd.daemon.reload.requests import Reload, Resume
 
 SLOWLY = attrs.evolve(FAST, poll=30.0, interval=30.0)  # nothing but what is asked for
 
@@ -296,6 +298,26 @@ async def test_a_key_denied_in_a_broken_tree_is_refused_at_once_also_on_an_open_
         tree.deny(1, 2)  # the second change, as broken as before
         await world.until(lambda: world.status()["keys"]["denied"] == 2)
         assert (await world.call(2)).status == 401
+
+
+async def test_a_key_is_denied_before_anything_else_of_its_tree_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree(tmp_path / "tree", keys=2)
+    async with living(tree, watch=False) as world:
+        seen: list[bool] = []
+
+        def compiling(*args: object, **more: object) -> object:
+            seen.append("k1" in world.daemon.live.snapshot.deny.keys)
+            return compile_tree(*args, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(candidate, "compile_tree", compiling)
+        tree.deny(1)
+        only_asked = await world.queue.request("command", Reload(dry_run=True)).wait()
+        result = await world.reload()
+
+        assert (only_asked.result, result.result) == ("applied", "applied")
+        assert seen == [False, True]
 
 
 async def test_a_broken_deny_toml_keeps_what_was_denied(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ class FlakyStore:
     deadline: float = 0.3
     name: str = "flaky"
     life: str = ""
+    damaged: tuple[str, ...] = ()
     away: bool = False
     loses_answers: bool = False
     hold: threading.Event | None = None

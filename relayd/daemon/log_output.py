@@ -1,0 +1,129 @@
+"""Log output: lines to standard error or a file, written by a thread of their own.
+
+Rule: who writes a line never waits. What nobody reads (a full pipe, a disk that hangs) fills a bounded queue; lines
+beyond it are lost and counted. The order is kept, and a reopening has its place in it.
+
+Theory: before `start` and after `stop` a line is written at once: there is no loop then that it could hold up, and what
+a process says while it starts or ends must not lie in a queue.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import threading
+from pathlib import Path
+
+import attrs
+
+MOST_WAITING = 10_000  # lines; some 5 MB
+TOGETHER = 256  # lines in one write
+LAST_WORDS = 2.0  # s that a stop waits for a slow reader
+
+
+@attrs.frozen
+class _NewFile:
+    """From here on the lines go elsewhere."""
+
+    fd: int
+
+
+@attrs.define(eq=False)
+class Output:
+    """Where lines go. A line is written whole or counted as lost, and a full disk never stops a call."""
+
+    path: Path | None
+    _fd: int = 2
+    _lost: int = 0  # by whoever writes a line
+    _unwritten: int = 0  # by the thread
+    _queue: queue.SimpleQueue[bytes | _NewFile | None] = attrs.field(factory=queue.SimpleQueue, init=False)
+    _thread: threading.Thread | None = attrs.field(default=None, init=False)
+    _abandoned: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.reopen()
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written."""
+        return self._lost + self._unwritten
+
+    def reopen(self) -> None:
+        """Open the file anew, after logrotate has moved the old one. Raises: OSError at start."""
+        if self.path is None:
+            return
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        if self._thread is not None:
+            self._queue.put(_NewFile(fd))
+        else:
+            self._use(fd)
+
+    def write(self, line: bytes) -> None:
+        """Append one line, which ends with a newline. Never waits once `start` was called."""
+        if self._thread is None and not self._abandoned:
+            self._put([line])
+        elif self._abandoned or self._queue.qsize() >= MOST_WAITING:
+            self._lost += 1
+        else:
+            self._queue.put(line)
+
+    def count_lost(self) -> None:
+        """Count a line that could not even be made."""
+        self._lost += 1
+
+    def start(self) -> None:
+        """Leave the writing to a thread from now on."""
+        self._thread = threading.Thread(target=self._work, name="relayd-log", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits, for LAST_WORDS s at most; from then on lines are written at once again."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._queue.put(None)
+        thread.join(LAST_WORDS)
+        if thread.is_alive():  # nobody reads: then nobody would read what comes now
+            self._abandoned = True
+
+    def _work(self) -> None:
+        while True:
+            item = self._queue.get()
+            lines: list[bytes] = []
+            while isinstance(item, bytes):
+                lines.append(item)
+                if len(lines) == TOGETHER or self._queue.empty():
+                    break
+                item = self._queue.get()
+            self._put(lines, patient=True)
+            if isinstance(item, _NewFile):
+                self._use(item.fd)
+            elif item is None:
+                return
+
+    def _put(self, lines: list[bytes], *, patient: bool = False) -> None:
+        """Write some lines. Those that were not wholly written are lost. `patient`: a full pipe is waited for."""
+        data = memoryview(b"".join(lines))
+        try:
+            while data:
+                data = data[self._write_some(data, patient) :]
+        except OSError:
+            left = len(data)
+            while left > 0:
+                left -= len(lines.pop())
+                self._unwritten += 1
+
+    def _write_some(self, data: memoryview, patient: bool) -> int:
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:  # whoever gave us standard error has made it non-blocking
+            if not patient:
+                raise
+            select.select([], [self._fd], [])
+            return 0
+
+    def _use(self, fd: int) -> None:
+        old, self._fd = self._fd, fd
+        if old > 2:
+            os.close(old)
