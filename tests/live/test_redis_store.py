@@ -490,7 +490,7 @@ def test_a_damaged_counter_is_set_aside_alone_and_all_else_goes_on(
     assert len(store.damaged) == 1
 
 
-@pytest.mark.parametrize("place", ["c:before", "open", "h:dev", "u:2026-11-22", "p:pin", "n:topic", "v:topic", "nodes"])
+@pytest.mark.parametrize("place", ["c:before", "open", "h:dev", f"u:{DAY}", "p:pin", "n:topic", "v:topic", "nodes"])
 def test_no_other_damaged_key_fails_an_operation(place: str, server: RedisServer, store: RedisStore) -> None:
     ops: list[Op] = [
         Settle(call="before", record=record()),
@@ -502,9 +502,10 @@ def test_no_other_damaged_key_fails_an_operation(place: str, server: RedisServer
         Gather(topic="topic"),
         Beat(node="n", body="b", ttl=1000),
         Nodes(),
-        Report(first="2026-11-22", last="2026-11-22"),
+        Report(first=DAY, last=DAY),
     ]
-    store.apply([admit("before", rolling()), *ops[3:]])
+    reserving = Rolling(counter="key/dev/tokens/1h", name="", unit="tokens", limit=100, cost=9, window=3_600_000)
+    store.apply([admit("before", (*rolling(), reserving)), *ops[3:]])
     with contextlib.closing(server.client()) as client:
         client.delete(f"{store.prefix}{place}")
         client.lpush(f"{store.prefix}{place}", "x")
@@ -513,7 +514,7 @@ def test_no_other_damaged_key_fails_an_operation(place: str, server: RedisServer
         assert any(name.startswith(f"{place}: ") for name in store.damaged)
 
 
-@pytest.mark.parametrize("place", ["u:2026-11-22", "n:topic", "nodes"])
+@pytest.mark.parametrize("place", [f"u:{DAY}", "n:topic", "nodes"])
 def test_a_damaged_field_costs_no_other_field(place: str, server: RedisServer, store: RedisStore) -> None:
     store.apply(
         [
@@ -525,9 +526,7 @@ def test_a_damaged_field_costs_no_other_field(place: str, server: RedisServer, s
     with contextlib.closing(server.client()) as client:
         client.hset(f"{store.prefix}{place}", "bad", "\xff nonsense")
 
-    gathered, nodes, reported = store.apply(
-        [Gather(topic="topic"), Nodes(), Report(first="2026-11-22", last="2026-11-22")]
-    )
+    gathered, nodes, reported = store.apply([Gather(topic="topic"), Nodes(), Report(first=DAY, last=DAY)])
 
     assert isinstance(gathered, Gathered)
     assert [note.name for note in gathered.notes] == ["a"]

@@ -38,6 +38,7 @@ class BreakingStore:
     deadline: float = 0.3
     name: str = "breaking"
     life: str = ""
+    damaged: tuple[str, ...] = ()
     away: bool = False
     one_at_a_time: threading.Lock = attrs.field(factory=threading.Lock)
 
