@@ -60,6 +60,14 @@ def test_a_store_that_is_away_is_said_with_the_reason_and_what_it_means_for_call
     assert unready(service(account(), store=never), "draining") == ()
 
 
+def test_what_a_store_has_set_aside_is_said_though_it_serves() -> None:
+    store = StoreFacts(up=True, reached=True, reason="", refuses=True, damaged=("clock: it is a list",))
+    assert said(service(account(), store=store)) == [
+        "a damaged counter of the state store was set aside and begins anew: clock: it is a list"
+    ]
+    assert unready(service(account(), store=store), "service") == ()
+
+
 def test_an_account_that_cannot_serve_is_said_with_the_reason_but_not_while_it_takes_a_breath() -> None:
     for seconds, expected in ((1800, 1), (61, 1), (60, 0), (1, 0)):
         found = service_ailments(service(account(rest=resting(seconds)), account("b")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -52,3 +53,16 @@ def test_a_store_that_went_away_is_said_to_be_down(tmp_path: Path) -> None:
             code, found = status(daemon)
             assert code == 1
             assert "the state store is down: " in str(found["ailments"])
+
+
+def test_a_damaged_counter_is_named_and_everything_else_goes_on(tmp_path: Path) -> None:
+    with redis_running() as server:
+        tree = write_tree(tmp_path, relay=f'[state]\nurl = "{server.url}"\n', keys={"dev": key_text(KEY)})
+        with running(tree) as daemon, contextlib.closing(server.client()) as client:
+            (clock,) = client.keys("relayd:*:clock")
+            client.pipeline().delete(clock).lpush(clock, "x").execute()
+            assert daemon.wait_for("state.damaged")[0]["set_aside"] == ["clock: it is a list"]
+            code, found = status(daemon)
+            assert code == 1
+            assert "was set aside and begins anew: clock: it is a list" in str(found["ailments"])
+            assert readyz(daemon)[0] == 200

@@ -50,3 +50,10 @@ async def test_a_poisoned_journal_does_not_stop_a_daemon_and_shows_in_status_and
         assert told[0]["record"]["input"] == 6
         os.unlink(status["losses"]["path"])
         assert world.status()["losses"]["dead_letters"] == 0
+
+
+async def test_log_lines_that_nobody_took_are_counted(tmp_path: Path) -> None:
+    async with living(make_tree(tmp_path / "tree"), watch=False) as world:
+        assert "relayd_log_lines_lost_total 0\n" in metrics_text(world.sources, 0.0)
+        world.daemon.output.count_lost()
+        assert "relayd_log_lines_lost_total 1\n" in metrics_text(world.sources, 0.0)

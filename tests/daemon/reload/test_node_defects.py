@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from reload_world import Tree, World, living, make_tree
 
+from relayd.config.secrets.secret import Secret
 from relayd.state.contract import Gather, Gathered
 
 
@@ -50,3 +51,18 @@ async def test_a_defect_is_an_ailment_from_the_start_and_ends_with_its_cause(tmp
         secret.unlink()
         assert (await world.reload()).result == "unchanged"
         assert world.status()["ailments"] == [f"account b cannot be used on this node: {why}"]
+
+
+async def test_a_rotated_file_is_presented_without_a_reload(tmp_path: Path) -> None:
+    tree, secret = with_file(tmp_path)
+    secret.write_text("sk-ant-test")
+    async with living(tree, watch=False) as world:
+        snapshot = world.daemon.live.snapshot
+
+        def presented() -> str:
+            found = world.sources.credentials.of(snapshot.accounts["b"], snapshot)
+            return found.reveal() if isinstance(found, Secret) else found
+
+        assert presented() == "sk-ant-test"
+        secret.write_text("sk-ant-rotated")
+        await world.until(lambda: presented() == "sk-ant-rotated", "the new secret is read")
