@@ -30,6 +30,7 @@ from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.admin.app import AdminApp
 from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.control_socket import ControlSocket
+from relayd.daemon.admin.service_watch import ServiceWatch
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.log import AccessLog, Output
 from relayd.daemon.net.server import HttpServer
@@ -90,7 +91,7 @@ class Foundation:
     """What the other parts are built on. It holds no config, so that the first one is freed when it is replaced.
 
     Args:
-        unopened: accounts whose secret cannot be had.
+        unopened: accounts whose secret cannot be had, and why.
         state_url: this node's own, or the tree's.
         started: Unix time, s.
     """
@@ -105,7 +106,7 @@ class Foundation:
     pool: Pool
     upstreams: Upstreams
     credentials: Credentials
-    unopened: frozenset[str]
+    unopened: dict[str, str]
     state_url: str
     rng: random.Random
     started: float
@@ -128,7 +129,8 @@ def build(
     state = make_state(base)
     keeper = make_keeper(base, state)
     call_metrics = CallMetrics()
-    app = make_app(base, state, keeper, call_metrics)
+    watch = make_service_watch(base, state)
+    app = make_app(base, state, keeper, call_metrics, watch)
     server = HttpServer(app, base.server_settings)
 
     record = start.record(base.started)
@@ -137,7 +139,7 @@ def build(
     inspector = make_inspector(base, start)
     watcher = make_watcher(base, queue, inspector) if node.watch else None
 
-    sources = make_sources(base, record, watcher, server, cluster, state, call_metrics, app)
+    sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app)
     admin_app = AdminApp(queue=queue, sources=sources, wall=time.time, new_id=new_id)
     admin_server = HttpServer(admin_app, base.server_settings)
 
@@ -191,7 +193,7 @@ def lay_foundation(
         pool=pool,
         upstreams=Upstreams(shared_context, time.time),
         credentials=credentials,
-        unopened=frozenset(unopened),
+        unopened=unopened,
         state_url=node.state_url or snapshot.relay.state.url,
         rng=random.Random(secrets.randbits(64)),
         started=started,
@@ -253,7 +255,16 @@ def make_keeper(base: Foundation, state: StateClient) -> OAuthKeeper:
     )
 
 
-def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics) -> PublicApp:
+def make_service_watch(base: Foundation, state: StateClient) -> ServiceWatch:
+    """Whether calls are served here, for status, metrics and /readyz."""
+    return ServiceWatch(
+        live=base.live, pool=base.pool, state=state.main, defects=lambda: dict(base.unopened), wall=time.time
+    )
+
+
+def make_app(
+    base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics, watch: ServiceWatch
+) -> PublicApp:
     """Serves calls; the receipt of each goes to the metrics and to the access log."""
 
     def record(receipt: Receipt) -> None:
@@ -273,6 +284,7 @@ def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_met
         wall=time.time,
         new_id=new_id,
         rng=base.rng,
+        unready=watch.unready,
     )
 
 
@@ -394,7 +406,7 @@ def make_sources(
     watcher: Watcher | None,
     server: HttpServer,
     cluster: Cluster,
-    state: StateClient,
+    watch: ServiceWatch,
     call_metrics: CallMetrics,
     app: PublicApp,
 ) -> StatusSources:
@@ -408,7 +420,7 @@ def make_sources(
         server=server,
         credentials=base.credentials,
         cluster=cluster,
-        state=state.main,
+        service=watch,
         call_metrics=call_metrics,
         node=base.node.node,
         tree=str(base.node.tree.absolute()),

@@ -40,6 +40,7 @@ def build_proxy(
     wall: Callable[[], float],
     new_id: Callable[[], str],
     rng: random.Random,
+    unready: Callable[[], tuple[str, ...]] = tuple,
 ) -> PublicApp:
     """Make the application of the public listener.
 
@@ -51,6 +52,7 @@ def build_proxy(
         known_models: ids of models that exist (those with a price).
         wall: Unix time, s.
         new_id: a fresh call id.
+        unready: what keeps calls from being served here, for /readyz.
     """
     replies = ReplyWriter(live=live, wall=wall)
     requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, wall=wall)
@@ -69,4 +71,6 @@ def build_proxy(
     )
     lists = ObjectLists(requests=requests, ownership=ownership, replies=replies)
     objects = BatchesAndFiles(calls=calls, ownership=ownership, lists=lists)
-    return PublicApp(calls=calls, objects=objects, replies=replies, state=state, known_models=known_models)
+    return PublicApp(
+        calls=calls, objects=objects, replies=replies, state=state, known_models=known_models, unready=unready
+    )

@@ -67,13 +67,13 @@ class Preparation:
     Args:
         listeners: all that the daemon has.
         identities: reads this node's identities anew. Raises: SealError.
-        unopened: accounts whose secret could not be had when last tried.
+        unopened: accounts whose secret could not be had when last tried, and why.
     """
 
     listeners: Sequence[Listener]
     credentials: Credentials
     identities: Callable[[], Sequence[Identity]]
-    unopened: frozenset[str] = frozenset()
+    unopened: dict[str, str] = attrs.field(factory=dict)
 
     def prepare(self, old: Snapshot, new: Snapshot) -> Prepared:
         """Open the secrets of new and changed accounts, then new listeners. Raises: Unprepared with every reason."""
@@ -113,6 +113,9 @@ class Preparation:
             except SealError as error:
                 return [str(error)]
         tried = [(account.id, self.credentials.of(account, new)) for account in changed]
+        for name, secret in tried:
+            if not isinstance(secret, str):
+                self.unopened.pop(name, None)
         return [f"account {name}: {secret}" for name, secret in tried if isinstance(secret, str)]
 
     def reopen(self, snapshot: Snapshot) -> list[str]:
@@ -128,10 +131,12 @@ class Preparation:
                 log.warning("identity.unusable", extra={"reason": str(error)})
             else:
                 problems = self.credentials.problems(snapshot)
-        opened = sorted(name for name in self.unopened - problems.keys() if name in snapshot.accounts)
-        for name in sorted(problems.keys() - self.unopened):
+        opened = sorted(name for name in self.unopened.keys() - problems.keys() if name in snapshot.accounts)
+        for name in sorted(problems.keys() - self.unopened.keys()):
             log.warning("account.no_credential", extra={"account": name, "why": problems[name]})
-        self.unopened = frozenset(problems)
+        for name in self.unopened.keys() - problems.keys():
+            del self.unopened[name]
+        self.unopened.update(problems)
         return opened
 
 

@@ -108,6 +108,7 @@ class Batcher:
     quick: SqliteStore | None = None
     stats: BatcherStats = attrs.field(factory=BatcherStats, init=False)
     up: bool = attrs.field(default=False, init=False)
+    reached: bool = attrs.field(default=False, init=False)  # it was up at some time
     reason: str = attrs.field(default="not connected yet", init=False)
     warnings: tuple[str, ...] = attrs.field(default=(), init=False)
     _queue: queue.SimpleQueue[_Pending | None] = attrs.field(factory=queue.SimpleQueue, init=False)
@@ -478,7 +479,7 @@ class Batcher:
         except OSError as error:
             self._went_down(f"journal: {error}")
             return
-        self.up, self.reason = True, ""
+        self.up, self.reached, self.reason = True, True, ""
         if self.stats.outages:
             log.info("state.available", extra={"store": self.store.name})
 
