@@ -37,6 +37,7 @@ from relayd.cli.tree import (
     words,
     write,
 )
+from relayd.cli.wake import add_wake, wake_account, wake_after_test
 from relayd.config.edit.edits import set_sealed
 from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
@@ -71,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--model", metavar="MODEL", help="model to name in the call (default: one that the account serves)"
     )
+    rouse = add_action(actions, "wake", "end an account's rest, on every node", wake_account)
+    _named(rouse)
+    add_wake(check)
+    add_wake(rouse)
     sign_in = add_action(actions, "login", "sign in with OAuth in the browser and seal the tokens", log_in, writes=True)
     _named(sign_in)
     sign_in.add_argument("--paste", action="store_true", help="paste the code instead of waiting for the browser")
@@ -195,6 +200,8 @@ def test(args: argparse.Namespace) -> int:
     else:
         status = f"{found.status}: " if found.status else ""
         print(f"{args.id}: {status}{found.message}" + (f"\n  {found.detail}" if found.detail else ""))
+    if found.ok:
+        wake_after_test(args, snapshot)
     return 0 if found.ok else FAILED
 
 

@@ -118,11 +118,17 @@ class Server:
         idle="one process serves in this version",
     )
     max_request_body: Size = key(Size(32 << 20), doc="Largest request body.", low=1024, high=1 << 30)
-    max_connections: int = key(10000, doc="Open client connections; more are answered 503 and closed.", low=1)
+    max_connections: int = key(
+        10000, doc="Open client connections, as far as descriptors allow; more are answered 503 and closed.", low=1
+    )
     max_concurrent_requests: int = key(0, doc="Calls in flight; over it 529 with retry-after. 0 = no limit.", low=0)
     rate: Rate = key(Rate(), doc="Requests of all keys together in a rolling window.")
     header_timeout: Seconds = key(Seconds(10.0), doc="For the whole request head.", low=0.1, high=3600)
     body_timeout: Seconds = key(Seconds(60.0), doc="Between bytes of a request body.", low=0.1, high=3600)
+    body_deadline: Seconds = key(Seconds(600.0), doc="For a whole request body.", low=0.1, high=86400)
+    body_memory: Size = key(
+        Size(0), doc="Request bodies held in memory at once, all together; 0 = a quarter of the memory there is.", low=0
+    )
     keep_alive_timeout: Seconds = key(
         Seconds(75.0), doc="For the next request on an open connection.", low=0, high=86400
     )
@@ -207,6 +213,11 @@ class Upstream:
     base_url: Url = key(Url("https://api.anthropic.com"), doc="Origin and path prefix of the API.", reload=DRAIN)
     connect_timeout: Seconds = key(Seconds(10.0), doc="For name look-up, connect and TLS.", low=0.1, high=600)
     first_byte_timeout: Seconds = key(Seconds(300.0), doc="From the request sent to the first answer byte.", low=0.1)
+    plain_timeout: Seconds = key(
+        Seconds(600.0),
+        doc="The same for a message that does not stream: its head comes once all of it is written.",
+        low=0.1,
+    )
     idle_timeout: Seconds = key(Seconds(300.0), doc="Between bytes of an answer.", low=0.1)
     total_timeout: Seconds = key(Seconds(3600.0), doc="For the whole call.", low=0.1)
     max_attempts: int = key(3, doc="Accounts tried for one call.", low=1, high=20)
@@ -219,7 +230,9 @@ class Cooldown:
     overloaded: Seconds = key(Seconds(15.0), doc="After 529.", low=0)
     server_error: Seconds = key(Seconds(10.0), doc="After 5xx.", low=0)
     unreachable: Seconds = key(Seconds(10.0), doc="After a failed connection.", low=0)
-    auth: Seconds = key(Seconds(1800.0), doc="After 401 or 403 of the credential.", low=0)
+    auth: Seconds = key(
+        Seconds(1800.0), doc="After 401 or 403 of the credential, or a closed or unpaid account.", low=0
+    )
     rate_limited: Seconds = key(Seconds(60.0), doc="After 429 without retry-after or reset headers.", low=0)
 
 

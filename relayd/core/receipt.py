@@ -28,7 +28,8 @@ class Receipt:
         outcome: "ok"; "refused" (by us); "upstream" (its error passed on); "cut" (broken off by the upstream);
             "left" (the client went away); "failed" (our bug).
         status: as the client saw it; 499 when it left before an answer began.
-        cost: micro-USD; None when the model has no price.
+        cost: micro-USD; None when nothing of it has a price.
+        partly_priced: a model without a price was at work beside one that has one.
         first_byte, seconds: durations since the request head was complete; first_byte is None when none was sent.
     """
 
@@ -50,6 +51,7 @@ class Receipt:
     reason: str = ""
     usage: Usage = Usage()
     cost: int | None = None
+    partly_priced: bool = False
     attempts: tuple[Attempt, ...] = ()
     upstream_request_id: str = ""
     bytes_in: int = 0
@@ -61,7 +63,9 @@ class Receipt:
     @property
     def unpriced(self) -> bool:
         """Whether something was used that has no price: it is counted, and its cost is in no figure."""
-        return self.cost is None and (self.usage.total > 0 or self.usage.web_searches > 0)
+        if self.cost is not None:
+            return self.partly_priced
+        return self.usage.total > 0 or self.usage.web_searches > 0
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -91,6 +95,7 @@ class Draft:
     reason: str = ""
     usage: Usage = Usage()
     cost: int | None = None
+    partly_priced: bool = False
     attempts: list[Attempt] = attrs.field(factory=list)
     upstream_request_id: str = ""
     bytes_in: int = 0
@@ -120,6 +125,7 @@ class Draft:
             reason=self.reason,
             usage=self.usage,
             cost=self.cost,
+            partly_priced=self.partly_priced,
             attempts=tuple(self.attempts),
             upstream_request_id=self.upstream_request_id,
             bytes_in=self.bytes_in,

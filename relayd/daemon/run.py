@@ -22,6 +22,7 @@ import trio
 from relayd import __version__
 from relayd.config.problems.report import as_text
 from relayd.daemon.build import Daemon, build, tree_reader
+from relayd.daemon.capacity import raise_descriptor_limit
 from relayd.daemon.log import open_log
 from relayd.daemon.net.listen import address_text, sockets_of
 from relayd.daemon.node import NodeSettings, open_sockets
@@ -41,6 +42,7 @@ def run(node: NodeSettings) -> int:
     early = EarlySignals()
     early.install()
     keep_no_core()
+    raise_descriptor_limit()
     daemon = make_daemon(node)
     if isinstance(daemon, int):
         return daemon

@@ -7,8 +7,9 @@
 -- Answer:  MessagePack: when the data began (Unix ms), and one array for each operation: {word, fields...}, or
 --          {"failed", reason} when it raised an error.
 --
--- Keys:  c:CALL   open call or tombstone   {state, expires, terms, record, checkpoint}; state O open, S settled, R reaped
+-- Keys:  c:CALL   open call or tombstone   {state, expires, terms, record, checkpoint, holds}; state O open, S settled, R reaped
 --        open     sorted set of open calls by the time they may be reaped
+--        h:KEY    those of a key that hold a reservation, by the time they will likely be settled
 --        w:COUNTER            rolling window   {bucket, amount, last, bucket, amount, last, ...}
 --        k:COUNTER@START      calendar window  integer
 --        s:COUNTER            slots            sorted set of holders by expiry
@@ -25,6 +26,7 @@ local HOUR = 3600000
 local DAY = 24 * HOUR
 local SETTLED, REAPED, USAGE = 6 * HOUR, 7 * DAY, 400 * DAY
 local BACKWARD = 5000
+local MOST_HOLDING = 256
 
 -- now: never before what was seen last, unless the clock was set back by more than BACKWARD
 local now = tonumber(ARGV[2])
@@ -41,6 +43,9 @@ if began == 0 then
   call('SET', prefix .. 'began', now, 'PX', USAGE)
 end
 
+-- a count stays at the largest integer that is exact here
+local function cap(n) return math.min(n, FOREVER) end
+
 local function ttl(ms) return math.max(math.min(ms, USAGE), 0) + HOUR end
 local function load(key)
   local raw = call('GET', key)
@@ -54,14 +59,14 @@ local function amount(record, unit)
   if not record then return 0 end
   if unit == 'requests' then return record[5] end
   if unit == 'cost' then return record[14] end
-  return record[8] + record[9] + record[10] + record[11] + record[12]
+  return cap(record[8] + record[9] + record[10] + record[11] + record[12])
 end
 
 local function book(record, sign)
   local key, field = prefix .. 'u:' .. record[1], pack({record[2], record[3], record[4]})
   local raw = call('HGET', key, field)
   local row = raw and unpack_one(raw) or {0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-  for i = 1, 10 do row[i] = row[i] + sign * record[i + 4] end
+  for i = 1, 10 do row[i] = cap(row[i] + sign * record[i + 4]) end
   call('HSET', key, field, pack(row))
   if not raw then call('PEXPIRE', key, USAGE) end
 end
@@ -80,13 +85,13 @@ local function live_buckets(counter, window)
       sum = sum + flat[i + 1]
     end
   end
-  return live, sum
+  return live, cap(sum)
 end
 
 local function add_to_bucket(live, bucket, delta, last)
   for i = 1, #live, 3 do
     if live[i] == bucket then
-      live[i + 1] = live[i + 1] + delta
+      live[i + 1] = cap(live[i + 1] + delta)
       if last > live[i + 2] then live[i + 2] = last end
       return
     end
@@ -107,19 +112,19 @@ local function rolling_retry(live, sum, term)
   return FOREVER - now
 end
 
-local check = {}  -- check[kind](term, holder) -> ms until there is room, or nil; memory for the charge; used; resets
+local check = {}  -- check[kind](term, holder) -> ms until there is room, or nil; memory for the charge; used
 
 function check.R(term)
   local live, sum = live_buckets(term[2], term[6])
-  if sum + term[5] > term[4] then return rolling_retry(live, sum, term) end
+  if sum + term[5] > term[4] then return rolling_retry(live, sum, term), live, sum end
   return nil, live, sum
 end
 
 function check.C(term)
   local used = tonumber(call('GET', prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])) or '0')
   if used + term[5] > term[4] then
-    if term[5] > term[4] then return FOREVER - now end
-    return term[7] - now
+    if term[5] > term[4] then return FOREVER - now, nil, used end
+    return term[7] - now, nil, used
   end
   return nil, nil, used
 end
@@ -148,7 +153,7 @@ end
 
 function charge.C(term, _, _, used)
   local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])
-  call('SET', key, used + term[5], 'PX', ttl(term[7] - now + 2 * DAY))
+  call('SET', key, cap(used + term[5]), 'PX', ttl(term[7] - now + 2 * DAY))
   return {'C', term[2], term[3], term[5], term[6]}, used + term[5], term[7]
 end
 
@@ -164,18 +169,64 @@ function charge.S(term, holder, _, used)
   return {'S', term[2]}, used + 1, tonumber(last[2])
 end
 
+-- the open call or tombstone of an id, unless it is forgotten
+local function find(id)
+  local found = load(prefix .. 'c:' .. id)
+  if found and found[1] ~= 'O' and found[2] <= now then return nil end
+  return found
+end
+
+-- what an open call holds of a term that is checked: what it was charged, if that still counts
+local function held_of(found, term, live)
+  for _, kept in ipairs(found[3]) do
+    if kept[1] == term[1] and kept[2] == term[2] then
+      if kept[1] == 'C' then return kept[5] == term[6] and kept[4] or 0 end
+      for i = 1, #live, 3 do
+        if live[i] == kept[6] then return kept[4] end
+      end
+    end
+  end
+  return 0
+end
+
+-- ms until open calls of the key will likely have made room for a term; nil when they cannot
+local function likely_retry(term, key, live, used)
+  if not key or term[1] == 'S' or term[3] == 'requests' then return nil end
+  local index = prefix .. 'h:' .. key
+  local rows = call('ZRANGE', index, 0, MOST_HOLDING - 1, 'WITHSCORES')
+  for i = 1, #rows, 2 do
+    local found = find(rows[i])
+    if found and found[1] == 'O' then
+      used = used - held_of(found, term, live)
+      if used + term[5] <= term[4] then return math.max(tonumber(rows[i + 1]) - now, 1) end
+    else
+      call('ZREM', index, rows[i])
+    end
+  end
+end
+
+-- whether a call is charged an estimate, of which its settlement may give something back
+local function reserves(terms)
+  for _, term in ipairs(terms) do
+    if term[1] ~= 'S' and term[3] ~= 'requests' and term[5] > 0 then return true end
+  end
+  return false
+end
+
 -- check all, then charge all. -> answer, what the call keeps (nil unless granted)
-local function take(terms, holder)
+local function take(terms, holder, key)
   for _, term in ipairs(terms) do
     if term[1] == 'C' and (now < term[6] or now >= term[7]) then return {'stale', now} end
   end
-  local worst, index, memory, used = -1, 0, {}, {}
+  local worst, index, worst_held, memory, used = -1, 0, false, {}, {}
   for i, term in ipairs(terms) do
-    local retry
+    local retry, held
     retry, memory[i], used[i] = check[term[1]](term, holder)
-    if retry and retry > worst then worst, index = retry, i end
+    local likely = retry and likely_retry(term, key, memory[i], used[i])
+    if likely and likely < retry then retry, held = likely, true end
+    if retry and retry > worst then worst, index, worst_held = retry, i, held or false end
   end
-  if worst >= 0 then return {'denied', index - 1, worst, now} end
+  if worst >= 0 then return {'denied', index - 1, worst, now, worst_held} end
   local kept, levels = {}, {}
   for i, term in ipairs(terms) do
     local total, resets
@@ -185,11 +236,10 @@ local function take(terms, holder)
   return {'granted', now, levels, false}, kept
 end
 
--- the open call or tombstone of an id, unless it is forgotten
-local function find(id)
-  local found = load(prefix .. 'c:' .. id)
-  if found and found[1] ~= 'O' and found[2] <= now then return nil end
-  return found
+-- an open call is over: it is in no index any more
+local function close(id, found)
+  call('ZREM', prefix .. 'open', id)
+  if found[6] then call('ZREM', prefix .. 'h:' .. found[4][2], id) end
 end
 
 -- bring what a call was charged (kept terms) to what `record` says; slots are given back
@@ -206,14 +256,15 @@ local function adjust(kept, record, id)
           local live = live_buckets(term[2], term[5])
           for i = 1, #live, 3 do
             if live[i] == term[6] then
-              live[i + 1] = live[i + 1] + delta
+              live[i + 1] = cap(live[i + 1] + delta)
               save(prefix .. 'w:' .. term[2], live, term[5])
               break
             end
           end
         else
           local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[5])
-          if call('EXISTS', key) == 1 then call('INCRBY', key, delta) end
+          local used = call('GET', key)
+          if used then call('SET', key, cap(tonumber(used) + delta), 'KEEPTTL') end
         end
       end
     end
@@ -231,8 +282,8 @@ local function charge_late(terms, record, at)
       save(prefix .. 'w:' .. term[2], live, term[6])
     elseif term[1] == 'C' and now < term[7] then
       local key = prefix .. 'k:' .. term[2] .. '@' .. string.format('%.0f', term[6])
-      call('INCRBY', key, actual)
-      call('PEXPIRE', key, ttl(term[7] - now + 2 * DAY))
+      local used = tonumber(call('GET', key) or '0')
+      call('SET', key, cap(used + actual), 'PX', ttl(term[7] - now + 2 * DAY))
     end
   end
 end
@@ -245,7 +296,7 @@ local function settle(id, record, terms, at)
     outcome = found[1] == 'O' and 'settled' or 'corrected'
     if found[1] == 'R' then book(found[4], -1) end
     adjust(found[3], record, id)
-    call('ZREM', prefix .. 'open', id)
+    close(id, found)
   elseif record then
     charge_late(terms, record, math.min(at, now))
   end
@@ -256,15 +307,20 @@ end
 
 local ops = {}
 
-function ops.admit(id, time, orphan, terms)
+function ops.admit(id, time, orphan, terms, likely)
   local found = find(id)
   if found and found[1] == 'O' then return {'granted', now, {}, true} end
   if found then return {'closed'} end
-  local answer, kept = take(terms, id)
+  local answer, kept = take(terms, id, orphan[2])
   if kept then
-    save(prefix .. 'c:' .. id, {'O', now + time, kept, orphan, false}, USAGE)
+    local holds = reserves(terms)
+    save(prefix .. 'c:' .. id, {'O', now + time, kept, orphan, false, holds}, USAGE)
     call('ZADD', prefix .. 'open', now + time, id)
     call('PEXPIRE', prefix .. 'open', USAGE)
+    if holds then
+      call('ZADD', prefix .. 'h:' .. orphan[2], now + likely, id)
+      call('PEXPIRE', prefix .. 'h:' .. orphan[2], USAGE)
+    end
   end
   return answer
 end
@@ -393,8 +449,28 @@ function ops.nodes()
   return {'nodes', nodes}
 end
 
-function ops.reap(limit, look)
-  local due, reaped = call('ZRANGEBYSCORE', prefix .. 'open', '-inf', now, 'LIMIT', 0, limit), {}
+-- the open calls of a dead process, at most `limit`
+local function owned(owner, limit)
+  local found = {}
+  for _, id in ipairs(call('ZRANGE', prefix .. 'open', 0, -1)) do
+    if #found < limit and string.sub(id, 1, #owner) == owner then found[#found + 1] = id end
+  end
+  return found
+end
+
+function ops.reap(limit, look, owner, leases)
+  local due, reaped = nil, {}
+  if owner == '' then
+    due = call('ZRANGEBYSCORE', prefix .. 'open', '-inf', now, 'LIMIT', 0, limit)
+  else
+    due = owned(owner, limit)
+  end
+  for _, counter in ipairs((look or owner == '') and {} or leases) do
+    local key = prefix .. 's:' .. counter
+    for _, holder in ipairs(call('ZRANGE', key, 0, -1)) do
+      if string.sub(holder, 1, #owner) == owner then call('ZREM', key, holder) end
+    end
+  end
   for _, id in ipairs(due) do
     local found = find(id)
     local open = found and found[1] == 'O'
@@ -406,9 +482,11 @@ function ops.reap(limit, look)
         adjust(found[3], record, id)
         book(record, 1)
         save(prefix .. 'c:' .. id, {'R', now + REAPED, found[3], record, false}, REAPED)
+        close(id, found)
       end
+    else
+      call('ZREM', prefix .. 'open', id)
     end
-    if not (open and look) then call('ZREM', prefix .. 'open', id) end
   end
   return {'reaped', reaped}
 end

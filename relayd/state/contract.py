@@ -1,6 +1,7 @@
 """The contract of the state stores: what can be asked of them, and what they answer.
 
-Rule: integers only (ms, tokens, micro-USD), each at most 2^53 - 1. Time is the store's own clock: whoever asks passes
+Rule: integers only (ms, tokens, micro-USD), each at most 2^53 - 1: records and terms bound what they are given, and a
+counter that would grow beyond it stays there. Time is the store's own clock: whoever asks passes
 durations, never "now". A store answers a batch of operations in order, at one instant, in one round trip, and each
 operation wholly or not at all.
 
@@ -19,7 +20,7 @@ from typing import Protocol
 
 import attrs
 
-from relayd.core.quota.limits import FOREVER, LEASE_MS, Term, TermLevel
+from relayd.core.quota.limits import FOREVER, LEASE_MS, Calendar, Rolling, Slots, Term, TermLevel, bounded
 from relayd.core.quota.usage_record import UsageRecord
 
 BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the window late, and never early
@@ -27,6 +28,7 @@ BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the win
 SETTLED_MS = 6 * 3_600_000  # about 150 bytes a call in Redis: at a million calls a day, 40 MB
 REAPED_MS = 7 * 86_400_000  # reaped calls are few, and a node may be cut off for days
 USAGE_MS = 400 * 86_400_000  # the usage of a day is kept for a year and a month
+MOST_HOLDING = 256  # open calls of a key that are looked at when one more is denied
 BACKWARD_MS = 5_000  # a clock that steps back by less than this is held; more is believed (a wrong clock was set right)
 
 
@@ -48,14 +50,16 @@ class Admit:
     Args:
         call: a random id of the client's request.
         terms: with distinct counters.
-        orphan: what is booked if nobody settles the call.
+        orphan: what is booked if nobody settles the call. What is reserved is reserved by its key.
         ttl: ms until it may be reaped, unless it is renewed.
+        likely: ms until it will likely be settled.
     """
 
     call: str
     terms: tuple[Term, ...]
     orphan: UsageRecord
     ttl: int = LEASE_MS
+    likely: int = attrs.field(default=0, converter=bounded)
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +76,7 @@ class Settle:
     call: str
     record: UsageRecord
     terms: tuple[Term, ...] = ()
-    at: int = 0
+    at: int = attrs.field(default=0, converter=bounded)
 
 
 @attrs.frozen(kw_only=True)
@@ -189,10 +193,15 @@ class Reap:
 
     Args:
         look: only tell them, the same way; whoever asks settles them one by one.
+        owner: of a process that is dead. All its calls then, and only those, which are known by an id that begins so;
+            their time need not have run out.
+        leases: counters of slots that are taken from it too.
     """
 
     limit: int = 100
     look: bool = False
+    owner: str = ""
+    leases: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -246,11 +255,14 @@ class Denied:
     Args:
         term: index of the term that stays exceeded longest.
         retry: ms until it has room if nothing else happens; exact. `FOREVER - now` when it never will.
+        held: only what open calls of the key have reserved is in the way (of tokens or cost). `retry` is then when
+            enough of them will likely have been settled, if they give back all of it.
     """
 
     term: int
     retry: int
     now: int
+    held: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -363,7 +375,7 @@ class Pong:
 
 @attrs.frozen(kw_only=True)
 class Failed:
-    """The store is well, but could not carry out this operation, which changed nothing."""
+    """The store is well, but could not carry out this operation, which changed nothing. It would fail again."""
 
     reason: str
 
@@ -409,6 +421,25 @@ class Store(Protocol):
     def close(self) -> None:
         """Let go of the connection. Idempotent; `apply` opens a new one."""
         ...
+
+
+def can_be_held(term: Term) -> bool:
+    """Whether what is charged to a term at admission is an estimate, of which a settlement gives something back."""
+    return not isinstance(term, Slots) and term.unit != "requests"
+
+
+def likely_retry(term: Rolling | Calendar, used: int, held: Sequence[tuple[int, int]], now: int) -> int | None:
+    """ms until open calls will likely have made room for a term; None when they cannot.
+
+    Args:
+        used: of the term, with what they hold of it.
+        held: pairs of the time (Unix ms) when a call will likely be settled and what it holds, by rising time.
+    """
+    for at, amount in held:
+        used -= amount
+        if used + term.cost <= term.limit:
+            return max(at - now, 1)
+    return None
 
 
 def bucket_length(window: int) -> int:

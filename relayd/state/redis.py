@@ -12,6 +12,7 @@ left in Python (tests/bench/state_cost.py).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,6 @@ PAGE = 500  # usage rows that are read at a time, some 4 ms
 _NOT_NOW = frozenset(
     {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS", "NOAUTH"}
 )
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -97,19 +97,43 @@ class RedisStore:
         if any(isinstance(op, c.Report) for op in batch):
             return [self._report(op) if isinstance(op, c.Report) else self.apply([op])[0] for op in batch]
         chunks = [batch[start : start + LARGEST_SCRIPT] for start in range(0, len(batch), LARGEST_SCRIPT)]
+        try:
+            packed = [_encode([_packed(op) for op in chunk]) for chunk in chunks]
+        except (ValueError, TypeError, OverflowError) as error:  # a text or a number that cannot be sent
+            return self._one_by_one(batch, error)
         answers: list[c.Answer] = []
-        for chunk, rows in zip(
-            chunks, self._carry_out([[_packed(op) for op in chunk] for chunk in chunks]), strict=True
-        ):
-            answers += [_answer(op, row) for op, row in zip(chunk, rows, strict=True)]
+        try:
+            for chunk, rows in zip(chunks, self._carry_out(packed), strict=True):
+                answers += [_answer(op, row) for op, row in zip(chunk, rows, strict=True)]
+        except redis.ResponseError as error:
+            self._ping()
+            return self._one_by_one(batch, error)
         self._believe_failures(answers)
         return answers
 
-    def _carry_out(self, chunks: list[list[tuple[Any, ...]]]) -> list[list[Any]]:
-        """The scripts' answers, one row for each operation. Raises: StoreUnavailable."""
+    def _one_by_one(self, batch: Sequence[c.Op], error: Exception) -> list[c.Answer]:
+        """One operation is at fault: it fails alone. What was carried out before is known by its id."""
+        if len(batch) == 1:
+            return [c.Failed(reason=f"{type(error).__name__}: {error}")]
+        return [self.apply([op])[0] for op in batch]
+
+    def _ping(self) -> None:
+        """Raises: StoreUnavailable when the script does not even run for a question without arguments."""
+        try:
+            self._carry_out([_encode([("ping",)])])
+        except redis.ResponseError as error:
+            raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
+
+    def _carry_out(self, chunks: list[bytes]) -> list[list[Any]]:
+        """The scripts' answers, one row for each operation.
+
+        Raises: StoreUnavailable; redis.ResponseError when the script itself broke.
+        """
         try:
             replies = self._send_and_maybe_again([self._request(chunk) for chunk in chunks])
         except (redis.RedisError, OSError) as error:
+            if _broke_the_script(error):
+                raise
             self.close()
             raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
         found = []
@@ -124,7 +148,7 @@ class RedisStore:
         for day in days_between(op.first, op.last):
             cursor = "0"
             while True:
-                ((answer,),) = self._carry_out([[("report", day, cursor, PAGE, op.key)]])
+                ((answer,),) = self._carry_out([_encode([("report", day, cursor, PAGE, op.key)])])
                 if answer[0] != "reported":
                     return c.Failed(reason=str(answer[1]))
                 found.update({(day, *names): counts for names, counts in answer[1]})
@@ -176,7 +200,7 @@ class RedisStore:
             self._server = ""
         connection.ask("SCRIPT", "LOAD", self.lua[0])
 
-    def _request(self, chunk: list[tuple[Any, ...]]) -> tuple[Word, ...]:
+    def _request(self, chunk: bytes) -> tuple[Word, ...]:
         now = 0 if self.now is None else self.now()
         return (
             "EVALSHA",
@@ -185,7 +209,7 @@ class RedisStore:
             f"{self.prefix}clock",
             self.prefix,
             now,
-            _encode(chunk),
+            chunk,
         )
 
     def _send_and_maybe_again(self, requests: list[tuple[Word, ...]]) -> list[bytes]:
@@ -248,7 +272,7 @@ class RedisStore:
     def _believe_failures(self, answers: list[c.Answer]) -> None:
         """A write refused because of the server's state is an outage, though the script itself ran."""
         for answer in answers:
-            if isinstance(answer, c.Failed) and _NOT_NOW.intersection(answer.reason.replace("-", " ").split()[:6]):
+            if isinstance(answer, c.Failed) and _cannot_now(answer.reason):
                 self.close()
                 raise c.StoreUnavailable(f"{self.name}: {answer.reason}")
 
@@ -256,6 +280,22 @@ class RedisStore:
 def _said(error: Exception) -> str:
     """What went wrong. redis-py's errors name addresses and the server's words, never a password."""
     return str(error) or type(error).__name__
+
+
+def _cannot_now(reason: str) -> bool:
+    return not _NOT_NOW.isdisjoint(reason.replace("-", " ").split()[:6])
+
+
+def _broke_the_script(error: Exception) -> bool:
+    """Whether the script failed for what it was given. Redis names the script then (src/script_lua.c), as it does when
+    the server cannot work or the user may not, which is an outage."""
+    said = str(error)
+    return (
+        isinstance(error, redis.ResponseError)
+        and "user_script" in said
+        and _NOT_NOW.isdisjoint(re.findall(r"[A-Z]+", said))
+        and not any(words in said for words in ("can't run this command", "read only replica", "maxmemory"))
+    )
 
 
 def _info(reply: Any) -> dict[str, str]:
@@ -274,7 +314,7 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
     """An operation as apply.lua takes it. None is sent as false, for nil would end a Lua array."""
     match op:
         case c.Admit():
-            return ("admit", op.call, op.ttl, to_row(op.orphan), [_term(term) for term in op.terms])
+            return ("admit", op.call, op.ttl, to_row(op.orphan), [_term(term) for term in op.terms], op.likely)
         case c.Settle():
             return ("settle", op.call, to_row(op.record), [_term(term) for term in op.terms], op.at)
         case c.Void():
@@ -301,7 +341,7 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
         case c.Nodes():
             return ("nodes",)
         case c.Reap():
-            return ("reap", op.limit, op.look)
+            return ("reap", op.limit, op.look, op.owner, op.leases)
         case c.Peek():
             return ("peek", [_term(term) for term in op.terms])
         case c.Report():
@@ -334,8 +374,8 @@ def _answer(op: c.Op, row: list[Any]) -> c.Answer:
     match row:
         case ["granted", now, levels, again]:
             return c.Granted(now=now, levels=tuple(TermLevel(*one) for one in levels), again=again)
-        case ["denied", term, retry, now]:
-            return c.Denied(term=term, retry=retry, now=now)
+        case ["denied", term, retry, now, held]:
+            return c.Denied(term=term, retry=retry, now=now, held=held)
         case ["stale", now]:
             return c.Stale(now=now)
         case ["closed"]:

@@ -24,7 +24,9 @@ def to_row(record: UsageRecord) -> Row:
 
 
 def from_row(row: Sequence[str | int]) -> UsageRecord:
-    """A flat tuple as a record. Raises: ValueError when it has another length."""
+    """A flat tuple as a record. Raises: ValueError, TypeError, OverflowError when it is not one."""
+    if not all(isinstance(name, str) for name in row[:4]):
+        raise TypeError("a record's day, key, account and model are texts")
     return UsageRecord(**dict(zip(NAMES, row, strict=True)))  # type: ignore[arg-type]
 
 

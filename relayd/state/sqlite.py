@@ -20,7 +20,7 @@ from typing import assert_never
 import attrs
 import msgspec
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term, TermLevel
+from relayd.core.quota.limits import FOREVER, LARGEST, Calendar, Rolling, Slots, Term, TermLevel
 from relayd.core.quota.usage_record import COUNTS, UsageRecord
 from relayd.state import contract as c
 from relayd.state.rows import NAMES, amount, from_row, negative, to_row
@@ -33,7 +33,7 @@ _SWEPT = {"buckets": "counter, bucket", "sums": "counter, start", "slots": "coun
 
 _BOOK = (
     f"INSERT INTO books ({', '.join(NAMES)}) VALUES ({', '.join('?' * len(NAMES))})"
-    f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in COUNTS)}"
+    f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = min({name} + excluded.{name}, {LARGEST})' for name in COUNTS)}"
 )
 
 
@@ -51,15 +51,15 @@ class _ManyRows(dict[int, str]):
 
 _INTO_BUCKETS = _ManyRows(
     "INSERT INTO buckets",
-    "ON CONFLICT DO UPDATE SET amount = iif(expires > ?, amount, 0) + excluded.amount,"
+    f"ON CONFLICT DO UPDATE SET amount = min(iif(expires > ?, amount, 0) + excluded.amount, {LARGEST}),"
     " expires = max(expires, excluded.expires)",
 )
 _INTO_SUMS = _ManyRows(
     "INSERT INTO sums",
-    "ON CONFLICT DO UPDATE SET amount = amount + excluded.amount, expires = excluded.expires",
+    f"ON CONFLICT DO UPDATE SET amount = min(amount + excluded.amount, {LARGEST}), expires = excluded.expires",
 )
 _READ: dict[type[Term], str] = {
-    Rolling: "(SELECT sum(amount) FROM buckets WHERE counter = ? AND expires > ?)",
+    Rolling: f"(SELECT min(sum(amount), {LARGEST}) FROM buckets WHERE counter = ? AND expires > ?)",
     Calendar: "(SELECT amount FROM sums WHERE counter = ? AND start = ?)",
     Slots: "(SELECT count(*) FROM slots WHERE counter = ? AND expires > ?),"
     " (SELECT 1 FROM slots WHERE holder = ? AND counter = ? AND expires > ?),"
@@ -242,28 +242,37 @@ class SqliteStore:
         is_open, is_done = sql(query, (op.call, op.call, self._now)).fetchone()
         if is_open or is_done:
             return c.Granted(now=self._now, again=True) if is_open else c.Closed()
-        answer, kept = self._take(sql, op.terms, op.call)
+        answer, kept = self._take(sql, op.terms, op.call, op.orphan.key)
         if isinstance(answer, c.Granted):
+            holds = any(term.cost for term in op.terms if not isinstance(term, Slots) and c.can_be_held(term))
+            key, likely = (op.orphan.key, self._now + op.likely) if holds else ("", 0)
             sql(
-                "INSERT INTO open (id, expires, terms, orphan) VALUES (?, ?, ?, ?)",
-                (op.call, self._now + op.ttl, _encode(kept), _encode(to_row(op.orphan))),
+                "INSERT INTO open (id, expires, terms, orphan, key, likely) VALUES (?, ?, ?, ?, ?, ?)",
+                (op.call, self._now + op.ttl, _encode(kept), _encode(to_row(op.orphan)), key, likely),
             )
         return answer
 
-    def _take(self, sql: Sql, terms: tuple[Term, ...], holder: str) -> tuple[c.Answer, list[_Memory]]:
-        """Check all, then charge all. The second part is what an open call remembers of each term."""
+    def _take(self, sql: Sql, terms: tuple[Term, ...], holder: str, key: str = "") -> tuple[c.Answer, list[_Memory]]:
+        """Check all, then charge all. The second part is what an open call remembers of each term.
+
+        Args:
+            key: whose open calls may be what is in the way; "" asks none.
+        """
         now = self._now
         for term in terms:
             if isinstance(term, Calendar) and not term.start <= now < term.end:
                 return c.Stale(now=now), []
         used = self._used(sql, terms, holder)
-        worst, index = -1, 0
+        worst, index, worst_held = -1, 0, False
         for position, (term, amounts) in enumerate(zip(terms, used, strict=True)):
-            retry = self._wait(sql, term, amounts)
+            retry, held = self._wait(sql, term, amounts), False
+            likely = self._likely_retry(sql, term, amounts[0], key) if retry >= 0 and key else None
+            if likely is not None and likely < retry:
+                retry, held = likely, True
             if retry > worst:
-                worst, index = retry, position
+                worst, index, worst_held = retry, position, held
         if worst >= 0:
-            return c.Denied(term=index, retry=worst, now=now), []
+            return c.Denied(term=index, retry=worst, now=now, held=worst_held), []
         return self._charge(sql, terms, holder, used)
 
     def _used(self, sql: Sql, terms: tuple[Term, ...], holder: str) -> list[tuple[int, int, int]]:
@@ -317,6 +326,27 @@ class SqliteStore:
             if used + term.cost <= term.limit:
                 return int(expires) - self._now
         return c.never(self._now)
+
+    def _likely_retry(self, sql: Sql, term: Term, used: int, key: str) -> int | None:
+        """ms until open calls of the key will likely have made room; None when they cannot."""
+        if isinstance(term, Slots) or not c.can_be_held(term):
+            return None
+        query = f"SELECT likely, terms FROM open WHERE key = ? AND key <> '' ORDER BY likely LIMIT {c.MOST_HOLDING}"
+        counted = self._counted(sql, term)
+        held = [
+            (at, charged)
+            for at, kept in sql(query, (key,)).fetchall()
+            for _, counter, _, charged, start in _decode_memories(kept)
+            if counter == term.counter and start in counted
+        ]
+        return c.likely_retry(term, used, held, self._now)
+
+    def _counted(self, sql: Sql, term: Rolling | Calendar) -> set[int]:
+        """The buckets of a rolling window, or the beginning of the calendar window, that count now."""
+        if isinstance(term, Calendar):
+            return {term.start}
+        query = "SELECT bucket FROM buckets WHERE counter = ? AND expires > ?"
+        return {row[0] for row in sql(query, (term.counter, self._now))}
 
     def _slot_retry(self, sql: Sql, term: Slots, count: int) -> int:
         if term.limit <= 0:
@@ -378,7 +408,9 @@ class SqliteStore:
         now = self._now
         match term:
             case Rolling():
-                query = "SELECT sum(amount), max(expires) FROM buckets WHERE counter = ? AND expires > ?"
+                query = (
+                    f"SELECT min(sum(amount), {LARGEST}), max(expires) FROM buckets WHERE counter = ? AND expires > ?"
+                )
                 used, last = sql(query, (term.counter, now)).fetchone()
                 return TermLevel(used or 0, last or now)
             case Calendar():
@@ -427,7 +459,8 @@ class SqliteStore:
             actual = amount(record, unit)
             table, column = ("buckets", "bucket") if kind == "R" else ("sums", "start")
             if actual != charged:
-                update = f"UPDATE {table} SET amount = amount + ? WHERE counter = ? AND {column} = ?"
+                changed = f"min(amount + ?, {LARGEST})"
+                update = f"UPDATE {table} SET amount = {changed} WHERE counter = ? AND {column} = ?"
                 sql(update, (actual - charged, counter, start))
             after.append((kind, counter, unit, actual, start))
         return after
@@ -452,10 +485,15 @@ class SqliteStore:
                 self._add_to_sums(sql, row)
 
     def _reap(self, sql: Sql, op: c.Reap) -> c.Answer:
+        whose, asked = (
+            ("substr(id, 1, ?) = ?", (len(op.owner), op.owner)) if op.owner else ("expires <= ?", (self._now,))
+        )
         due = sql(
-            "SELECT id, terms, orphan, checkpoint FROM open WHERE expires <= ? ORDER BY expires, id LIMIT ?",
-            (self._now, op.limit),
+            f"SELECT id, terms, orphan, checkpoint FROM open WHERE {whose} ORDER BY expires, id LIMIT ?",
+            (*asked, op.limit),
         ).fetchall()
+        for counter in op.leases if op.owner and not op.look else ():
+            sql("DELETE FROM slots WHERE counter = ? AND substr(holder, 1, ?) = ?", (counter, *asked))
         reaped = []
         for call, kept, orphan, checkpoint in due:
             last = from_row(_decode_row(checkpoint)) if checkpoint else None
@@ -585,6 +623,9 @@ def _beginning(batch: Sequence[c.Op]) -> str:
 def _is_outage(error: Exception) -> bool:
     """Whether the file, the disk or a lock is to blame, and not the operation.
 
-    Busy, full, read-only and I/O errors are OperationalError; a damaged file is a plain DatabaseError.
+    Busy, full, read-only and I/O errors are OperationalError; a damaged file is a plain DatabaseError. So is a sum that
+    overflows, which is a matter of one counter.
     """
+    if str(error) == "integer overflow":
+        return False
     return isinstance(error, (sqlite3.OperationalError, OSError)) or type(error) is sqlite3.DatabaseError

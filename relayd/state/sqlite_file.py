@@ -46,9 +46,14 @@ CREATE TABLE notes (topic TEXT, name TEXT, version INTEGER NOT NULL, body TEXT N
 CREATE TABLE nodes (node TEXT PRIMARY KEY, body TEXT NOT NULL, seen INTEGER NOT NULL, expires INTEGER NOT NULL)
   WITHOUT ROWID;
 """
+_HOLDING = """
+ALTER TABLE open ADD COLUMN key TEXT NOT NULL DEFAULT '';
+ALTER TABLE open ADD COLUMN likely INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX open_key ON open (key, likely) WHERE key <> '';
+"""
 # MIGRATIONS[n] leads from version n to n + 1; a new file walks through all of them. None that was released is changed:
 # tests/state/test_migrations.py opens files of every version.
-MIGRATIONS: tuple[str, ...] = (_TABLES,)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _HOLDING)
 
 
 def open_file(path: str, busy: int, migrations: tuple[str, ...] = MIGRATIONS) -> sqlite3.Connection:

@@ -1,13 +1,18 @@
-"""Token usage: what a call consumed; Meter: response bytes in, token counts out.
+"""Usage: what a call consumed, and how it is put together from what an answer says.
 
-Rule: never decode an event that cannot carry usage. The meter looks for two event names and at nothing else, so its
-cost on the per-chunk path is one scan.
+Rule: everything that is billed is counted, once. No answer, however odd, raises.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import attrs
 import msgspec
+
+from relayd.wire.plain_body import plain_bytes
+from relayd.wire.usage_report import MOST_ITERATIONS, UsageReport, model_of, read_report, text_of
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +33,16 @@ class Usage:
     service_tier: str = ""  # "batch", "priority": they change the price
     inference_geo: str = ""
     speed: str = ""
+    model: str = ""  # that the answer says it is from; "" when it does not say
+    parts: tuple[UsagePart, ...] = ()  # inferences that have a price of their own; their tokens are in the counts above
+    doubts: frozenset[str] = frozenset()  # fields of which a report could not be read: the true count may be higher
+    free: bool = False  # refused before any output, in a category that is not billed
+
+    @property
+    def rest(self) -> Usage:
+        """What is in no part."""
+        left = {name: getattr(self, name) - sum(getattr(part.usage, name) for part in self.parts) for name in _TOKENS}
+        return attrs.evolve(self, parts=(), **{name: max(count, 0) for name, count in left.items()})
 
     @property
     def prompt(self) -> int:
@@ -40,212 +55,183 @@ class Usage:
         return self.prompt + self.output
 
 
-class _CacheCreation(msgspec.Struct):
-    ephemeral_5m_input_tokens: int | None = None
-    ephemeral_1h_input_tokens: int | None = None
+@attrs.frozen(kw_only=True)
+class UsagePart:
+    """One inference among several behind an answer. `model` is "" for the answer's own."""
+
+    model: str
+    usage: Usage
 
 
-class _OutputDetails(msgspec.Struct):
-    thinking_tokens: int | None = None
+_TOKENS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "thinking")
+
+# The categories in which a refusal before any output is billed (API docs, "Refusals and fallback", September 2026).
+_BILLED_CATEGORIES = frozenset({"bio", "frontier_llm", "reasoning_extraction"})
 
 
-class _ServerTools(msgspec.Struct):
-    web_search_requests: int | None = None
-    web_fetch_requests: int | None = None
+class _Answer(msgspec.Struct):
+    """A message, as far as it concerns its usage; everything else is skipped. Anything may stand anywhere."""
+
+    type: Any = None
+    model: Any = None
+    usage: Any = msgspec.UNSET
+    stop_reason: Any = None
+    stop_details: Any = None
 
 
-class _Reported(msgspec.Struct):
-    """`usage` as the API writes it: any field may be missing or null."""
-
-    input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation: _CacheCreation | None = None
-    output_tokens: int | None = None
-    output_tokens_details: _OutputDetails | None = None
-    server_tool_use: _ServerTools | None = None
-    service_tier: str | None = None
-    inference_geo: str | None = None
-    speed: str | None = None
+_answer = msgspec.json.Decoder(_Answer)
 
 
-class _Started(msgspec.Struct):
-    id: str | None = None
-    usage: _Reported | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str = ""
-    message: _Started | None = None
-    usage: _Reported | None = None
-
-
-_event = msgspec.json.Decoder(_Event)
-_message = msgspec.json.Decoder(_Started)
-
-
-def merge(known: Usage, reported: _Reported) -> Usage:
-    """`known` brought up to date by a later report.
+def merge(known: Usage, report: UsageReport) -> Usage:
+    """`known` brought up to date by a later report, `iterations` left aside.
 
     Counts in `message_delta` are cumulative and never shrink, and a field it leaves out (or sends as 0) keeps what
     `message_start` said: so the larger of both stands, field by field. The 5m/1h split is only in `message_start`; what
-    a later total adds to it counts as five-minute writes.
+    a later total adds to it counts as five-minute writes. A doubt ends with a later report that can be read.
     """
-    split = reported.cache_creation or _CacheCreation()
-    write_1h = max(known.cache_write_1h, split.ephemeral_1h_input_tokens or 0)
-    write_5m = max(known.cache_write_5m, split.ephemeral_5m_input_tokens or 0)
-    write_5m = max(write_5m, (reported.cache_creation_input_tokens or 0) - write_1h)
-    tools = reported.server_tool_use or _ServerTools()
-    details = reported.output_tokens_details or _OutputDetails()
+    counts, texts = report.counts, report.texts
+    write_1h = max(known.cache_write_1h, counts.get("cache_write_1h", 0))
+    write_5m = max(known.cache_write_5m, counts.get("cache_write_5m", 0), counts.get("writes", 0) - write_1h)
     return Usage(
-        input=max(known.input, reported.input_tokens or 0),
+        input=max(known.input, counts.get("input", 0)),
         cache_write_5m=write_5m,
         cache_write_1h=write_1h,
-        cache_read=max(known.cache_read, reported.cache_read_input_tokens or 0),
-        output=max(known.output, reported.output_tokens or 0),
-        thinking=max(known.thinking, details.thinking_tokens or 0),
-        web_searches=max(known.web_searches, tools.web_search_requests or 0),
-        web_fetches=max(known.web_fetches, tools.web_fetch_requests or 0),
-        service_tier=reported.service_tier or known.service_tier,
-        inference_geo=reported.inference_geo or known.inference_geo,
-        speed=reported.speed or known.speed,
+        cache_read=max(known.cache_read, counts.get("cache_read", 0)),
+        output=max(known.output, counts.get("output", 0)),
+        thinking=max(known.thinking, counts.get("thinking", 0)),
+        web_searches=max(known.web_searches, counts.get("web_searches", 0)),
+        web_fetches=max(known.web_fetches, counts.get("web_fetches", 0)),
+        service_tier=texts.get("service_tier") or known.service_tier,
+        inference_geo=texts.get("inference_geo") or known.inference_geo,
+        speed=texts.get("speed") or known.speed,
+        model=known.model,
+        doubts=(known.doubts - counts.keys() - texts.keys()) | report.doubts,
     )
 
 
-def usage_of_message(body: bytes) -> Usage | None:
-    """The usage of a whole (not streamed) answer; None when the body does not carry one."""
-    try:
-        reported = _message.decode(body).usage
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    return None if reported is None else merge(Usage(), reported)
+@attrs.define(eq=False, kw_only=True)
+class UsageAccount:
+    """What an answer has said of its usage up to now, put together.
 
-
-# An event of the two kinds that carry usage is some hundred bytes; message_start may echo a container or diagnostics.
-_EVENT_LIMIT = 256 * 1024
-# Bytes of a stream that are not text: message_start and the first block's start; each delta's own framing.
-_HEAD_FRAME, _DELTA_FRAME = 700, 129
-# The longest line start worth keeping between reads: b"event: message_start" and some white space.
-_TAIL_LIMIT = 40
-
-
-@attrs.define(eq=False)
-class Meter:
-    """Reads usage, and how the stream ends, out of the passing bytes of an event stream.
-
-    Theory: between two reads the meter keeps only the start of an unfinished line. Of each read it asks two questions
-    with one byte search each: is there a `message_` and is there an `error`? Only where such a word stands on an
-    `event:` line does it gather that one event and decode its data. `data:` lines without an `event:` line are read
-    by no SDK, so they are not read here either.
+    Theory: the top level of `usage` has the tokens of the inferences that made the answer; of a tool loop's prompts
+    perhaps only the first. `iterations` lists every inference. What is not in the top level: a compaction, an advisor's
+    advice (of another model), and the attempt of a model that declined before a fallback answered. So of the answer's
+    own inferences the larger of top level and sum counts, and each other one comes on top.
+    Source: official SDK 2.12.0 (BetaUsage.iterations, BetaFallbackMessageIterationUsage); API docs, "Advisor tool",
+    "Compaction", "Refusals and fallback".
     """
 
-    usage: Usage = Usage()
-    seen: bool = False  # a usage report was read
-    finished: bool = False  # message_stop was read
-    failed: bool = False  # an error event was read
-    at_boundary: bool = True  # the last byte ended an event, so that a comment may stand here
-    passed: int = 0  # bytes seen
-    deltas: int = 0  # content deltas among them
-    _tail: bytes = b""
-    _gathering: bytearray | None = None
+    model: str = ""
+    heard: bool = False  # any report
+    _top: Usage = attrs.field(factory=lambda: Usage(), init=False)
+    _entries: tuple[UsageReport, ...] = attrs.field(default=(), init=False)
+    _refused: bool = attrs.field(default=False, init=False)
+    _category: str = attrs.field(default="", init=False)
+    _declined: dict[str, str] = attrs.field(factory=dict, init=False)  # model: category
 
-    def usage_so_far(self) -> Usage:
-        """The usage, with the output of a stream that broke off estimated from the text that has passed.
+    def add(self, report: UsageReport) -> None:
+        """Take in a report."""
+        self.heard = True
+        if any(entry.kind == "fallback_message" for entry in report.iterations or ()):
+            # What message_start had said was of the model that declined: that is an entry of its own now.
+            self._top = attrs.evolve(
+                self._top, input=0, cache_write_5m=0, cache_write_1h=0, cache_read=0, output=0, thinking=0
+            )
+        self._top = merge(self._top, report)
+        # It is cumulative. A list that has become shorter has lost something.
+        if report.iterations is not None and len(report.iterations) >= len(self._entries):
+            self._entries = report.iterations
 
-        Only the final report tells the true output; until then the first one says a token or so. The estimate is
-        3.5 bytes a token of what is left after each delta's own framing.
-        """
-        if self.finished or not self.deltas:
-            return self.usage
-        text = self.passed - _HEAD_FRAME - self.deltas * _DELTA_FRAME
-        return attrs.evolve(self.usage, output=max(self.usage.output, self.deltas, int(text / 3.5)))
+    def doubt(self, *names: str) -> None:
+        """A report that had these could not be read."""
+        self._top = attrs.evolve(self._top, doubts=self._top.doubts | frozenset(names))
 
-    def feed(self, data: bytes) -> None:
-        """Look at the next bytes of the body, cut anywhere."""
-        self.passed += len(data)
-        self.deltas += data.count(b"content_block_delta\n")
-        self.at_boundary = data.endswith((b"\n\n", b"\r\n\r\n")) or self._boundary_by_pieces(data)
-        if self._gathering is not None:
-            self._gather(data)
-            return
-        if self._tail:
-            data = self._tail + data
-            self._tail = b""
-        if b"message_" in data or b"error" in data:
-            self._look(data)
-        elif data[-1:] != b"\n":
-            self._keep_tail(data)
+    def stopped(self, reason: object, details: object) -> None:
+        """Why the answer ended, from `stop_reason` and `stop_details`."""
+        self._refused = self._refused or reason == "refusal"
+        self._category = text_of(details, "category") or self._category
 
-    def _boundary_by_pieces(self, data: bytes) -> bool:
-        """The blank line may have come in two reads."""
-        end = (self._gathering[-3:] if self._gathering is not None else self._tail[-3:]) + data
-        return end.endswith((b"\n\n", b"\r\n\r\n")) or (data == b"\n" and not self._tail and self._gathering is None)
+    def handed_over(self, block: object) -> None:
+        """A content block: one of type "fallback" says which model declined, and in what category."""
+        if isinstance(block, dict) and block.get("type") == "fallback" and len(self._declined) < MOST_ITERATIONS:
+            declined = model_of(block.get("from"))
+            self._declined[declined] = text_of(block.get("trigger"), "category") or "none"
 
-    def _keep_tail(self, data: bytes) -> None:
-        line = data[data.rfind(b"\n") + 1 :]
-        # A longer line is a data line; its rest cannot start an event, so a stand-in byte is enough.
-        self._tail = line if len(line) <= _TAIL_LIMIT else b"-"
-
-    def _look(self, data: bytes) -> None:
-        at = 0
-        while True:
-            at = data.find(b"event:", at)
-            if at < 0:
-                break
-            if at and data[at - 1] not in b"\r\n":
-                at += 6
-                continue
-            end = data.find(b"\n", at)
-            if end < 0:
-                break
-            name = data[at + 6 : end].strip()
-            if name in (b"message_start", b"message_delta"):
-                self._gathering = bytearray()
-                self._gather(data[at:])
-                return
-            self.finished = self.finished or name == b"message_stop"
-            self.failed = self.failed or name == b"error"
-            at = end
-        if data[-1:] != b"\n":
-            self._keep_tail(data)
-
-    def _gather(self, data: bytes) -> None:
-        event = self._gathering
-        assert event is not None
-        seam = max(0, len(event) - 3)
-        event += data
-        end = _event_end(event, seam)
-        if end is None:
-            if len(event) > _EVENT_LIMIT:
-                self._gathering = None
-                self._tail = b"-"
-            return
-        self._gathering = None
-        self._report(bytes(event[:end]))
-        rest = bytes(event[end:])
-        if rest:
-            self._look(rest)
-
-    def _report(self, event: bytes) -> None:
-        lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
-        try:
-            decoded = _event.decode(b"\n".join(lines))
-        except (msgspec.MsgspecError, RecursionError):
-            return  # not ours to judge: the bytes have passed, the counts stay what they were
-        reported = decoded.usage
-        if reported is None and decoded.message is not None:
-            reported = decoded.message.usage
-        if reported is not None:
-            self.usage = merge(self.usage, reported)
-            self.seen = True
+    @property
+    def total(self) -> Usage:
+        """Everything that this answer consumed."""
+        free = self._refused and not self._top.output and self._category not in _BILLED_CATEGORIES
+        top = attrs.evolve(self._top, model=self.model, free=free)
+        return itemised(top, self._entries, self._declined) if self._entries else top
 
 
-def _event_end(event: bytearray, start: int) -> int | None:
-    """Where the blank line that ends the first event of `event` is over, looking from `start`."""
-    unix = event.find(b"\n\n", start)
-    dos = event.find(b"\r\n\r\n", start)
-    if unix < 0 and dos < 0:
+def itemised(top: Usage, entries: Sequence[UsageReport], declined: Mapping[str, str]) -> Usage:
+    """`top` with what only the entries of `iterations` say.
+
+    Args:
+        declined: the category of refusal of each model that handed over to another; a model that is not there did so
+            for a reason that was not told.
+    """
+    plain = Usage(service_tier=top.service_tier, inference_geo=top.inference_geo, speed=top.speed)
+    # The last inference of the model itself is the one that ended the answer: its model is the one that served.
+    serving = next((entry.model for entry in reversed(entries) if entry.kind in _OWN_KINDS), "")
+    own, others = [], []
+    for entry in entries:
+        usage = attrs.evolve(merge(plain, entry), doubts=frozenset())
+        if entry.kind in _OWN_KINDS and entry.model in ("", serving):
+            own.append(UsagePart(model="", usage=attrs.evolve(usage, free=top.free)))
+            continue
+        category = declined.get(entry.model, "")
+        waived = entry.kind in _OWN_KINDS and not usage.output and bool(category) and category not in _BILLED_CATEGORIES
+        others.append(UsagePart(model=entry.model, usage=attrs.evolve(usage, free=waived)))
+    sums = {
+        name: max(getattr(top, name), sum(getattr(part.usage, name) for part in own))
+        + sum(getattr(part.usage, name) for part in others)
+        for name in _TOKENS
+    }
+    # A stream names its model before it is known which will have served.
+    served = next((entry.model for entry in reversed(entries) if entry.kind == "fallback_message"), "")
+    parts = (*own, *others) if others or len(own) > 1 else ()
+    return attrs.evolve(top, model=served or top.model, parts=parts, **sums)
+
+
+_OWN_KINDS = ("message", "fallback_message", "")
+
+
+def usage_of_message(body: bytes) -> Usage | None:
+    """The usage of a whole (not streamed) answer; None when the body does not carry one.
+
+    A message whose usage cannot be read, or is not there, has one that is all doubt.
+    """
+    body = plain_bytes(body)
+    try:
+        answer = _answer.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    if dos < 0 or 0 <= unix < dos:
-        return unix + 2
-    return dos + 4
+    account = UsageAccount(model=model_of({"model": answer.model}))
+    if answer.usage is msgspec.UNSET or answer.usage is None:
+        if answer.type != "message":
+            return None
+        account.doubt("input", "output")
+        return account.total
+    account.add(read_report(answer.usage))
+    account.stopped(answer.stop_reason, answer.stop_details)
+    if b'"fallback"' in body:
+        for block in _blocks(body):
+            account.handed_over(block)
+    return account.total
+
+
+class _Content(msgspec.Struct):
+    content: Any = None
+
+
+_content = msgspec.json.Decoder(_Content)
+
+
+def _blocks(body: bytes) -> list[object]:
+    try:
+        content = _content.decode(body).content
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return []
+    return content if isinstance(content, list) else []

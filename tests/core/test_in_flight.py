@@ -10,6 +10,7 @@ from builders import KEY, OTHER_KEY, api_key, snapshot
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.snapshot import Deny, KeyHash, Policy, Snapshot
 from relayd.core.in_flight import AdmittedCall, InFlight
+from relayd.core.quota.limits import NOTHING
 from relayd.core.quota.reservation import Quota
 from relayd.core.quota.usage_record import UsageRecord
 
@@ -99,7 +100,7 @@ def test_calls_are_counted_by_key_and_leave_nothing_however_they_end() -> None:
 
 def test_an_admitted_call_is_known_by_its_id_until_it_is_settled() -> None:
     calls, consumed = InFlight(), UsageRecord(day="2027-01-15", key="dev", account="a", model="m")
-    quota = Quota(terms=(), orphan=consumed)
+    quota = Quota(terms=(), orphan=consumed, reserved=NOTHING)
     calls.admit("req_1", AdmittedCall(quota=quota, consumed=lambda: consumed))
 
     assert [(name, call.consumed()) for name, call in calls.admitted()] == [("req_1", consumed)]

@@ -37,6 +37,7 @@ class Life:
     checkpoint: UsageRecord | None = None
     booked: UsageRecord | None = None
     slots: tuple[str, ...] = ()
+    likely: int = 0
 
 
 def _takes(record: UsageRecord | None, unit: str) -> int:
@@ -123,14 +124,39 @@ class Oracle:
         open_at = [moment for moment in sorted(moments) if self.room_at(term, holder, moment)]
         return (open_at[0] if open_at else FOREVER) - self.now
 
-    def take(self, terms: tuple[Term, ...], holder: str) -> c.Answer:
+    def likely_wait(self, term: Term, key: str) -> int | None:
+        """ms until open calls of the key will likely have made room by giving everything back."""
+        if isinstance(term, Slots) or term.unit == "requests":
+            return None
+        if isinstance(term, Rolling):
+            counted = [event for gone, event in self.gone_at(term) if gone > self.now]
+        else:
+            counted = [one for one in self.events if one.counter == term.counter and one.start == term.start]
+        used = sum(event.amount for event in counted)
+        holding = []
+        for event in counted:
+            life = self.calls.get(event.call)
+            if life and life.state == "open" and life.orphan and life.orphan.key == key:
+                holding.append((life.likely, event.amount))
+        for moment in sorted({at for at, _ in holding}):
+            left = used - sum(amount for at, amount in holding if at <= moment)
+            if left + term.cost <= term.limit:
+                return max(moment - self.now, 1)
+        return None
+
+    def take(self, terms: tuple[Term, ...], holder: str, key: str = "") -> c.Answer:
         if any(isinstance(term, Calendar) and not term.start <= self.now < term.end for term in terms):
             return c.Stale(now=self.now)
-        waits = [(self.wait(term, holder), index) for index, term in enumerate(terms)]
-        refused = [(wait, -index) for wait, index in waits if wait is not None]
+        refused = []
+        for index, term in enumerate(terms):
+            wait = self.wait(term, holder)
+            if wait is not None:
+                likely = self.likely_wait(term, key) if key else None
+                held = likely is not None and likely < wait
+                refused.append((likely if held else wait, -index, held))
         if refused:
-            wait, index = max(refused)
-            return c.Denied(term=-index, retry=wait, now=self.now)
+            wait, index, held = max(refused)
+            return c.Denied(term=-index, retry=wait, now=self.now, held=held)
         for term in terms:
             if isinstance(term, Slots):
                 self.holders.setdefault(term.counter, {})[holder] = self.now + term.ttl
@@ -159,10 +185,11 @@ class Oracle:
         if life:
             return c.Granted(now=self.now, again=True) if life.state == "open" else c.Closed()
         self.disown(op.call)  # an id whose tombstone was forgotten begins anew; its old events stay what they were
-        answer = self.take(op.terms, op.call)
+        answer = self.take(op.terms, op.call, op.orphan.key)
         if isinstance(answer, c.Granted):
             slots = tuple(term.counter for term in op.terms if isinstance(term, Slots))
-            self.calls[op.call] = Life("open", self.now + op.ttl, orphan=op.orphan, slots=slots)
+            likely = self.now + op.likely
+            self.calls[op.call] = Life("open", self.now + op.ttl, orphan=op.orphan, slots=slots, likely=likely)
         return answer
 
     def disown(self, call: str) -> None:
@@ -228,8 +255,14 @@ class Oracle:
 
     def on_reap(self, op: c.Reap) -> c.Answer:
         due = sorted(
-            (life.until, call) for call, life in self.calls.items() if life.state == "open" and life.until <= self.now
+            (life.until, call)
+            for call, life in self.calls.items()
+            if life.state == "open" and (call.startswith(op.owner) if op.owner else life.until <= self.now)
         )
+        if op.owner and not op.look:
+            for counter in op.leases:
+                for holder in [one for one in self.holders.get(counter, {}) if one.startswith(op.owner)]:
+                    del self.holders[counter][holder]
         reaped = []
         for _, call in due[: op.limit]:
             life = self.calls[call]

@@ -123,11 +123,11 @@ class Machine(RuleBasedStateMachine):
         self.calls.append(f"c{len(self.calls)}")
         return self.calls[-1]
 
-    @rule(data=st.data(), n=st.none() | nth, ttl=ttls, orphan=records)
-    def admit(self, data: st.DataObject, n: int | None, ttl: int, orphan: UsageRecord) -> None:
+    @rule(data=st.data(), n=st.none() | nth, ttl=ttls, orphan=records, likely=waits.filter(lambda ms: ms >= 0))
+    def admit(self, data: st.DataObject, n: int | None, ttl: int, orphan: UsageRecord, likely: int) -> None:
         call = self.new_call() if n is None else self.call(n)
         terms = self.some_terms(data)
-        answer = self.do(c.Admit(call=call, terms=terms, orphan=orphan, ttl=ttl))[0]
+        answer = self.do(c.Admit(call=call, terms=terms, orphan=orphan, ttl=ttl, likely=likely))[0]
         self.is_right(answer, terms, call)
 
     def is_right(self, answer: c.Answer, terms: tuple[Term, ...], holder: str) -> None:
@@ -139,6 +139,8 @@ class Machine(RuleBasedStateMachine):
                         assert self.oracle.true_rolling(term) <= term.limit
                     if isinstance(term, Slots):
                         assert len(self.oracle.held(term.counter)) <= term.limit
+            case c.Denied(retry=retry, held=True):
+                assert 0 < retry < FOREVER
             case c.Denied(term=index, retry=retry, now=now) if now + retry < FOREVER:
                 assert retry > 0
                 assert not self.oracle.room_at(terms[index], holder, now + retry - 1)
@@ -169,10 +171,55 @@ class Machine(RuleBasedStateMachine):
         op = c.Admit(call=self.new_call(), terms=terms, orphan=orphan)
         answer = self.do(op)[0]
         if isinstance(answer, c.Denied) and answer.retry <= DAY and not any(isinstance(t, Calendar) for t in terms):
+            if answer.held:
+                return
             self.now = answer.now + answer.retry - 1
             assert isinstance(self.do(op)[0], c.Denied)
             self.now += 1
-            assert isinstance(self.do(op)[0], c.Granted)
+            after = self.do(op)[0]  # another term may wait for open calls still
+            assert isinstance(after, c.Granted) or (isinstance(after, c.Denied) and after.held)
+
+    @rule(
+        orphan=records,
+        amounts=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+        likely=st.lists(st.integers(0, 3000), min_size=4, max_size=4),
+        settled=st.integers(0, 3),
+        gap=st.sampled_from([0, 1, 500, 59_000, 60_000]),
+        late=st.booleans(),
+        other=st.booleans(),
+    )
+    def a_call_is_refused_for_what_others_have_reserved(
+        self,
+        orphan: UsageRecord,
+        amounts: list[int],
+        likely: list[int],
+        settled: int,
+        gap: int,
+        late: bool,
+        other: bool,
+    ) -> None:
+        """It gets in once they give everything back, and is told when that will likely be."""
+
+        def terms(amount: int) -> tuple[Term, ...]:
+            held = rolling("held", 60_000, 12, amount, "tokens")
+            return (held, calendar("held", self.oracle_now(), 10, amount))
+
+        opened = []
+        for amount, end in zip(amounts, likely, strict=False):
+            call = self.new_call()
+            op = c.Admit(call=call, terms=terms(amount), orphan=orphan, likely=end)
+            if isinstance(self.do(op)[0], c.Granted):
+                opened.append(call)
+        if len(opened) > settled:
+            self.do(c.Settle(call=opened[settled], record=orphan))
+        self.now = self.oracle_now() + gap
+        who = attrs.evolve(orphan, key="other") if other else orphan
+        asked = c.Admit(call=self.new_call(), terms=terms(8), orphan=who)
+        answer = self.do(asked)[0]
+        self.is_right(answer, asked.terms, asked.call)
+        if isinstance(answer, c.Denied) and answer.held and not late:
+            self.do(*(c.Void(call=call) for call in opened))
+            self.do(asked)
 
     @rule(n=nth, record=records)
     def settle(self, n: int, record: UsageRecord) -> None:
@@ -263,9 +310,9 @@ class Machine(RuleBasedStateMachine):
         who = self.call(holder) if isinstance(holder, int) else holder
         self.do(c.Release(holder=who, counters=("slots", "other")))
 
-    @rule(limit=st.integers(1, 3), look=st.booleans())
-    def reap(self, limit: int, look: bool) -> None:
-        self.do(c.Reap(limit=limit, look=look))
+    @rule(limit=st.integers(1, 3), look=st.booleans(), owner=st.sampled_from(["", "", "", "c1", "c", "h1", "nobody"]))
+    def reap(self, limit: int, look: bool, owner: str) -> None:
+        self.do(c.Reap(limit=limit, look=look, owner=owner, leases=("slots", "solo")))
 
     @rule(data=st.data(), record=records, chosen=st.lists(st.none() | nth, min_size=2, max_size=5))
     def several_at_once(self, data: st.DataObject, record: UsageRecord, chosen: list[int | None]) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.wire.usage import Meter, Usage, usage_of_message
+from relayd.wire.meter import Meter
+from relayd.wire.usage import Usage, usage_of_message
 
 START = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","usage":{"input_tokens":21,'
@@ -107,12 +108,15 @@ def test_a_total_beyond_the_known_split_counts_as_five_minute_writes() -> None:
 
 
 @pytest.mark.parametrize("bad", [b'{"usage": 5}', b"not json", b'{"usage": {"input_tokens": "x"}}', b"[" * 5000])
-def test_a_report_that_makes_no_sense_changes_nothing(bad: bytes) -> None:
+def test_a_report_that_makes_no_sense_changes_nothing_that_was_read(bad: bytes) -> None:
     meter = fed([START, b"event: message_delta\ndata: " + bad + b"\n\n", STOP])
 
     assert meter.usage.input == 21
     assert meter.finished
-    assert usage_of_message(bad) is None
+    assert meter.usage.doubts
+    assert not meter.final
+    told = usage_of_message(bad)
+    assert told is None or told.doubts
 
 
 def test_an_endless_event_does_not_fill_memory() -> None:

@@ -30,6 +30,9 @@ Unit = Literal["requests", "tokens", "cost"]
 # 2^53 - 1: the largest integer that Lua, JSON readers and SQLite agree on. As a time (ms) it means "never".
 FOREVER = (1 << 53) - 1
 
+# The largest number that is counted: tokens, micro-USD, requests.
+LARGEST = FOREVER
+
 LEASE_MS = 60_000  # a call's slots stay its own this long without a renewal
 
 # A Claude model's prompt holds at most 1,000,000 tokens (API docs, models overview); a larger estimate is never true.
@@ -50,6 +53,11 @@ LONGEST_WAIT = 60
 SLOT_RETRY = 2  # s; nobody knows when a call in flight ends, but most end within seconds
 
 
+def bounded(amount: int) -> int:
+    """A count that every store can hold: 0 to LARGEST. Raises: ValueError, TypeError, OverflowError on no number."""
+    return min(max(int(amount), 0), LARGEST)
+
+
 @attrs.frozen(kw_only=True)
 class Rolling:
     """At most `limit` within any `window` ms. `cost` is what this call takes."""
@@ -57,9 +65,9 @@ class Rolling:
     counter: str
     name: str
     unit: Unit
-    limit: int
-    cost: int
-    window: int
+    limit: int = attrs.field(converter=bounded)
+    cost: int = attrs.field(converter=bounded)
+    window: int = attrs.field(converter=bounded)
 
 
 @attrs.frozen(kw_only=True)
@@ -69,8 +77,8 @@ class Calendar:
     counter: str
     name: str
     unit: Unit
-    limit: int
-    cost: int
+    limit: int = attrs.field(converter=bounded)
+    cost: int = attrs.field(converter=bounded)
     start: int
     end: int
 
@@ -81,7 +89,7 @@ class Slots:
 
     counter: str
     name: str
-    limit: int
+    limit: int = attrs.field(converter=bounded)
     ttl: int = LEASE_MS
 
 

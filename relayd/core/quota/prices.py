@@ -1,7 +1,7 @@
 """Prices: what a Usage costs, exactly.
 
 Rule: integers from the first to the last step; one rounding, half up, to a whole micro-USD at the very end. An unknown
-model has no cost: it is never priced as another.
+model has no cost: it is never priced as another. A refusal that is not billed costs nothing.
 
 Theory: a price in USD per million tokens is micro-USD per token, so with prices kept in micro-USD per million tokens a
 cost is `tokens * price / 1,000,000` micro-USD. Percentages (batch, region, speed) multiply numerator and denominator.
@@ -71,18 +71,54 @@ def price_of(model: str, overrides: Mapping[str, Price]) -> Price | None:
     return None
 
 
+def served_model(sent: str, answered: str, overrides: Mapping[str, Price]) -> str:
+    """The model whose price and line in the books a call has.
+
+    It is the one that the answer says it is from, where that has a price and is not the sent one under its dated name:
+    a fallback may have answered in its place.
+    """
+    another = answered != sent and _base(answered) != _base(sent)
+    return answered if another and price_of(answered, overrides) is not None else sent
+
+
 def cost(usage: Usage, model: str, overrides: Mapping[str, Price]) -> int | None:
-    """What a call cost, in micro-USD; None for a model without a price.
+    """What a call cost, in micro-USD; None where nothing of it has a price.
 
     Batches, inference kept in the US, fast mode and a prompt above the long-context bound change the price of all
-    tokens; web searches cost the same everywhere, web fetches nothing. Source: API docs, "Pricing".
+    tokens; web searches cost the same everywhere, web fetches nothing. Source: API docs, "Pricing". Each inference of
+    another model is priced as that model's, and each is long or short by its own prompt.
+
+    Args:
+        model: of what is in no part, and of the parts that name none: `served_model`.
     """
-    price = price_of(model, overrides)
-    return None if price is None else cost_at(usage, price)
+    known = [(one, price) for one, price in _priced(usage, model, overrides) if price is not None]
+    return _rounded(sum(_numerator(one, price) for one, price in known)) if known else None
+
+
+def has_unpriced_part(usage: Usage, model: str, overrides: Mapping[str, Price]) -> bool:
+    """Whether a model without a price was at work too: what it consumed is counted, and is not in the cost."""
+    return any(price is None and (one.total or one.web_searches) for one, price in _priced(usage, model, overrides))
+
+
+def _priced(usage: Usage, model: str, overrides: Mapping[str, Price]) -> list[tuple[Usage, Price | None]]:
+    parts = [(part.usage, price_of(part.model or model, overrides)) for part in usage.parts]
+    return [(usage.rest, price_of(model, overrides)), *parts]
 
 
 def cost_at(usage: Usage, price: Price) -> int:
-    """What a call cost at that price, in micro-USD."""
+    """What one inference cost at that price, in micro-USD."""
+    return _rounded(_numerator(usage, price))
+
+
+_DENOMINATOR = 1_000_000 * 100**3
+
+
+def _rounded(numerator: int) -> int:
+    return (2 * numerator + _DENOMINATOR) // (2 * _DENOMINATOR)
+
+
+def _numerator(usage: Usage, price: Price) -> int:
+    """The cost, not yet divided by _DENOMINATOR."""
     long = price.long_context
     rates = long if long.above and usage.prompt > long.above else price
     tokens = (
@@ -100,6 +136,4 @@ def cost_at(usage: Usage, price: Price) -> int:
     ):
         percent *= share if applies else 100
     # tokens / 1e6 * percent / 100^3 + searches * price / 1000, over one denominator
-    numerator = tokens * percent + usage.web_searches * price.web_search * 1_000_000_000
-    denominator = 1_000_000 * 100**3
-    return (2 * numerator + denominator) // (2 * denominator)
+    return (0 if usage.free else tokens * percent) + usage.web_searches * price.web_search * 1_000_000_000

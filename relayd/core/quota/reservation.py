@@ -38,10 +38,12 @@ class Quota:
     Args:
         terms: every limit, in order.
         orphan: what is booked if nobody settles the call.
+        reserved: what the call may consume at most.
     """
 
     terms: tuple[Term, ...]
     orphan: UsageRecord
+    reserved: Estimate
 
 
 def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: ModelNames, lease_ms: int = LEASE_MS) -> Quota:
@@ -60,6 +62,7 @@ def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: ModelNames, lease_
     return Quota(
         terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone, lease_ms),
         orphan=orphan_of(key.id, names.of(plan.model, snapshot), reserve, now_ms, zone),
+        reserved=reserve,
     )
 
 

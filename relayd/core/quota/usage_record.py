@@ -1,15 +1,21 @@
 """Usage records: what a call consumed, as one line of its day.
 
-Rule: integers only, tokens and micro-USD. A line is made once, from the receipt; limits are charged with the same
-numbers that reports show, so that the two cannot drift apart.
+Rule: integers only, tokens and micro-USD, each from 0 to LARGEST whatever is handed in. A line is made once, from the
+receipt; limits are charged with the same numbers that reports show, so that the two cannot drift apart.
 """
 
 from __future__ import annotations
 
 import attrs
 
-from relayd.core.quota.limits import Estimate, day_of
+from relayd.core.quota.limits import LARGEST, Estimate, bounded, day_of
 from relayd.core.receipt import Receipt
+
+
+def _count(default: int = 0) -> int:
+    """A counted field."""
+    field: int = attrs.field(default=default, converter=bounded)
+    return field
 
 
 @attrs.frozen(kw_only=True)
@@ -20,21 +26,21 @@ class UsageRecord:
     key: str
     account: str
     model: str
-    requests: int = 1
-    errors: int = 0
-    unpriced: int = 0  # calls of a model that has no price
-    input: int = 0
-    cache_write_5m: int = 0
-    cache_write_1h: int = 0
-    cache_read: int = 0
-    output: int = 0
-    web_searches: int = 0
-    cost: int = 0
+    requests: int = _count(1)
+    errors: int = _count()
+    unpriced: int = _count()  # calls of a model that has no price
+    input: int = _count()
+    cache_write_5m: int = _count()
+    cache_write_1h: int = _count()
+    cache_read: int = _count()
+    output: int = _count()
+    web_searches: int = _count()
+    cost: int = _count()
 
     @property
     def tokens(self) -> int:
         """Tokens of every kind, as limits count them."""
-        return self.input + self.cache_write_5m + self.cache_write_1h + self.cache_read + self.output
+        return min(self.input + self.cache_write_5m + self.cache_write_1h + self.cache_read + self.output, LARGEST)
 
 
 COUNTS = tuple(field.name for field in attrs.fields(UsageRecord))[4:]

@@ -1,4 +1,4 @@
-"""JSON documents of the reload and cluster nouns: the one place where each of them becomes JSON.
+"""JSON documents of the reload, cluster and store nouns: the one place where each of them becomes JSON.
 
 Rule: pure; no secret. Fields are only ever added: `relayd status`, scripts and other programs read them.
 """
@@ -14,6 +14,7 @@ from relayd.config.source.history import Meta, Skipped, Summary
 from relayd.core.cluster import Drift, Node
 from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord
 from relayd.daemon.reload.requests import ReloadResult
+from relayd.daemon.store.dead_letters import Losses
 
 PROBLEMS_SHOWN = 20
 
@@ -133,4 +134,17 @@ def drift_document(drift: Drift, now: float) -> dict[str, Any]:
             {"node": one.node.name, "life": one.node.life, "digest": one.node.tree, "since": utc_text(one.since)}
             for one in drift.behind
         ],
+    }
+
+
+def losses_document(losses: Losses) -> dict[str, Any]:
+    """What did not reach the books by itself."""
+    return {
+        "dead_letters": losses.count,
+        "newest": utc_text(losses.newest) if losses.count else None,
+        "path": losses.path,
+        "set_aside": losses.set_aside,
+        "unwritten": losses.unwritten,
+        "journal_damaged": losses.damaged,
+        "journal_dropped": losses.dropped,
     }

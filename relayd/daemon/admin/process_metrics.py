@@ -97,7 +97,7 @@ def ailment_families(found: Standing) -> list[Family]:
 
 def state_families(state: Batcher) -> list[Family]:
     """The way to the state store."""
-    stats = attrs.asdict(state.stats)
+    stats, losses = attrs.asdict(state.stats), state.losses()
     counters = {
         "operations": "Operations carried out.",
         "batches": "Batches that they went in.",
@@ -114,6 +114,11 @@ def state_families(state: Batcher) -> list[Family]:
         gauge("relayd_state_reached", "1 once the state store has answered since the start.", state.reached),
         gauge("relayd_state_queued", "Operations that wait for the store.", state.queued),
         *(_counter(f"relayd_state_{name}_total", meaning, stats[name]) for name, meaning in counters.items()),
+        gauge("relayd_state_dead_letters", "Refused settlements in this node's dead-letter file.", losses.count),
+        _counter("relayd_state_set_aside_total", "Settlements that the store refused, set aside.", losses.set_aside),
+        _counter("relayd_state_lost_total", "Of the refused, those that could not be set aside.", losses.unwritten),
+        _counter("relayd_state_journal_damaged_total", "Journal lines that did not add up.", losses.damaged),
+        _counter("relayd_state_journal_dropped_total", "Journal entries lost to a full disk.", losses.dropped),
     ]
 
 

@@ -26,6 +26,7 @@ from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.documents import (
     candidate_document,
     drift_document,
+    losses_document,
     node_document,
     origin_document,
     utc_text,
@@ -36,6 +37,7 @@ from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.record import ReloadRecord
 from relayd.daemon.reload.watch import Watcher
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.dead_letters import loss_ailments
 
 KEYS_SHOWN = 50
 SOON = 30 * 86_400.0  # s; a key that ends within it is named
@@ -90,6 +92,7 @@ class StatusSources:
             restart_required=record.restart_required,
             deny_problem=record.deny_problem,
             alive=self.live.alive(),
+            losses=tuple(loss_ailments(self.state.losses())),
             useless=self.inventory.of(self.live.snapshot).useless_now(now),
         )
         return standing(
@@ -110,7 +113,7 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     """
     snapshot, record = sources.live.snapshot, sources.record
     accounts, nodes = account_rows(sources, now), sources.cluster.nodes()
-    apart = drift(nodes)
+    apart, losses = drift(nodes), sources.state.losses()
     found = sources.standing(now)
     inventory = sources.inventory.of(snapshot)
     ending = ending_within(inventory, SOON, now)
@@ -145,6 +148,7 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "nodes": [node_document(node, sources.cluster.life) for node in nodes],
         "nodes_problem": sources.cluster.problem,
         "drift": drift_document(apart, now) if apart is not None else None,
+        "losses": losses_document(losses),
         "calls": sources.in_flight.count(),
         "connections": attrs.asdict(sources.server.statistics),
         "tasks": task_count(),
@@ -162,7 +166,7 @@ def account_rows(sources: StatusSources, now: float) -> list[dict[str, Any]]:
     snapshot = sources.live.snapshot
     groups = tuple(sorted({group for account in snapshot.accounts.values() for group in account.groups}))
     reasons = {reason.account: reason for reason in sources.pool.explain(snapshot, groups, "", now=now)}
-    rows = []
+    rows, defects = [], sources.pool.defects()
     for name, account in sorted(snapshot.accounts.items()):
         reason = reasons.get(name)
         rows.append(
@@ -174,6 +178,7 @@ def account_rows(sources: StatusSources, now: float) -> list[dict[str, Any]]:
                 "serves": reason.ok if reason is not None else False,
                 "reason": reason.text if reason is not None else "it is in no group",
                 "in_flight": sources.pool.in_flight(name),
+                "defect": defects.get(name, ""),
             }
         )
     return rows

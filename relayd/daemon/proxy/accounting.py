@@ -5,6 +5,7 @@ Rule: an admitted call is settled exactly once, in a `finally`, by what is sync.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -16,14 +17,18 @@ from relayd.core.in_flight import AdmittedCall, InFlight
 from relayd.core.live import Live
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.model_names import ModelNames
-from relayd.core.quota.prices import cost
+from relayd.core.quota.prices import cost, has_unpriced_part, served_model
+from relayd.core.quota.usage_estimate import DoubtfulUsage, completed
 from relayd.core.quota.usage_record import UsageRecord, record_of
+from relayd.core.receipt import Draft
 from relayd.daemon.proxy.admission import admit, admit_count
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.state_client import StateClient
 from relayd.wire.refusal import Refusal
+
+log = logging.getLogger("relayd")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -41,6 +46,10 @@ class CallAccounting:
     state: StateClient | None
     wall: Callable[[], float]
     model_names: ModelNames = attrs.field(factory=ModelNames)
+    _doubtful: DoubtfulUsage = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._doubtful = DoubtfulUsage(self.wall)
 
     async def deliver(self, context: CallContext, snapshot: Snapshot) -> None:
         """Deliver a call, and settle it whatever comes of it. Raises: Refusal."""
@@ -66,6 +75,7 @@ class CallAccounting:
         finally:
             self.in_flight.settle(draft.call_id)
             store.settle(draft.call_id, self._record(context))
+            self._warn_of_doubts(draft)
 
     def _consumed(self, context: CallContext) -> UsageRecord:
         """What is booked if this process dies now: its client gets an error then."""
@@ -75,13 +85,17 @@ class CallAccounting:
         """What a call is booked with, as far as is known now.
 
         A call that no upstream has seen gives its place back. One that was sent and of which nothing was heard (the
-        client left first) is booked with its prompt, by estimate: the upstream may have read it.
+        client left first) is booked with its prompt, by estimate: the upstream may have read it. So is each attempt
+        whose answer was lost; a plain one with all that it reserved, for all of it may have been written.
         """
         draft, admitted, snapshot = context.draft, context.admitted, self.live.snapshot
         if context.meter is not None:
             draft.usage = context.meter.usage_so_far()
-        model = draft.sent_model or context.plan.model
+        if draft.usage.doubts and admitted is not None:
+            draft.usage = completed(draft.usage, admitted.quota.reserved)
+        model = served_model(draft.sent_model or context.plan.model, draft.usage.model, snapshot.prices)
         draft.cost = cost(draft.usage, model, snapshot.prices)
+        draft.partly_priced = has_unpriced_part(draft.usage, model, snapshot.prices)
         # The store's clock says which day it is, as it does for limits; there is none where it could not be asked.
         began = (admitted.now_ms if admitted is not None else 0) or round(draft.started * 1000)
         day = day_of(began, snapshot.relay.state.timezone)
@@ -92,4 +106,27 @@ class CallAccounting:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts and admitted is not None:
             return attrs.evolve(admitted.quota.orphan, account=context.tried[-1], errors=0, model=name, day=day)
+        return _with_lost(record, context)
+
+    def _warn_of_doubts(self, draft: Draft) -> None:
+        """Say, now and then, that an upstream reports a usage that cannot be read."""
+        fields = self._doubtful.due(draft.account, draft.usage)
+        if fields:
+            known = {"account": draft.account, "call": draft.call_id, "fields": ", ".join(fields)}
+            log.warning("usage.unreadable", extra=known)
+
+
+def _with_lost(record: UsageRecord, context: CallContext) -> UsageRecord:
+    """With the estimate of each attempt that was sent and had no answer: the upstream bills it all the same."""
+    if not context.lost or context.admitted is None:
         return record
+    plain, reserved = not context.plan.call.stream, context.admitted.quota.reserved
+    cost = reserved.cost if plain else reserved.input_cost
+    return attrs.evolve(
+        record,
+        account=record.account or context.tried[-1],
+        input=record.input + context.lost * reserved.input,
+        output=record.output + context.lost * (reserved.output if plain else 0),
+        cost=record.cost + context.lost * (cost or 0),
+        unpriced=max(record.unpriced, int(cost is None)),
+    )

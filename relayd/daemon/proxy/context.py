@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping
 import attrs
 
 from relayd.core.access.permissions import Plan
+from relayd.core.balancing.suspects import Suspects
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.admission import Admitted
 from relayd.daemon.proxy.response import Response
 from relayd.wire.call import Dialect, Translator
 from relayd.wire.http import HeaderPairs
-from relayd.wire.usage import Meter
+from relayd.wire.meter import Meter
 
 Amend = Callable[[str, Response], Awaitable[Response]]
 
@@ -36,6 +37,8 @@ class CallContext:
         barred: accounts that cannot serve it, for reasons that the pool does not know: these.
         creates: it makes an object, so that doing it twice is not harmless.
         free: it touches no limit and is not booked.
+        suspects: its failed attempts whose blame waits for what another account says.
+        lost: attempts that were sent and had no answer.
         amend: given an account's id and its answer, returns the answer that goes to the client.
     """
 
@@ -56,4 +59,6 @@ class CallContext:
     barred: Mapping[str, str] = attrs.field(factory=dict)
     creates: bool = False
     free: bool = False
+    suspects: Suspects = attrs.field(factory=Suspects)
+    lost: int = 0
     amend: Amend | None = None

@@ -6,7 +6,6 @@ event loop and cannot fail. An address that stays is not touched; a new one is o
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -22,8 +21,6 @@ from relayd.daemon.net.server import HttpServer
 
 if TYPE_CHECKING:
     from relayd.config.secrets.seal import Identity
-
-log = logging.getLogger("relayd")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -67,13 +64,11 @@ class Preparation:
     Args:
         listeners: all that the daemon has.
         identities: reads this node's identities anew. Raises: SealError.
-        unopened: accounts whose secret could not be had when last tried, and why.
     """
 
     listeners: Sequence[Listener]
     credentials: Credentials
     identities: Callable[[], Sequence[Identity]]
-    unopened: dict[str, str] = attrs.field(factory=dict)
 
     def prepare(self, old: Snapshot, new: Snapshot) -> Prepared:
         """Open the secrets of new and changed accounts, then new listeners. Raises: Unprepared with every reason."""
@@ -113,31 +108,7 @@ class Preparation:
             except SealError as error:
                 return [str(error)]
         tried = [(account.id, self.credentials.of(account, new)) for account in changed]
-        for name, secret in tried:
-            if not isinstance(secret, str):
-                self.unopened.pop(name, None)
         return [f"account {name}: {secret}" for name, secret in tried if isinstance(secret, str)]
-
-    def reopen(self, snapshot: Snapshot) -> list[str]:
-        """Try again what could not be opened: the identity, or the file, may have come since. May block.
-
-        Returns: the accounts whose secret can be had now.
-        """
-        problems = self.credentials.problems(snapshot)
-        if problems:
-            try:
-                self.credentials.identities = self.identities()
-            except SealError as error:
-                log.warning("identity.unusable", extra={"reason": str(error)})
-            else:
-                problems = self.credentials.problems(snapshot)
-        opened = sorted(name for name in self.unopened.keys() - problems.keys() if name in snapshot.accounts)
-        for name in sorted(problems.keys() - self.unopened.keys()):
-            log.warning("account.no_credential", extra={"account": name, "why": problems[name]})
-        for name in self.unopened.keys() - problems.keys():
-            del self.unopened[name]
-        self.unopened.update(problems)
-        return opened
 
 
 def _presents(account: Account | None, snapshot: Snapshot) -> tuple[object, ...]:

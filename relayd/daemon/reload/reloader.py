@@ -23,6 +23,7 @@ from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import Unstable
 from relayd.core.live import Live
 from relayd.core.transition import added, keep_running
+from relayd.daemon.accounts.node_defects import NodeDefects
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.candidate import Inspection, Inspector
 from relayd.daemon.reload.history import History
@@ -58,6 +59,7 @@ class Reloader:
         inspector: reads and compiles (in a worker thread).
         preparation: opens what a new config needs (in a worker thread).
         adoption: what follows a swap.
+        defects: what this node cannot use, looked at anew after a round.
         history: the stored generations.
         notices: tells systemd.
         wall: Unix time, s.
@@ -69,6 +71,7 @@ class Reloader:
     inspector: Inspector
     preparation: Preparation
     adoption: Adoption
+    defects: NodeDefects
     history: History
     notices: ReloadNotices
     wall: Callable[[], float]
@@ -208,8 +211,7 @@ class Reloader:
             self.record.degraded = ""
             self.inspector.accept(inspection, denied=self.live.snapshot.deny)
             if trigger not in BY_ITSELF:  # last, for it waits: whoever heard of the swap finds all else done
-                reopen = partial(self.preparation.reopen, self.live.snapshot)
-                self.adoption.restore(await trio.to_thread.run_sync(reopen))
+                await self.defects.look()
         else:
             self._deny_at_once(inspection.deny)
         return result

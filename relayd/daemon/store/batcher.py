@@ -13,6 +13,9 @@ behind a dead Redis), settlements go to the journal, and the thread alone tries 
 answers, the journal is replayed first, then it is up. Who gives up waiting for an admission cannot know whether it took
 place: a Void follows it.
 
+No operation stops the others: what a store refuses is set aside alone (dead_letters.py), and when a store breaks over a
+batch its operations are carried out one by one, to find the one.
+
 A store that was replaced (`Store.life`) may have lost the last moments or everything: a Redis without persistence that
 was restarted, a replica that took over. What was settled in the last RECENT seconds is told again then; what it still
 has, it knows by its id.
@@ -31,6 +34,7 @@ import attrs
 import trio
 
 from relayd.core.quota.limits import Slots
+from relayd.daemon.store.dead_letters import DeadLetters, Losses
 from relayd.daemon.store.journal import Journal, JournalEntry
 from relayd.state.contract import (
     Acquire,
@@ -42,6 +46,7 @@ from relayd.state.contract import (
     Release,
     Settle,
     Store,
+    StoreMisfit,
     StoreUnavailable,
     Void,
 )
@@ -100,12 +105,14 @@ class Batcher:
         threaded: False carries every operation out on the spot, on the caller's thread. For tests under a simulated
             clock, which does not wait for threads.
         quick: the same store through a connection that never waits, for trio's thread; None asks the thread alone.
+        dead_letters: takes the settlements that the store refuses; None only logs them.
     """
 
     store: Store
     journal: Journal | None = None
     threaded: bool = True
     quick: SqliteStore | None = None
+    dead_letters: DeadLetters | None = None
     stats: BatcherStats = attrs.field(factory=BatcherStats, init=False)
     up: bool = attrs.field(default=False, init=False)
     reached: bool = attrs.field(default=False, init=False)  # it was up at some time
@@ -167,6 +174,20 @@ class Batcher:
                 self.quick.close()
         if failures:
             raise failures[0]
+
+    def losses(self) -> Losses:
+        """What did not reach the books by itself."""
+        letters, journal = self.dead_letters, self.journal
+        count, newest = letters.look() if letters is not None else (0, 0.0)
+        return Losses(
+            count=count,
+            newest=newest,
+            path=str(letters.path) if letters is not None else "",
+            set_aside=letters.set_aside if letters is not None else 0,
+            unwritten=letters.unwritten if letters is not None else 0,
+            damaged=journal.damaged if journal is not None else 0,
+            dropped=journal.dropped if journal is not None else 0,
+        )
 
     @property
     def queued(self) -> int:
@@ -249,11 +270,16 @@ class Batcher:
         elif batch:
             try:
                 answers = self.quick.apply_at_once([pending.op for pending in batch])
-            except StoreUnavailable:
+            except Exception:
                 answers = None  # the thread will find out, and say so
             if answers is None:
                 self._hand_over(batch)
                 return
+            refused = [p for p, answer in zip(batch, answers, strict=True) if _must_be_kept(p.op, answer)]
+            if refused:  # only the thread may wait for the disk
+                self._hand_over(refused)
+                pairs = [(p, answer) for p, answer in zip(batch, answers, strict=True) if p not in refused]
+                batch, answers = [p for p, _ in pairs], [answer for _, answer in pairs]
             self._count([pending.op for pending in batch], answers)
             self._give_answers(batch, answers)
 
@@ -384,19 +410,49 @@ class Batcher:
         """The store's answers; [] when it is down, which is noted."""
         began = time.perf_counter()
         try:
-            answers = self.store.apply(ops)
-        except StoreUnavailable as error:
+            answers = self._apply(ops)
+        except (StoreUnavailable, StoreMisfit) as error:
             self._went_down(str(error))
-            return []
-        except Exception as error:  # our bug; then better an outage, which is seen and survived, than a dead thread
-            log.exception("state.fault")
-            self._went_down(f"{self.store.name}: {type(error).__name__}")
             return []
         self.stats.seconds += time.perf_counter() - began
         self._count(ops, answers)
+        self._set_aside(ops, answers)
         self._remember(ops)
         self._notice_life()
         return answers
+
+    def _apply(self, ops: Sequence[Op]) -> list[Answer]:
+        """The store's answers. When it breaks, one by one: the operation that breaks it fails alone.
+
+        Raises: StoreUnavailable, StoreMisfit.
+        """
+        try:
+            return self.store.apply(ops)
+        except (StoreUnavailable, StoreMisfit):
+            raise
+        except Exception as error:  # our bug; its text may quote what is counted, but no secret reaches a store
+            log.exception("state.fault")
+            self._ping()
+            if len(ops) == 1:
+                return [Failed(reason=f"{type(error).__name__}: {error}")]
+        return [answer for op in ops for answer in self._apply([op])]
+
+    def _ping(self) -> None:
+        """Raises: StoreUnavailable when the store breaks over everything; then no operation is at fault."""
+        try:
+            self.store.apply([Ping()])
+        except (StoreUnavailable, StoreMisfit):
+            raise
+        except Exception as error:
+            raise StoreUnavailable(f"{self.store.name}: {type(error).__name__}") from None
+
+    def _set_aside(self, ops: Sequence[Op], answers: Sequence[Answer]) -> None:
+        """Keep for a person what must not be lost, and which the store would refuse for ever."""
+        if self.dead_letters is None:
+            return
+        for op, answer in zip(ops, answers, strict=True):
+            if _must_be_kept(op, answer) and isinstance(answer, Failed):
+                self.dead_letters.add(op, answer.reason)
 
     def _remember(self, ops: Sequence[Op]) -> None:
         """Keep settlements, should they have to be told again. An embedded store loses nothing by itself."""
@@ -419,13 +475,10 @@ class Batcher:
             return
         part = [again.popleft() for _ in range(min(len(again), AGAIN))]
         try:
-            self.store.apply(part)
-        except StoreUnavailable as error:
+            self._apply(part)
+        except (StoreUnavailable, StoreMisfit) as error:
             again.extendleft(reversed(part))
             self._went_down(str(error))
-            return
-        except Exception:  # our bug, as in _applied
-            log.exception("state.fault")
             return
         self.stats.told_again += len(part)
         self._notice_life()
@@ -451,7 +504,11 @@ class Batcher:
             return
         before = self.journal.problem
         kept = self.journal.append(entries)
-        self.stats.journaled += len(entries)
+        refused, self.journal.refused = self.journal.refused, []
+        for entry, reason in refused:
+            self.stats.failed += 1
+            self._set_aside([entry], [Failed(reason=f"journal: {reason}")])
+        self.stats.journaled += len(entries) - len(refused)
         if not kept and self.journal.problem != before:
             log.warning("state.journal_problem", extra={"reason": self.journal.problem})
 
@@ -479,6 +536,12 @@ class Batcher:
         except OSError as error:
             self._went_down(f"journal: {error}")
             return
+        except StoreMisfit:
+            raise
+        except Exception as error:  # our bug; better an outage, which is seen and survived, than a dead thread
+            log.exception("state.fault")
+            self._went_down(f"{self.store.name}: {type(error).__name__}")
+            return
         self.up, self.reached, self.reason = True, True, ""
         if self.stats.outages:
             log.info("state.available", extra={"store": self.store.name})
@@ -490,11 +553,19 @@ class Batcher:
         for path, entries in self.journal.pending():
             for start in range(0, len(entries), LARGEST_BATCH):
                 part = entries[start : start + LARGEST_BATCH]
-                answers = self.store.apply(part)
+                answers = self._apply(part)
                 self._count(part, answers)
+                self._set_aside(part, answers)
                 self._remember(part)
                 self.stats.replayed += len(part)
-            self.journal.forget(path)
+            for line in self.journal.forget(path):
+                if self.dead_letters is not None:
+                    self.dead_letters.add_line(line)
+
+
+def _must_be_kept(op: Op, answer: Answer) -> bool:
+    """Whether an operation that belongs into the books was refused."""
+    return isinstance(answer, Failed) and isinstance(op, Settle | Void)
 
 
 async def _first_of(*events: trio.Event) -> None:

@@ -77,7 +77,7 @@ def _decode_line(line: bytes) -> JournalEntry | None:
                 return Void(call=call)
             case ["settle", str(call), list(row), list(terms), int(at)]:
                 return Settle(call=call, record=from_row(row), terms=tuple(_term(term) for term in terms), at=at)
-    except (ValueError, TypeError):  # msgspec.DecodeError is a ValueError
+    except (ValueError, TypeError, OverflowError, RecursionError):  # msgspec.DecodeError is a ValueError
         pass
     return None
 
@@ -92,15 +92,24 @@ class Journal:
 
     directory: Path
     problem: str = attrs.field(default="", init=False)  # why entries are only in memory; "" when all is well
-    damaged: int = attrs.field(default=0, init=False)  # lines that did not add up
     dropped: int = attrs.field(default=0, init=False)  # entries lost to a full memory beside a full disk
+    refused: list[tuple[JournalEntry, str]] = attrs.field(factory=list, init=False)  # and why
     _waiting: list[bytes] = attrs.field(factory=list, repr=False, init=False)
+    _damaged: dict[Path, list[bytes]] = attrs.field(factory=dict, repr=False, init=False)  # in files not yet forgotten
+    _damaged_before: int = attrs.field(default=0, init=False)
     _file: int = attrs.field(default=-1, init=False)
     _path: Path | None = attrs.field(default=None, init=False)
 
     def append(self, entries: list[JournalEntry]) -> bool:
-        """Keep entries. Returns whether they are on disk; if not, `problem` says why and they wait in memory."""
-        self._waiting += [encode_entry(entry) for entry in entries]
+        """Keep entries. Returns whether they are on disk; if not, `problem` says why and they wait in memory.
+
+        What cannot be written down at all goes to `refused`.
+        """
+        for entry in entries:
+            try:
+                self._waiting.append(encode_entry(entry))
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
+                self.refused.append((entry, f"{type(error).__name__}: {error}"))
         if len(self._waiting) > MOST_WAITING:
             self.dropped += len(self._waiting) - MOST_WAITING
             del self._waiting[:-MOST_WAITING]
@@ -112,6 +121,11 @@ class Journal:
         self._waiting.clear()
         self.problem = ""
         return True
+
+    @property
+    def damaged(self) -> int:
+        """Lines that did not add up, each counted once."""
+        return self._damaged_before + sum(map(len, self._damaged.values()))
 
     @property
     def empty(self) -> bool:
@@ -129,16 +143,20 @@ class Journal:
                 found.append((path, entries))
         return found
 
-    def forget(self, path: Path | None) -> None:
-        """The entries of that file have been replayed."""
+    def forget(self, path: Path | None) -> list[bytes]:
+        """The entries of that file have been replayed. Returns: its damaged lines, which are gone with it."""
         if path is None:
             self._waiting.clear()
             self.problem = ""
-        elif path == self._path:
+            return []
+        damaged = self._damaged.pop(path, [])
+        if path == self._path:
             os.ftruncate(self._file, 0)
             os.fsync(self._file)
         else:
             path.unlink(missing_ok=True)
+        self._damaged_before += len(damaged)
+        return damaged
 
     def close(self) -> None:
         """Give the file up. An empty one is deleted."""
@@ -157,11 +175,12 @@ class Journal:
 
     def _read(self, path: Path) -> list[JournalEntry]:
         try:
-            lines = list(decode_lines(path.read_bytes()))
+            lines = [line for line in path.read_bytes().split(b"\n") if line]
         except OSError:
             return []
-        self.damaged += lines.count(None)
-        return [entry for entry in lines if entry is not None]
+        entries = [_decode_line(line) for line in lines]
+        self._damaged[path] = [line for line, entry in zip(lines, entries, strict=True) if entry is None]
+        return [entry for entry in entries if entry is not None]
 
     def _write(self, block: bytes) -> None:
         """All of it, synced; or, when that fails, nothing of it."""

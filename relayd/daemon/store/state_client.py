@@ -26,6 +26,7 @@ from relayd.core.in_flight import InFlight
 from relayd.core.quota.limits import LEASE_MS
 from relayd.daemon.paths import state_directory
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.dead_letters import DeadLetters
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
 from relayd.daemon.store.leases import Leases
@@ -187,7 +188,8 @@ def open_state(
     store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
     local = state_directory(url, base, own)
     quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
-    main = Batcher(store, Journal(local / "journal"), quick=quick)
+    letters = DeadLetters(local / "dead-letters.jsonl", wall)
+    main = Batcher(store, Journal(local / "journal"), quick=quick, dead_letters=letters)
     side = Batcher(SqliteStore(str(local / "side.db"), clock=clock))
     failsafe = FailsafeStore(main, side, policy, lease_ms=round(lease * 1000))
     leases = Leases(failsafe, pool, wall)

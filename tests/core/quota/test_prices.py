@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from relayd.config.model.values import money
 from relayd.config.snapshot import LongContext, MicroUsd, Price
-from relayd.core.quota.prices import cost, cost_at, dated, price_of, shipped
-from relayd.wire.usage import Usage
+from relayd.core.quota.prices import cost, cost_at, dated, has_unpriced_part, price_of, served_model, shipped
+from relayd.wire.usage import Usage, UsagePart
 
 USD = 1_000_000
 
@@ -171,3 +171,40 @@ def test_a_cost_is_the_exact_fraction_rounded_half_up_once(
 def test_the_table_is_not_read_before_it_is_needed() -> None:
     code = "import relayd.core.quota.prices as p; assert p.shipped.cache_info().currsize == 0"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_each_inference_is_long_or_short_by_its_own_prompt() -> None:
+    short = UsagePart(model="", usage=Usage(input=90_000))
+    both = Usage(input=180_000, parts=(short, short))
+
+    assert cost(both, "claude-haiku-5-5", {}) == 2 * (cost(Usage(input=90_000), "claude-haiku-5-5", {}) or 0)
+    assert (cost(Usage(input=180_000), "claude-haiku-5-5", {}) or 0) > (cost(both, "claude-haiku-5-5", {}) or 0)
+
+
+def test_what_is_in_no_part_is_priced_as_the_answers_own() -> None:
+    part = UsagePart(model="claude-fable-5-1", usage=Usage(output=100))
+    usage = Usage(output=150, web_searches=1, parts=(part,))
+    fable, opus = cost(Usage(output=100), "claude-fable-5-1", {}), cost(Usage(output=50), "claude-opus-5-5", {})
+
+    assert cost(usage, "claude-opus-5-5", {}) == (fable or 0) + (opus or 0) + 10_000
+
+
+def test_a_part_without_a_price_is_told() -> None:
+    usage = Usage(output=150, parts=(UsagePart(model="gpt-6", usage=Usage(output=100)),))
+
+    assert has_unpriced_part(usage, "claude-opus-5-5", {})
+    assert cost(usage, "claude-opus-5-5", {}) == cost(Usage(output=50), "claude-opus-5-5", {})
+    assert not has_unpriced_part(Usage(output=150), "claude-opus-5-5", {})
+    assert cost(usage, "gpt-6", {}) is None
+
+
+def test_the_model_that_served_decides_where_it_has_a_price_and_is_another() -> None:
+    assert served_model("claude-fable-5-1", "claude-opus-5-5", {}) == "claude-opus-5-5"
+    assert served_model("claude-opus-4-5", "claude-opus-4-5-20251101", {}) == "claude-opus-4-5"
+    assert served_model("claude-opus-5-5", "gpt-6", {}) == "claude-opus-5-5"
+    assert served_model("claude-opus-5-5", "", {}) == "claude-opus-5-5"
+    assert served_model("mine", "theirs", {"theirs": price()}) == "theirs"
+
+
+def test_what_is_not_billed_costs_nothing_but_its_searches() -> None:
+    assert cost(Usage(input=1_000_000, free=True, web_searches=1), "claude-opus-5-5", {}) == 10_000

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import pytest
 import trio
 from reload_world import World, living, make_tree
 
-from relayd.config.snapshot import State
-from relayd.daemon.admin.control_socket import MAX_REQUEST, allowed, peer_user
+from relayd.cli import main as relayd
+from relayd.config.snapshot import Cooldown, State
+from relayd.core.balancing.failover import judge
+from relayd.core.balancing.outcomes import Answered
+from relayd.daemon.admin.control_socket import MAX_REQUEST, VERBS, allowed, peer_user
 from relayd.daemon.node import open_control
 from relayd.daemon.paths import (
     control_socket,
@@ -25,6 +30,8 @@ from relayd.daemon.paths import (
     state_password,
     text_setting,
 )
+
+REFUSED = Answered(status=401, error_type="authentication_error", message="invalid x-api-key")
 
 
 async def ask(world: World, *lines: bytes) -> list[dict[str, Any]]:
@@ -63,8 +70,14 @@ async def test_several_requests_on_a_connection_are_answered_in_order(tmp_path: 
     [
         (b"hello", "the request is not JSON"),
         (b"[]", "the request is not a JSON object"),
-        (b"{}", "verb: None is not one of reload, rollback, resume, diff, generations, status, metrics"),
-        (b'{"verb":"stop"}', "verb: 'stop' is not one of reload, rollback, resume, diff, generations, status, metrics"),
+        (b"{}", f"verb: None is not one of {', '.join(VERBS)}"),
+        (b'{"verb":"stop"}', f"verb: 'stop' is not one of {', '.join(VERBS)}"),
+        (
+            b'{"verb":"wake","account":"nobody"}',
+            "account: the daemon runs no account 'nobody' (was the tree reloaded?)",
+        ),
+        (b'{"verb":"wake","account":1}', "account: expected account, each a text"),
+        (b'{"verb":"explain","key":"nobody"}', "key: the daemon runs no key 'nobody' (was the tree reloaded?)"),
         (b'{"verb":"reload","force":true}', "force: unknown field"),
         (b'{"verb":"reload","accept":1}', "accept: expected str"),
         (b'{"verb":"reload","dry_run":1}', "dry_run: expected bool"),
@@ -226,3 +239,45 @@ def test_the_log_lies_in_the_nodes_directory_of_logs(tmp_path: Path) -> None:
     for name in ("/etc/cron.d/x", str(tmp_path / "x"), "../x", "out/keys.d/x.toml", "out"):
         with pytest.raises(ValueError, match=r"^relay\.toml: log\.file: "):
             log_file(name, here)
+
+
+# Accounts.
+
+
+async def test_explain_knows_what_only_the_daemon_knows_and_wake_ends_a_rest(tmp_path: Path) -> None:
+    async with living(make_tree(tmp_path / "tree"), watch=False) as world:
+        pool, now = world.sources.pool, time.time()
+        lease = pool.begin("a", "", now)
+        verdict = judge(REFUSED, cooldown=Cooldown(), now=now)
+        pool.observe(lease, verdict, None, now, random.Random(1))
+        pool.end(lease, now)
+        asked = b'{"verb":"explain","key":"k0","model":"claude-haiku-4-5"}'
+
+        resting, woken, awake = await ask(world, asked, b'{"verb":"wake","account":"a"}', asked)
+
+    assert resting["explanation"]["served"] is False
+    assert resting["explanation"]["accounts"][0]["reason"].endswith("invalid x-api-key (401)")
+    assert woken["woken"] == {"account": "a", "rested": "invalid x-api-key (401)"}
+    assert awake["explanation"]["served"] is True
+
+
+async def test_the_commands_ask_the_daemon(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with living(tree, watch=False) as world:
+        world.sources.pool.set_defects({"a": "sealed for recipient k2"}, time.time())
+        where = ["--config", str(tree.root), "--control", str(world.control_path)]
+        store = ["--state", f"sqlite:{tree.root.parent}/{tree.root.name}.node/relayd.db"]
+
+        def run(*words: str) -> int:
+            return relayd([*words, *where, *store])
+
+        explained = await trio.to_thread.run_sync(
+            run, "explain", "--key", "k0", "--model", "claude-haiku-4-5", "--json"
+        )
+        told = json.loads(capfd.readouterr().out)
+        woken = await trio.to_thread.run_sync(run, "account", "wake", "a")
+
+    assert (explained, told["served"], told["health"]) == (1, False, "as the daemon has it")
+    assert told["accounts"][0]["reason"] == "cannot be used on this node: sealed for recipient k2"
+    assert woken == 0
+    assert capfd.readouterr().out == "a: awake on every node (it did not rest)\n"

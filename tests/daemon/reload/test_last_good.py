@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
+import trio
 from reload_world import FAST, RELAYD, Tree, World, living, make_tree
 from waiting import wait_until
 
-from relayd.config.snapshot import Snapshot
+from relayd.daemon.accounts.node_defects import NodeDefects
 from relayd.daemon.reload.boot import NoStart, Start, find_start
 from relayd.daemon.reload.candidate import TreeReader
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.prepare import Preparation
 from relayd.daemon.reload.requests import Resume, Rollback
 
 
@@ -66,21 +66,25 @@ async def test_a_store_that_cannot_be_written_is_a_warning(tmp_path: Path) -> No
         assert (await world.reload()).result == "applied"
 
 
-class SlowToReopen(Preparation):
+class SlowToLook(NodeDefects):
     """Takes longer than it takes to hear of the swap."""
 
-    def reopen(self, snapshot: Snapshot) -> list[str]:
-        time.sleep(0.3)
-        return []
+    async def look(self) -> None:
+        await trio.sleep(0.3)
 
 
 async def test_a_config_is_stored_although_secrets_are_looked_for_after_its_swap(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False) as world:
         await world.until(lambda: world.history.numbers() == [1])
-        before = world.reloader.preparation
-        world.reloader.preparation = SlowToReopen(
-            listeners=before.listeners, credentials=before.credentials, identities=before.identities
+        before = world.reloader.defects
+        world.reloader.defects = SlowToLook(
+            live=before.live,
+            pool=before.pool,
+            credentials=before.credentials,
+            credential=before.credential,
+            identities=before.identities,
+            wall=before.wall,
         )
         tree.account(more="priority = 1")
 

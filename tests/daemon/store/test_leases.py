@@ -15,6 +15,7 @@ from waiting import until
 
 from relayd.config.snapshot import Account, Pace, Snapshot, State
 from relayd.core.in_flight import AdmittedCall
+from relayd.core.quota.limits import NOTHING
 from relayd.core.quota.reservation import Quota, account_terms
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.state_client import TOGETHER
@@ -144,7 +145,7 @@ async def test_the_heartbeat_of_many_calls_goes_a_few_at_a_time_and_leaves_none_
             world.ask(Admit(call=name, terms=(), orphan=NOTHING_HEARD))
             assert await world.state.leases.take(f"{name}.0", "a", account_terms(one))
         consumed = attrs.evolve(NOTHING_HEARD, account="a", output=7)
-        quota = Quota(terms=(), orphan=NOTHING_HEARD)
+        quota = Quota(terms=(), orphan=NOTHING_HEARD, reserved=NOTHING)
         for name in ids:
             world.state.in_flight.admit(name, AdmittedCall(quota=quota, consumed=lambda: consumed))
 

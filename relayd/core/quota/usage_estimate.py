@@ -1,0 +1,60 @@
+"""Estimates of usage: where a report could not be read, what was reserved stands in for it.
+
+Rule: never less than what was read, and never more than what was reserved for what was not. What an answer says of its
+usage wrongly must neither make it free nor cost a key more than the call could.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from relayd.core.quota.limits import Estimate
+from relayd.wire.usage import Usage
+
+WARN_EVERY = 3600.0  # s between two warnings about the same fields of one account
+MOST_KNOWN = 1000  # pairs that are remembered
+
+_OF_THE_PROMPT = ("input", "cache_write_5m", "cache_write_1h", "cache_read")
+
+
+def completed(usage: Usage, reserved: Estimate) -> Usage:
+    """`usage` with the estimate of the fields in doubt.
+
+    Args:
+        reserved: for the call; its prompt is that of all kinds together.
+    """
+    prompt = bool(usage.doubts & {*_OF_THE_PROMPT, "iterations"})
+    output = bool(usage.doubts & {"output", "iterations"})
+    if not prompt and not output:
+        return usage
+    return attrs.evolve(
+        usage,
+        input=usage.input + (max(0, reserved.input - usage.prompt) if prompt else 0),
+        output=max(usage.output, reserved.output) if output else usage.output,
+        free=False,
+    )
+
+
+@attrs.define(eq=False)
+class DoubtfulUsage:
+    """Which warnings about unreadable usage are due: the first of each account and set of fields, then one an hour.
+
+    Args:
+        wall: Unix time, s.
+    """
+
+    wall: Callable[[], float]
+    _warned: dict[tuple[str, tuple[str, ...]], float] = attrs.field(factory=dict, init=False)
+
+    def due(self, account: str, usage: Usage) -> tuple[str, ...]:
+        """The fields to warn about now; () for none."""
+        fields = tuple(sorted(usage.doubts))
+        last, now = self._warned.get((account, fields)), self.wall()
+        if not fields or (last is not None and 0 <= now - last < WARN_EVERY):
+            return ()
+        if len(self._warned) >= MOST_KNOWN:
+            self._warned.clear()
+        self._warned[account, fields] = now
+        return fields
