@@ -22,8 +22,8 @@ from relayd.core.oauth import utc
 BRIEF = 60.0  # s; a shorter rest of an account whose group still serves is no ailment
 MANY_ALIVE = 16  # configs that calls still hold; more are streams that never end, or a leak
 
-AilmentKind = Literal["config", "deny", "state", "account", "group", "key", "calls", "cluster"]
-KINDS: tuple[AilmentKind, ...] = ("config", "deny", "state", "account", "group", "key", "calls", "cluster")
+AilmentKind = Literal["config", "deny", "state", "books", "account", "group", "key", "calls", "cluster"]
+KINDS: tuple[AilmentKind, ...] = ("config", "deny", "state", "books", "account", "group", "key", "calls", "cluster")
 ReadyPolicy = Literal["node", "service", "draining"]
 
 
@@ -109,6 +109,7 @@ class RunningFacts:
         deny_problem: why deny.toml is not obeyed.
         alive: configs that calls hold.
         useless: accepted keys that can do nothing, and why.
+        losses: what did not reach the books, in words.
     """
 
     degraded: str = ""
@@ -119,6 +120,7 @@ class RunningFacts:
     deny_problem: str = ""
     alive: int = 1
     useless: Mapping[str, str] = attrs.field(factory=dict)
+    losses: tuple[str, ...] = ()
 
 
 def ailments(
@@ -129,6 +131,7 @@ def ailments(
         *_of_config(running),
         *service_ailments(service),
         *_of_keys(running.useless),
+        *(Ailment("books", text) for text in running.losses),
         *_of_calls(running.alive),
         *cluster_ailments(nodes, apart, service.now),
     ]

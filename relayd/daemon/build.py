@@ -285,7 +285,7 @@ def make_defects(base: Foundation, keeper: OAuthKeeper) -> NodeDefects:
 
 def make_service_watch(base: Foundation, state: StateClient) -> ServiceWatch:
     """Whether calls are served here, for status, metrics and /readyz."""
-    return ServiceWatch(live=base.live, pool=base.pool, state=state.main, defects=base.pool.defects, wall=time.time)
+    return ServiceWatch(live=base.live, pool=base.pool, state=state.main, wall=time.time)
 
 
 def make_app(

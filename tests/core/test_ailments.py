@@ -110,6 +110,7 @@ def test_where_no_account_can_serve_only_a_cause_of_this_node_sends_calls_to_ano
         ({"restart_required": ("log.file",)}, "restart required: log.file"),
         ({"deny_problem": "line 1"}, "deny.toml is not applied, what it refused before still is: line 1"),
         ({"useless": {"k": "its list of endpoints is empty"}}, "key k has no effect: its list of endpoints is empty"),
+        ({"losses": ("3 journal lines were damaged",)}, "3 journal lines were damaged"),
         ({"alive": 17}, "17 configs are in use: calls that began under old ones do not end"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ Rule: sync, reads only, and cheap enough for a probe every second.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import attrs
 
@@ -38,20 +38,18 @@ class ServiceWatch:
 
     Args:
         state: the shared store.
-        defects: accounts that this node cannot use, and why.
         wall: Unix time, s.
     """
 
     live: Live
     pool: Pool
     state: Batcher
-    defects: Callable[[], Mapping[str, str]]
     wall: Callable[[], float]
     inventory: InventoryCache = attrs.field(factory=InventoryCache)
 
     def facts(self, now: float) -> ServiceFacts:
         """How everything stands. `now`: Unix time, s."""
-        snapshot, defects = self.live.snapshot, self.defects()
+        snapshot, defects = self.live.snapshot, self.pool.defects()
         rests = self.pool.rests(snapshot, now)
         usable = [one for one in snapshot.accounts.values() if one.enabled and one.id not in snapshot.deny.accounts]
         return ServiceFacts(

@@ -95,6 +95,7 @@ class StatusSources:
             restart_required=record.restart_required,
             deny_problem=record.deny_problem,
             alive=self.live.alive(),
+            losses=tuple(loss_ailments(self.state.losses())),
             useless=self.inventory.of(self.live.snapshot).useless_now(now),
         )
         return standing(
@@ -117,7 +118,6 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     accounts, nodes = account_rows(sources, now), sources.cluster.nodes()
     apart, losses = drift(nodes), sources.state.losses()
     found = sources.standing(now)
-    wrong = [one.text for one in found.ailments] + loss_ailments(losses)
     inventory = sources.inventory.of(snapshot)
     ending = ending_within(inventory, SOON, now)
     return {
@@ -127,8 +127,8 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "started": utc_text(sources.started),
         "now": utc_text(now),
         "tree": sources.tree,
-        "well": not wrong,
-        "ailments": wrong,
+        "well": not found.ailments,
+        "ailments": [one.text for one in found.ailments],
         "ailment_details": [{"kind": one.kind, "subject": one.subject, "text": one.text} for one in found.ailments],
         "ready": not found.unready,
         "unready": list(found.unready),
