@@ -60,7 +60,13 @@ def build_proxy(
     calls = CallServer(
         live=live,
         in_flight=in_flight,
-        accounting=CallAccounting(live=live, in_flight=in_flight, attempts=attempts, state=state, wall=wall),
+        accounting=CallAccounting(
+            live=live,
+            in_flight=in_flight,
+            attempts=attempts,
+            store=state.failsafe if state is not None else None,
+            wall=wall,
+        ),
         ownership=ownership,
         replies=replies,
         record=record,

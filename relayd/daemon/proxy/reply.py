@@ -110,6 +110,8 @@ class ReplyWriter:
             context.draft.usage = usage_of_message(body) or context.draft.usage
         if context.translator is not None:
             body = context.translator.whole(status, body)
+        if context.before_last_byte is not None:
+            await context.before_last_byte()
         await context.exchange.reply(Reply(status=status, headers=headers, body=body))
 
     async def _pass(self, context: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:
@@ -122,8 +124,8 @@ class ReplyWriter:
 
     async def _stream(self, context: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:
         draft = context.draft
-        meter = context.meter = Meter()
-        stream = EventStream(
+        meter = Meter()
+        stream = context.stream = EventStream(
             exchange=context.exchange,
             source=answer.inbound.source,
             meter=meter,
@@ -133,6 +135,7 @@ class ReplyWriter:
             request_id=draft.upstream_request_id or draft.call_id,
             deadline=context.deadline,
             revoked=lambda: draft.revoked,
+            before_end=context.before_last_byte,
         )
         context.exchange.start(answer.inbound.status, headers)
         try:
@@ -143,7 +146,6 @@ class ReplyWriter:
                 draft.outcome, draft.reason = "cut", "the upstream sent an error event"
         finally:
             draft.usage = meter.usage_so_far()
-            context.meter = None
 
     def _headers(self, context: CallContext, upstream: Headers) -> HeaderPairs:
         """The answer's headers: the upstream's end-to-end ones, the key's limits, and our ids."""

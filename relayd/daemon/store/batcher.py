@@ -213,7 +213,12 @@ class Batcher:
         return pending.answer
 
     def submit_nowait(
-        self, op: Op, then: Callable[[Answer], None] | None = None, kept: Callable[[], None] | None = None
+        self,
+        op: Op,
+        then: Callable[[Answer], None] | None = None,
+        kept: Callable[[], None] | None = None,
+        *,
+        urgent: bool = False,
     ) -> None:
         """Carry out an operation some time soon. Sync, for it is called from `finally` blocks.
 
@@ -222,13 +227,16 @@ class Batcher:
         Args:
             then: called with the answer, in trio's thread.
             kept: called there when a Settle or Void cannot be lost any more: it was carried out or journaled.
+            urgent: it does not lie, for somebody waits to be told.
         """
         pending = _Pending(op, then=then, kept=kept)
         if not self.threaded:
             self._serve([pending])
         elif isinstance(op, Settle | Void) or self.queued < MOST_QUEUED:
             self._fresh.append(pending)
-            if len(self._fresh) == 1:
+            if urgent:
+                self._urgent.set()
+            elif len(self._fresh) == 1:
                 self._lull.deadline = trio.current_time() + LAZY
         else:
             self.stats.dropped += 1

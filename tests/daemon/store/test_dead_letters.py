@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,13 +39,15 @@ class BreakingStore:
     name: str = "breaking"
     life: str = ""
     away: bool = False
+    one_at_a_time: threading.Lock = attrs.field(factory=threading.Lock)
 
     def apply(self, batch: Sequence[Op]) -> list[Answer]:
         if self.away:
             raise StoreUnavailable("away")
         if any(getattr(op, "call", "") == "poison" for op in batch):
             raise OverflowError("can't serialize ints >= 2**64")
-        return self.inner.apply(batch)
+        with self.one_at_a_time:
+            return self.inner.apply(batch)
 
     def check(self) -> list[str]:
         if self.away:
@@ -55,7 +58,8 @@ class BreakingStore:
         pass
 
     def booked(self) -> int:
-        (answer,) = self.inner.apply([Report(first="2000-01-01", last="2100-01-01")])
+        with self.one_at_a_time:
+            (answer,) = self.inner.apply([Report(first="2000-01-01", last="2100-01-01")])
         assert isinstance(answer, Reported)
         return sum(row.requests for row in answer.rows)
 
