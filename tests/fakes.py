@@ -26,6 +26,7 @@ from scripted import Conversation
 from relayd.config import snapshot as config
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
+from relayd.core.access.body_budget import BodyBudget
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
@@ -488,6 +489,7 @@ def make_app(
     in_flight: InFlight | None = None,
     state: StateClient | None = None,
     credential: Callable[[Account], Secret] = credential_of,
+    memory: int = 1 << 30,
     ids: str = "req_test",
 ) -> PublicApp:
     """A relay of real parts, which needs no state store."""
@@ -501,6 +503,7 @@ def make_app(
         keeper=None,
         record=receipts.record,
         known_models=lambda: (MODEL, "claude-haiku-4-5"),
+        bodies=BodyBudget(memory),
         wall=wall,
         new_id=(f"{ids}{number:06d}" for number in itertools.count(1)).__next__,
         rng=random.Random(7),

@@ -27,6 +27,7 @@ from relayd.cli.tree import (
     identities,
     now,
     object_id,
+    permitted_files,
     pick,
     read_secret,
     refuse_taken,
@@ -36,15 +37,15 @@ from relayd.cli.tree import (
     words,
     write,
 )
+from relayd.cli.wake import add_wake, wake_account, wake_after_test
 from relayd.config.edit.edits import set_sealed
 from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, OAUTH
-from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.credential import shape_warning, why_unusable
 from relayd.config.secrets.recipients import active_keys
 from relayd.config.secrets.seal import seal
-from relayd.config.secrets.sealed_fields import account_place, base_url_of, parsed, realm_of, recipients_of, relay_table
+from relayd.config.secrets.sealed_fields import account_place, parsed, recipients_of, relay_table, table_binding
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 
@@ -71,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--model", metavar="MODEL", help="model to name in the call (default: one that the account serves)"
     )
+    rouse = add_action(actions, "wake", "end an account's rest, on every node", wake_account)
+    _named(rouse)
+    add_wake(check)
+    add_wake(rouse)
     sign_in = add_action(actions, "login", "sign in with OAuth in the browser and seal the tokens", log_in, writes=True)
     _named(sign_in)
     sign_in.add_argument("--paste", action="store_true", help="paste the code instead of waiting for the browser")
@@ -122,8 +127,7 @@ def add(args: argparse.Namespace) -> int:
     def plan(files: Files) -> Mapping[str, bytes | None]:
         refuse_taken(files, "accounts.d", args.id)
         if "sealed" in credential:
-            base_url = base_url_of(relay_table(files), dict(fields))
-            binding = account_binding(realm_of(files), args.id, base_url)
+            binding = table_binding(relay_table(files), args.id, dict(fields))
             credential["sealed"] = seal(secret, binding, active_keys(recipients_of(files)))
         return {path: render_document(fields, {"pace": pace, "credential": credential}).encode()}
 
@@ -184,7 +188,7 @@ def test(args: argparse.Namespace) -> int:
     from relayd.daemon.accounts.account_test import run_account_check
     from relayd.daemon.accounts.credentials import Credentials
 
-    opened = Credentials(identities(args)).opened(account, snapshot)
+    opened = Credentials(identities(args), permitted_files(args)).opened(account, snapshot)
     if isinstance(opened, str):
         raise Stop(f"{args.id}: credential: {opened}")
     credential = opened.presented
@@ -196,6 +200,8 @@ def test(args: argparse.Namespace) -> int:
     else:
         status = f"{found.status}: " if found.status else ""
         print(f"{args.id}: {status}{found.message}" + (f"\n  {found.detail}" if found.detail else ""))
+    if found.ok:
+        wake_after_test(args, snapshot)
     return 0 if found.ok else FAILED
 
 

@@ -1,7 +1,8 @@
 """`relayd check`: is the tree sound? The same code as the daemon's, offline and without side effects.
 
-Rule: without --env the report depends on the bytes of the tree alone: no clock, no network, no secret, no file but the
-tree's, and nothing is written. --base asks git for another commit; --env asks this machine, and says so.
+Rule: without --env the report depends on the bytes of the tree, and on which places the environment says the nodes
+permit (RELAYD_CREDENTIALS, RELAYD_ORIGINS, RELAYD_LOG_DIR): no clock, no network, no secret, no file but the tree's,
+and nothing is written. --base asks git for another commit; --env asks this machine, and says so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from relayd.cli.output import add_format, counted, print_report, say
 from relayd.cli.tree import UNSTABLE, add_directory, at_revision, folder_of, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff
-from relayd.config.environment import environment_problems
+from relayd.config.environment import environment_problems, place_problems
 from relayd.config.guard import held
 from relayd.config.problems.codes import explanations
 from relayd.config.problems.problem import Problem, in_order
@@ -119,6 +120,8 @@ def check(directory: Path, tree: Tree, args: argparse.Namespace) -> Checked:
     """Everything that was asked for. Raises: GitError."""
     compiled = compile_tree(tree.files, reading=tree.problems)
     problems = list(compiled.problems)
+    if compiled.snapshot is not None:
+        problems += place_problems(tree.files, compiled.snapshot, os.environ)
     plan = against(directory, compiled, args.base) if args.base is not None else None
     if plan and plan.held:
         message = f"the daemon would hold this change: {'; '.join(plan.held)}"

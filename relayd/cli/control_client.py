@@ -1,4 +1,4 @@
-"""Client of the control socket: how `reload`, `rollback`, `resume`, `status` and `diff` ask the running daemon.
+"""Client of the control socket: how `reload`, `rollback`, `resume`, `status` and other verbs ask the running daemon.
 
 Rule: plain sockets and JSON; the answer's meaning for scripts is the exit code.
 """
@@ -36,13 +36,18 @@ class DaemonRefused(Exception):
 def add_control(parser: argparse.ArgumentParser) -> None:
     """`--config`, `--control` and `--json`."""
     add_config(parser)
+    add_control_path(parser)
+    add_json(parser)
+
+
+def add_control_path(parser: argparse.ArgumentParser) -> None:
+    """`--control`."""
     parser.add_argument(
         "--control",
         metavar="PATH",
         default=os.environ.get("RELAYD_CONTROL", ""),
         help="the daemon's control socket (RELAYD_CONTROL; default: where the daemon of this tree puts it)",
     )
-    add_json(parser)
 
 
 def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """relayd explain: which account would serve a call, and why the others would not.
 
 Rule: the same decisions as for a real call, in the same order: the key, its client rule, endpoint and model; its
-limits; then the pool, with the accounts' health, `max_concurrency` and `pace` as the state store has them. Nothing is
-taken.
+limits; then the pool. The running daemon is asked, which knows its breakers, its node and what it runs; where none
+runs, the accounts' health, `max_concurrency` and `pace` are as the state store has them. Nothing is taken.
 """
 
 from __future__ import annotations
@@ -11,23 +11,19 @@ import argparse
 import datetime
 from typing import Any
 
-import msgspec
-
-from relayd.cli import add_config
-from relayd.cli.output import add_json, amount, print_json, say
-from relayd.cli.store import StateReader, add_state, now_ms, open_state
+from relayd.cli.control_client import DaemonRefused, NoDaemon, add_control, ask
+from relayd.cli.output import amount, print_json, say
+from relayd.cli.store import StateReader, add_state, load_health, now_ms, open_state
 from relayd.cli.tree import Stop, compiled, guarded, pick
-from relayd.config.model.scenario import Scenario
-from relayd.config.snapshot import ApiKey, ObjectId, Snapshot
+from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.balancing.eligibility import full_elsewhere
 from relayd.core.balancing.pool import Pool
-from relayd.core.dry_run import dry_run
+from relayd.core.explanation import ENDPOINTS, explanation
 from relayd.core.quota.limits import counting_terms, usage_document
 from relayd.core.quota.reservation import account_terms, shown_terms
-from relayd.state.contract import Gather, Gathered
 
-ENDPOINTS = ("messages", "count_tokens", "openai", "batches", "files")
 SERVED, NOT_SERVED = 0, 1
+LOOK = 10.0  # s to wait for the daemon
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--client", metavar="UA", default="", help="the client's User-Agent")
     parser.add_argument("--address", metavar="IP", default="", help="the client's address (default: a unix socket)")
     parser.add_argument("--endpoint", choices=ENDPOINTS, default="messages", help="what is called (default: messages)")
-    add_config(parser)
+    add_control(parser)
     add_state(parser)
-    add_json(parser)
     parser.epilog = "exit status: 0 an account would serve, 1 none would or something failed, 2 usage"
 
 
@@ -53,26 +48,16 @@ def explain(args: argparse.Namespace) -> int:
     if args.endpoint in ("messages", "count_tokens", "openai") and not args.model:
         raise Stop(f"--model is needed: a call of {args.endpoint} names one")
     now = now_ms() / 1000
-    outcome = dry_run(_scenario(args, now), snapshot)
-    refusal = outcome.refusal
+    asked = {name: getattr(args, name) for name in ("key", "model", "client", "address", "endpoint")}
+    answer = _of_daemon(args, asked)
     pool = Pool()
     pool.adopt(snapshot, now)
     unknown, limits = _look_up(args, snapshot, key, pool, now)
-    full = [row["limit_name"] for row in limits if _is_full(row)] if refusal is None else []
-    model = snapshot.relay.models.get(args.model, args.model)
-    reasons = pool.explain(snapshot, key.groups, model, now=now)
-    answer: dict[str, Any] = {
-        "served": refusal is None and not full and any(reason.ok for reason in reasons),
-        "key": key.id,
-        "model": args.model,
-        "sent_model": model,
-        "refusal": refusal and {"status": refusal.status, "message": refusal.message},
-        "accounts": [{"id": one.account, "serves": one.ok, "reason": one.text} for one in reasons],
-        "limits": list(outcome.limits),
-        "usage": limits,
-        "full": full,
-        "health": unknown or "as of the state store",
-    }
+    if answer is None:
+        answer = explanation(snapshot, pool, now=now, **asked)
+        answer["health"] = unknown or "as of the state store"
+    full = [row["limit_name"] for row in limits if _is_full(row)] if answer["refusal"] is None else []
+    answer |= {"served": answer["served"] and not full, "usage": limits, "full": full}
     if args.json:
         print_json(answer)
     else:
@@ -82,17 +67,16 @@ def explain(args: argparse.Namespace) -> int:
     return SERVED if answer["served"] else NOT_SERVED
 
 
-def _scenario(args: argparse.Namespace, now: float) -> Scenario:
-    return Scenario(
-        name="explain",
-        key=ObjectId(args.key),
-        client=args.client,
-        model=args.model,
-        endpoint=args.endpoint,
-        address=args.address,
-        time=datetime.datetime.fromtimestamp(now, datetime.UTC),
-        expect="allow",
-    )
+def _of_daemon(args: argparse.Namespace, asked: dict[str, str]) -> dict[str, Any] | None:
+    """What the running daemon says; None when none runs, or one that does not know this tree's key."""
+    try:
+        answer: dict[str, Any] = ask(args, patience=LOOK, verb="explain", **asked)["explanation"]
+    except NoDaemon:
+        return None
+    except DaemonRefused as error:
+        say(f"note: the daemon was not of use: {error}")
+        return None
+    return answer | {"health": "as the daemon has it"}
 
 
 def _look_up(
@@ -104,21 +88,11 @@ def _look_up(
     """
     try:
         with open_state(args, snapshot) as state:
-            _load_health(state, pool, now)
+            load_health(state, pool, now)
             _load_ceilings(state, snapshot, pool, now)
             return "", _limits(args, state, snapshot, key)
     except Stop as error:
         return f"the accounts' health is not known: {error}", []
-
-
-def _load_health(state: StateReader, pool: Pool, now: float) -> None:
-    """Take over what the daemons have noted of their accounts."""
-    answer = state.ask(Gather(topic="health"))
-    for note in answer.notes if isinstance(answer, Gathered) else ():
-        try:
-            pool.load_health(note.name, msgspec.json.decode(note.body, type=dict), now)
-        except msgspec.DecodeError:
-            continue
 
 
 def _load_ceilings(state: StateReader, snapshot: Snapshot, pool: Pool, now: float) -> None:

@@ -30,10 +30,9 @@ from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
 from relayd.config.secrets.account_kinds import OAUTH
 from relayd.config.secrets.api_keys import hint, mint
-from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.recipients import active_keys
 from relayd.config.secrets.seal import seal
-from relayd.config.secrets.sealed_fields import base_url_of, objects, realm_of, recipients_of, relay_table
+from relayd.config.secrets.sealed_fields import objects, recipients_of, relay_table, table_binding
 
 
 @attrs.frozen(kw_only=True)
@@ -134,7 +133,7 @@ def _plan(files: Files, accounts: Mapping[str, ImportedAccount], issued: list[Is
 
 
 def _account_file(files: Files, identity: str, account: ImportedAccount, groups: list[str]) -> str:
-    binding = account_binding(realm_of(files), identity, base_url_of(relay_table(files), dict(account.fields)))
+    binding = table_binding(relay_table(files), identity, dict(account.fields))
     value = seal(account.credential, binding, active_keys(recipients_of(files)))
     fields: dict[str, Value] = {**account.fields, "groups": list(groups)}
     return render_document(fields, {"credential": {"sealed": value}})

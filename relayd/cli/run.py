@@ -19,11 +19,29 @@ ENVIRONMENT = (
     ("RELAYD_ADMIN_LISTEN", "--admin-listen", 'admin listener instead of [admin].listen; "off" for none'),
     ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
     ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
+    ("RELAYD_STATE_PASSWORD_FILE", "", "file whose first line is that password, instead of [state].password_file"),
     (
         "RELAYD_IDENTITY",
         "--identity",
         "identity file that opens sealed secrets, several separated by colons; default: the systemd credential "
         "`identity`, else REALM.identity in $XDG_CONFIG_HOME/relayd (~/.config/relayd), else in /etc/relayd",
+    ),
+    (
+        "RELAYD_CREDENTIALS",
+        "",
+        "directories, separated by colons, in which the tree may name files with secrets; default: the directory of "
+        "systemd's credentials ($CREDENTIALS_DIRECTORY), /run/relayd, /etc/relayd/credentials",
+    ),
+    (
+        "RELAYD_ORIGINS",
+        "",
+        "origins, separated by commas, to which a credential in a file may be sent, besides the Claude API and this "
+        "machine",
+    ),
+    (
+        "RELAYD_LOG_DIR",
+        "",
+        "directory in which the tree may name the log's file; default: $LOGS_DIRECTORY (systemd), else /var/log/relayd",
     ),
     (
         "RELAYD_CONTROL",

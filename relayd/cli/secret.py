@@ -33,7 +33,7 @@ from relayd.cli.tree import (
 from relayd.config.edit.edits import add_recipient, remove_recipient, set_recipient_state
 from relayd.config.edit.toml_edit import set_value
 from relayd.config.edit.write import Files
-from relayd.config.secrets.binding import Binding, alert_binding, origin_of, totp_binding
+from relayd.config.secrets.binding import Binding, alert_binding, endpoint_of, origin_of, totp_binding
 from relayd.config.secrets.credential import why_unusable
 from relayd.config.secrets.identity import usual_identity, write_identity
 from relayd.config.secrets.recipients import SealError, SealFinding, active_keys, by_kid, check_recipients, parse_public
@@ -75,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--all", action="store_true", help="also values that do not need it")
     again.add_argument("--from-id", metavar="ID", help="the account's id that the value was sealed for")
     again.add_argument("--from-origin", metavar="URL", help="the base_url that the value was sealed for")
+    again.add_argument(
+        "--from-token-url", metavar="URL", help="the [oauth].token_url that the value was sealed for (kind oauth)"
+    )
     again.add_argument("--from-realm", metavar="REALM", help="the realm that the value was sealed for")
     add_admin_actions(actions)
     who = add_action(
@@ -288,6 +291,7 @@ def _moved(args: argparse.Namespace, binding: Binding) -> Binding:
         realm=args.from_realm or binding.realm,
         id=args.from_id or binding.id,
         origin=origin_of(args.from_origin) if args.from_origin and binding.origin else binding.origin,
+        token_url=endpoint_of(args.from_token_url) if args.from_token_url and binding.origin else binding.token_url,
     )
 
 

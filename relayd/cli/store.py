@@ -1,6 +1,7 @@
 """The state store on the command line: how verbs open it, and what it tells them of keys.
 
-Rule: only questions are asked, each in one short transaction of its own, so a daemon may run meanwhile. A store that
+Rule: each question is one short transaction of its own, so a daemon may run meanwhile; what is written is what a daemon
+would write (wake.py). A store that
 does not exist is not made: whoever asks for it looks in the wrong place, or has not started the daemon yet.
 """
 
@@ -15,14 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 
 from relayd.cli.output import say
 from relayd.cli.tree import Stop
 from relayd.config.snapshot import Snapshot
+from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import Term, day_of
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.daemon.paths import state_directory, state_password
-from relayd.state.contract import Answer, Op, Peek, Report, Reported, Store, StoreMisfit, StoreUnavailable, TermLevels
+from relayd.daemon.paths import state_directory, state_login
+from relayd.state.contract import (
+    Answer,
+    Gather,
+    Gathered,
+    Op,
+    Peek,
+    Report,
+    Reported,
+    Store,
+    StoreMisfit,
+    StoreUnavailable,
+    TermLevels,
+)
 from relayd.state.opening import open_store
 from relayd.state.report import days_between, totals_of
 
@@ -99,16 +114,26 @@ def open_state(args: argparse.Namespace, snapshot: Snapshot) -> Iterator[StateRe
         reader.store.close()
 
 
+def load_health(state: StateReader, pool: Pool, now: float) -> None:
+    """Tell a pool what the daemons have noted of their accounts. Raises: Stop."""
+    answer = state.ask(Gather(topic="health"))
+    for note in answer.notes if isinstance(answer, Gathered) else ():
+        try:
+            pool.load_health(note.name, msgspec.json.decode(note.body, type=dict), now)
+        except msgspec.DecodeError:
+            continue
+
+
 def _opened(args: argparse.Namespace, snapshot: Snapshot) -> StateReader:
-    url = args.state or snapshot.relay.state.url
     base: Path = args.config
-    _refuse_missing(url, base)
+    _refuse_missing(args.state or snapshot.relay.state.url, base)
     try:
+        url, password = state_login(args.state, snapshot.relay.state, os.environ)
         store = open_store(
             url,
             realm=snapshot.relay.realm,
             clock=now_ms,
-            password=_password(url, snapshot),
+            password=password,
             base=base,
             patience=PATIENCE,
         )
@@ -126,13 +151,6 @@ def _refuse_missing(url: str, base: Path) -> None:
             f"{path}: there is no state yet (the daemon makes it when it first runs;"
             " --state or RELAYD_STATE_URL name another place)"
         )
-
-
-def _password(url: str, snapshot: Snapshot) -> str:
-    """Raises: ValueError."""
-    if url.startswith("sqlite:"):
-        return ""
-    return state_password(snapshot.relay.state.password_file, os.environ)
 
 
 def _pending(url: str, base: Path) -> int:

@@ -32,6 +32,7 @@ from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity
 from relayd.config.secrets.sealed_fields import objects, realm_of
 from relayd.config.secrets.secret import Secret
+from relayd.config.secrets.secret_files import SecretFiles, secret_files
 from relayd.config.snapshot import NAME, Snapshot
 from relayd.config.source.git import commit_of, files_at
 from relayd.config.source.git_state import place_in_repository
@@ -200,8 +201,16 @@ def refuse_taken(files: Files, folder: str, name: str) -> None:
 
 def identities(args: argparse.Namespace) -> list[Identity]:
     """The identities of `--identity`, the environment or the usual places; maybe none."""
-    paths = identity_paths(args.identity, os.environ, realm_of(tree_files(args)))
-    return load_identities(paths, args.config, os.environ)
+    return load_identities(_identity_paths(args), args.config, os.environ)
+
+
+def permitted_files(args: argparse.Namespace) -> SecretFiles:
+    """Which files with secrets the tree may name on this machine. Raises: SealError."""
+    return secret_files(os.environ, kept=_identity_paths(args))
+
+
+def _identity_paths(args: argparse.Namespace) -> list[Path]:
+    return identity_paths(args.identity, os.environ, realm_of(tree_files(args)))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------

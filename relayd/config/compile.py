@@ -34,6 +34,7 @@ from relayd.config.model.tree_digest import CONFIG_KINDS, revision
 from relayd.config.model.values import Bad, name
 from relayd.config.problems.problem import ConfigError, Problem, in_order, is_error
 from relayd.config.rules import per_file
+from relayd.config.rules.credential_ways import credential_way_problems
 from relayd.config.rules.cross_file import Parsed, cross_file_problems
 from relayd.config.rules.lint import file_lint, tree_lint
 from relayd.config.rules.scenario import scenario_findings, scenario_problems
@@ -131,6 +132,7 @@ def compile_tree(
     problems += [
         *cross_file_problems(ours, now),
         *sealed_value_problems(ours),
+        *credential_way_problems(ours),
         *tree_lint(ours, now),
         *scenario_problems(ours),
     ]

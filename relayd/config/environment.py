@@ -21,7 +21,8 @@ from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity, open_sealed
 from relayd.config.secrets.sealed_fields import SealedField, realm_of, recipients_of, sealed_fields
 from relayd.config.secrets.secret import Secret
-from relayd.config.snapshot import KeyPath, Snapshot
+from relayd.config.secrets.secret_files import SecretFiles, secret_files
+from relayd.config.snapshot import Account, KeyPath, ObjectId, Snapshot
 from relayd.config.source.mounts import frozen_mounts
 
 
@@ -36,15 +37,49 @@ def environment_problems(
         identity: the --identity option; None when it was not given.
     """
     yield from mounts_of(tree)
-    yield from _files(files, snapshot)
-    fields = list(sealed_fields(files))
+    fields, paths = list(sealed_fields(files)), identity_paths(identity, environ, realm_of(files))
     try:
-        identities = load_identities(identity_paths(identity, environ, realm_of(files)), tree, environ)
+        yield from _files(files, snapshot, secret_files(environ, kept=paths))
+        identities = load_identities(paths, tree, environ)
     except SealError as error:
         yield Problem(code=error.code, file="", message=str(error))
         return
     for field in fields:
         yield from _opens(files, snapshot, field, identities)
+
+
+def place_problems(files: Mapping[str, bytes], snapshot: Snapshot, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """What the tree names of its nodes and may not: files outside their directories, origins for files' secrets.
+
+    Looks at no file. What the nodes permit is what this environment says, else the defaults.
+    """
+    relay = files["relay.toml"]
+    try:
+        places = secret_files(environ)
+    except SealError as error:
+        yield Problem(code="E-CREDENTIAL-ORIGIN", file="", message=str(error))
+        return
+    for file, content, path, name in _named_files(files, snapshot):
+        if why := places.why_not_named(name):
+            yield _document(file, content).problem("E-CREDENTIAL-FILE", path, f"{dotted(path)}: {why}")
+        elif file != "relay.toml" and (why := places.why_not_sent(_account_of(file, snapshot), snapshot.relay)):
+            yield _document(file, content).problem("E-CREDENTIAL-ORIGIN", path, f"{dotted(path)}: {why}")
+    if snapshot.relay.log.file and (why := why_not_logged(snapshot.relay.log.file, environ)):
+        yield _document("relay.toml", relay).problem("E-LOG-FILE", ("log", "file"), f"log.file: {why}")
+
+
+def log_directory(environ: Mapping[str, str]) -> Path:
+    """The node's directory of logs. Source: systemd.exec(5), LogsDirectory= (several are separated by colons)."""
+    by_systemd = environ.get("LOGS_DIRECTORY", "").partition(":")[0]
+    return Path(os.path.abspath(environ.get("RELAYD_LOG_DIR", "") or by_systemd or "/var/log/relayd"))
+
+
+def why_not_logged(name: str, environ: Mapping[str, str]) -> str:
+    """Why the log is not written to a file of that name, going by the name alone; "" when it may be."""
+    directory = log_directory(environ)
+    if Path(os.path.normpath(directory / name)).is_relative_to(directory):
+        return ""
+    return f"{name}: not in the directory of logs ({directory}; see RELAYD_LOG_DIR)"
 
 
 def mounts_of(tree: Path) -> list[Problem]:
@@ -55,23 +90,40 @@ def mounts_of(tree: Path) -> list[Problem]:
         return []
 
 
-def _files(files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[Problem]:
-    """Files of the node that the tree names."""
+def _named_files(files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[tuple[str, bytes, KeyPath, str]]:
+    """Files of secrets that the tree names: where (file, its content, path of the key), and the name."""
     for file, content in sorted(files.items()):
-        if file.startswith("accounts.d/"):
-            account = snapshot.accounts.get(file.rpartition("/")[2].removesuffix(".toml"))
-            if account is not None and account.credential.file:
-                yield from _readable(file, content, ("credential", "file"), account.credential.file)
+        if file.startswith("accounts.d/") and (name := _account_of(file, snapshot).credential.file):
+            yield file, content, ("credential", "file"), name
     relay = files["relay.toml"]
-    yield from _readable("relay.toml", relay, ("state", "password_file"), snapshot.relay.state.password_file)
-    for name, alert in snapshot.relay.alerts.items():
-        yield from _readable("relay.toml", relay, ("alerts", name, "url_file"), alert.url_file)
+    if snapshot.relay.state.password_file:
+        yield "relay.toml", relay, ("state", "password_file"), snapshot.relay.state.password_file
+    for alert, target in snapshot.relay.alerts.items():
+        if target.url_file:
+            yield "relay.toml", relay, ("alerts", alert, "url_file"), target.url_file
 
 
-def _readable(file: str, content: bytes, path: KeyPath, name: str) -> Iterator[Problem]:
+def _account_of(file: str, snapshot: Snapshot) -> Account:
+    return snapshot.accounts[ObjectId(file.rpartition("/")[2].removesuffix(".toml"))]
+
+
+def _files(files: Mapping[str, bytes], snapshot: Snapshot, places: SecretFiles) -> Iterator[Problem]:
+    """Files of the node that the tree names, and that cannot be read here."""
+    for file, content, path, name in _named_files(files, snapshot):
+        if places.why_not_named(name):
+            continue  # said without the environment
+        try:
+            credential = file != "relay.toml"
+            found = places.locate_credential(name, snapshot.relay.state.password_file) if credential else None
+            wrong = _unreadable(found or places.locate(name))
+        except ValueError as error:
+            wrong = str(error)
+        if wrong:
+            yield _document(file, content).problem("E-ENV-FILE", path, f"{dotted(path)}: {wrong}")
+
+
+def _unreadable(name: Path) -> str:
     """Whether a file is there, is one, holds something and lets us read it. It is opened, not only looked at."""
-    if not name:
-        return
     wrong = ""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -85,8 +137,7 @@ def _readable(file: str, content: bytes, path: KeyPath, name: str) -> Iterator[P
             wrong = "empty"
     except OSError as error:
         wrong = (error.strerror or str(error)).lower()
-    if wrong:
-        yield _document(file, content).problem("E-ENV-FILE", path, f"{dotted(path)}: {name}: {wrong}")
+    return f"{name}: {wrong}" if wrong else ""
 
 
 def _opens(

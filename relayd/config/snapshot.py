@@ -129,11 +129,17 @@ class Server:
         idle="one process serves in this version",
     )
     max_request_body: Size = key(Size(32 << 20), doc="Largest request body.", low=1024, high=1 << 30)
-    max_connections: int = key(10000, doc="Open client connections; more are answered 503 and closed.", low=1)
+    max_connections: int = key(
+        10000, doc="Open client connections, as far as descriptors allow; more are answered 503 and closed.", low=1
+    )
     max_concurrent_requests: int = key(0, doc="Calls in flight; over it 529 with retry-after. 0 = no limit.", low=0)
     rate: Rate = key(Rate(), doc="Requests of all keys together in a rolling window.")
     header_timeout: Seconds = key(Seconds(10.0), doc="For the whole request head.", low=0.1, high=3600)
     body_timeout: Seconds = key(Seconds(60.0), doc="Between bytes of a request body.", low=0.1, high=3600)
+    body_deadline: Seconds = key(Seconds(600.0), doc="For a whole request body.", low=0.1, high=86400)
+    body_memory: Size = key(
+        Size(0), doc="Request bodies held in memory at once, all together; 0 = a quarter of the memory there is.", low=0
+    )
     keep_alive_timeout: Seconds = key(
         Seconds(75.0), doc="For the next request on an open connection.", low=0, high=86400
     )
@@ -192,7 +198,12 @@ class State:
         reload=RESTART,
         form="state-url",
     )
-    password_file: str = key("", doc="Node-local file with the password.", reload=RESTART, form="path")
+    password_file: str = key(
+        "",
+        doc="File with the password in a directory of RELAYD_CREDENTIALS; a store elsewhere is named by the node.",
+        reload=RESTART,
+        form="path",
+    )
     on_outage: Literal["allow", "deny"] = key(
         "allow", doc='"allow" keeps serving, enforces locally and replays; "deny" answers 503.'
     )
@@ -213,6 +224,11 @@ class Upstream:
     base_url: Url = key(Url("https://api.anthropic.com"), doc="Origin and path prefix of the API.", reload=DRAIN)
     connect_timeout: Seconds = key(Seconds(10.0), doc="For name look-up, connect and TLS.", low=0.1, high=600)
     first_byte_timeout: Seconds = key(Seconds(300.0), doc="From the request sent to the first answer byte.", low=0.1)
+    plain_timeout: Seconds = key(
+        Seconds(600.0),
+        doc="The same for a message that does not stream: its head comes once all of it is written.",
+        low=0.1,
+    )
     idle_timeout: Seconds = key(Seconds(300.0), doc="Between bytes of an answer.", low=0.1)
     total_timeout: Seconds = key(Seconds(3600.0), doc="For the whole call.", low=0.1)
     max_attempts: int = key(3, doc="Accounts tried for one call.", low=1, high=20)
@@ -225,7 +241,9 @@ class Cooldown:
     overloaded: Seconds = key(Seconds(15.0), doc="After 529.", low=0)
     server_error: Seconds = key(Seconds(10.0), doc="After 5xx.", low=0)
     unreachable: Seconds = key(Seconds(10.0), doc="After a failed connection.", low=0)
-    auth: Seconds = key(Seconds(1800.0), doc="After 401 or 403 of the credential.", low=0)
+    auth: Seconds = key(
+        Seconds(1800.0), doc="After 401 or 403 of the credential, or a closed or unpaid account.", low=0
+    )
     rate_limited: Seconds = key(Seconds(60.0), doc="After 429 without retry-after or reset headers.", low=0)
 
 
@@ -322,7 +340,7 @@ class Alert:
     """[alerts.ID]: where alerts go."""
 
     url: str = key("", doc="Sealed webhook or Apprise URL.", secret=True, form="sealed")
-    url_file: str = key("", doc="Node-local file with the URL.", form="path")
+    url_file: str = key("", doc="File with the URL in a directory of RELAYD_CREDENTIALS.", form="path")
     format: Literal["json", "slack", "discord", "apprise"] = key("json", doc="Body of the webhook.")
     events: tuple[str, ...] = key((), doc="Which alerts; [] = all.")
 
@@ -333,7 +351,9 @@ class Log:
 
     level: Literal["debug", "info", "warning", "error"] = key("info", doc="Least severe line written.")
     format: Literal["json", "text"] = key("json", doc="One JSON object or one text line per event.")
-    file: str = key("", doc='A file, reopened on SIGUSR1; "" = standard error.', reload=RESTART)
+    file: str = key(
+        "", doc='A file in RELAYD_LOG_DIR, reopened on SIGUSR1; "" = standard error.', reload=RESTART, form="path"
+    )
     access: bool = key(True, doc="One line per call.")
 
 
@@ -351,6 +371,10 @@ class Policy:
     unknown_model_cost: Literal["allow", "deny"] = key(
         "allow", doc="What cost limits do with a model that has no price."
     )
+    readyz: Literal["node", "service", "draining"] = key(
+        "node",
+        doc="When /readyz is 503 besides draining: when this node alone cannot serve, when nobody can, or never.",
+    )
     on_revoke: Literal["finish", "cut"] = key("finish", doc="What a live stream of a revoked key does.", reload=REVOKE)
 
 
@@ -366,7 +390,7 @@ class Credential:
     """[credential]: the secret that relayd presents; sealed or in a node-local file, never in clear."""
 
     sealed: str = key("", doc="A sealed value, rlsec1...", secret=True, form="sealed")
-    file: str = key("", doc="Node-local file that holds the secret.", form="path")
+    file: str = key("", doc="File that holds the secret, in a directory of RELAYD_CREDENTIALS.", form="path")
 
 
 @attrs.frozen(kw_only=True)

@@ -22,8 +22,9 @@ from typing import Any
 
 import attrs
 
-from relayd.config.secrets.binding import Binding, account_binding
+from relayd.config.secrets.binding import Binding, credential_binding
 from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import Account, Relay
 
 SHARE = 0.8  # of a token's life after which it is refreshed, so that a provider may be away for the rest
 JITTER = 0.05  # share of the life by which nodes differ, so that they do not all ask for the lock at one instant
@@ -266,9 +267,9 @@ def note_name(realm: str, account: str, seed: Secret) -> str:
     return f"{account}/{fingerprint(realm, account, seed)}"
 
 
-def runtime_binding(realm: str, account: str, base_url: str) -> Binding:
+def runtime_binding(account: Account, relay: Relay) -> Binding:
     """What run-time tokens are sealed for: the place of the seed, with a field of its own. Raises: SealError."""
-    return attrs.evolve(account_binding(realm, account, base_url), field="credential.runtime")
+    return attrs.evolve(credential_binding(account, relay), field="credential.runtime")
 
 
 def write_note(note: StoredTokens, name: str, seed: Secret) -> str:

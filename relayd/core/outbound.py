@@ -16,20 +16,33 @@ from relayd.core.access.permissions import Plan
 from relayd.wire.http import HeaderPairs, Headers, end_to_end, header_pairs
 from relayd.wire.peek import replace_model
 
-# Answers: what describes the operator's account, not the client's key.
-DROP_RESPONSE = frozenset({b"set-cookie", b"anthropic-organization-id", b"content-length", b"relayd-request-id"})
-_ACCOUNT_LIMITS = (b"anthropic-ratelimit-", b"anthropic-priority-")
+# Answers: what describes the operator's account and not the client's key, echoes of the request's credential, and what
+# speaks for an origin or a hop (RFC 9110 section 7.6.3, RFC 7838, RFC 6797, the Fetch standard), which are ours here.
+DROP_RESPONSE = frozenset(
+    {
+        b"set-cookie", b"set-cookie2", b"anthropic-organization-id", b"content-length", b"relayd-request-id",
+        b"x-api-key", b"authorization", b"cookie", b"www-authenticate", b"authentication-info",
+        b"via", b"alt-svc", b"alt-used", b"strict-transport-security", b"clear-site-data", b"report-to",
+        b"reporting-endpoints", b"nel", b"refresh",
+    }
+)  # fmt: skip
+_DROP_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"access-control-", b"relayd-")
 
 
 @attrs.frozen(kw_only=True)
 class Outbound:
-    """A request for an upstream. `repr` shows no header value: one of them is the credential."""
+    """A request for an upstream. `repr` shows no header value: one of them is the credential.
+
+    Args:
+        credential: as it stands in the headers; b"" for none. An answer may echo it, and must not show it to a client.
+    """
 
     method: str
     base_url: str
     target: str  # path and query, to stand behind base_url
     headers: HeaderPairs = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
+    credential: bytes = attrs.field(default=b"", repr=False)
     sent_model: str = ""
 
 
@@ -45,20 +58,31 @@ def prepare(plan: Plan, account: Account, base_url: str, credential: Secret, cli
     sent = account.model_map.get(plan.model, plan.model)
     body = call.body if sent == call.model else replace_model(call.body, sent)
     pairs = [*client, (b"accept-encoding", b"identity")]
-    _present(ACCOUNT_KINDS[account.kind], credential, pairs)
+    presented = _present(ACCOUNT_KINDS[account.kind], credential, pairs)
     if account.headers:
         constant = header_pairs(account.headers.items())
         names = {name for name, _ in constant}
         pairs = [pair for pair in pairs if pair[0] not in names] + constant
     target = f"{call.path}?{call.query}" if call.query else call.path
-    return Outbound(method=call.method, base_url=base_url, target=target, headers=pairs, body=body, sent_model=sent)
+    return Outbound(
+        method=call.method,
+        base_url=base_url,
+        target=target,
+        headers=pairs,
+        body=body,
+        credential=presented,
+        sent_model=sent,
+    )
 
 
-def _present(kind: AccountKind, credential: Secret, pairs: HeaderPairs) -> None:
+def _present(kind: AccountKind, credential: Secret, pairs: HeaderPairs) -> bytes:
+    """Put the credential in. Returns: its bytes, b"" for none."""
+    presented = credential.reveal().encode("ascii") if kind.has_credential else b""
     if kind.has_credential:
-        pairs.append((kind.header, kind.scheme + credential.reveal().encode("ascii")))
+        pairs.append((kind.header, kind.scheme + presented))
     if kind.beta:
         _add_beta(pairs, kind.beta)
+    return presented
 
 
 def _add_beta(pairs: HeaderPairs, wanted: bytes) -> None:
@@ -73,5 +97,5 @@ def _add_beta(pairs: HeaderPairs, wanted: bytes) -> None:
 
 
 def answer_headers(headers: Headers) -> HeaderPairs:
-    """An upstream's end-to-end headers, without what describes the operator's account."""
-    return [pair for pair in end_to_end(headers, DROP_RESPONSE) if not pair[0].startswith(_ACCOUNT_LIMITS)]
+    """An upstream's end-to-end headers that are for the client: see DROP_RESPONSE."""
+    return [pair for pair in end_to_end(headers, DROP_RESPONSE) if not pair[0].startswith(_DROP_PREFIXES)]

@@ -17,24 +17,29 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from relayd.config.secrets.secret_files import SecretFiles, secret_files
 from relayd.config.snapshot import Server, Snapshot
+from relayd.core.access.body_budget import BodyBudget
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
 from relayd.core.quota.prices import shipped
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.credentials import Credentials
+from relayd.daemon.accounts.node_defects import NodeDefects, find_defects
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.admin.app import AdminApp
 from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.control_socket import ControlSocket
+from relayd.daemon.admin.service_watch import ServiceWatch
 from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.capacity import ADMIN_CONNECTIONS, client_connections, descriptors, memory
 from relayd.daemon.log import AccessLog, Output
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, OpenSockets, admin_addresses, public_addresses
-from relayd.daemon.paths import generation_store, state_password
+from relayd.daemon.paths import generation_store, state_login
 from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.build import build_proxy
 from relayd.daemon.proxy.health_checks import HealthChecks
@@ -53,9 +58,13 @@ from relayd.daemon.store.state_client import StateClient, open_state
 from relayd.daemon.systemd import ReloadNotices, notify
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from relayd.config.secrets.seal import Identity
 
 log = logging.getLogger("relayd")
+
+FEW_CONNECTIONS = 1000  # where descriptors leave room for fewer, an operator should raise the limit
 
 
 @attrs.frozen(kw_only=True)
@@ -89,7 +98,6 @@ class Foundation:
     """What the other parts are built on. It holds no config, so that the first one is freed when it is replaced.
 
     Args:
-        unopened: accounts whose secret cannot be had.
         state_url: this node's own, or the tree's.
         started: Unix time, s.
     """
@@ -104,7 +112,6 @@ class Foundation:
     pool: Pool
     upstreams: Upstreams
     credentials: Credentials
-    unopened: frozenset[str]
     state_url: str
     rng: random.Random
     started: float
@@ -126,9 +133,15 @@ def build(
     base = lay_foundation(node, start.snapshot, reader, sockets, output, access)
     state = make_state(base)
     keeper = make_keeper(base, state)
+    defects = make_defects(base, keeper)
     call_metrics = CallMetrics()
-    app = make_app(base, state, keeper, call_metrics)
-    server = HttpServer(app, base.server_settings)
+    watch = make_service_watch(base, state)
+    app = make_app(base, state, keeper, call_metrics, watch)
+    room = client_connections(descriptors())
+    wanted = start.snapshot.relay.server.max_connections
+    if room < min(wanted, FEW_CONNECTIONS):
+        log.warning("server.descriptors", extra={"max_connections": wanted, "room": room, "descriptors": descriptors()})
+    server = HttpServer(app, base.server_settings, most=room)
 
     record = start.record(base.started)
     cluster = make_cluster(base, state, record, app)
@@ -136,13 +149,13 @@ def build(
     inspector = make_inspector(base, start)
     watcher = make_watcher(base, queue, inspector) if node.watch else None
 
-    sources = make_sources(base, record, watcher, server, cluster, state, call_metrics, app)
+    sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app)
     admin_app = AdminApp(queue=queue, sources=sources, wall=time.time, new_id=new_id)
-    admin_server = HttpServer(admin_app, base.server_settings)
+    admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
 
     history = History(generation_store(base.state_url, node.tree, node.own))
     listeners = make_listeners(base, server, admin_server)
-    reloader = make_reloader(base, record, queue, inspector, listeners, history)
+    reloader = make_reloader(base, record, queue, inspector, listeners, history, defects)
     keep = HistoryKeeper(record=record, live=base.live, history=history, wall=time.time, proof=node.pace.proof)
     return Daemon(
         node=node,
@@ -157,7 +170,9 @@ def build(
         admin_server=admin_server,
         health_checks=make_health_checks(base, keeper),
         queue=queue,
-        reload=ReloadTasks(reloader=reloader, record=record, keeper=keep, cluster=cluster, watcher=watcher),
+        reload=ReloadTasks(
+            reloader=reloader, record=record, keeper=keep, cluster=cluster, watcher=watcher, defects=defects
+        ),
         sources=sources,
         control=make_control_socket(base, queue, history, sources),
     )
@@ -166,16 +181,13 @@ def build(
 def lay_foundation(
     node: NodeSettings, snapshot: Snapshot, reader: TreeReader, sockets: OpenSockets, output: Output, access: AccessLog
 ) -> Foundation:
-    """The running config, who we are upstream, and whose health is known. Warns of what this node cannot have."""
+    """The running config, who we are upstream, and whose health is known."""
     from relayd.config.environment import mounts_of
 
     for problem in mounts_of(node.tree):
         log.warning("tree.frozen", extra={"reason": problem.message, "hint": problem.hint})
     started = time.time()
-    credentials = Credentials(load_identities(node, snapshot.relay.realm))
-    unopened = credentials.problems(snapshot)
-    for account, why in unopened.items():
-        log.warning("account.no_credential", extra={"account": account, "why": why})
+    credentials = Credentials(load_identities(node, snapshot.relay.realm), permitted_files(node, snapshot.relay.realm))
     pool = Pool()
     pool.adopt(snapshot, started)
     live = Live(snapshot)
@@ -190,7 +202,6 @@ def lay_foundation(
         pool=pool,
         upstreams=Upstreams(shared_context, time.time),
         credentials=credentials,
-        unopened=frozenset(unopened),
         state_url=node.state_url or snapshot.relay.state.url,
         rng=random.Random(secrets.randbits(64)),
         started=started,
@@ -198,15 +209,27 @@ def lay_foundation(
 
 
 def load_identities(node: NodeSettings, realm: str) -> Sequence[Identity]:
-    """This node's identities, read anew. Raises: SealError."""
-    from relayd.config.secrets import identity  # it brings cryptography, which a tree without sealed values can spare
-
-    paths = identity.identity_paths(node.identity, os.environ, realm)
-    found = identity.load_identities(paths, node.tree, os.environ)
+    """This node's identities, read anew, and logged. Raises: SealError."""
+    paths, found = read_identities(node, realm)
     if found:
         kids = [one.public.kid for one in found]
         log.info("identity.loaded", extra={"files": [str(path) for path in paths], "kids": kids})
     return found
+
+
+def read_identities(node: NodeSettings, realm: str) -> tuple[Sequence[Path], Sequence[Identity]]:
+    """This node's identities, read anew, and their files. Raises: SealError."""
+    from relayd.config.secrets import identity  # it brings cryptography, which a tree without sealed values can spare
+
+    paths = identity.identity_paths(node.identity, os.environ, realm)
+    return paths, identity.load_identities(paths, node.tree, os.environ)
+
+
+def permitted_files(node: NodeSettings, realm: str) -> SecretFiles:
+    """Which files with secrets the tree may name on this node. Raises: SealError."""
+    from relayd.config.secrets.identity import identity_paths
+
+    return secret_files(os.environ, kept=identity_paths(node.identity, os.environ, realm))
 
 
 # --- calls
@@ -215,9 +238,10 @@ def load_identities(node: NodeSettings, realm: str) -> Sequence[Identity]:
 def make_state(base: Foundation) -> StateClient:
     """Where calls are counted, and nodes tell each other what they know."""
     live, relay = base.live, base.live.snapshot.relay
+    url, password = state_login(base.node.state_url, relay.state, os.environ)
     return open_state(
-        url=base.state_url,
-        password=state_password(relay.state.password_file, os.environ),
+        url=url,
+        password=password,
         realm=relay.realm,
         base=base.node.tree,
         own=base.node.own,
@@ -244,7 +268,28 @@ def make_keeper(base: Foundation, state: StateClient) -> OAuthKeeper:
     )
 
 
-def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics) -> PublicApp:
+def make_defects(base: Foundation, keeper: OAuthKeeper) -> NodeDefects:
+    """What this node cannot use, known before the first call comes."""
+    defects = NodeDefects(
+        live=base.live,
+        pool=base.pool,
+        credentials=base.credentials,
+        credential=keeper.of,
+        identities=partial(read_identities, base.node, base.live.snapshot.relay.realm),
+        wall=time.time,
+    )
+    defects.tell(find_defects(base.credentials, base.live.snapshot))
+    return defects
+
+
+def make_service_watch(base: Foundation, state: StateClient) -> ServiceWatch:
+    """Whether calls are served here, for status, metrics and /readyz."""
+    return ServiceWatch(live=base.live, pool=base.pool, state=state.main, defects=base.pool.defects, wall=time.time)
+
+
+def make_app(
+    base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics, watch: ServiceWatch
+) -> PublicApp:
     """Serves calls; the receipt of each goes to the metrics and to the access log."""
 
     def record(receipt: Receipt) -> None:
@@ -261,9 +306,11 @@ def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_met
         keeper=keeper,
         record=record,
         known_models=shipped,
+        bodies=BodyBudget(memory()),
         wall=time.time,
         new_id=new_id,
         rng=base.rng,
+        unready=watch.unready,
     )
 
 
@@ -347,13 +394,13 @@ def make_reloader(
     inspector: Inspector,
     listeners: Sequence[Listener],
     history: History,
+    defects: NodeDefects,
 ) -> Reloader:
     """Changes the running config, and tells every part that keeps something of it."""
     preparation = Preparation(
         listeners=listeners,
         credentials=base.credentials,
         identities=partial(load_identities, base.node, base.live.snapshot.relay.realm),
-        unopened=base.unopened,
     )
     adoption = Adoption(
         pool=base.pool,
@@ -370,6 +417,7 @@ def make_reloader(
         inspector=inspector,
         preparation=preparation,
         adoption=adoption,
+        defects=defects,
         history=history,
         notices=ReloadNotices(send=notify, monotonic=lambda: time.monotonic_ns() // 1000),
         wall=time.time,
@@ -385,7 +433,7 @@ def make_sources(
     watcher: Watcher | None,
     server: HttpServer,
     cluster: Cluster,
-    state: StateClient,
+    watch: ServiceWatch,
     call_metrics: CallMetrics,
     app: PublicApp,
 ) -> StatusSources:
@@ -399,7 +447,7 @@ def make_sources(
         server=server,
         credentials=base.credentials,
         cluster=cluster,
-        state=state.main,
+        service=watch,
         call_metrics=call_metrics,
         node=base.node.node,
         tree=str(base.node.tree.absolute()),

@@ -192,9 +192,14 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
     return entry
 
 
-def open_log(settings: Log) -> tuple[Output, AccessLog]:
-    """Set up the root logger and the access log. Raises: OSError when the file cannot be opened."""
-    output = Output(Path(settings.file) if settings.file else None)
+def open_log(settings: Log, path: Path | None = None) -> tuple[Output, AccessLog]:
+    """Set up the root logger and the access log.
+
+    Args:
+        path: of its file (`paths.log_file`); None for standard error.
+    Raises: OSError when the file cannot be opened.
+    """
+    output = Output(path)
     access = AccessLog(output, settings.format)
     set_log(settings, output, access)
     logging.captureWarnings(True)

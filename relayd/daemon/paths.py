@@ -9,6 +9,11 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from relayd.config.environment import log_directory, why_not_logged
+from relayd.config.rules.credential_ways import is_remote
+from relayd.config.secrets.secret_files import secret_files
+from relayd.config.snapshot import State
+
 SOCKET = "relayd.sock"
 MAX_PATH = 107  # bytes of a socket's path: 108 with its NUL (unix(7))
 SYSTEM = Path("/run/relayd") / SOCKET  # RuntimeDirectory=relayd of the unit
@@ -55,20 +60,59 @@ def state_directory(url: str, base: Path, own: str = "") -> Path:
     return Path(own) if own else base / "var"
 
 
+def state_login(node_url: str, state: State, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The state store's URL and password.
+
+    Args:
+        node_url: this node's own, "" for the tree's.
+    Raises: ValueError when the password cannot be read, or would be sent to another machine that only the tree names;
+        SealError.
+    """
+    url = node_url or state.url
+    password = "" if url.startswith("sqlite:") else state_password(state.password_file, environ)
+    if password and not node_url and is_remote(url):
+        raise ValueError(
+            "relay.toml: state.url: the password would be sent to another machine that only the tree names"
+            " (set RELAYD_STATE_URL on this node)"
+        )
+    return url, password
+
+
 def state_password(password_file: str, environ: Mapping[str, str]) -> str:
-    """The state store's password: RELAYD_STATE_PASSWORD, else the first line of the file that the tree names.
+    """The state store's password: RELAYD_STATE_PASSWORD, else the first line of RELAYD_STATE_PASSWORD_FILE, else that
+    of the file that the tree names, in a directory that this node permits.
 
     Args:
         password_file: `[state].password_file`, "" for none.
-    Raises: ValueError when the file cannot be read.
+    Raises: ValueError when the file cannot be read; SealError.
     """
-    if "RELAYD_STATE_PASSWORD" in environ or not password_file:
+    own = environ.get("RELAYD_STATE_PASSWORD_FILE", "")
+    if "RELAYD_STATE_PASSWORD" in environ or not (own or password_file):
         return environ.get("RELAYD_STATE_PASSWORD", "")
+    what = "RELAYD_STATE_PASSWORD_FILE" if own else "relay.toml: state.password_file"
     try:
-        return Path(password_file).read_text(encoding="utf-8").partition("\n")[0].strip()
+        path = Path(own) if own else secret_files(environ).locate(password_file)
+        return path.read_text(encoding="utf-8").partition("\n")[0].strip()
     except OSError as error:
-        why = (error.strerror or "").lower()
-        raise ValueError(f"relay.toml: state.password_file: {password_file}: {why}") from None
+        raise ValueError(f"{what}: {own or password_file}: {(error.strerror or '').lower()}") from None
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
+def log_file(name: str, environ: Mapping[str, str]) -> Path | None:
+    """Where the log is written: `[log].file` in this node's directory of logs; None for standard error.
+
+    Raises: ValueError for a file that lies elsewhere, or leads there.
+    """
+    if not name:
+        return None
+    if why := why_not_logged(name, environ):
+        raise ValueError(f"relay.toml: log.file: {why}")
+    directory = log_directory(environ)
+    path = (directory / name).resolve()
+    if not path.is_relative_to(directory.resolve()):
+        raise ValueError(f"relay.toml: log.file: {name}: leads out of {directory}")
+    return path
 
 
 def generation_store(state_url: str, tree: Path, own: str = "") -> Path:

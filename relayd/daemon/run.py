@@ -22,9 +22,11 @@ import trio
 from relayd import __version__
 from relayd.config.problems.report import as_text
 from relayd.daemon.build import Daemon, build, tree_reader
+from relayd.daemon.capacity import raise_descriptor_limit
 from relayd.daemon.log import open_log
 from relayd.daemon.net.listen import address_text, sockets_of
 from relayd.daemon.node import NodeSettings, open_sockets
+from relayd.daemon.paths import log_file
 from relayd.daemon.reload.boot import NoStart, Start, find_start
 from relayd.daemon.signals import EarlySignals
 from relayd.daemon.systemd import notify, tell_watchdog
@@ -40,6 +42,7 @@ def run(node: NodeSettings) -> int:
     early = EarlySignals()
     early.install()
     keep_no_core()
+    raise_descriptor_limit()
     daemon = make_daemon(node)
     if isinstance(daemon, int):
         return daemon
@@ -58,7 +61,12 @@ def make_daemon(node: NodeSettings) -> Daemon | int:
     if isinstance(start, NoStart):
         return EX_CONFIG
     try:
-        output, access = open_log(start.snapshot.relay.log)
+        path = log_file(start.snapshot.relay.log.file, os.environ)
+    except ValueError as error:
+        say(f"relayd: {error}")
+        return EX_CONFIG
+    try:
+        output, access = open_log(start.snapshot.relay.log, path)
         sockets = open_sockets(node, start.snapshot)
     except (OSError, ValueError) as error:
         say(f"relayd: {error}")

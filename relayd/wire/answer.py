@@ -4,13 +4,18 @@ Rule: unknown events, blocks and fields are skipped, never an error: the API add
 cannot be read is `Garbled`.
 
 Theory: each event name has its own typed decoder, so that one pass of msgspec both checks and picks what is wanted.
+JSON escapes a character beyond the basic plane in two halves, and a stream may be cut between them. msgspec refuses a
+half, so only then the slower way is taken: the first half is held back until the delta that has the second.
 Source: API docs, "Messages", "Streaming".
 """
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
+import attrs
 import msgspec
 
 from relayd.wire.sse import Event
@@ -177,10 +182,24 @@ _events: dict[str, msgspec.json.Decoder[Any]] = {
     "message_stop": msgspec.json.Decoder(MessageStop),
     "error": msgspec.json.Decoder(ErrorEvent),
 }
+# Any escape, so that an escaped backslash is not taken for the start of another; lone halves by name.
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
 _kind = msgspec.json.Decoder(_Tagged)
 _block = msgspec.json.Decoder(ContentBlock)
 _message = msgspec.json.Decoder(Message)
 _error = msgspec.json.Decoder(ErrorEvent)
+
+
+def event_name(event: Event) -> str:
+    """An event's name, else the `type` in its data; "" for one that has neither."""
+    if event.name:
+        return event.name
+    try:
+        return _kind.decode(event.data).type
+    except NOT_JSON:
+        return ""
 
 
 def read_event(event: Event) -> StreamEvent | None:
@@ -198,6 +217,49 @@ def read_event(event: Event) -> StreamEvent | None:
         raise Garbled(f"the upstream sent an event that cannot be read ({type(error).__name__})") from None
 
 
+@attrs.define
+class EventReader:
+    """`read_event` for one stream, with characters put together that were split over two deltas."""
+
+    _halves: dict[int, str] = attrs.field(factory=dict)  # first halves that wait for the second, by block
+
+    def read(self, event: Event) -> StreamEvent | None:
+        """See read_event."""
+        try:
+            said = read_event(event)
+        except Garbled:
+            said = _split_delta(event)
+            if said is None:
+                raise
+            self._halves.setdefault(said.index, "")
+        if self._halves and isinstance(said, BlockDelta) and said.index in self._halves:
+            self._join(said.delta, said.index)
+        return said
+
+    def _join(self, delta: Delta, index: int) -> None:
+        for name in ("text", "thinking", "partial_json"):
+            piece = getattr(delta, name)
+            if piece is None:
+                continue
+            piece = self._halves.pop(index, "") + piece
+            if "\ud800" <= piece[-1:] <= "\udbff":
+                self._halves[index], piece = piece[-1], piece[:-1]
+            setattr(delta, name, piece.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+
+
+def _split_delta(event: Event) -> BlockDelta | None:
+    """A delta with half a character in it; None when it is unreadable for another reason."""
+    try:
+        return msgspec.convert(json.loads(event.data), BlockDelta)
+    except (ValueError, *NOT_JSON):
+        return None
+
+
+def _whole_characters(data: bytes) -> bytes:
+    """JSON in which each half of a character is U+FFFD."""
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found.lastgroup == "half" else found.group(), data)
+
+
 def read_block(raw: msgspec.Raw) -> ContentBlock | None:
     """A content block; None when it is of no kind that another dialect has. Raises: Garbled."""
     try:
@@ -208,13 +270,18 @@ def read_block(raw: msgspec.Raw) -> ContentBlock | None:
 
 def read_message(body: bytes) -> Message:
     """A whole message. Raises: Garbled for anything else."""
+    message = _message_in(body) or _message_in(_whole_characters(body))
+    if message is None:
+        raise Garbled("the upstream's answer is not a message of the Claude API")
+    return message
+
+
+def _message_in(body: bytes) -> Message | None:
     try:
-        if _kind.decode(body).type == "message":
-            message: Message = _message.decode(body)
-            return message
+        message: Message | None = _message.decode(body) if _kind.decode(body).type == "message" else None
+        return message
     except NOT_JSON:
-        pass
-    raise Garbled("the upstream's answer is not a message of the Claude API")
+        return None
 
 
 def read_error(body: bytes) -> ApiError | None:

@@ -35,7 +35,7 @@ class Call:
         fast: the body asks for a `speed`, which may have its price.
         wide: bytes that the body has more than characters (peek.wide_bytes); they hold more tokens.
         user_id: `metadata.user_id`, where the body gives one.
-        conversation: what ties this call to earlier ones of the same key (a session id or a hash); "" unknown.
+        session: the client's own name for the conversation, where the body gives one beside `user_id`.
         body: the bytes for the upstream, as Claude API JSON (translated where the dialect is not native).
         reply_hints: what the dialect's translator must know of the request; nobody else reads it.
     """
@@ -52,7 +52,7 @@ class Call:
     fast: bool = False
     wide: int = 0
     user_id: str = ""
-    conversation: str = ""
+    session: str = ""
     body: bytes = attrs.field(default=b"", repr=False)
     reply_hints: object | None = attrs.field(default=None, repr=False)
 
@@ -89,6 +89,13 @@ class Translator(Protocol):
 
     def finish(self) -> bytes:
         """The upstream's stream ended; what is still owed to the client. An unfinished message yields an error."""
+        ...
+
+    def unsigned(self, body: bytes) -> bytes | None:
+        """The request again without the thinking of earlier answers, for an upstream that refuses its signatures.
+
+        The client is told so. None when there is no thinking in it.
+        """
         ...
 
     def fail(self, refusal: Refusal) -> bytes:

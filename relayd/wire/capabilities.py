@@ -3,7 +3,8 @@
 Rule: the native route never asks here. The table is capabilities.toml beside this file, with its sources.
 
 Theory: a model that has no row is new (or another vendor's name for one), so it is given what the newest models take.
-Older rules would send it parameters that it refuses; the newest rules at worst leave one out, and say so.
+Older rules would send it parameters that it refuses; the newest rules at worst leave one out, and say so. Where the
+newest models take something more, what all models take is sent.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Capabilities:
     structured: bool
     thinking: Literal["none", "budget", "adaptive", "always"]
     effort: tuple[str, ...]
+    prefill: bool
+    system_turns: bool
     known: bool = True  # False: the model has no row, and the newest one's stands in
 
 
@@ -41,10 +44,8 @@ def _load() -> dict[str, Capabilities]:
     for name, row in table["models"].items():
         own = {key: value for key, value in row.items() if key != "like"}
         rows[name] = {**(rows[row["like"]] if "like" in row else {}), **own}
-    return {
-        name: Capabilities(**{**row, "effort": tuple(row["effort"]), "known": name != "newest"})
-        for name, row in rows.items()
-    }
+    rows["newest"] = {**rows["newest"], "known": False, "system_turns": False}
+    return {name: Capabilities(**{**row, "effort": tuple(row["effort"])}) for name, row in rows.items()}
 
 
 _ROWS = _load()

@@ -3,10 +3,11 @@
 Rule: read-only and forgiving: a body that cannot be read has no conversation, and the upstream says what is wrong with
 it. What is taken from a client is bounded in length.
 
-Theory: a client that names its session is believed (`metadata.user_id` as Claude Code writes it, or a session header).
-Else the conversation is what stays the same while it grows: system prompt, tools and the first message of the user.
-The last is needed, since every conversation of one program has the same prompt and tools. `cache_control` is left out
-of it: clients move that mark to the newest message, so that the first one changes after its turn.
+Theory: a client that names its session is believed (`metadata.user_id` as Claude Code writes it, a session header, or
+`prompt_cache_key`). Else the conversation is what stays the same while it grows: system prompt, tools and the first
+message of the user. The last is needed, since every conversation of one program has the same prompt and tools.
+`cache_control` is left out of it: clients move that mark to the newest message, so that the first one changes after its
+turn. All dialects are known by the body that goes upstream, so that they agree.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ import msgspec
 
 from relayd.wire.http import Headers
 
-# Headers in which clients name their session, the surest first. Seen in Claude Code, Codex and gateways for both.
+# Headers in which clients name their session, the surest first. Seen in Claude Code, Codex, opencode, Open WebUI and
+# gateways; a gateway's own comes last, since it may be one for many conversations.
 _SESSION_HEADERS = {
     b"x-claude-code-session-id": 0,
     b"session-id": 1,
     b"session_id": 2,
-    b"x-session-id": 3,
-    b"thread-id": 4,
-    b"x-conversation-id": 5,
+    b"x-opencode-session": 3,
+    b"x-openwebui-chat-id": 4,
+    b"x-session-id": 5,
+    b"thread-id": 6,
+    b"x-conversation-id": 7,
+    b"x-litellm-session-id": 8,
 }
 _OLD_MARK = "_session_"
 # Shorter "sessions" ("default", "null", "1") do not name one conversation.
@@ -44,6 +49,13 @@ class _Turn(msgspec.Struct):
     content: msgspec.Raw = msgspec.Raw()
 
 
+class _Tool(msgspec.Struct):
+    type: msgspec.Raw = msgspec.Raw()
+    name: msgspec.Raw = msgspec.Raw()
+    description: msgspec.Raw = msgspec.Raw()
+    input_schema: msgspec.Raw = msgspec.Raw()
+
+
 class _Body(msgspec.Struct):
     system: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
@@ -60,9 +72,10 @@ class _Block(msgspec.Struct):
 _session = msgspec.json.Decoder(_Session)
 _body = msgspec.json.Decoder(_Body)
 _words = msgspec.json.Decoder(str | list[_Block])
+_tools = msgspec.json.Decoder(list[_Tool])
 
 
-def conversation(headers: Headers, body: bytes, metadata_user_id: str) -> str:
+def conversation(headers: Headers, body: bytes, metadata_user_id: str, named: str = "") -> str:
     """A name for the conversation, of at most 130 characters; "" when there is nothing to tell it by.
 
     It is not scoped: two clients may come to the same name (core/balancing/affinity.py scopes it to the API key).
@@ -70,10 +83,13 @@ def conversation(headers: Headers, body: bytes, metadata_user_id: str) -> str:
     Args:
         body: of a Messages call.
         metadata_user_id: `metadata.user_id` where that is text, else "".
+        named: what the client calls the conversation elsewhere in its body (`prompt_cache_key`), else "".
     """
-    session = session_of(metadata_user_id) or _header_session(headers)
-    if len(session) >= _SHORTEST:
-        return "s:" + (session if _PLAIN_NAME.fullmatch(session) else _digest(session.encode("utf-8", "surrogatepass")))
+    for session in (session_of(metadata_user_id) or _header_session(headers), named):
+        if _PLAIN_NAME.fullmatch(session):
+            return f"s:{session}"
+        if len(session) >= _SHORTEST:
+            return "s:" + _digest(session.encode("utf-8", "surrogatepass"))
     return _opening(body)
 
 
@@ -106,7 +122,7 @@ def _opening(body: bytes) -> str:
     if first is None:
         return ""
     digest = hashlib.blake2b(digest_size=16)
-    for piece in (*_said(start.system), b"\0", memoryview(start.tools), b"\0", *_said(first)):
+    for piece in (*_said(start.system), b"\0", *_offered(start.tools), b"\0", *_said(first)):
         digest.update(len(piece).to_bytes(8, "big"))
         digest.update(piece[:_START])
         digest.update(piece[_START:][-_END:])
@@ -130,6 +146,19 @@ def _said(content: msgspec.Raw) -> list[bytes | memoryview]:
         else:
             pieces += [block.type.encode("utf-8", "surrogatepass"), memoryview(block.source), memoryview(block.content)]
     return pieces
+
+
+def _offered(tools: msgspec.Raw) -> list[bytes | memoryview]:
+    """The `tools` without their marks."""
+    if not memoryview(tools):
+        return []
+    try:
+        offered = _tools.decode(tools)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return [memoryview(tools)]
+    return [
+        memoryview(piece) for tool in offered for piece in (tool.type, tool.name, tool.description, tool.input_schema)
+    ]
 
 
 def _digest(text: bytes) -> str:

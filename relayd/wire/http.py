@@ -94,17 +94,28 @@ def header_pairs(items: Iterable[tuple[str, str]]) -> HeaderPairs:
 
 
 # What a client says to relayd and not to the upstream: its key, what proxies said of it. `accept-encoding` is asked for
-# anew, `host` and `content-length` belong to the next hop.
+# anew, `host` and `content-length` belong to the next hop. Fronts that add who is asking: nginx, Caddy, Envoy, Fastly,
+# Cloudflare, Akamai, Google's and Amazon's load balancers.
 NOT_FOR_UPSTREAM = frozenset(
     {
         b"host", b"content-length", b"expect", b"accept-encoding",
         b"x-api-key", b"authorization", b"cookie",
-        b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port",
-        b"x-forwarded-server", b"x-real-ip", b"true-client-ip", b"cf-connecting-ip",
+        b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip",
+        b"fastly-client-ip", b"x-original-forwarded-for", b"remote-user", b"x-remote-user", b"cf-connecting-ip",
+        b"cf-connecting-ipv6", b"cf-pseudo-ipv4", b"cf-ipcountry", b"cf-ray", b"cf-visitor", b"cf-worker", b"cf-ew-via",
     }
 )  # fmt: skip
+_NOT_FOR_UPSTREAM_PREFIXES = (
+    b"x-forwarded-", b"cf-access-", b"x-auth-request-", b"x-amzn-oidc-", b"x-goog-iap-", b"x-goog-authenticated-user-",
+    b"x-envoy-", b"relayd-",
+)  # fmt: skip
+_OUR_KEY = b"sk-relay-"
 
 
 def client_headers(headers: Headers) -> HeaderPairs:
-    """A client's end-to-end headers, without its key and what proxies said of it."""
-    return end_to_end(headers, NOT_FOR_UPSTREAM)
+    """A client's end-to-end headers, without its key, in whatever header it stands, and what proxies said of it."""
+    return [
+        (name, value)
+        for name, value in end_to_end(headers, NOT_FOR_UPSTREAM)
+        if _OUR_KEY not in value and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES)
+    ]

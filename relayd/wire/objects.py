@@ -9,6 +9,7 @@ Source: API reference, "Message Batches" and "Files".
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 import msgspec
 
@@ -19,6 +20,7 @@ MOST_REQUESTS = 100_000  # in a batch; API reference, "Create a Message Batch"
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6|7)")  # could spell a key in another way
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_CURSOR = re.compile(r"[!-~]{1,2000}")  # opaque, but a text that is sent back in a query
 
 
 class _Named(msgspec.Struct):
@@ -148,7 +150,7 @@ class Unreadable(Exception):
 
 def read_page(body: bytes) -> tuple[list[tuple[str, str, bytes]], str]:
     """A page of a list: (id, created_at, the object's bytes) in its order, and the query that asks for the next page,
-    "" on the last one. Raises: Unreadable.
+    "" on the last one. Raises: Unreadable, also for a cursor that is none.
     """
     try:
         page = _page.decode(body)
@@ -157,8 +159,15 @@ def read_page(body: bytes) -> tuple[list[tuple[str, str, bytes]], str]:
         raise Unreadable from None
     last = page.last_id or (found[-1][0] if found else "")
     if page.next_page:
-        return found, f"page={page.next_page}"
-    return found, f"after_id={last}" if page.has_more and last else ""
+        return found, f"page={_cursor(page.next_page)}"
+    return found, f"after_id={_cursor(last)}" if page.has_more and last else ""
+
+
+def _cursor(text: str) -> str:
+    """A place in a list, for a query. Raises: Unreadable."""
+    if not _CURSOR.fullmatch(text):
+        raise Unreadable
+    return quote(text, safe="")
 
 
 def write_page(objects: list[tuple[str, bytes]], has_more: bool) -> bytes:

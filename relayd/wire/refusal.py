@@ -31,6 +31,14 @@ KIND_BY_STATUS = {
     529: "overloaded_error",
 }
 
+# 408 is what we say of a slow client; an upstream's timeout_error is a 504.
+_STATUS_BY_KIND = {kind: status for status, kind in reversed(KIND_BY_STATUS.items())} | {"timeout_error": 504}
+
+
+def status_of_kind(kind: str) -> int:
+    """The status that goes with an error type of the Claude API; 500 for one that is not known."""
+    return _STATUS_BY_KIND.get(kind, 500)
+
 
 @attrs.frozen(kw_only=True)
 class Refusal(Exception):

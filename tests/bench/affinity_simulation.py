@@ -27,7 +27,7 @@ from pool_world import GOOD, NOW, World, accounts, answered, snapshot
 
 from relayd.config.snapshot import Routing
 from relayd.core.balancing.affinity import Pins
-from relayd.core.balancing.failover import Outcome
+from relayd.core.balancing.outcomes import Outcome
 
 ACCOUNTS = tuple("abcdefghij")
 CONVERSATIONS = 600

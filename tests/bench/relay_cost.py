@@ -220,7 +220,10 @@ def start_daemon(directory: Path, upstream_port: int) -> tuple[subprocess.Popen[
     began = time.monotonic()
     log = (directory / "log").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", "relayd", "run", "--config", str(directory)], stderr=log, text=True
+        [sys.executable, "-m", "relayd", "run", "--config", str(directory)],
+        stderr=log,
+        text=True,
+        env={**os.environ, "RELAYD_CREDENTIALS": str(directory)},
     )
     while True:
         for line in (directory / "log").read_text().splitlines():

@@ -25,7 +25,7 @@ from cli_tree import RELAY, SealingTree, make_sealing_tree, make_tree
 from relayd.cli import login
 from relayd.config.load import load_tree
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
-from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.binding import credential_binding
 from relayd.config.secrets.credential import shape_warning, why_unusable
 from relayd.config.secrets.seal import open_sealed
 from relayd.config.secrets.secret import Secret
@@ -35,9 +35,10 @@ from relayd.daemon.accounts.account_test import judge
 CANARY = "sk-ant-api03-canary-c0de"
 
 
-def credential(sealing: SealingTree, account: str, base_url: str = "https://api.anthropic.com") -> str:
-    sealed = load_tree(sealing.tree.root).require().accounts[account].credential.sealed
-    return open_sealed(sealed, account_binding("example", account, base_url), [sealing.identity]).reveal()
+def credential(sealing: SealingTree, account: str) -> str:
+    snapshot = load_tree(sealing.tree.root).require()
+    one = snapshot.accounts[account]
+    return open_sealed(one.credential.sealed, credential_binding(one, snapshot.relay), [sealing.identity]).reveal()
 
 
 def test_adding_an_account_seals_the_secret_from_stdin(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_adding_an_account_seals_the_secret_from_stdin(tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     assert ran.json["file"] == "accounts.d/main.toml"
     assert CANARY not in ran.all + sealing.tree.content
-    assert credential(sealing, "main", "https://api.example/v1") == CANARY
+    assert credential(sealing, "main") == CANARY
     written = tomllib.loads(sealing.tree.read("accounts.d/main.toml"))
     assert written["pace"] == {"requests_per_minute": 50}
     assert list(written) == ["kind", "name", "email", "groups", "priority", "base_url", "pace", "credential"]

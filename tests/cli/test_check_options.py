@@ -130,12 +130,15 @@ def test_every_code_is_explained_alone_and_with_others_of_its_beginning(tree: Tr
 # --- --env
 
 
-def test_env_looks_at_this_machine_and_without_it_nothing_of_it_matters(tmp_path: Path) -> None:
+def test_env_looks_at_this_machine_and_without_it_nothing_of_it_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAYD_CREDENTIALS", str(tmp_path))
     sealing = make_sealing_tree(tmp_path)
     tree, here = sealing.tree, ["--identity", str(sealing.file)]
     secret = tmp_path / "secret"
     tree.write("accounts.d/f.toml", f'kind = "api-key"\n[credential]\nfile = "{secret}"\n')
-    tree.write("accounts.d/s.toml", 'kind = "api-key"\n[credential]\nfile = "/x"\n')
+    tree.write("accounts.d/s.toml", 'kind = "api-key"\n[credential]\nfile = "x"\n')
     assert tree.run("account", "seal", "s", stdin="sk-ant-api03-canary-canary-canary").code == 0
 
     assert tree.run("check", "--deny-warnings", "--ignore", "W-NO-KEYS").code == 0
@@ -177,3 +180,32 @@ def test_a_manifest_makes_a_copy_whole_or_nothing(tree: Tree, tmp_path: Path) ->
         (copy.root / "keys.d/k99.toml").unlink(missing_ok=True)
     assert copy.run("check").code == 0
     assert KEY not in copy.content
+
+
+# --- places that the nodes permit
+
+
+def test_what_the_tree_may_not_name_of_its_nodes_is_an_error(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = 'kind = "api-key"\nbase_url = "{url}"\n[credential]\nfile = "{file}"\n'
+    tree.write("accounts.d/a.toml", account.format(url="https://api.anthropic.com", file="/etc/shadow"))
+    tree.write("accounts.d/b.toml", account.format(url="https://evil.example", file="main"))
+    tree.write("accounts.d/c.toml", account.format(url="http://127.0.0.1:9", file="/run/relayd/main"))
+    tree.write(
+        "relay.toml", tree.read("relay.toml") + '\n[log]\nfile = "/etc/cron.d/x"\n[state]\npassword_file = "/etc/x"\n'
+    )
+
+    def found() -> list[tuple[str, str]]:
+        problems = tree.run("check", "--json").json["problems"]
+        return [(problem["file"], problem["code"]) for problem in problems if problem["severity"] == "error"]
+
+    assert sorted(found()) == [
+        ("accounts.d/a.toml", "E-CREDENTIAL-FILE"),
+        ("accounts.d/b.toml", "E-CREDENTIAL-ORIGIN"),
+        ("relay.toml", "E-CREDENTIAL-FILE"),
+        ("relay.toml", "E-LOG-FILE"),
+    ]
+    assert tree.run("check").code == 1
+    monkeypatch.setenv("RELAYD_CREDENTIALS", "/etc:/run/relayd")
+    monkeypatch.setenv("RELAYD_ORIGINS", "https://evil.example")
+    monkeypatch.setenv("RELAYD_LOG_DIR", "/etc/cron.d")
+    assert found() == []

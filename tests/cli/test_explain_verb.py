@@ -13,7 +13,8 @@ from cli_tree import Tree
 
 from relayd.config.load import load_tree
 from relayd.config.snapshot import Cooldown
-from relayd.core.balancing.failover import Answered, judge
+from relayd.core.balancing.failover import judge
+from relayd.core.balancing.outcomes import Answered
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import NOTHING, key_terms
 from relayd.core.quota.reservation import account_terms
@@ -30,6 +31,9 @@ def tree(tmp_path: Path) -> Tree:
     return tree
 
 
+REFUSED = Answered(status=401, error_type="authentication_error", message="invalid x-api-key")
+
+
 def denied(tree: Tree, account: str) -> None:
     """A daemon notes that an account's credential was refused."""
     snapshot = load_tree(tree.root).snapshot
@@ -37,7 +41,7 @@ def denied(tree: Tree, account: str) -> None:
     pool, now = Pool(), time.time()
     pool.adopt(snapshot, now)
     lease = pool.begin(account, "", now)
-    pool.observe(lease, judge(Answered(status=401), cooldown=Cooldown(), now=now), None, now, random.Random(1))
+    pool.observe(lease, judge(REFUSED, cooldown=Cooldown(), now=now), None, now, random.Random(1))
     tell(tree, Publish(topic="health", name=account, body=json.dumps(pool.snapshot_health(account))))
 
 
@@ -66,7 +70,7 @@ def test_an_account_that_cannot_serve_says_why(tree: Tree) -> None:
     lines = ran.out.splitlines()
     assert lines[0].startswith("dev asks for claude-opus-5-5, at ")
     assert lines[1].startswith("  - sample: cooling down until ")
-    assert lines[1].endswith("Invalid session key or expired (401)")
+    assert lines[1].endswith("invalid x-api-key (401)")
     assert lines[2] == "  - spare: does not serve claude-opus-5-5"
 
 
@@ -172,3 +176,19 @@ def test_the_key_is_required() -> None:
 
     with pytest.raises(SystemExit, match="2"):
         main(["explain", "--model", "m"])
+
+
+def test_wake_ends_a_rest_on_every_node_also_where_no_daemon_runs(tree: Tree) -> None:
+    denied(tree, "sample")
+
+    woken = tree.run("account", "wake", "sample", "--json")
+    again = tree.run("account", "wake", "sample")
+    ran = tree.run("explain", "--key", "dev", "--model", "claude-haiku-4-5", "--json")
+
+    assert (woken.code, woken.json["rested"], woken.json["by"]) == (0, "invalid x-api-key (401)", "store")
+    assert again.out == "sample: awake on every node (it did not rest)\n"
+    assert accounts(ran.json) == {"sample": True, "spare": True}
+
+
+def test_wake_of_nobody_says_so(tree: Tree) -> None:
+    assert tree.run("account", "wake", "nobody").code == 1

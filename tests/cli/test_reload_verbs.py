@@ -139,12 +139,14 @@ async def test_status_is_0_when_all_is_well_and_1_with_the_reasons_when_not(tmp_
         assert json.loads(out)["well"] is False
 
 
-async def test_nothing_that_is_secret_is_in_any_answer(tmp_path: Path) -> None:
+async def test_nothing_that_is_secret_is_in_any_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAYD_CREDENTIALS", str(tmp_path))
+    monkeypatch.setenv("RELAYD_ORIGINS", "https://upstream.invalid")
     tree = make_tree(tmp_path / "tree")
     secret = tmp_path / "credential"
     secret.write_text("sk-ant-test-canary")
     proxy = "http://user:canary-password@127.0.0.1:9"
-    text = f'kind = "api-key"\nbase_url = "http://127.0.0.1:9"\nproxy = "{proxy}"\n'
+    text = f'kind = "api-key"\nbase_url = "https://upstream.invalid"\nproxy = "{proxy}"\n'
     async with living(tree, watch=False) as world:
         tree.write("accounts.d/b.toml", f'{text}[credential]\nfile = "{secret}"\n')
         said = [

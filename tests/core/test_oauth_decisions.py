@@ -6,11 +6,13 @@ import json
 import random
 
 import attrs
+import builders
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import OAuth, Relay, Url
 from relayd.core.oauth import (
     LONGEST_RETRY,
     MARGIN,
@@ -215,10 +217,12 @@ def test_a_seed_has_one_name_everywhere_and_each_seed_its_own() -> None:
 
 
 def test_run_time_tokens_are_bound_like_the_seed_but_to_a_field_of_their_own() -> None:
-    binding = runtime_binding("example", "max", "https://API.anthropic.com:443/x")
-    assert attrs.astuple(binding) == (
-        "example", "account", "max", "credential.runtime", "https://api.anthropic.com"
-    )  # fmt: skip
+    account = builders.account("max", kind="oauth", base_url=Url("https://API.anthropic.com:443/x"))
+    for token_url, bound in ((OAuth().token_url, ""), ("https://ID.example/token/", "https://id.example/token")):
+        relay = Relay(schema=1, realm="example", oauth=OAuth(token_url=Url(token_url)))
+        assert attrs.astuple(runtime_binding(account, relay)) == (
+            "example", "account", "max", "credential.runtime", "https://api.anthropic.com", bound
+        )  # fmt: skip
 
 
 NOTE = StoredTokens(sealed="rlsec1.x", asking="n1-00", at=NOW)

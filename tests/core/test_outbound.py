@@ -153,3 +153,35 @@ def test_answers_lose_what_describes_the_operators_account() -> None:
         (b"x-new-header", b"kept"),
     ]
     assert answer_headers(answer) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x-forwarded-for", "x-forwarded-client-cert", "x-forwarded-user", "x-real-ip", "x-client-ip", "remote-user",
+        "cf-connecting-ip", "cf-access-jwt-assertion", "x-auth-request-email", "x-amzn-oidc-data", "relayd-request-id",
+        "x-envoy-external-address",
+    ],
+)  # fmt: skip
+def test_what_fronts_say_of_the_client_stays_here(name: str) -> None:
+    given = Headers([*CLIENT.pairs, (name.encode(), b"someone")])
+    assert client_headers(given) == client_headers(CLIENT)
+
+
+def test_the_clients_key_stays_here_in_whatever_header_it_stands() -> None:
+    given = Headers([*CLIENT.pairs, (b"api-key", b"sk-relay-secret"), (b"x-mine", b"Key sk-relay-secret;")])
+    assert client_headers(given) == client_headers(CLIENT)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "set-cookie", "x-api-key", "authorization", "cookie", "www-authenticate", "via", "alt-svc",
+        "access-control-allow-origin", "access-control-allow-credentials", "strict-transport-security",
+        "clear-site-data", "refresh", "anthropic-organization-id", "anthropic-ratelimit-requests-limit",
+        "relayd-request-id",
+    ],
+)  # fmt: skip
+def test_what_an_upstream_says_of_itself_or_echoes_stays_here(name: str) -> None:
+    kept = [(b"request-id", b"req_1"), (b"retry-after", b"3"), (b"x-unknown", b"kept")]
+    assert answer_headers(Headers([*kept, (name.encode(), b"value")])) == kept

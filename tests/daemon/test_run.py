@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -142,7 +143,7 @@ def test_a_state_file_of_a_newer_relayd_is_refused_in_one_line(tmp_path: Path) -
     ended = run_to_its_end(tree, "--listen", "127.0.0.1:0")
     assert ended.returncode == 78
     (line,) = (line for line in ended.stderr.splitlines() if not line.startswith("{"))
-    assert "relayd.db: tables of version 99, but this relayd knows only 1 [run the newer relayd" in line
+    assert "relayd.db: tables of version 99, but this relayd knows only 2 [run the newer relayd" in line
 
 
 def test_an_address_that_is_taken_is_said_so(tmp_path: Path) -> None:
@@ -249,6 +250,7 @@ def test_the_log_goes_to_a_file_that_is_reopened_on_a_signal(tmp_path: Path) -> 
     process = subprocess.Popen(
         [sys.executable, "-m", "relayd", "run", "--config", str(tree), "--listen", "127.0.0.1:0"],
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "RELAYD_LOG_DIR": str(tmp_path)},
     )
     with _killing(process):
         daemon = Daemon(process, path, tree)

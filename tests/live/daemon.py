@@ -149,6 +149,8 @@ def _process(
     tree: Path, options: tuple[str, ...], environment: Mapping[str, str], output: Path
 ) -> subprocess.Popen[bytes]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
+    near = ":".join(map(str, (tree, tree.parent, tree.parent.parent)))  # where tests put files with secrets
+    inherited |= {"RELAYD_CREDENTIALS": near, "RELAYD_LOG_DIR": str(tree.parent)}
     listen = () if "--listen" in options else ("--listen", "127.0.0.1:0")
     with output.open("wb") as file:
         return subprocess.Popen(

@@ -188,8 +188,8 @@ class Canary:
         hybrid = new_identity(os.urandom, 2)  # opens nothing, and lies in the same file
         self.known["post-quantum identity"] = hybrid.secret.reveal()
 
-        def sealed(account: str, secret: str) -> str:
-            return seal(Secret(secret), account_binding("test", account, self.url), [identity.public])
+        def sealed(account: str, secret: str, url: str = self.url, token_url: str = "") -> str:
+            return seal(Secret(secret), account_binding("test", account, url, token_url), [identity.public])
 
         expired = {
             "access_token": self.secret("access token", "sk-ant-oat01-expired-"),
@@ -203,15 +203,16 @@ class Canary:
         }
         filed = self.root / "credential"
         filed.write_text(self.secret("credential in a file", "sk-ant-api03-"))
+        away = "https://proxied.invalid"  # which only the proxy would be asked for
         proxy = f"http://user:{self.secret('proxy password', 'a-proxy-password-')}@127.0.0.1:1"
         credentials = {
             "key": ("api-key", sealed("key", self.secret("credential", "sk-ant-api03-")), ""),
             "dead": ("api-key", sealed("dead", self.secret("dead credential", "sk-ant-api03-dead-")), ""),
-            "oauth": ("oauth", sealed("oauth", json.dumps(expired)), ""),
-            "spent": ("oauth", sealed("spent", json.dumps(dead)), ""),
+            "oauth": ("oauth", sealed("oauth", json.dumps(expired), token_url=f"{self.url}/token"), ""),
+            "spent": ("oauth", sealed("spent", json.dumps(dead), token_url=f"{self.url}/token"), ""),
             "session": ("session-key", sealed("session", self.secret("session key", "sk-ant-sid01-expired-")), ""),
             "foreign": ("api-key", sealed("foreign", self.secret("foreign credential", "no-known-prefix-")), ""),
-            "proxied": ("api-key", sealed("proxied", self.secret("proxied credential", "sk-ant-api03-")), proxy),
+            "proxied": ("api-key", sealed("proxied", self.secret("proxied credential", "sk-ant-api03-"), away), proxy),
         }
         webhook = Secret(f"https://hooks.example.com/services/{self.secret('webhook', 'a-webhook-path-of-')}")
         alert = seal(webhook, alert_binding("test", "ops"), [identity.public])
@@ -220,7 +221,7 @@ class Canary:
         )
         hashed = "scrypt$ln=15,r=8,p=3$c2FsdHNhbHRzYWx0$aGFzaGhhc2hoYXNoaGFzaA"
         accounts = {
-            name: f'kind = "{kind}"\nbase_url = "{self.url}"\nproxy = "{way}"\ngroups = ["{name}"]\n'
+            name: f'kind = "{kind}"\nbase_url = "{away if way else self.url}"\nproxy = "{way}"\ngroups = ["{name}"]\n'
             f'[credential]\nsealed = "{value}"\n'
             for name, (kind, value, way) in credentials.items()
         }
@@ -256,6 +257,7 @@ class Canary:
     def environment(self) -> dict[str, str]:
         return {
             "RELAYD_IDENTITY": str(self.root / "identity"),
+            "RELAYD_CREDENTIALS": str(self.root),
             "RELAYD_STATE_PASSWORD": self.secret("state password", "a-state-password-"),
         }
 
@@ -464,7 +466,9 @@ def test_no_secret_is_written_or_answered_with_sqlite(tmp_path: Path) -> None:
         relay = canary.tree / "relay.toml"
         relay.write_text(relay.read_text().replace('format = "json"', 'format = "text"'))
         (tmp_path / "sitecustomize.py").write_text(FAULT)
-        environment = canary.environment | {"PYTHONPATH": str(tmp_path)}
+        environment = canary.environment | {
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        }
         with daemons.running(canary.tree, "--node", "n1", environment=environment) as again:
             use(canary, again)
             raw(canary, again.port)

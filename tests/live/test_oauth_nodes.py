@@ -141,7 +141,11 @@ class Nodes:
     running: dict[str, daemons.Daemon] = attrs.field(factory=dict)
 
     def account(self, name: str, tokens: dict[str, Any]) -> str:
-        sealed = seal(Secret(json.dumps(tokens)), account_binding("test", name, self.url), [self.identity.public])
+        sealed = seal(
+            Secret(json.dumps(tokens)),
+            account_binding("test", name, self.url, f"{self.url}/token"),
+            [self.identity.public],
+        )
         return f'kind = "oauth"\nbase_url = "{self.url}"\n[credential]\nsealed = "{sealed}"\n'
 
     def start(self, accounts: dict[str, str]) -> None:

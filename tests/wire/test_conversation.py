@@ -41,7 +41,11 @@ def test_a_user_id_without_a_session_names_a_person_and_no_conversation(user_id:
     assert conversation(Headers(), body(("user", "hi")), user_id) == opening(("user", "hi"))
 
 
-@pytest.mark.parametrize("name", ["x_claude_code_session_id", "session_id", "x_session_id", "thread_id"])
+@pytest.mark.parametrize(
+    "name",
+    ["x_claude_code_session_id", "session_id", "x_session_id", "thread_id", "x_opencode_session",
+     "x_openwebui_chat_id", "x_litellm_session_id", "x_conversation_id"],
+)  # fmt: skip
 def test_a_session_header_names_the_conversation(name: str) -> None:
     assert conversation(headers(**{name: UUID}), body(("user", "hi")), "alice") == f"s:{UUID}"
 
@@ -56,6 +60,19 @@ def test_metadata_goes_before_headers_and_the_surer_header_before_the_other() ->
 @pytest.mark.parametrize("value", ["", "1", "null", "default"])
 def test_a_name_that_everyone_uses_is_no_session(value: str) -> None:
     assert conversation(headers(session_id=value), body(("user", "hi")), "") == opening(("user", "hi"))
+
+
+def test_a_name_in_the_body_counts_after_metadata_and_headers() -> None:
+    assert conversation(headers(session_id=UUID), b"", "", "a-cache-key") == f"s:{UUID}"
+    assert conversation(Headers(), b"", "alice", "a-cache-key") == "s:a-cache-key"
+    assert conversation(headers(session_id="null"), b"", "", "a-cache-key") == "s:a-cache-key"
+
+
+def test_the_mark_of_a_tool_may_move_on() -> None:
+    tool = {"name": "t", "description": "d", "input_schema": {"type": "object"}}
+    marked = {**tool, "cache_control": {"type": "ephemeral"}}
+    assert opening(("user", "x"), tools=[tool]) == opening(("user", "x"), tools=[marked])
+    assert opening(("user", "x"), tools=[tool]) != opening(("user", "x"), tools=[{**tool, "description": "e"}])
 
 
 def test_a_long_or_odd_session_name_is_bounded() -> None:

@@ -64,7 +64,7 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "sealed": (values.sealed, _string(r"(?:rlsec[12]\..+)?")),
     "scrypt": (values.scrypt, _string(r"\$?scrypt\$.+")),
     "recipient": (values.recipient, _string(r"rlpub[12]\..+")),
-    "path": (values.path, _string(r"(?:/.*)?")),
+    "path": (values.path, _string(r"(?:/?[^/]+(?:/[^/]+)*)?")),
 }
 FORMS: dict[str, Any] = {form: NewType(form, str) for form in _FORMS}
 SCALARS.update({FORMS[form]: Scalar(parse=parse, schema=schema) for form, (parse, schema) in _FORMS.items()})

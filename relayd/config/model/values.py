@@ -280,7 +280,9 @@ def recipient(value: Any) -> str:
 
 
 def path(value: Any) -> str:
-    """The absolute path of a node-local file, or "" for none."""
-    if text(value) and (not value.startswith("/") or not value.isprintable() or len(value) > 1000):
-        raise Bad("E-PATH", "expected an absolute path", value, "a file of the node, outside the tree")
+    """A node-local file with a secret: its name in the node's directories for such files, or its path; "" for none."""
+    parts = text(value).removeprefix("/").split("/")
+    if value and (not value.isprintable() or len(value) > 1000 or {"", ".", ".."}.intersection(parts)):
+        what = "expected the name of a file, or an absolute path, without . and .."
+        raise Bad("E-PATH", what, value, "a file of the node, outside the tree")
     return str(value)

@@ -49,6 +49,7 @@ def account_findings(account: Account) -> Iterator[Finding]:
         yield from _header_findings(("headers", header), value)
     for asked, sent in account.model_map.items():
         yield from _model_findings(("model_map", asked), asked, sent)
+    yield from _reserved_file_findings(account.credential.file)
     if "@" in account.proxy and urlsplit(account.proxy).password is not None:
         message = "proxy: the URL holds a password in clear"
         yield Finding(path=("proxy",), code="W-PROXY-PASSWORD", message=message, secret=True)
@@ -222,6 +223,15 @@ def _credential_findings(account: Account) -> Iterator[Finding]:
         message = f"credential: expected sealed or file, found {'neither' if given == 0 else 'both'}"
         hint = "seal the secret, or name a file of the node" if given == 0 else ""
         yield Finding(path=("credential",), code="E-CREDENTIAL", message=message, hint=hint, at="key")
+
+
+def _reserved_file_findings(file: str) -> Iterator[Finding]:
+    """Files of these names are the node's own secrets, whatever directory they lie in."""
+    base = file.rpartition("/")[2]
+    if base == "identity" or base.endswith(".identity") or base.startswith("state-"):
+        message = f"credential.file: {quote(file)} is the name of an identity or of the state store's password"
+        hint = "neither is ever sent to an upstream; rename the file"
+        yield Finding(path=("credential", "file"), code="E-CREDENTIAL-FILE", message=message, hint=hint)
 
 
 def _nothing_allowed(field: str, effect: str) -> Finding:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from relayd.config.model.structure import dotted
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
-from relayd.config.secrets.binding import Binding, account_binding, alert_binding, totp_binding
+from relayd.config.secrets.binding import Binding, alert_binding, credential_binding, totp_binding
 from relayd.config.secrets.recipients import SealError, check_recipients, parse_public
 from relayd.config.secrets.seal import inspect
 from relayd.config.snapshot import Account, KeyPath, Recipient, Relay
@@ -54,7 +54,7 @@ def _recipients(file: Parsed, recipients: Sequence[Recipient]) -> Iterator[Probl
 def _credential(file: Parsed, relay: Relay) -> Iterator[Problem]:
     account: Account = file.noun
     try:
-        binding = account_binding(relay.realm, account.id, account.base_url or relay.upstream.base_url)
+        binding = credential_binding(account, relay)
     except SealError as error:
         yield file.problem(error.code, ("base_url",), f"base_url: {error}")
         return

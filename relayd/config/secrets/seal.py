@@ -168,7 +168,8 @@ def open_sealed(
 
 def _check_tag(sealed: Sealed, binding: Binding) -> None:
     if sealed.tag != _tag(binding.encode()):
-        text = f"sealed for another place, not for {binding} (renamed, or base_url changed? seal it again)"
+        hint = "renamed, or base_url or [oauth].token_url changed? seal it again"
+        text = f"sealed for another place, not for {binding} ({hint})"
         raise SealError("E-SEAL-CONTEXT", text)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import attrs
 
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.binding import Binding, account_binding, alert_binding, totp_binding
 from relayd.config.secrets.recipients import SealError
-from relayd.config.snapshot import KeyPath, Recipient, Upstream
+from relayd.config.snapshot import KeyPath, OAuth, Recipient, Upstream
 
 Table = dict[str, Any]
 
@@ -52,7 +53,7 @@ def account_place(files: Mapping[str, bytes], account: str) -> tuple[str, Bindin
     """The file of an account, and what its credential is bound to. Raises: LookupError; SealError."""
     for file, name, table in accounts(files):
         if name == account:
-            return file, account_binding(realm_of(files), account, base_url_of(relay_table(files), table))
+            return file, table_binding(relay_table(files), account, table)
     have = ", ".join(name for _, name, _ in accounts(files)) or "none"
     raise LookupError(f"there is no account {account} (known: {have})")
 
@@ -84,6 +85,14 @@ def base_url_of(relay: Table, account: Table) -> str:
     return str(own or attrs.fields(Upstream).base_url.default)
 
 
+def table_binding(relay: Table, account: str, table: Table) -> Binding:
+    """What an account's credential is to be bound to: `credential_binding` of files. Raises: SealError."""
+    kind = ACCOUNT_KINDS.get(str(table.get("kind")))
+    token_url = _table(relay, "oauth").get("token_url") or attrs.fields(OAuth).token_url.default
+    refreshed_at = str(token_url) if kind is not None and kind.refreshes else ""
+    return account_binding(str(relay.get("realm", "")), account, base_url_of(relay, table), refreshed_at)
+
+
 def recipients_of(files: Mapping[str, bytes]) -> list[Recipient]:
     """`[secrets] recipients`, as far as they have a name and a key."""
     found = _table(relay_table(files), "secrets").get("recipients", [])
@@ -106,7 +115,7 @@ def parsed(content: bytes) -> Table:
 def _account_field(relay: Table, file: str, account: str, table: Table, value: str) -> SealedField:
     binding, problem = None, ""
     try:
-        binding = account_binding(str(relay.get("realm", "")), account, base_url_of(relay, table))
+        binding = table_binding(relay, account, table)
     except SealError as error:
         problem = str(error)
     path = ("credential", "sealed")

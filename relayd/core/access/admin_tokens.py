@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from typing import Literal
 
 from relayd.config.snapshot import Admin, AdminToken
-from relayd.core.access.auth import inside
+from relayd.core.access.addresses import forwarded_address, inside
 from relayd.wire.http import Headers
 from relayd.wire.refusal import Refusal
 
 Role = Literal["viewer", "editor"]
 
 LOOPBACK = ("127.0.0.0/8", "::1")
+_LOCALHOST = re.compile(r"localhost\.?(:\d{1,5})?", re.ASCII | re.IGNORECASE)
 # Said with every 401. Source: RFC 6750 section 3.
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="relayd admin"'),)
 
@@ -51,12 +53,23 @@ def authorise(headers: Headers, admin: Admin, need: Role) -> AdminToken:
 def may_scrape(headers: Headers, admin: Admin, address: str) -> None:
     """Metrics are for whoever is on this machine, and for tokens from elsewhere.
 
+    A page whose name was made to resolve to this machine (DNS rebinding) asks from here too, but by that name: without
+    a token the Host header must be an address or localhost.
+
     Args:
-        address: the client's, as far as trusted proxies tell; "" on a unix socket.
-    Raises: Refusal as `authorise` does.
+        address: the client's, as `client_address` tells it.
+    Raises: Refusal as `authorise` does; 403 for another Host.
     """
     if bearer_of(headers) or (address and not inside(address, LOOPBACK)):
         authorise(headers, admin, "viewer")
+    elif address and b"host" in headers and not _names_no_site(headers.text(b"host")):
+        message = "host: without a token metrics are served under an address or localhost only"
+        raise Refusal(status=403, message=message, code="host")
+
+
+def _names_no_site(host: str) -> bool:
+    """Whether no name server can have a say in where this host is. Source: RFC 6761 section 6.3, localhost."""
+    return bool(forwarded_address(host)) or _LOCALHOST.fullmatch(host) is not None
 
 
 def _unauthorised(why: str) -> Refusal:

@@ -8,12 +8,11 @@ and so learns nothing from the time that a look-up takes.
 from __future__ import annotations
 
 import hmac
-import ipaddress
-from functools import lru_cache
 from typing import Literal, assert_never
 
 from relayd.config.secrets.api_keys import KEY_PATTERN, checksum_ok, key_digest
 from relayd.config.snapshot import ApiKey, KeyHash, Snapshot
+from relayd.core.access.addresses import UNKNOWN, inside
 from relayd.wire.http import Headers
 from relayd.wire.refusal import Refusal
 
@@ -37,7 +36,7 @@ def authenticate(headers: Headers, snapshot: Snapshot, address: str, now: float)
     """The key that a request presents.
 
     Args:
-        address: of the client, as far as trusted proxies tell; "" on a unix socket.
+        address: of the client, as `client_address` tells it.
         now: Unix time, seconds.
     Raises: Refusal 401 for an unknown, malformed, revoked or expired key, 403 for the address.
     """
@@ -93,6 +92,9 @@ def _check_acceptance(key: ApiKey, entry: KeyHash, snapshot: Snapshot, now: floa
 def _check_address(key: ApiKey, snapshot: Snapshot, address: str) -> None:
     if not key.allowed_ips and not snapshot.deny.ips:
         return
+    if address == UNKNOWN:
+        message = "the proxy in front of this relay did not say, in a form that can be read, which address asks"
+        raise Refusal(status=403, message=message, code="address_unknown")
     if inside(address, snapshot.deny.ips):
         raise Refusal(status=403, message=f"address {address} is not allowed here", code="address_denied")
     if key.allowed_ips and not inside(address, key.allowed_ips):
@@ -115,50 +117,3 @@ def _what_is_wrong(presented: bytes) -> str:
 def _unauthorized(why: str) -> Refusal:
     # x-should-retry: without it Claude Code repeats a 401 for minutes, like a 5xx.
     return Refusal(status=401, message=f"Invalid API key: {why}", should_retry=False, code="invalid_api_key")
-
-
-Range = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-@lru_cache(maxsize=4096)
-def _network(text: str) -> Range:
-    return ipaddress.ip_network(text, strict=False)
-
-
-@lru_cache(maxsize=8192)
-def inside(address: str, networks: tuple[str, ...]) -> bool:
-    """Whether an address lies in one of the networks. An IPv4 address mapped into IPv6 counts as IPv4."""
-    try:
-        one = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(one, ipaddress.IPv6Address) and one.ipv4_mapped is not None:
-        one = one.ipv4_mapped
-    return any(one in _network(text) for text in networks)
-
-
-def client_address(peer: str, headers: Headers, trusted: tuple[str, ...]) -> str:
-    """The client's address: the right-most of X-Forwarded-For that no trusted proxy added, else X-Real-IP, else `peer`.
-
-    Only a trusted peer is believed. A unix socket (`peer` is "") is as trusted as whoever may open it.
-    Source: RFC 7239 section 5.2; everything left of the first untrusted hop is the client's own claim.
-    """
-    if (b"x-forwarded-for" not in headers and b"x-real-ip" not in headers) or (peer and not inside(peer, trusted)):
-        return peer
-    forwarded = headers.joined(b"x-forwarded-for").decode("latin-1")
-    hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
-    for hop in reversed(hops):
-        if not _is_address(hop):
-            return peer
-        if not inside(hop, trusted):
-            return hop
-    real = headers.text(b"x-real-ip").strip()
-    return hops[0] if hops else real if _is_address(real) else peer
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

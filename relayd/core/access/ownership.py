@@ -135,6 +135,12 @@ def may_reach(record: OwnershipRecord | None, kind: ObjectType, key: ApiKey) -> 
     return record.key == key.id or bool(key.owner and record.owner == key.owner)
 
 
+def same_hands(one: OwnershipRecord, other: OwnershipRecord) -> bool:
+    """Whether two objects are of one kind, on one account, and of one key or owner."""
+    theirs = one.key == other.key or bool(one.owner and one.owner == other.owner)
+    return theirs and (one.kind, one.account) == (other.kind, other.account)
+
+
 def holder_topics(kind: ObjectType, key: str, owner: str) -> tuple[str, ...]:
     """The topics under which it is noted which accounts hold objects of a key, and of its owner."""
     found = [f"holders/{kind}/key/{key}"]

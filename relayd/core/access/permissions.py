@@ -103,16 +103,37 @@ def model_allowed(key: ApiKey, asked: str, sent: str) -> bool:
 
     A denial of either name counts; an alias may be allowed by its own name or by that of the model behind it.
     """
-    if any(glob_matches(glob, name) for glob in key.deny_models for name in (asked, sent)):
+    if any(_denies(glob, name) for glob in key.deny_models for name in (asked, sent)):
         return False
     return not key.models or any(glob_matches(glob, name) for glob in key.models for name in (asked, sent))
 
 
 def glob_matches(glob: str, name: str) -> bool:
-    """Whether `name` fits a model glob, in which `*` is any text and `?` any one character."""
+    """Whether `name` fits a model glob, in which `*` is any text and `?` any one character.
+
+    What an upstream may read as another name fits no glob but `*` and itself.
+    """
     if glob == "*" or glob == name:
         return True
-    return _compiled(glob).fullmatch(name) is not None
+    return reads_plainly(name) and _compiled(glob).fullmatch(name) is not None
+
+
+def _denies(glob: str, name: str) -> bool:
+    """Whether a glob denies a name: also in other letters, or where an upstream may read anything into it."""
+    return not reads_plainly(name) or glob_matches(glob.lower(), name.lower())
+
+
+@lru_cache(maxsize=4096)
+def reads_plainly(model: str) -> bool:
+    """Whether every upstream reads a name as it is written.
+
+    Some put it into the path of a URL, where `claude-haiku/../claude-opus` and `%2e%2e` mean another one, or trim it.
+    Source: RFC 3986 sections 2.1, 3.3 and 5.2.4.
+    """
+    return _PLAIN.fullmatch(model) is not None and not {"", ".", ".."}.intersection(model.split("/"))
+
+
+_PLAIN = re.compile(r"[!\"$&->@-\[\]-~]+")  # visible ASCII but for # % ? and the backslash
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,10 @@
-"""Throttling: addresses that keep sending bad keys are answered 429 for a while.
+"""Throttling: bad keys from an address that keeps sending them are answered 429 for a while.
 
-Rule: one node's own memory, bounded; nothing of it is shared or kept. It protects the log and the CPU from a loop, not
-the keys (256 random bits need no protection from guessing).
+Rule: only what would be answered 401 is held off, so nobody with a good key is refused because of others behind the
+same address (an office, a load balancer). One node's own memory, bounded; nothing of it is shared or kept.
+
+Theory: looking a key up takes one hash, whoever asks. So the limit protects no CPU and no key (256 random bits need no
+protection from guessing): it tells clients that retry a 401 in a loop to stop.
 """
 
 from __future__ import annotations
@@ -22,24 +25,29 @@ class BadKeys:
     what: str = "invalid API keys"
     _counts: dict[str, tuple[float, int]] = attrs.field(factory=dict)
 
-    def check(self, address: str, now: float) -> None:
-        """Raises: Refusal 429 while the address has used up its minute."""
-        start, count = self._counts.get(address, (now, 0))
-        left = start + _MINUTE - now
-        if count >= BAD_PER_MINUTE and left > 0:
-            raise Refusal(
-                status=429,
-                message=f"Rate limit exceeded: {BAD_PER_MINUTE} {self.what} per minute from this address",
-                retry_after=int(left) + 1,
-                should_retry=False,
-                code="bad_keys",
-            )
+    def answer(self, refusal: Refusal, address: str, now: float) -> Refusal:
+        """What to answer in place of a refusal: itself, or 429 to a bad key whose address has used up its minute.
 
-    def note(self, address: str, now: float) -> None:
-        """Count one refused key."""
+        Args:
+            now: Unix time, s. A minute that would begin after it (the clock was set back) counts as over.
+        """
+        if refusal.status != 401:
+            return refusal
         start, count = self._counts.get(address, (now, 0))
-        if now - start >= _MINUTE:
+        if not 0 <= now - start < _MINUTE:
             start, count = now, 0
+        if count >= BAD_PER_MINUTE:
+            return self._held_off(start + _MINUTE - now)
         if address not in self._counts and len(self._counts) >= _MOST_ADDRESSES:
             self._counts.pop(next(iter(self._counts)))
         self._counts[address] = (start, count + 1)
+        return refusal
+
+    def _held_off(self, left: float) -> Refusal:
+        return Refusal(
+            status=429,
+            message=f"Rate limit exceeded: {BAD_PER_MINUTE} {self.what} per minute from this address",
+            retry_after=int(left) + 1,
+            should_retry=False,
+            code="bad_keys",
+        )

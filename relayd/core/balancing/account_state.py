@@ -65,9 +65,11 @@ class AccountState:
         origin: the gate that all accounts with the same way to the same origin share.
         pace: calls that may start in any minute; 0 = no limit.
         starts: when the calls of the last minute started; kept only where there is a pace.
+        defect: why this node cannot use the account; "" when it can. Never shared.
         elsewhere: what the calls of all processes together leave no room for, as the state store said.
         used: when the last attempt on it began, Unix time, s; 0.0 = never here.
-        calm: no gate and no window of this account can hold a call up (its origin's, its limit and its pace may).
+        calm: no gate, window or defect of this account can hold a call up (its origin's gate, its limit and its pace
+            may).
         pull: what its windows make of its weight.
         turn: its place in the round, for the strategy round-robin.
         next_turn: its place once it has begun the call that it was last chosen for.
@@ -79,6 +81,7 @@ class AccountState:
     pace: int = 0
     in_flight: int = 0
     starts: deque[float] = attrs.field(factory=deque)
+    defect: str = ""
     elsewhere: Block | None = None
     used: float = 0.0
     whole: Health = attrs.field(factory=Health)
@@ -107,13 +110,13 @@ class AccountState:
         healths = (self.whole, *self.models.values())
         for health in healths:
             health.measure(reserve, now)
-        self.calm = all(health.calm for health in healths)
+        self.calm = not self.defect and all(health.calm for health in healths)
         gauges = [gauge for health in healths for gauge in health.gauges.values()]
         self.pull = pull(gauges, now) if gauges else 1.0
 
     def clear(self) -> None:
         """Forget the health; what is in flight stays in flight."""
-        self.whole, self.models = Health(), {}
+        self.whole, self.models, self.defect = Health(), {}, ""
         self.calm, self.pull = True, 1.0
 
     def paced_until(self, now: float) -> float:

@@ -18,7 +18,7 @@ import random
 import attrs
 
 from relayd.config.snapshot import Breaker
-from relayd.core.balancing.failover import FailureKind
+from relayd.core.balancing.blame import FailureKind
 
 JITTER = 0.2  # share of a rest that is added at random, so that nodes and accounts do not come back at one instant
 _MOST_JITTER = 30.0  # s; a fifth of a five-hour rest would be an hour of nothing

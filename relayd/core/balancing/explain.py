@@ -12,7 +12,7 @@ from typing import Literal
 
 import attrs
 
-from relayd.core.balancing.failover import FailureKind
+from relayd.core.balancing.blame import FailureKind
 from relayd.wire.refusal import Refusal
 
 BlockKind = Literal[FailureKind, "never"]
@@ -31,6 +31,7 @@ class Block:
         until: Unix time, s, when it may be over; math.inf for "never".
         before, after: the reason, around the time where that is worth saying.
         timed: whether it is.
+        detail: more, for operators only: it may name recipients, files and variables.
     """
 
     account: str
@@ -39,10 +40,12 @@ class Block:
     before: str
     after: str = ""
     timed: bool = False
+    detail: str = ""
 
-    def text(self, now: float, zone: datetime.tzinfo = datetime.UTC) -> str:
-        """The reason in words, with the time of day in `zone`."""
-        return f"{self.before} {clock(self.until, now, zone)}{self.after}" if self.timed else self.before + self.after
+    def text(self, now: float, zone: datetime.tzinfo = datetime.UTC, *, whole: bool = False) -> str:
+        """The reason in words, with the time of day in `zone`; `whole`: for an operator."""
+        said = f"{self.before} {clock(self.until, now, zone)}{self.after}" if self.timed else self.before + self.after
+        return f"{said}: {self.detail}" if whole and self.detail else said
 
 
 @attrs.frozen(kw_only=True)

@@ -1,91 +1,40 @@
 """Failover: what one attempt's outcome means for the call, for the account and for the next attempt.
 
-Rule: decided here once, by one table (`TABLE`), plain answers and streams alike. No clock, no I/O, nothing remembered:
+Rule: decided here once, by one table (blame.py), plain answers and streams alike. No clock, no I/O, nothing remembered:
 `pool` remembers. A row that names a time is a *rest* and holds from the first time on; a row without one is a *strike*,
 and only strikes that pile up (`breaker`) become a rest. So no single 5xx takes an account away from its conversations.
 
 Theory: blame has a scope. A spent window or a dead credential is the account's; some limits are one model's on it; an
-overload or a refused connection is the upstream's, whichever account asked.
+overload or a refused connection is the upstream's, whichever account asked; what this node lacks is nobody's but its
+own. Most failures may as well be the request's: those rows are in *doubt*, and what another account answers decides
+(suspects.py). Only what names the credential, a time or a known state of the account (account_failures.py) is certain.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal, assert_never
+from collections.abc import Collection
+from typing import assert_never
 
 import attrs
 
 from relayd.config.snapshot import Cooldown
+from relayd.core.balancing.account_failures import account_failure, regained_at
+from relayd.core.balancing.blame import TABLE, Doubt, FailureKind, Scope
 from relayd.core.balancing.headroom import limited, retry_after
+from relayd.core.balancing.outcomes import Answered, ConnectionFault, NodeDefect, Outcome, Unreachable
 from relayd.core.balancing.retry_budget import RetryBudget
-from relayd.wire.http import Headers
-from relayd.wire.refusal import KIND_BY_STATUS, Refusal
-
-Scope = Literal["account", "model", "upstream", "none"]
-FailureKind = Literal["rate", "overload", "outage", "auth"]
-ConnectionFault = Literal["connect", "timeout", "reset", "protocol", "proxy"]
+from relayd.wire.refusal import KIND_BY_STATUS, Refusal, status_of_kind
 
 AUTH_REASON = "Invalid session key or expired"
 
 
 @attrs.frozen(kw_only=True)
-class FirstEvent:
-    """The first event of a stream that counts (a ping does not); `name` is "" when the stream ended before one."""
-
-    name: str
-    error_type: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class Answered:
-    """An answer's head, with as much of its body as was looked at.
-
-    Args:
-        first_event: of an event stream; None for a plain answer.
-        error_type, error_code, message: of a plain error body; "" where unknown.
-    """
-
-    status: int
-    headers: Headers = attrs.field(factory=Headers)
-    first_event: FirstEvent | None = None
-    error_type: str = ""
-    error_code: str = ""
-    message: str = attrs.field(default="", repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class Unreachable:
-    """No answer came.
-
-    Args:
-        kind: "connect" name look-up, connect or TLS; "timeout" and "reset" while waiting for the head; "protocol" what
-            came is not HTTP; "proxy" the account's proxy refused.
-        reason: the transport's words, for the log.
-        bytes_sent: whether the upstream may have read the request, and may therefore be working on it.
-    """
-
-    kind: ConnectionFault
-    reason: str = ""
-    bytes_sent: bool = attrs.field(
-        default=attrs.Factory(lambda self: self.kind in ("timeout", "reset", "protocol"), takes_self=True)
-    )
-
-
-@attrs.frozen(kw_only=True)
-class NoCredential:
-    """Nothing was sent: the account's secret cannot be had here (no identity opens it, its file is missing)."""
-
-    reason: str
-
-
-Outcome = Answered | Unreachable | NoCredential
-
-
-@attrs.frozen(kw_only=True)
 class Deliver:
-    """This answer is the client's: a success, or an error that is the client's own."""
+    """This answer is the client's: a success (`served`), or an error that is the client's own."""
 
     reason: str = "ok"
+    served: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -104,7 +53,12 @@ class Retry:
             attempt.
         final: not to be tried again, though there is blame: it may already have been done.
         relayable: whether the client may see this answer when it is the last. A redirect is not passed on.
-        status: of the answer; 0 when there was none.
+        ours: this node itself is what failed: nothing was asked of anybody, and no account would do better.
+        status: of the answer, or what its error event means; 0 when there was none.
+        doubt: when the account is not to be blamed; "" leaves no doubt.
+        signature: what an answer to the same call that means the same has, too.
+        alike: an earlier attempt of the call had this signature.
+        late: the answer did not come in time.
     """
 
     scope: Scope
@@ -117,79 +71,34 @@ class Retry:
     renew: bool = False
     final: bool = False
     relayable: bool = True
+    ours: bool = False
     status: int = 0
+    doubt: Doubt = ""
+    signature: str = attrs.field(default="", repr=False)
+    alike: bool = False
+    late: bool = False
 
 
 Verdict = Deliver | Retry
 
 
-@attrs.frozen(kw_only=True)
-class Rule:
-    """One line of the table.
-
-    Args:
-        default: the key of `[routing].cooldown` that gives the time where the answer names none.
-        named: whether `retry-after` (and the reset headers of a rate limit) count.
-        waits: whether the next attempt backs off.
-    """
-
-    scope: Scope
-    kind: FailureKind
-    default: Literal["overloaded", "server_error", "unreachable", "auth", "rate_limited"]
-    strike: bool
-    free: bool = False
-    named: bool = False
-    waits: bool = False
-
-
-# THE TABLE. What falls through it is delivered. Sources: API = the Claude API's documentation, "Errors" and "Rate
-# limits"; SDK = what the official SDKs retry (408, 409, 429, >= 500, connection errors, x-should-retry).
-TABLE: dict[str, Rule] = {
-    # 429: the account's window, or one model's. API: "retry-after" and reset headers say how long. The account rests
-    # at once, so that further attempts cannot pile up on it: no token is asked.
-    "rate_limit": Rule(scope="account", kind="rate", default="rate_limited", strike=False, free=True, named=True),
-    # 429 of a monthly spend limit, 402: it fails until a person acts. API: no retry-after comes with it.
-    "billing": Rule(scope="account", kind="auth", default="auth", strike=False, free=True),
-    # 401, 403: our credential, not the client's key. RFC 9110 section 15.5.2; API: "authentication_error".
-    "credential": Rule(scope="account", kind="auth", default="auth", strike=False, free=True),
-    # 403 that speaks of the model: this account may not use it. API: "permission_error".
-    "permission": Rule(scope="model", kind="auth", default="auth", strike=False, free=True),
-    # 529, and overloaded_error in any status or first event: the API as a whole, though some accounts may still be
-    # served (the pool strikes both). API: "Errors", 529. SDK: backs off.
-    "overloaded": Rule(scope="upstream", kind="overload", default="overloaded", strike=True, named=True, waits=True),
-    # 5xx. API: 500 api_error, 504 timeout_error. It may be one organization's, so the account is blamed. SDK: retried.
-    "server_error": Rule(scope="account", kind="outage", default="server_error", strike=True, named=True),
-    # 3xx: a wrong base_url or a captive proxy; never followed, for the credential belongs to its origin (RFC 9110
-    # section 15.4 allows, and security forbids).
-    "redirect": Rule(scope="account", kind="outage", default="server_error", strike=True),
-    # No connection: nothing was asked, nothing can be billed. The origin's fault. RFC 9110 section 9.2.2.
-    "connect": Rule(scope="upstream", kind="outage", default="unreachable", strike=True),
-    # A proxy is one account's own way out.
-    "proxy": Rule(scope="account", kind="outage", default="unreachable", strike=True),
-    # Sent, but no answer: RFC 9110 section 9.2.2 leaves repeating to who knows the request; generating twice is waste,
-    # not harm. One slow or broken connection may be the path of this account, so the account is blamed.
-    "silent": Rule(scope="account", kind="outage", default="unreachable", strike=True),
-}
-
-# An error's type decides before its status: "also seen with other statuses" (API, 529) and it is all that an error
-# event in a stream has. Types that are the client's own fault are not here.
-_ROW_BY_TYPE = {
-    "overloaded_error": "overloaded",
-    "rate_limit_error": "rate_limit",
-    "billing_error": "billing",
-    "authentication_error": "credential",
-    "permission_error": "credential",
-    "api_error": "server_error",
-    "timeout_error": "server_error",
-}
 _CLIENTS_FAULT = frozenset({"invalid_request_error", "not_found_error", "request_too_large", "conflict_error"})
 # Codes of `error.details.error_code`. Source: types of the official SDK.
 _BILLING_CODES = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached", "organization_on_hold"})
-# An account without credit answers 400 invalid_request_error, in these words. Source: API support pages.
-_NO_CREDIT = "credit balance is too low"
+# How a permission_error says that the credential, and not what was asked for, is at fault.
+_OF_THE_CREDENTIAL = re.compile(
+    r"(credential|\bkey|token|oauth|authentication|session|organization|account)\b.{0,60}"
+    r"\b(revoked|expired|invalid|disabled|deactivated|suspended|banned|not (allowed|supported|valid|recognized))"
+    r"|\binvalid\b.{0,20}(credential|key|token|session)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+_STALE_THINKING = re.compile(r"signature\W.{0,20}thinking\W|thinking\W.{0,80}cannot be modified", re.IGNORECASE)
 
 # 5xx and 529 that name a time are believed up to this long, s; a longer one would be an outage of its own making.
 _LONGEST_NAMED = 300.0
+# A date in a text is believed up to this long, s: a spend limit is a month's. One day of slack for clocks.
+_LONGEST_DATED = 32 * 86400.0
 # First wait after an overload, s; doubles to the second. More than two would cost the client more than they give.
 _BACKOFF = 0.2
 
@@ -203,6 +112,8 @@ def judge(
     attempt: int = 0,
     repeatable: bool = True,
     renewable: bool = False,
+    session_key: bool = False,
+    heard: Collection[str] = (),
 ) -> Verdict:
     """What to do about one attempt's outcome, before a byte has gone to the client.
 
@@ -213,120 +124,178 @@ def judge(
         attempt: attempts before this one, from 0.
         repeatable: whether doing it twice is harmless; False for what creates an object (a batch, a file).
         renewable: whether the account's token can be refreshed, and was not yet in this attempt.
+        session_key: whether the account's credential is a session key.
+        heard: signatures of what other accounts said to the same call.
     """
     match outcome:
         case Answered():
-            return _judge_answer(outcome, cooldown, now, model, attempt, renewable)
+            found = _judge_answer(outcome, cooldown, now, model, attempt, renewable, session_key)
         case Unreachable():
-            return _judge_silence(outcome, cooldown, repeatable)
-        case NoCredential():
-            row = TABLE["credential"]
-            return Retry(
-                scope=row.scope,
-                kind=row.kind,
-                reason=outcome.reason,
-                cooldown=cooldown.auth,
-                free=row.free,
-                relayable=False,
-            )
+            found = _judge_silence(outcome, cooldown, repeatable)
+        case NodeDefect():
+            return Retry(scope="node", kind="outage", reason=outcome.reason, free=True, relayable=False)
         case _:
             assert_never(outcome)
+    if not isinstance(found, Retry) or not found.doubt or found.signature not in heard:
+        return found
+    if found.kind == "overload":  # the API's own, not the call's
+        return attrs.evolve(found, alike=True)
+    if found.status >= 500:  # the call's, or an outage that has not reached every account
+        return attrs.evolve(found, alike=True, scope="none")
+    reason = f"{found.reason}, from another account as well: the call's own"
+    relayable = found.relayable or found.status == 403
+    return attrs.evolve(found, alike=True, scope="none", final=True, reason=reason, relayable=relayable)
+
+
+def thinking_is_stale(outcome: Outcome) -> bool:
+    """Whether the upstream refuses thinking blocks of an earlier answer: another model or account signed them.
+
+    Source: the API's "Invalid `signature` in `thinking` block" and "`thinking` blocks in the latest assistant message
+    cannot be modified", both 400 invalid_request_error.
+    """
+    return (
+        isinstance(outcome, Answered)
+        and outcome.status == 400
+        and outcome.error_type == "invalid_request_error"
+        and _STALE_THINKING.search(outcome.message) is not None
+    )
 
 
 def _judge_answer(
-    answer: Answered, cooldown: Cooldown, now: float, model: str, attempt: int, renewable: bool
+    answer: Answered, cooldown: Cooldown, now: float, model: str, attempt: int, renewable: bool, session_key: bool
 ) -> Verdict:
-    name = _row_of(answer)
+    status = _meant(answer)
+    name = _row_of(answer, status, now)
     if name is None:
-        return Deliver(reason="ok" if answer.status < 400 else f"{_said(answer)}: the client's own")
-    if renewable and name == "credential" and answer.status == 401:
-        return Retry(scope="none", kind="auth", reason=_why(name, answer), renew=True, free=True, status=401)
+        served = status < 400
+        return Deliver(reason="ok" if served else f"{_said(answer)}: the client's own", served=served)
+    if renewable and status == 401 and name in ("credential", "refused"):
+        reason = _why(name, answer, status, session_key)
+        return Retry(scope="none", kind="auth", reason=reason, renew=True, free=True, status=401)
     row = TABLE[name]
-    default: float = getattr(cooldown, row.default)
-    scope, rest, strike = row.scope, default, row.strike
-    if name == "rate_limit":
-        scope, rest = _limit(answer.headers, default, now, model)
-    elif row.named:
-        named = retry_after(answer.headers, now)
-        if named:  # a time was named to this account alone; whether the others are served, they find out
-            scope, rest, strike = "account", min(named, _LONGEST_NAMED), False
+    scope, rest, strike = _blame(name, answer, getattr(cooldown, row.default), now, model)
     return Retry(
         scope=scope,
         kind=row.kind,
-        reason=_why(name, answer),
+        reason=_why(name, answer, status, session_key),
         cooldown=rest,
         strike=strike,
         free=row.free,
         backoff=min(_BACKOFF * 2**attempt, 2 * _BACKOFF) if row.waits else 0.0,
-        relayable=name != "redirect" and not _empty_stream(answer),
-        status=answer.status,
+        relayable=status >= 400 and not _means_our_key(name, answer, status),
+        status=status,
+        doubt=row.doubt,
+        signature=_signature(name, answer, status),
     )
 
 
-def _row_of(answer: Answered) -> str | None:
+def _means_our_key(name: str, answer: Answered, status: int) -> bool:
+    """Whether the answer denies us: the client would take its own key to be meant, and ask its user to log in."""
+    if status == 401:
+        return True
+    ours = TABLE[name].kind == "auth" and TABLE[name].scope == "account"
+    return status == 403 and (ours or (name == "refused" and answer.error_type == "permission_error"))
+
+
+def _blame(name: str, answer: Answered, default: float, now: float, model: str) -> tuple[Scope, float, bool]:
+    """Scope, rest in s, and whether that is only a strike."""
+    row = TABLE[name]
+    if name == "rate_limit":
+        return *_limit(answer, default, now, model), False
+    if name == "spent":
+        until = regained_at(answer.message)
+        return row.scope, default if until is None else min(max(0.0, until - now), _LONGEST_DATED), False
+    if row.named and (named := retry_after(answer.headers, now)):
+        # A time was named to this account alone; whether the others are served, they find out.
+        return "account", min(named, _LONGEST_NAMED), False
+    return ("none" if row.scope == "model" and not model else row.scope), default, row.strike
+
+
+def _meant(answer: Answered) -> int:
+    """An answer's status; of a success that holds an error, the one that goes with it. Source: API docs, "Errors"."""
+    if answer.status >= 300 or not (answer.error_type or answer.first_event == "error"):
+        return answer.status
+    return status_of_kind(answer.error_type)
+
+
+def _row_of(answer: Answered, status: int, now: float) -> str | None:
     """The table's row for an answer; None when it is to be delivered."""
-    status = answer.status
+    if answer.first_event == "":
+        return "silent"
+    if answer.unfit:
+        return "unfit"
     if status < 300 or status == 304:
-        return _row_of_stream(answer.first_event) if answer.first_event is not None else None
+        return None
     if status < 400:
         return "redirect"
     if answer.error_type == "overloaded_error" or status == 529:
         return "overloaded"
-    if answer.error_code in _BILLING_CODES or status == 402 or _NO_CREDIT in answer.message.lower():
+    known = account_failure(status, answer.message) if answer.error_type else None
+    if known is not None:
+        return known
+    if answer.error_code in _BILLING_CODES or (status == 402 and answer.error_type == "billing_error"):
         return "billing"
-    if status in (401, 403):
+    if status in (401, 402, 403):
         return _row_of_denial(answer)
     if status == 429:
-        return "rate_limit"
+        return "rate_limit" if limited(answer.headers, now) is not None else "bare_limit"
     # "x-should-retry: false" on a 5xx: the request itself is what fails, here as anywhere. Source: SDK.
     if status >= 500 and answer.headers.get(b"x-should-retry") != b"false":
         return "server_error"
     return None
 
 
-def _row_of_stream(first: FirstEvent) -> str | None:
-    if first.name == "":
-        return "silent"
-    if first.name != "error" or first.error_type in _CLIENTS_FAULT:
-        return None
-    return _ROW_BY_TYPE.get(first.error_type, "server_error")
-
-
 def _row_of_denial(answer: Answered) -> str | None:
-    """401 and 403: whose fault? A body that blames the request is the client's; one that speaks of the model is about
-    the model on this account; anything else (also a page of HTML) denies our credential."""
+    """401, 402, 403: whose fault? A body that blames the request is the client's; the API's own words may deny our
+    credential, or the model on this account; anything else may be anybody's (also a page of HTML)."""
     if answer.error_type in _CLIENTS_FAULT:
         return None
-    if answer.status == 403 and answer.error_type == "permission_error" and "model" in answer.message.lower():
-        return "permission"
-    return "credential"
+    if answer.error_type == "authentication_error":
+        return "credential"
+    if answer.error_type == "permission_error":
+        if "model" in answer.message.lower():
+            return "no_model"
+        if _OF_THE_CREDENTIAL.search(answer.message):
+            return "credential"
+    return "refused"
 
 
-def _limit(headers: Headers, default: float, now: float, model: str) -> tuple[Scope, float]:
+def _limit(answer: Answered, default: float, now: float, model: str) -> tuple[Scope, float]:
     """Scope and rest of a 429. A limit of one model says nothing where no model was asked: then nobody rests."""
-    found = limited(headers, now)
-    if found is None:
-        return ("account" if model else "none"), default
+    found = limited(answer.headers, now)
+    assert found is not None, "a 429 that names nothing has another row"
     if found.scope == "model" and not model:
         return "none", 0.0
     return found.scope, max(0.0, found.until - now)
 
 
-def _empty_stream(answer: Answered) -> bool:
-    return answer.first_event is not None and answer.first_event.name == "" and answer.status < 300
+# What differs between two answers that mean the same: ids, numbers and dates.
+_PARTICULARS = re.compile(r"\b[a-z]+_[0-9a-z]{8,}\b|[0-9a-f-]{16,}|\d+", re.IGNORECASE)
+
+
+def _signature(name: str, answer: Answered, status: int) -> str:
+    said = " ".join(_PARTICULARS.sub("#", answer.message.lower()).split())[:200]
+    return f"{name} {status} {answer.error_type} {answer.unfit} {said}"
 
 
 def _judge_silence(outcome: Unreachable, cooldown: Cooldown, repeatable: bool) -> Retry:
-    name = outcome.kind if outcome.kind in ("connect", "proxy") or outcome.bytes_sent else "connect"
-    row = TABLE[name if name in TABLE else "silent"]
+    if outcome.kind == "node":
+        return Retry(scope="none", kind="outage", reason=outcome.reason, final=True, relayable=False, ours=True)
+    unasked = "proxy" if outcome.kind == "proxy" else "connect"
+    name = "silent" if outcome.bytes_sent else unasked
+    row = TABLE[name]
+    why = cause_of(outcome.reason)
     return Retry(
         scope=row.scope,
         kind=row.kind,
-        reason=_SILENCE[outcome.kind],
+        reason=f"{_SILENCE[outcome.kind]}: {why}" if why else _SILENCE[outcome.kind],
         cooldown=getattr(cooldown, row.default),
         strike=row.strike,
         final=outcome.bytes_sent and not repeatable,
         relayable=False,
+        doubt=row.doubt,
+        signature=f"{name} {outcome.kind}",
+        late=outcome.kind == "timeout",
     )
 
 
@@ -337,14 +306,29 @@ _SILENCE: dict[ConnectionFault, str] = {
     "protocol": "upstream did not speak HTTP",
     "proxy": "the account's proxy refused",
 }
+_PLACE = re.compile(r"(?:proxy )?[a-z0-9+.-]+://\S+: ")
 
 
-def _why(name: str, answer: Answered) -> str:
+def cause_of(reason: str) -> str:
+    """A transport's words without the places, which may be internal: "dns: name or service not known"."""
+    return _printable(_PLACE.sub("", reason))
+
+
+def _why(name: str, answer: Answered, status: int, session_key: bool) -> str:
     if name == "credential":
-        return f"{AUTH_REASON} ({answer.status})"
+        return f"{AUTH_REASON if session_key else _printable(answer.message) or 'credential refused'} ({status})"
+    if name in ("disabled", "billing", "spent", "entitlement", "refused"):
+        return f"{_printable(answer.message)} ({status})" if answer.message else f"{_said(answer)} from upstream"
     if name == "silent":
         return "upstream ended the stream before its first event"
+    if name == "unfit":
+        return f"{answer.status} with {answer.unfit} from upstream"
     return f"{_said(answer)} from upstream"
+
+
+def _printable(text: str) -> str:
+    """An upstream's words, fit for a log line and a client."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text[:300]).split())[:200]
 
 
 _WORD = re.compile(r"[a-z_]{1,40}")
@@ -352,10 +336,8 @@ _WORD = re.compile(r"[a-z_]{1,40}")
 
 def _said(answer: Answered) -> str:
     """The answer in a word: its status, and an error type that the status does not imply."""
-    first = answer.first_event
-    kind = first.error_type if first is not None else answer.error_type
-    kind = kind if _WORD.fullmatch(kind) else ""  # it goes to the log
-    if first is not None and answer.status < 300:
+    kind = answer.error_type if _WORD.fullmatch(answer.error_type) else ""  # it goes to the log
+    if answer.status < 300:
         return kind or "error event"
     return f"{answer.status} {kind}" if kind and kind != KIND_BY_STATUS.get(answer.status) else str(answer.status)
 
@@ -372,10 +354,26 @@ def may_retry(verdict: Retry, *, attempts_left: int, budget: RetryBudget, deadli
     return verdict.free or budget.spend()
 
 
-def last_word(verdict: Retry) -> Refusal:
-    """Our answer in place of a last outcome that cannot be passed on (no answer came, or a redirect)."""
+def last_word(verdict: Retry, account: str) -> Refusal:
+    """Our answer in place of a last outcome that cannot be passed on: no answer of the API, or one that denies us."""
+    if verdict.ours:
+        return Refusal(status=503, message=verdict.reason, retry_after=1, code="no_descriptors")
+    if verdict.scope == "node":
+        return Refusal(
+            status=529,
+            message=f"Overloaded: no account can serve now (account {account}: {NOT_HERE})",
+            code="no_account",
+        )
+    message = f"account {account}: {verdict.reason}"
+    if verdict.kind == "auth" or verdict.status in (401, 403):
+        said = f"account {account}: the upstream rejected its credential: {verdict.reason}"
+        return Refusal(status=502, message=said, code="upstream_credential")
     if verdict.status:
-        return Refusal(status=502, message=f"upstream error: {verdict.reason}", code="upstream_error")
-    if verdict.reason == _SILENCE["timeout"]:
-        return Refusal(status=504, message=verdict.reason, code="upstream_timeout")
-    return Refusal(status=502, message=verdict.reason, code="upstream_unreachable")
+        return Refusal(status=502, message=message, code="upstream_error")
+    if verdict.late:
+        return Refusal(status=504, message=message, code="upstream_timeout")
+    return Refusal(status=502, message=message, code="upstream_unreachable")
+
+
+# What a client is told of a defect of this node; the operator is told what it is.
+NOT_HERE = "cannot be used on this node"

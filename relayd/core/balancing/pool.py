@@ -11,7 +11,7 @@ and within one priority the strategy chooses (strategy.py) among those that noth
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -19,11 +19,12 @@ import attrs
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Routing, Snapshot
 from relayd.core.balancing.account_state import AccountState, Health, Lease, health_state, identity_of, merge_health
+from relayd.core.balancing.blame import FailureKind
 from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
-from relayd.core.balancing.eligibility import Wanted, block_of, blocks_of, free, well
+from relayd.core.balancing.eligibility import Wanted, block_of, blocks_of, free, health_block, well
 from relayd.core.balancing.explain import Block, Reason, Unavailable, refusal_of, unavailable
-from relayd.core.balancing.failover import Deliver, FailureKind, Retry, Verdict
+from relayd.core.balancing.failover import Deliver, Retry, Verdict
 from relayd.core.balancing.headroom import read_gauges
 from relayd.core.balancing.strategy import choose, last_resort
 from relayd.wire.http import Headers
@@ -127,9 +128,18 @@ class Pool:
         reasons = []
         for one in candidates.by_id.values():
             block = block_of(one, model, now)
-            reasons.append(Reason(one.id, block is None, well(one, now) if block is None else block.text(now)))
+            reasons.append(
+                Reason(one.id, block is None, well(one, now) if block is None else block.text(now, whole=True))
+            )
         reasons.sort(key=lambda reason: not reason.ok)
         return reasons + [Reason(block.account, False, block.text(now)) for block in candidates.never]
+
+    def rests(self, snapshot: Snapshot, now: float) -> dict[str, Block]:
+        """What their health keeps accounts from that the config lets serve. Those that are well are left out."""
+        groups = tuple(sorted({group for account in snapshot.accounts.values() for group in account.groups}))
+        candidates = self._candidates_for(snapshot, groups, "", now).by_id.values()
+        found = {one.id: health_block(one, "", now) for one in candidates}
+        return {name: block for name, block in found.items() if block is not None}
 
     # --- one attempt
 
@@ -169,7 +179,7 @@ class Pool:
     def observe(
         self, lease: Lease, verdict: Verdict, headers: Headers | None, now: float, rng: random.Random
     ) -> HealthChange | None:
-        """Learn from an attempt's outcome, once per lease.
+        """Learn from an attempt's outcome, once per lease. What is in doubt is blamed by `accuse`, if ever.
 
         Args:
             headers: of the upstream's answer; None when there was none.
@@ -193,7 +203,8 @@ class Pool:
                 change = self._blame(lease, verdict, now, rng)
         if learnt or change is not None or not state.calm or isinstance(verdict, Retry):
             state.measure(self._routing.reserve, now)
-            self._changed.add(state.id)
+            if not (isinstance(verdict, Retry) and verdict.scope == "node"):
+                self._changed.add(state.id)
         return change
 
     def _learn(self, lease: Lease, headers: Headers, now: float) -> bool:
@@ -209,23 +220,34 @@ class Pool:
         return HealthChange(lease.account, "recovered", "", 0.0) if any(reopened) else None
 
     def _blame(self, lease: Lease, verdict: Retry, now: float, rng: random.Random) -> HealthChange | None:
+        """What is known at once: that the upstream was there, or was not, and what leaves no doubt."""
         origin = lease.state.origin
         if verdict.status and verdict.kind != "overload":
             origin.succeed(now, lease.on_trial(origin))  # whatever it said, it was there to say it
         match verdict.scope:
-            case "none":
-                return None
-            case "model":
-                if not lease.model:
-                    return None
-                gate = lease.state.model(lease.model).gate
             case "upstream":
                 self._strike(lease, origin, verdict, now, rng)
-                if verdict.kind != "overload":
-                    return None
-                gate = lease.health.gate
-            case "account":
-                gate = lease.health.gate
+            case "node":
+                lease.state.defect = verdict.reason
+            case "account" | "model" if not verdict.doubt:
+                return self._close(lease, verdict, now, rng)
+        return None
+
+    def accuse(self, lease: Lease, verdict: Retry, now: float, rng: random.Random) -> HealthChange | None:
+        """Blame the account for a failure that was in doubt (suspects.py). Returns as `observe`."""
+        state = lease.state
+        if state.whole is not lease.health:
+            return None  # that was another credential
+        change = self._close(lease, verdict, now, rng)
+        state.measure(self._routing.reserve, now)
+        self._changed.add(state.id)
+        return change
+
+    def _close(self, lease: Lease, verdict: Retry, now: float, rng: random.Random) -> HealthChange | None:
+        """Rest or strike the account, or the model on it."""
+        if verdict.scope == "none" or (verdict.scope == "model" and not lease.model):
+            return None
+        gate = lease.state.model(lease.model).gate if verdict.scope == "model" else lease.health.gate
         if verdict.strike:
             turned = self._strike(lease, gate, verdict, now, rng)
         else:
@@ -301,10 +323,31 @@ class Pool:
     def restore(self, account: str, now: float) -> None:
         """Let an account serve at once: a test of it succeeded, or its credential was renewed."""
         state = self._states[account]
+        state.defect = ""
         for health in (state.whole, *state.models.values()):
             health.gate.reopen(now)
         state.measure(self._routing.reserve, now)
         self._changed.add(account)
+
+    def wake(self, account: str, now: float) -> None:
+        """Let an account serve at once, whatever is known of it: also of its windows, and of the way to its origin."""
+        state = self._states[account]
+        for health in (state.whole, *state.models.values()):
+            health.gauges, health.seen = {}, now
+        state.origin.reopen(now)
+        self.restore(account, now)
+
+    def set_defects(self, defects: Mapping[str, str], now: float) -> None:
+        """Which accounts this node cannot use, and why. Never told to others: they may well use them."""
+        for state in self._states.values():
+            found = defects.get(state.id, "")
+            if found != state.defect:
+                state.defect = found
+                state.measure(self._routing.reserve, now)
+
+    def defects(self) -> dict[str, str]:
+        """As `set_defects`, with what attempts have found since."""
+        return {state.id: state.defect for state in self._states.values() if state.defect}
 
     def in_flight(self, account: str) -> int:
         """Attempts on an account that have not ended."""

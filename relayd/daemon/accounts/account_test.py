@@ -15,6 +15,7 @@ import trio
 from relayd.config.secrets.secret import MASK, Secret
 from relayd.config.snapshot import Account, ApiKey, ObjectId, Relay
 from relayd.core.access.permissions import Plan
+from relayd.core.balancing.outcomes import Unreachable
 from relayd.core.outbound import Outbound, prepare
 from relayd.daemon.accounts.upstreams import Upstreams, unreachable, url_of
 from relayd.daemon.net.client import open_client, read_at_most
@@ -84,7 +85,8 @@ async def _ask(
             response = await client.send(request, stream=True)
         except httpx2.TransportError as error:
             fault = unreachable(error)
-            message = f"{outbound.base_url} cannot be reached ({fault.kind})"
+            what = fault.kind if isinstance(fault, Unreachable) else "this node"
+            message = f"{outbound.base_url} cannot be reached ({what})"
             return AccountCheck(ok=False, status=0, message=message, detail=fault.reason)
         found = judge(response.status_code, await read_at_most(response, LONGEST))
     # Some upstreams quote what they refuse.

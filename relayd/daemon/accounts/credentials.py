@@ -8,17 +8,20 @@ What OAuth makes of the secret at run time is daemon/accounts/oauth.py.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from relayd.config.diff import Change, Changes
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
-from relayd.config.secrets.binding import account_binding
+from relayd.config.secrets.binding import Binding, credential_binding
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.secret import Secret
-from relayd.config.snapshot import Account, Snapshot
+from relayd.config.secrets.secret_files import SecretFiles
+from relayd.config.snapshot import Account, Relay, Snapshot
 from relayd.core.oauth import parse_tokens, presentable
 
 if TYPE_CHECKING:
@@ -39,17 +42,40 @@ class Opened:
 _NOTHING = Opened(NOTHING, NOTHING)
 
 
+@attrs.frozen(eq=False)
+class _FileRead:
+    """A credential file as it was read."""
+
+    path: Path
+    signature: tuple[int, int, int]
+    opened: Opened
+
+    def changed(self) -> bool:
+        """Whether it is another one now, or gone."""
+        try:
+            return _signature(self.path) != self.signature
+        except OSError:
+            return True
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @attrs.define(eq=False)
 class Credentials:
     """Opens what accounts present.
 
     Args:
         identities: of this node; empty when the tree seals nothing.
+        files: which files this node permits, and where their content may go.
     """
 
     identities: Sequence[Identity] = ()
-    _opened: dict[tuple[str, str, str], Opened] = attrs.field(factory=dict, repr=False)
-    _read: dict[str, tuple[tuple[int, int, int], Opened]] = attrs.field(factory=dict, repr=False)
+    files: SecretFiles = attrs.field(factory=SecretFiles)
+    _opened: dict[tuple[str, Binding], Opened] = attrs.field(factory=dict, repr=False)
+    _read: dict[str, _FileRead] = attrs.field(factory=dict, repr=False)
 
     def problems(self, snapshot: Snapshot) -> dict[str, str]:
         """Open every enabled account's secret. Returns the accounts whose secret cannot be had, with the reason."""
@@ -75,7 +101,7 @@ class Credentials:
         sealed = {account.credential.sealed for account in accounts}
         files = {account.credential.file for account in accounts}
         self._opened = {key: one for key, one in list(self._opened.items()) if key[0] in sealed}
-        self._read = {path: one for path, one in list(self._read.items()) if path in files}
+        self._read = {name: one for name, one in list(self._read.items()) if name in files}
 
     def remark(self, changes: Changes, old: Snapshot, new: Snapshot) -> Changes:
         """The changes; where a sealed value changed, with a note on whether the secret in it did, if this node can
@@ -97,7 +123,7 @@ class Credentials:
         """Whether two sealed values hold the same secret; "" when that cannot be told here."""
         try:
             one, other = (
-                self._open(account, snapshot, account.base_url or snapshot.relay.upstream.base_url)
+                self._open(account, snapshot.relay, credential_binding(account, snapshot.relay))
                 for account, snapshot in ((before, old), (after, new))
             )
         except (SealError, ValueError):
@@ -108,36 +134,42 @@ class Credentials:
         if not ACCOUNT_KINDS[account.kind].has_credential:
             return _NOTHING
         if account.credential.file:
-            return self._from_file(account)
-        base_url = account.base_url or snapshot.relay.upstream.base_url
-        key = (account.credential.sealed, account.id, base_url)
+            return self._from_file(account, snapshot.relay)
+        binding = credential_binding(account, snapshot.relay)
+        key = (account.credential.sealed, binding)
         opened = self._opened.get(key)
         if opened is None:
-            opened = self._opened[key] = _parsed(account, self._open(account, snapshot, base_url))
+            opened = self._opened[key] = _parsed(account, self._open(account, snapshot.relay, binding))
         return opened
 
-    def _from_file(self, account: Account) -> Opened:
+    def _from_file(self, account: Account, relay: Relay) -> Opened:
         """The secret in a node-local file, read anew only when the file is another one (it may be rotated)."""
-        path = account.credential.file
-        found = os.stat(path)
-        signature = (found.st_ino, found.st_size, found.st_mtime_ns)
-        known = self._read.get(path)
-        if known is None or known[0] != signature:
-            known = self._read[path] = signature, _parsed(account, _read(path))
-        return known[1]
+        if why := self.files.why_not_sent(account, relay):
+            raise ValueError(why)
+        name = account.credential.file
+        known = self._read.get(name)
+        if known is None or known.changed():
+            path = self.files.locate_credential(name, relay.state.password_file)
+            known = self._read[name] = _FileRead(path, _signature(path), _parsed(account, _read(path.resolve())))
+        return known.opened
 
-    def _open(self, account: Account, snapshot: Snapshot, base_url: str) -> Secret:
+    def _open(self, account: Account, relay: Relay, binding: Binding) -> Secret:
         from relayd.config.secrets.seal import open_sealed  # a tree without sealed values does not pay for it
 
-        binding = account_binding(snapshot.relay.realm, account.id, base_url)
-        return open_sealed(account.credential.sealed, binding, self.identities, snapshot.relay.secrets.recipients)
+        return open_sealed(account.credential.sealed, binding, self.identities, relay.secrets.recipients)
 
 
-def _read(path: str) -> Secret:
-    with open(path, "rb") as file:
+def _read(path: Path) -> Secret:
+    """A credential file, of which no part can have become a link since it was located. Raises: OSError, ValueError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path}: not a regular file")
         raw = file.read(_MOST + 1)
     if len(raw) > _MOST:
         raise ValueError(f"{path}: more than {_MOST} bytes is too much for a credential")
+    if b"rlkey" in raw:
+        raise ValueError(f"{path}: this is an identity, not a credential")
     try:
         return Secret(raw.decode("ascii").strip())
     except UnicodeDecodeError:  # whose text would quote a byte of it

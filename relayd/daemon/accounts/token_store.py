@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 import trio
 
+from relayd.config.secrets.binding import Binding
 from relayd.config.secrets.recipients import SealError, active_keys
 from relayd.config.secrets.seal import open_sealed, parse_sealed, seal
-from relayd.config.snapshot import Account, Snapshot
+from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import Account, Recipient, Snapshot
 from relayd.core.oauth import (
     UNUSED,
     StoredTokens,
@@ -171,23 +173,30 @@ class TokenStore:
             self.use(holding, holding.stored, max(0.0, self.now() - found.at))
 
     def _open(self, holding: Holding, sealed: str) -> Tokens | None:
-        snapshot = self.snapshot()
-        base_url = holding.account.base_url or snapshot.relay.upstream.base_url
+        relay = self.snapshot().relay
         try:
-            binding = runtime_binding(snapshot.relay.realm, holding.account.id, base_url)
-            secrets = snapshot.relay.secrets
-            return parse_tokens(open_sealed(sealed, binding, self.credentials.identities, secrets.recipients))
+            binding = runtime_binding(holding.account, relay)
+            return parse_tokens(self._opened(sealed, binding, relay.secrets.recipients))
         except (SealError, ValueError) as error:
             holding.unreadable = f"the tokens that another node stored cannot be opened here: {error}"
             return None
 
+    def _opened(self, sealed: str, binding: Binding, recipients: Sequence[Recipient]) -> Secret:
+        """The tokens of a note. One that was stored before seeds were sealed for a token endpoint names none; that the
+        seed opens, and the note was written with it, says enough. Raises: SealError."""
+        try:
+            return open_sealed(sealed, binding, self.credentials.identities, recipients)
+        except SealError as error:
+            if error.code != "E-SEAL-CONTEXT" or not binding.token_url:
+                raise
+            return open_sealed(sealed, attrs.evolve(binding, token_url=""), self.credentials.identities, recipients)
+
     def _sealed(self, holding: Holding, tokens: Tokens) -> str:
         if not tokens.generation:
             return ""
-        snapshot = self.snapshot()
-        base_url = holding.account.base_url or snapshot.relay.upstream.base_url
-        binding = runtime_binding(snapshot.relay.realm, holding.account.id, base_url)
-        return seal(write_tokens(tokens), binding, active_keys(snapshot.relay.secrets.recipients))
+        relay = self.snapshot().relay
+        binding = runtime_binding(holding.account, relay)
+        return seal(write_tokens(tokens), binding, active_keys(relay.secrets.recipients))
 
     async def _forget(self, note: c.Note, held: Mapping[str, Holding]) -> None:
         """Erase a note of a seed that the tree no longer has, once it has not been written for long."""

@@ -17,14 +17,16 @@ import trio
 
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Snapshot, Upstream
-from relayd.core.balancing.failover import ConnectionFault, Unreachable
+from relayd.core.balancing.outcomes import ConnectionFault, NodeDefect, Unreachable
 from relayd.core.outbound import Outbound
 from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
-from relayd.daemon.net.connect import Resolver
+from relayd.daemon.net.connect import NO_SOCKS, PackageMissing, Resolver, has_socks
+from relayd.daemon.net.connection_pool import NoDescriptors
 from relayd.daemon.net.request import build_request
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
+from relayd.wire.blot import SHORTEST, Blotter, blotted
 from relayd.wire.http import Headers
 
 SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
@@ -49,27 +51,30 @@ class Upstreams:
     _by_proxy: dict[str, Transport] = attrs.field(factory=dict)
     _simulators: dict[str, SimulatorTransport] = attrs.field(factory=dict)
 
-    async def open(self, account: Account, outbound: Outbound, limits: Upstream) -> Inbound | Unreachable:
+    async def open(
+        self, account: Account, outbound: Outbound, limits: Upstream, *, first_byte: float, repeatable: bool = True
+    ) -> Inbound | Unreachable | NodeDefect:
         """Send one attempt and wait for the head of its answer.
 
         The caller closes `Inbound.source`. Cancellation closes the connection.
+
+        Args:
+            first_byte: s from the request sent to the head of its answer.
+            repeatable: as in `build_request`.
         """
-        timeout = {
-            "connect": limits.connect_timeout,
-            "write": limits.idle_timeout,
-            "first_byte": limits.first_byte_timeout,
-        }
+        timeout = {"connect": limits.connect_timeout, "write": limits.idle_timeout, "first_byte": first_byte}
         url = url_of(outbound.base_url, outbound.target)
-        request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout)
+        request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout, repeatable=repeatable)
         try:
             response = await self.transport(account).handle_async_request(request)
         except httpx2.TransportError as error:
-            return unreachable(error)
-        return Inbound(
+            return unreachable(error, outbound.credential)
+        inbound = Inbound(
             status=response.status_code,
             headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
             source=cast("BodySource", response.stream),
         )
+        return inbound if len(outbound.credential) < SHORTEST else without_echo(inbound, outbound.credential)
 
     def transport(self, account: Account) -> httpx2.AsyncBaseTransport:
         """The transport that serves `account`; one for each proxy, and one for each simulated account."""
@@ -108,13 +113,59 @@ class Upstreams:
             transport.close()
 
 
-def unreachable(error: httpx2.TransportError) -> Unreachable:
+def without_echo(inbound: Inbound, credential: bytes) -> Inbound:
+    """An answer in which our credential does not stand, neither in its head nor in its body."""
+    headers = inbound.headers
+    if any(credential in value for _, value in headers):
+        headers = Headers([(name, blotted(value, credential)) for name, value in headers])
+    return Inbound(status=inbound.status, headers=headers, source=BlottedBody(inbound.source, Blotter(credential)))
+
+
+@attrs.define(eq=False)
+class BlottedBody:
+    """A BodySource without a secret that its answer may echo."""
+
+    _source: BodySource
+    _blotter: Blotter
+    _ended: bool = False
+
+    def take(self) -> bytes | None:
+        """The next bytes, `b""` at the end, None when there are none yet."""
+        if self._ended:
+            return b""
+        data = self._source.take()
+        if data:
+            return self._blotter.feed(data) or None
+        if data is None:
+            return None
+        self._ended = True
+        return self._blotter.rest()
+
+    async def wait(self) -> None:
+        """Wait until `take` may have something to say."""
+        await self._source.wait()
+
+    def close(self) -> None:
+        """Be done with it."""
+        self._source.close()
+
+
+def missing_package(account: Account) -> str:
+    """Why this node lacks what the account's way upstream needs; "" when it has all."""
+    return NO_SOCKS if account.proxy.startswith("socks5:") and not has_socks() else ""
+
+
+def unreachable(error: httpx2.TransportError, credential: bytes = b"") -> Unreachable | NodeDefect:
     """What a transport's exception means for the next attempt."""
+    if isinstance(error.__cause__, PackageMissing):
+        return NodeDefect(reason=NO_SOCKS)
     kind = next(kind for cause, kind in _KINDS if isinstance(error, cause))
-    return Unreachable(kind=kind, reason=str(error) or type(error).__name__)
+    reason = str(error) or type(error).__name__
+    return Unreachable(kind=kind, reason=blotted(reason.encode(), credential).decode())
 
 
 _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
+    (NoDescriptors, "node"),
     (httpx2.ProxyError, "proxy"),
     (httpx2.ConnectTimeout, "connect"),
     (httpx2.ConnectError, "connect"),

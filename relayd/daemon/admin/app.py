@@ -17,8 +17,8 @@ import attrs
 import msgspec
 
 from relayd.config.snapshot import Admin, AdminToken
+from relayd.core.access.addresses import client_address
 from relayd.core.access.admin_tokens import Role, authorise, may_scrape
-from relayd.core.access.auth import client_address
 from relayd.core.access.throttle import BadKeys
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
@@ -106,13 +106,10 @@ class AdminApp:
     def _guessing(self, exchange: Exchange) -> Iterator[str]:
         """Counts wrong tokens by address, which it gives. Raises: Refusal 429."""
         address, now = self._address(exchange), self.wall()
-        self.bad_tokens.check(address, now)
         try:
             yield address
         except Refusal as refusal:
-            if refusal.status == 401:
-                self.bad_tokens.note(address, now)
-            raise
+            raise self.bad_tokens.answer(refusal, address, now) from None
 
     @property
     def _admin(self) -> Admin:

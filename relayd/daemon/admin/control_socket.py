@@ -1,12 +1,14 @@
-"""Control socket: how `relayd reload`, `rollback`, `resume`, `diff` and `status` talk to the daemon.
+"""Control socket: how `relayd reload`, `rollback`, `resume`, `diff`, `status`, `explain` and `account wake` talk to us.
 
 Rule: for the daemon's own user and root alone: the file has mode 0600 and each peer is asked for its user besides. A
 request is one line of JSON, the answer is another; a peer may ask several times. Everything is bounded.
 
 Request: {"verb": "reload", "accept": "", "expect": "", "dry_run": false}, {"verb": "rollback", "generation": 3,
 "allow_unrevoke": false}, {"verb": "resume"}, {"verb": "diff"}, {"verb": "generations"}, {"verb": "status"},
-{"verb": "metrics"}.
-Answer: {"ok": true, "result" | "diff" | "generations" | "status" | "metrics": ...} or {"ok": false, "error": "..."}.
+{"verb": "metrics"}, {"verb": "wake", "account": "main"}, {"verb": "explain", "key": "dev", "model": "", "client": "",
+"address": "", "endpoint": "messages"}.
+Answer: {"ok": true, "result" | "diff" | "generations" | "status" | "metrics" | "explanation" | "woken": ...} or
+{"ok": false, "error": "..."}.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 import attrs
 import trio
 
+from relayd.core.explanation import ENDPOINTS, explanation
 from relayd.daemon.admin.documents import history_document, origin_document, result_document
 from relayd.daemon.admin.metrics import metrics_text
 from relayd.daemon.admin.status import StatusSources, status_document
@@ -31,7 +34,7 @@ from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, Reque
 
 log = logging.getLogger("relayd.control")
 
-VERBS = ("reload", "rollback", "resume", "diff", "generations", "status", "metrics")
+VERBS = ("reload", "rollback", "resume", "diff", "generations", "status", "metrics", "explain", "wake")
 MAX_REQUEST = 64 << 10  # bytes of a line
 AT_ONCE = 16  # peers; a further one waits in the backlog
 IDLE = 60.0  # s for a peer to ask
@@ -95,12 +98,37 @@ class ControlSocket:
                 return {"ok": True, "status": status_document(self.sources, self.wall())}
             case "metrics":
                 return {"ok": True, "metrics": metrics_text(self.sources, self.wall())}
+            case "explain":
+                return {"ok": True, "explanation": self._explain(asked)}
+            case "wake":
+                return {"ok": True, "woken": self._wake(asked)}
             case verb:
                 raise BadRequest(f"verb: {verb!r} is not one of {', '.join(VERBS)}")
 
     async def _ask(self, trigger: Trigger, operation: Operation) -> dict[str, Any]:
         result = await self.queue.request(trigger, operation).wait()
         return {"ok": True, "result": result_document(result)}
+
+    def _explain(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Why a call would go where, by what runs. Raises: BadRequest."""
+        snapshot = self.sources.live.snapshot
+        texts = _texts(asked, "key", "model", "client", "address", "endpoint")
+        if texts["key"] not in snapshot.keys:
+            raise BadRequest(f"key: the daemon runs no key {texts['key']!r} (was the tree reloaded?)")
+        texts["endpoint"] = texts["endpoint"] or "messages"
+        if texts["endpoint"] not in ENDPOINTS:
+            raise BadRequest(f"endpoint: expected one of {', '.join(ENDPOINTS)}")
+        return explanation(snapshot, self.sources.pool, now=self.wall(), **texts)
+
+    def _wake(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """End an account's rest; the store tells the other nodes. Raises: BadRequest."""
+        name, pool = _texts(asked, "account")["account"], self.sources.pool
+        if name not in self.sources.live.snapshot.accounts:
+            raise BadRequest(f"account: the daemon runs no account {name!r} (was the tree reloaded?)")
+        rested = pool.resting(name, self.wall())
+        pool.wake(name, self.wall())
+        log.info("account.woken", extra={"account": name, "rested": rested[2] if rested else ""})
+        return {"account": name, "rested": rested[2] if rested else ""}
 
     def _diff(self, result: ReloadResult) -> dict[str, Any]:
         """What runs, and what the tree on disk would change of it, given the result of a dry run."""
@@ -119,6 +147,14 @@ def _parsed(line: bytes) -> dict[str, Any]:
     if not isinstance(asked, dict):
         raise BadRequest("the request is not a JSON object")
     return asked
+
+
+def _texts(asked: dict[str, Any], *names: str) -> dict[str, str]:
+    """The fields of a request, each a text, "" for those left out. Raises: BadRequest."""
+    for name, value in asked.items():
+        if name not in names or not isinstance(value, str):
+            raise BadRequest(f"{name}: expected {', '.join(names)}, each a text")
+    return {name: asked.get(name, "") for name in names}
 
 
 def _operation(kind: type[Operation], fields: dict[str, Any]) -> Operation:

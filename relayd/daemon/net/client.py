@@ -5,7 +5,8 @@ Rule: nothing is followed, stored, decompressed or read from the environment: no
 Theory: a request is encoded to bytes, a connection is taken from the pool or made, the bytes are written while an eye
 is kept on an early answer, and the head is awaited. From then on the caller holds a `ResponseStream`, which is a
 `BodySource`. A reused connection that dies before a byte of answer was read had been closed by the upstream meanwhile,
-and is replaced once, free; nothing else is retried here. The relay calls the transport itself; what is off its hot
+and is replaced once, free; nothing else is retried here. Yet nobody can know: it may have died while it served the
+request, so what must not be done twice never goes out on one. The relay calls the transport itself; what is off its hot
 path uses an `httpx2.AsyncClient` on it (`open_client`).
 """
 
@@ -79,7 +80,8 @@ class Transport(httpx2.AsyncBaseTransport):
         body = request.stream.data if isinstance(request.stream, Body) else await body_of(request)
         head = encode(request, body)
         timeout = request.extensions.get("timeout") or {}
-        connection = self._pool.take_idle(origin, trio.current_time())
+        repeatable = request.extensions.get("repeatable", True)
+        connection = self._pool.take_idle(origin, trio.current_time()) if repeatable else None
         if connection is not None:
             response = await self._exchange(connection, origin, request.method, head, body, timeout)
             if response is not None:

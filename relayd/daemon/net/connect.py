@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import importlib.util
 import math
 import os
 import re
@@ -48,6 +49,13 @@ class ProxyRefused(ConnectFailed):
     """The proxy could not be used, or it would not connect us."""
 
 
+class Exhausted(ConnectFailed):
+    """This process or its machine has no descriptor or memory left for a connection: nobody else is to blame."""
+
+
+_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
 class Origin(NamedTuple):
     """Where a connection leads. A tuple, because it is looked up in a dict with every call."""
 
@@ -62,6 +70,23 @@ class Origin(NamedTuple):
 def authority(host: str, port: int) -> str:
     """`host:port`, with brackets around an IPv6 address (RFC 3986 section 3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class PackageMissing(ProxyRefused):
+    """This node lacks what the proxy needs: nobody was asked."""
+
+
+NO_SOCKS = "python-socks is not installed (pip install 'relayd[proxy]')"
+
+
+def has_socks() -> bool:
+    """Whether python-socks can be imported now."""
+    importlib.invalidate_caches()
+    return importlib.util.find_spec("python_socks") is not None
+
+
+class NameUnknown(OSError):
+    """A name look-up failed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,8 +138,10 @@ def _check_socks_credentials(user: str, password: str) -> None:
 
 def cause(exc: OSError) -> str:
     """Why, in a few words of the system's own."""
+    if isinstance(exc, NameUnknown | socket.gaierror):
+        return f"dns: {(exc.strerror or 'failed').lower()}"
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"certificate not trusted: {exc.verify_message.lower().rstrip('.')}"
+        return f"tls: certificate not trusted: {exc.verify_message.lower().rstrip('.')}"
     if isinstance(exc, ssl.SSLEOFError):
         return "tls: cut without close_notify"
     if isinstance(exc, ssl.SSLError):
@@ -126,7 +153,7 @@ async def _system_look_up(host: str, port: int) -> list[SocketAddress]:
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # a label that is empty or longer than 63 bytes
-        raise OSError(0, "not a host name") from None
+        raise NameUnknown(0, "not a host name") from None
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
@@ -160,7 +187,7 @@ class Resolver:
         if now >= entry.expires and not (entry.addresses and entry.turn.locked()):
             async with entry.turn:  # one asks; the others wait, and take its answer or its failure for theirs
                 if entry.asked != asked and entry.failure:
-                    raise OSError(0, entry.failure)
+                    raise NameUnknown(0, entry.failure)
                 if now >= entry.expires:
                     await self._refresh(entry, host, port)
         return list(entry.addresses)
@@ -172,14 +199,16 @@ class Resolver:
             try:
                 found = await self._look_up(host, port)
             except OSError as exc:
-                failure = cause(exc)
+                if not entry.addresses and exc.errno in _SHORTAGE:
+                    raise _shortage(exc) from exc
+                failure = (exc.strerror or type(exc).__name__).lower()
         entry.asked += 1
         if found:
             first = entry.addresses[:1]  # what worked last time keeps its place
             entry.addresses = [a for a in first if a in found] + [a for a in found if a not in first]
         elif not entry.addresses:
             entry.failure = failure
-            raise OSError(0, failure)
+            raise NameUnknown(0, failure)
         entry.failure = ""
         # An old answer is good for as long again: the resolver is spared, too.
         entry.expires = trio.current_time() + self._ttl
@@ -197,7 +226,8 @@ async def connect(
 ) -> Stream:
     """A connected Stream to `origin`, TLS included where its scheme is https.
 
-    Raises: ConnectFailed; ProxyRefused when a proxy is in the way; nothing is left open then, nor on cancellation.
+    Raises: ConnectFailed; ProxyRefused when a proxy is in the way; Exhausted when this node itself cannot connect.
+        Nothing is left open then, nor on cancellation.
     """
     stream = await (
         _connect_direct(origin, resolver) if proxy is None else _connect_by_proxy(origin, proxy, tls, resolver)
@@ -264,10 +294,18 @@ async def try_addresses(
     return await attempt(addresses[-1])
 
 
+def _shortage(exc: OSError) -> Exception:
+    """What an OSError means: what we have run out of, else itself."""
+    return Exhausted(f"this node cannot open a connection: {cause(exc)}") if exc.errno in _SHORTAGE else exc
+
+
 async def connect_tcp(address: SocketAddress) -> socket.socket:
-    """A connected, tuned socket. Raises: OSError."""
+    """A connected, tuned socket. Raises: OSError, Exhausted."""
     family, target = address
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise _shortage(exc) from exc
     try:
         tune(sock)
         error = sock.connect_ex(target)
@@ -327,7 +365,7 @@ async def _connect_by_socks5(origin: Origin, proxy: ProxyServer, resolver: Resol
         import python_socks
         from python_socks.async_.trio import Proxy as SocksProxy
     except ImportError:
-        raise ProxyRefused(f"{where}: python-socks is not installed (see `pip install 'relayd[proxy]'`)") from None
+        raise PackageMissing(f"{where}: {NO_SOCKS}") from None
 
     async def attempt(address: SocketAddress) -> socket.socket:
         host = str(address[1][0])

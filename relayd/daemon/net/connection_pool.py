@@ -13,8 +13,12 @@ import attrs
 import httpx2
 import trio
 
-from relayd.daemon.net.connect import ConnectFailed, Origin, ProxyRefused, ProxyServer, Resolver, connect
+from relayd.daemon.net.connect import ConnectFailed, Exhausted, Origin, ProxyRefused, ProxyServer, Resolver, connect
 from relayd.daemon.net.stream import Stream
+
+
+class NoDescriptors(httpx2.ConnectError):
+    """This node itself cannot open a connection."""
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +90,8 @@ class ConnectionPool:
             raise httpx2.ConnectTimeout(f"{origin}: not connected in {patience:g} s") from exc
         except ProxyRefused as exc:
             raise httpx2.ProxyError(str(exc)) from exc
+        except Exhausted as exc:
+            raise NoDescriptors(str(exc)) from exc
         except ConnectFailed as exc:
             raise httpx2.ConnectError(str(exc)) from exc
         finally:

@@ -11,8 +11,10 @@ the `async` methods is a checkpoint when it has nothing to wait for.
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import Enum
 from types import TracebackType
@@ -51,9 +53,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_begun_body", "_bodiless", "_chunked", "_connection", "_done_body", "_head_bytes", "_keep", "_left",
-        "_pending", "_phase", "_reads", "_scope", "_settings", "_stream", "answered", "clock_start", "gone", "head",
-        "peer", "sent",
+        "_begun_body", "_bodiless", "_body_due", "_chunked", "_connection", "_done_body", "_head_bytes", "_keep",
+        "_left", "_pending", "_phase", "_reads", "_scope", "_settings", "_stream", "answered", "clock_start", "gone",
+        "head", "peer", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,7 @@ class Exchange:
         self._settings = settings
         self._done_body = head.content_length == 0
         self._begun_body = False
+        self._body_due = math.inf  # when the whole body must have come, on trio's clock
         self._phase = Phase.NEW
         self._head_bytes = b""  # of a begun answer, until the first push takes it along
         self._pending: bytearray | None = None  # what the kernel did not take yet
@@ -82,14 +85,16 @@ class Exchange:
 
     # Reading
 
-    async def body(self, limit: int) -> bytes:
+    async def body(self, limit: int, took: Callable[[int], None] = lambda size: None) -> bytes:
         """The whole request body. A client that waits for `100 Continue` gets it first.
 
         Args:
             limit: bytes; a longer body is refused, before anything is read where its length is known.
+            took: told of bytes as they are kept; may refuse them.
 
-        Raises: Refusal 413 too large; 408 no byte for `body_timeout`; 400 chunk framing; 499 the client left
-            (`gone` is True). RuntimeError when the body was asked for before.
+        Raises: Refusal 413 too large; 408 no byte for `body_timeout`, or not the whole body by `body_deadline`;
+            400 chunk framing; 499 the client left (`gone` is True); what `took` raises. RuntimeError when the body was
+            asked for before.
         """
         if self._begun_body:
             raise RuntimeError("the body was read before")
@@ -97,19 +102,23 @@ class Exchange:
         length = self.head.content_length
         if length is not None and length > limit:
             raise _too_large(limit)
-        body = await (self._chunks(limit) if length is None else self._sized(length))
+        self._body_due = trio.current_time() + self._settings.body_deadline
+        body = await (self._chunks(limit, took) if length is None else self._sized(length, took))
         self._done_body = True
         return body
 
-    async def _sized(self, length: int) -> bytes:
+    async def _sized(self, length: int, took: Callable[[int], None]) -> bytes:
         connection = self._connection
         have = connection.buffer
+        took(min(len(have), length))
         if len(have) < length:
             await self._send_continue()
             gathered = bytearray(have)
             connection.buffer = b""
-            while len(gathered) < length:
-                gathered += await self._more()
+            while (missing := length - len(gathered)) > 0:
+                data = await self._more()
+                took(min(len(data), missing))
+                gathered += data
             have = bytes(gathered)
         if len(have) == length:
             connection.buffer = b""
@@ -117,7 +126,7 @@ class Exchange:
         connection.buffer = have[length:]
         return have[:length]
 
-    async def _chunks(self, limit: int) -> bytes:
+    async def _chunks(self, limit: int, took: Callable[[int], None]) -> bytes:
         connection = self._connection
         decoder = ChunkedDecoder(limit)
         gathered = bytearray()
@@ -125,10 +134,13 @@ class Exchange:
             if connection.buffer:
                 gathered += decoder.feed(connection.buffer)
                 connection.buffer = b""
+                took(len(gathered))
             if not decoder.done:
                 await self._send_continue()
             while not decoder.done:
-                gathered += decoder.feed(await self._more())
+                data = decoder.feed(await self._more())
+                took(len(data))
+                gathered += data
         except FramingError as error:
             if error.status == 413:
                 raise _too_large(limit) from None
@@ -146,17 +158,22 @@ class Exchange:
         self._reads += 1
         if self._reads % READS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
+        patience = self._settings.body_timeout
+        left = self._body_due - trio.current_time()
         try:
-            data = self._stream.recv()
+            data = self._stream.recv() if left > 0 else None
             if data is None:
-                with trio.move_on_after(self._settings.body_timeout):
+                with trio.move_on_after(min(patience, left)):
                     while data is None:
                         await self._stream.readable()
                         data = self._stream.recv()
         except OSError:
             data = b""
+        if data is None and left <= patience:
+            message = f"the request body did not come whole within {self._settings.body_deadline:g} s"
+            raise Refusal(status=408, message=message)
         if data is None:
-            raise Refusal(status=408, message=f"no byte of the request body for {self._settings.body_timeout:g} s")
+            raise Refusal(status=408, message=f"no byte of the request body for {patience:g} s")
         if not data:
             self._client_left()
             raise Refusal(status=499, message="the client closed the connection before the end of its request")

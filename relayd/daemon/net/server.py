@@ -14,6 +14,7 @@ import errno
 import logging
 import math
 import socket
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -72,6 +73,7 @@ class HttpServer:
     Args:
         application: serves requests.
         settings: the [server] table in force; asked afresh for each connection and request.
+        most: connections that this process has descriptors for, whatever the settings allow.
         disconnects: how a client's leaving is noticed; by default what this system does best.
     """
 
@@ -80,9 +82,11 @@ class HttpServer:
         application: Application,
         settings: Callable[[], snapshot.Server],
         *,
+        most: int = sys.maxsize,
         disconnects: Disconnects | None = None,
     ) -> None:
         self._application = application
+        self._most = most
         self._settings = settings
         self._edge = Edge(disconnects or make_disconnects())
         self._open: set[ClientConnection] = set()
@@ -190,7 +194,7 @@ class HttpServer:
         peer = str(address[0]) if isinstance(address, tuple) else ""
         connection = ClientConnection(PlainStream(sock), peer, self._edge)
         self._accepted += 1
-        if len(self._open) < self._settings().max_connections:
+        if len(self._open) < min(self._most, self._settings().max_connections):
             self._open.add(connection)
             connections.start_soon(self._serve_connection, connection)
             return

@@ -119,8 +119,9 @@ class CallAccounting:
         """What a call is booked with, as far as is known now.
 
         A call that no upstream has seen gives its place back. One that was sent and of which nothing was heard (the
-        client left first) is booked with its prompt, by estimate: the upstream may have read it. So is what the
-        upstream may have written of a plain answer until then, which nobody has seen.
+        client left first) is booked with its prompt, by estimate: the upstream may have read it; a plain one also with
+        what it has likely been answered until then. So is each attempt whose answer was lost; a plain one with all that
+        it reserved, for all of it may have been written.
         """
         draft, admitted, snapshot = context.draft, context.admitted, self.live.snapshot
         assert admitted is not None
@@ -139,19 +140,22 @@ class CallAccounting:
         if not context.tried:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts:
-            unheard = self._unheard(context, admitted)
-            written = cost(Usage(output=unheard), model, snapshot.prices) or 0
-            orphan = admitted.quota.orphan
-            return attrs.evolve(
-                orphan,
-                account=context.tried[-1],
-                errors=0,
-                model=name,
-                day=day,
-                output=unheard,
-                cost=orphan.cost + written,
-            )
-        return record
+            return self._of_left(context, admitted, attrs.evolve(record, model=name, day=day))
+        return _with_lost(record, context)
+
+    def _of_left(self, context: CallContext, admitted: Admitted, record: UsageRecord) -> UsageRecord:
+        """Of a call that its client left before anything was heard."""
+        unheard, prices = self._unheard(context, admitted), self.live.snapshot.prices
+        orphan = admitted.quota.orphan
+        return attrs.evolve(
+            orphan,
+            account=context.tried[-1],
+            errors=0,
+            model=record.model,
+            day=record.day,
+            output=unheard,
+            cost=orphan.cost + (cost(Usage(output=unheard), context.plan.model, prices) or 0),
+        )
 
     def _streamed(self, context: CallContext, admitted: Admitted) -> Usage:
         """The usage of a stream that is on its way or has ended."""
@@ -198,3 +202,19 @@ class CallAccounting:
         if fields:
             known = {"account": draft.account, "call": draft.call_id, "fields": ", ".join(fields)}
             log.warning("usage.unreadable", extra=known)
+
+
+def _with_lost(record: UsageRecord, context: CallContext) -> UsageRecord:
+    """With the estimate of each attempt that was sent and had no answer: the upstream bills it all the same."""
+    if not context.lost or context.admitted is None:
+        return record
+    plain, reserved = not context.plan.call.stream, context.admitted.quota.reserved
+    cost = reserved.cost if plain else reserved.input_cost
+    return attrs.evolve(
+        record,
+        account=record.account or context.tried[-1],
+        input=record.input + context.lost * reserved.input,
+        output=record.output + context.lost * (reserved.output if plain else 0),
+        cost=record.cost + context.lost * (cost or 0),
+        unpriced=max(record.unpriced, int(cost is None)),
+    )

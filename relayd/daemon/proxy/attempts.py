@@ -15,9 +15,11 @@ import trio
 
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.balancing.affinity import sets_pin
-from relayd.core.balancing.failover import Answered, Outcome, Retry, Verdict, last_word, may_retry
+from relayd.core.balancing.failover import Retry, Verdict, last_word, may_retry
+from relayd.core.balancing.outcomes import Answered, Outcome, Unreachable
 from relayd.core.balancing.pool import HealthChange, Lease, Pool
 from relayd.core.balancing.retry_budget import RetryBudget
+from relayd.core.balancing.suspects import Accused
 from relayd.core.live import Live
 from relayd.core.quota.limits import rfc3339
 from relayd.core.receipt import Attempt
@@ -25,7 +27,6 @@ from relayd.daemon.proxy.account_choice import AccountChoice
 from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, AccountRequests
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.proxy.reply import ReplyWriter
-from relayd.wire.refusal import Refusal
 
 log = logging.getLogger("relayd")
 
@@ -51,6 +52,12 @@ class Attempts:
         """Try accounts until the client has its answer. Raises: Refusal."""
         self.budget.earn()
         await self.choice.find_home(context)
+        try:
+            await self._try_accounts(context)
+        finally:
+            self._blame(context.suspects.close())
+
+    async def _try_accounts(self, context: CallContext) -> None:
         while True:
             snapshot = self.live.snapshot  # permissions are asked of the newest config at each attempt
             account = await self.choice.find(context, snapshot)
@@ -78,6 +85,8 @@ class Attempts:
                     snapshot=snapshot,
                     attempt=len(context.tried) - 1,
                     repeatable=not context.creates,
+                    heard=context.suspects.heard,
+                    unsigned=None if context.translator is None else context.translator.unsigned,
                 )
             )
             if answer.response is not None:
@@ -101,6 +110,8 @@ class Attempts:
         verdict, status = _of_objects(context, answer), _status(answer.outcome)
         headers = answer.outcome.headers if isinstance(answer.outcome, Answered) else None
         tell(self.pool.observe(lease, verdict, headers, now, self.rng))
+        self._blame(context.suspects.hear(lease, verdict))
+        context.lost += isinstance(answer.outcome, Unreachable) and answer.outcome.bytes_sent
         context.draft.attempts.append(
             Attempt(account=lease.account, status=status, reason=verdict.reason, seconds=trio.current_time() - began)
         )
@@ -110,6 +121,11 @@ class Attempts:
             self.choice.remember(context, lease.account, now)
         return verdict
 
+    def _blame(self, accused: Accused) -> None:
+        """Blame accounts for failures that were in doubt. Sync."""
+        for lease, verdict in accused:
+            tell(self.pool.accuse(lease, verdict, self.wall(), self.rng))
+
     def _next(self, context: CallContext, answer: AccountAnswer, verdict: Verdict) -> Retry | None:
         """None when an attempt's answer goes to the client, a Retry when another account is to be tried.
 
@@ -117,6 +133,8 @@ class Attempts:
         """
         if not isinstance(verdict, Retry):
             return None
+        if verdict.scope == "node" and not context.only:
+            return verdict  # nothing was asked; whoever is next says why where nobody is
         if self.choice.another_is_free(context) and may_retry(
             verdict,
             attempts_left=context.plan.attempts - len(context.tried),
@@ -126,10 +144,7 @@ class Attempts:
         ):
             return verdict
         if answer.response is None or not verdict.relayable or answer.response.body.cut:
-            raise last_word(verdict)
-        status = _status(answer.outcome)
-        if verdict.kind == "auth" and (status == 401 or (status == 403 and verdict.scope == "account")):
-            raise credential_rejected(context.tried[-1], verdict)
+            raise last_word(verdict, context.tried[-1])
         return None
 
 
@@ -141,7 +156,7 @@ def _of_objects(context: CallContext, answer: AccountAnswer) -> Verdict:
     """The verdict, without blame where a credential may send messages and not keep objects."""
     denied = _status(answer.outcome) in (401, 403) and context.plan.call.endpoint in ("batches", "files")
     if denied and isinstance(answer.verdict, Retry):
-        return attrs.evolve(answer.verdict, scope="none")
+        return attrs.evolve(answer.verdict, scope="none", relayable=_status(answer.outcome) == 403)
     return answer.verdict
 
 
@@ -155,13 +170,3 @@ def tell(change: HealthChange | None) -> None:
     event = "account.credential" if change.what == "credential" else "account.out"
     until = rfc3339(round(change.until * 1000))
     log.warning(event, extra={"account": change.account, "reason": change.reason, "until": until})
-
-
-def credential_rejected(account: str, verdict: Retry) -> Refusal:
-    """In place of an upstream's 401 or 403 that denies our credential: to the client a 401 would mean its own key, and
-    Claude Code would ask its user to log in."""
-    return Refusal(
-        status=502,
-        message=f"account {account}: the upstream rejected its credential: {verdict.reason}",
-        code="upstream_credential",
-    )

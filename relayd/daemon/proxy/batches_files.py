@@ -64,7 +64,7 @@ class BatchesAndFiles:
 
     async def _create(self, one: ObjectCall) -> None:
         await self.ownership.check()  # before a large body is read
-        body = await self.calls.body(one.exchange, one.draft, one.snapshot)
+        body, one = await self._body(one)
         is_batch = one.asked.kind == "batches"
         models: tuple[str, ...] = ()
         if is_batch:
@@ -88,10 +88,11 @@ class BatchesAndFiles:
     async def _reach(self, one: ObjectCall) -> None:
         asked = one.asked
         record = (await self.ownership.records([asked.id]))[0]
+        body, one = await self._body(one)
         if record is None or not may_reach(record, asked.kind, one.key):
             raise not_found(asked)
         account = home(asked, record, one.snapshot)
-        call = one.call(body=await self.calls.body(one.exchange, one.draft, one.snapshot))
+        call = one.call(body=body)
 
         async def amend(account: str, answer: Response) -> Response:
             if asked.act == "delete" and 200 <= answer.inbound.status < 300:
@@ -102,6 +103,12 @@ class BatchesAndFiles:
         plan = resolve(call, one.key, one.snapshot)
         context = _context(one, plan, amend, only=account.id, free=True)
         await self.calls.carry(context, one.snapshot)
+
+    async def _body(self, one: ObjectCall) -> tuple[bytes, ObjectCall]:
+        """The body of a request, and the request as the newest config has it. Raises: Refusal."""
+        body, snapshot, key = await self.calls.body(one.exchange, one.draft, one.snapshot, one.key)
+        allow_endpoint(Call(endpoint=one.asked.kind), key)
+        return body, attrs.evolve(one, snapshot=snapshot, key=key)
 
     async def _list(self, one: ObjectCall) -> None:
         window = read_window(one.exchange.head.query)

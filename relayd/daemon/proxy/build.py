@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
+from relayd.core.access.body_budget import BodyBudget
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
@@ -37,9 +38,11 @@ def build_proxy(
     keeper: OAuthKeeper | None,
     record: Callable[[Receipt], None],
     known_models: Callable[[], Iterable[str]],
+    bodies: BodyBudget,
     wall: Callable[[], float],
     new_id: Callable[[], str],
     rng: random.Random,
+    unready: Callable[[], tuple[str, ...]] = tuple,
 ) -> PublicApp:
     """Make the application of the public listener.
 
@@ -49,8 +52,10 @@ def build_proxy(
         keeper: renews tokens that an upstream no longer takes; None: nobody does.
         record: takes every receipt; sync, must not raise.
         known_models: ids of models that exist (those with a price).
+        bodies: the memory that request bodies may take.
         wall: Unix time, s.
         new_id: a fresh call id.
+        unready: what keeps calls from being served here, for /readyz.
     """
     replies = ReplyWriter(live=live, wall=wall)
     requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, wall=wall)
@@ -70,9 +75,12 @@ def build_proxy(
         ownership=ownership,
         replies=replies,
         record=record,
+        bodies=bodies,
         wall=wall,
         new_id=new_id,
     )
     lists = ObjectLists(requests=requests, ownership=ownership, replies=replies)
     objects = BatchesAndFiles(calls=calls, ownership=ownership, lists=lists)
-    return PublicApp(calls=calls, objects=objects, replies=replies, state=state, known_models=known_models)
+    return PublicApp(
+        calls=calls, objects=objects, replies=replies, state=state, known_models=known_models, unready=unready
+    )

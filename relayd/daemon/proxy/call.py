@@ -9,12 +9,15 @@ deadline passed, the key was revoked, the daemon stops) and leaves no connection
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import attrs
 import trio
 
 from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.access.auth import authenticate, client_address
+from relayd.core.access.addresses import client_address
+from relayd.core.access.auth import authenticate
+from relayd.core.access.body_budget import BodyBudget
 from relayd.core.access.clients import permit
 from relayd.core.access.permissions import resolve
 from relayd.core.access.throttle import BadKeys
@@ -31,6 +34,8 @@ from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP
 from relayd.wire.call import Call, Dialect
 from relayd.wire.conversation import conversation
 from relayd.wire.refusal import Refusal
+
+_MOMENT = 1.0  # s; a key that was accepted so long ago still is, under the same config
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -49,6 +54,7 @@ class CallServer:
     ownership: OwnershipIndex
     replies: ReplyWriter
     record: Callable[[Receipt], None]
+    bodies: BodyBudget
     wall: Callable[[], float]
     new_id: Callable[[], str]
     bad_keys: BadKeys = attrs.field(factory=BadKeys)
@@ -77,6 +83,7 @@ class CallServer:
             draft.outcome, draft.status, draft.reason = "failed", draft.status or 500, type(error).__name__
             raise
         finally:
+            self.bodies.give_back(draft.call_id)
             draft.bytes_out = exchange.sent
             self.record(draft.seal(trio.current_time()))
 
@@ -98,26 +105,34 @@ class CallServer:
         address = client_address(exchange.peer, headers, snapshot.relay.server.trusted_proxies)
         now = self.wall()
         draft.peer, draft.revision = address, snapshot.revision
-        self.bad_keys.check(address, now)
         try:
             key = authenticate(headers, snapshot, address, now)
         except Refusal as refusal:
-            if refusal.status == 401:
-                self.bad_keys.note(address, now)
-            raise
+            raise self.bad_keys.answer(refusal, address, now) from None
         draft.key, draft.owner = key.id, key.owner
         draft.client = permit(headers, key, snapshot.relay.clients)
         return snapshot, key
 
-    async def body(self, exchange: Exchange, draft: Draft, snapshot: Snapshot) -> bytes:
-        """The whole body of a request. Raises: Refusal 413, 400, 408."""
-        body = await exchange.body(snapshot.relay.server.max_request_body)
+    async def body(
+        self, exchange: Exchange, draft: Draft, snapshot: Snapshot, key: ApiKey
+    ) -> tuple[bytes, Snapshot, ApiKey]:
+        """The whole body of a request, and who sends it as the newest config has it.
+
+        The sender is asked for again, unless nothing can have changed: a body may take minutes, and a key be revoked in
+        that time.
+
+        Raises: Refusal 413, 400, 408; 429, 529 where there is no room for it; what `identify` raises.
+        """
+        server = snapshot.relay.server
+        self.bodies.check(key, server, exchange.head.content_length or 0)
+        body = await exchange.body(server.max_request_body, partial(self.bodies.take, draft.call_id, key, server))
         draft.bytes_in = len(body)
-        return body
+        if self.live.snapshot is snapshot and self.wall() - draft.started < _MOMENT:
+            return body, snapshot, key
+        return body, *self.identify(exchange, draft)
 
     async def _serve(self, exchange: Exchange, dialect: Dialect, draft: Draft) -> None:
-        snapshot, key = self.identify(exchange, draft)
-        body = await self.body(exchange, draft, snapshot)
+        body, snapshot, key = await self.body(exchange, draft, *self.identify(exchange, draft))
         call = dialect.parse(exchange.head, body, now=draft.started, aliases=snapshot.relay.models)
         draft.model, draft.stream = call.model, call.stream
         context = CallContext(
@@ -175,5 +190,5 @@ def _affinity(exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -
     """The name of the call's conversation. Where there is but one account, nobody asks for it."""
     if not snapshot.relay.routing.affinity or len(snapshot.accounts) < 2:
         return ""
-    name = call.conversation or conversation(exchange.head.headers, call.body, call.user_id)
+    name = conversation(exchange.head.headers, call.body, call.user_id, call.session)
     return affinity_id(key.id, name)

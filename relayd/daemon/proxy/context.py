@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import attrs
 
 from relayd.core.access.permissions import Plan
+from relayd.core.balancing.suspects import Suspects
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.admission import Admitted
@@ -39,6 +40,8 @@ class CallContext:
         barred: accounts that cannot serve it, for reasons that the pool does not know: these.
         creates: it makes an object, so that doing it twice is not harmless.
         free: it touches no limit and is not booked.
+        suspects: its failed attempts whose blame waits for what another account says.
+        lost: attempts that were sent and had no answer.
         amend: given an account's id and its answer, returns the answer that goes to the client.
     """
 
@@ -62,4 +65,6 @@ class CallContext:
     barred: Mapping[str, str] = attrs.field(factory=dict)
     creates: bool = False
     free: bool = False
+    suspects: Suspects = attrs.field(factory=Suspects)
+    lost: int = 0
     amend: Amend | None = None

@@ -18,11 +18,14 @@ import attrs
 import httpx2
 import trio
 
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, SESSION_KEY
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.access.ownership import available
-from relayd.core.balancing.failover import Answered, Deliver, NoCredential, Outcome, Unreachable, judge
+from relayd.core.balancing.failover import Deliver, judge
+from relayd.core.balancing.outcomes import Answered, NodeDefect, Outcome, Unreachable
 from relayd.core.balancing.pool import HealthChange, Pool
+from relayd.core.balancing.suspects import Suspects
 from relayd.core.live import Live
 from relayd.daemon.accounts.account_test import AccountCheck, check_account
 from relayd.daemon.proxy.attempts import tell
@@ -95,13 +98,18 @@ class HealthChecks:
             secret = self.credential(account)
             outcome = await _outcome(account, secret, snapshot)
             now = self.wall()
-            verdict = judge(outcome, cooldown=snapshot.relay.routing.cooldown, now=now)
+            session_key = ACCOUNT_KINDS[account.kind] is SESSION_KEY
+            verdict = judge(outcome, cooldown=snapshot.relay.routing.cooldown, now=now, session_key=session_key)
             rest = self.pool.resting(account.id, now)
             if isinstance(verdict, Deliver) and rest is not None and rest[0] == "auth":
                 self.pool.restore(account.id, now)
                 tell(HealthChange(account.id, "recovered", "", 0.0))
             else:
                 tell(self.pool.observe(lease, verdict, None, now, self.rng))
+                suspects = Suspects()  # no other account is asked: what is in doubt counts as it stands
+                suspects.hear(lease, verdict)
+                for _, alone in suspects.close():
+                    tell(self.pool.accuse(lease, alone, now, self.rng))
             log.info("account.probed", extra={"account": account.id, "outcome": verdict.reason})
         finally:
             self.pool.end(lease, self.wall())
@@ -110,7 +118,7 @@ class HealthChecks:
 
 async def _outcome(account: Account, secret: Secret | str, snapshot: Snapshot) -> Outcome:
     if isinstance(secret, str):
-        return NoCredential(reason=secret)
+        return NodeDefect(reason=secret)
     try:
         return outcome_of(await check_account(account, secret, snapshot.relay, model_for(account)))
     except (httpx2.TransportError, OSError) as error:  # cut in mid-answer
@@ -118,7 +126,7 @@ async def _outcome(account: Account, secret: Secret | str, snapshot: Snapshot) -
 
 
 def outcome_of(check: AccountCheck) -> Outcome:
-    """A check, as the table of failover.py reads it."""
+    """A check, as failover.py reads it."""
     if not check.status:
         return Unreachable(kind="connect", reason=check.detail or check.message)
     kind, _, message = check.detail.partition(": ")

@@ -7,7 +7,7 @@ import re
 import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.access.auth import inside
+from relayd.core.access.addresses import inside
 from relayd.core.access.ownership import ObjectRequest
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange

@@ -13,7 +13,7 @@ import attrs
 from relayd.config.snapshot import Account
 from relayd.core.access.ownership import Listed, PageRequest, may_reach, page_of
 from relayd.core.access.permissions import resolve
-from relayd.core.balancing.failover import Answered
+from relayd.core.balancing.failover import Retry, last_word
 from relayd.daemon.accounts.upstreams import Inbound
 from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, AccountRequests
 from relayd.daemon.proxy.object_call import ObjectCall
@@ -89,8 +89,8 @@ class ObjectLists:
 
 
 def _no_answer(account: Account, answer: AccountAnswer) -> Refusal:
-    reason = answer.outcome.reason if not isinstance(answer.outcome, Answered) else ""
-    return Refusal(status=502, message=f"account {account.id}: {reason}", code="upstream_unreachable")
+    assert isinstance(answer.verdict, Retry), "nothing is delivered without a response"
+    return last_word(answer.verdict, account.id)
 
 
 def _failed(account: Account, inbound: Inbound, body: bytes) -> Refusal:

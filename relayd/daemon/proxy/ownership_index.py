@@ -25,6 +25,7 @@ from relayd.core.access.ownership import (
     encode_ownership,
     holder_topics,
     pin_name,
+    same_hands,
 )
 from relayd.daemon.store.failsafe import RETRY
 from relayd.daemon.store.state_client import StateClient
@@ -105,7 +106,7 @@ class OwnershipIndex:
     # --- writing
 
     async def write_down(self, name: str, record: OwnershipRecord) -> None:
-        """Keep where an object lives. Raises: Refusal 502 where an object of that id lives on another account."""
+        """Keep where an object lives. Raises: Refusal 502 where an object of that id is somebody else's already."""
         if not name:
             fields = {"account": record.account, "key": record.key, "kind": record.kind}
             log.warning("objects.no_id", extra=fields)
@@ -123,12 +124,13 @@ class OwnershipIndex:
             log.error("objects.not_written_down", extra=fields)  # this process still knows it, and tries again
 
     async def _replace(self, name: str, record: OwnershipRecord, known: str | None) -> None:
-        """An id that was known before. On the same account it means that the older object is gone; on another one, two
-        objects have one id, and the older one keeps it."""
+        """An id that was known before. It may mean that the older object of the same key or owner is gone. Else two
+        objects have one id, and the older one keeps it: an upstream moves nothing from one owner to another."""
         other = decode_ownership(known)
-        if other is not None and other.account != record.account:
-            log.error("objects.id_taken", extra={"id": name, "account": record.account, "other": other.account})
-            message = f"accounts {record.account} and {other.account} both have an object {name}"
+        if other is not None and not same_hands(other, record):
+            fields = {"account": record.account, "other": other.account, "key": record.key, "other_key": other.key}
+            log.error("objects.id_taken", extra={"id": name, **fields})
+            message = f"account {record.account} gave an object the id of another one, {name}"
             raise Refusal(status=502, message=message, should_retry=False, code="id_taken")
         await self._ask(Pin(name=pin_name(name), value=encode_ownership(record)))
 
@@ -179,7 +181,12 @@ class OwnershipIndex:
             record = decode_ownership(text)
             if record is not None:
                 del self._unwritten[name]
-                await self.write_down(name.removeprefix("object/"), record)
+                try:
+                    await self.write_down(name.removeprefix("object/"), record)
+                except StoreIsAway:
+                    raise
+                except Refusal:
+                    continue  # the older object keeps the id, which the log says; whoever asks now has no part in it
 
     async def _ask(self, op: Op) -> Answer:
         """Raises: StoreIsAway."""

@@ -17,13 +17,15 @@ from relayd.core.outbound import answer_headers
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.context import CallContext
-from relayd.daemon.proxy.response import Response, status_of_error
+from relayd.daemon.proxy.response import Response
 from relayd.daemon.proxy.streaming import MESSAGE_LIMIT, EventStream, pass_through
+from relayd.wire.answer import read_error
+from relayd.wire.anthropic import JSON
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
 from relayd.wire.meter import Meter
 from relayd.wire.openai.shapes import rate_headers
-from relayd.wire.refusal import Refusal
+from relayd.wire.refusal import Refusal, status_of_kind
 from relayd.wire.usage import usage_of_message
 
 
@@ -55,6 +57,12 @@ def preflight(head: RequestHead, allowed: tuple[str, ...]) -> Reply:
             (b"access-control-max-age", b"600"),
         ]
     return Reply(status=204, headers=[*pairs, (b"allow", b"GET, POST, DELETE, HEAD, OPTIONS")], body=b"")
+
+
+def status_of_error(error: bytes) -> int:
+    """The status that goes with an error of the API. Source: API docs, "Errors"."""
+    fault = read_error(error)
+    return status_of_kind(fault.type) if fault is not None else 500
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -90,11 +98,11 @@ class ReplyWriter:
         draft.outcome = "ok" if inbound.status < 400 else "upstream"
         draft.upstream_request_id = inbound.headers.text(b"request-id")
         draft.first_byte_at = trio.current_time()
-        if body.error and context.translator is not None:
-            # Nothing has been sent: say it with a status, which clients of that dialect know how to retry.
+        if body.error:  # nothing has been sent: say it with a status, which clients know how to retry
             draft.status, draft.outcome = status_of_error(body.error), "upstream"
         headers = self._headers(context, inbound.headers)
-        if draft.status != inbound.status:
+        if body.error:
+            headers = [pair for pair in headers if pair[0] != b"content-type"] + [JSON]
             await self._whole(context, draft.status, body.error, headers)
         elif answer.streams:
             await self._stream(context, answer, headers, snapshot)
@@ -136,6 +144,7 @@ class ReplyWriter:
             deadline=context.deadline,
             revoked=lambda: draft.revoked,
             before_end=context.before_last_byte,
+            unnamed=answer.body.unnamed,
         )
         context.exchange.start(answer.inbound.status, headers)
         try:

@@ -17,15 +17,15 @@ import attrs
 import httpx2
 import trio
 
-from relayd.core.balancing.failover import FirstEvent, Unreachable
+from relayd.core.balancing.outcomes import Unreachable
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.net.stream import BodySource
-from relayd.wire.answer import read_error
+from relayd.wire.answer import event_name
 from relayd.wire.anthropic import error_event
 from relayd.wire.call import Translator
 from relayd.wire.meter import Meter
 from relayd.wire.refusal import Refusal
-from relayd.wire.sse import Event, EventDecoder
+from relayd.wire.sse import EventDecoder, encode
 
 # A whole answer up to this size is gathered before the client sees a byte, so that a cut can still be failed over and
 # its usage be read. Messages answers are some kilobytes, a few of them megabytes (documents, code execution); files may
@@ -55,13 +55,15 @@ class BufferedBody:
     Args:
         ended: `data` is the whole body.
         cut: why no more will come; "" while it may.
-        error: the data of the first event, where that is an error.
+        error: the API's error in it, of an event or of a whole body, where it came as a success.
+        unnamed: an event stream whose events have no names but the `type` in their data.
     """
 
     data: bytes
     ended: bool = False
     cut: str = ""
     error: bytes = b""
+    unnamed: bool = False
 
 
 async def gather(source: BodySource, idle: float, limit: int = GATHER_LIMIT) -> BufferedBody:
@@ -80,8 +82,11 @@ async def gather(source: BodySource, idle: float, limit: int = GATHER_LIMIT) -> 
     return BufferedBody(data=b"".join(pieces))
 
 
-async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody, FirstEvent | Unreachable]:
-    """An event stream up to its first event that counts, or what came of it within `patience` seconds."""
+async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody, str | Unreachable]:
+    """An event stream up to its first event that counts, or what came of it within `patience` seconds.
+
+    Returns: with it the event's name; "" when the stream ended before one, "unknown" when it has not come yet.
+    """
     decoder = EventDecoder()
     deadline = trio.current_time() + patience
     data = b""
@@ -89,21 +94,18 @@ async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody
         while len(data) < FIRST_EVENT_LIMIT:
             more = await _next(source, max(0.0, deadline - trio.current_time()))
             if not more:
-                return BufferedBody(data=data, ended=True), FirstEvent(name="")
+                return BufferedBody(data=data, ended=True), ""
             data += more
             for event in decoder.feed(more):
-                if event.name not in ("ping", ""):
-                    return BufferedBody(data=data, error=event.data if event.name == "error" else b""), _judged(event)
+                name = event_name(event)
+                if name not in ("ping", ""):
+                    error = event.data if name == "error" else b""
+                    return BufferedBody(data=data, error=error, unnamed=not event.name), name
     except trio.TooSlowError:
         pass  # thinking for long is not a fault: go on, and keep the client awake
     except httpx2.TransportError as error:
         return BufferedBody(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
-    return BufferedBody(data=data), FirstEvent(name="unknown")
-
-
-def _judged(event: Event) -> FirstEvent:
-    fault = read_error(event.data) if event.name == "error" else None
-    return FirstEvent(name=event.name, error_type=fault.type if fault is not None else "")
+    return BufferedBody(data=data), "unknown"
 
 
 async def _next(source: BodySource, patience: float) -> bytes:
@@ -132,6 +134,7 @@ class EventStream:
         deadline: of the call as a whole, on trio's clock; whoever cancels then does so for that reason.
         revoked: whether whoever cancels does so because the key is no longer accepted.
         before_end: awaited once the upstream has said its last word, before the client hears it.
+        unnamed: as in BufferedBody; the meter is told the names, the client gets the bytes as they are.
     """
 
     exchange: Exchange
@@ -144,11 +147,13 @@ class EventStream:
     deadline: float = math.inf
     revoked: Callable[[], bool] = lambda: False
     before_end: Callable[[], Awaitable[None]] | None = None
+    unnamed: bool = False
     heard: float = attrs.field(default=0.0, init=False)  # when the upstream last sent a byte
     _over: bool = attrs.field(default=False, init=False)  # the upstream has ended it, or went silent
     _last: bytes = attrs.field(default=b"", init=False)  # what waits for before_end
     _spoken: float = 0.0  # when the client was last sent one
     _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
+    _names: EventDecoder = attrs.field(factory=EventDecoder, repr=False)
     _torn: bool = False  # the client has part of an event that was too large to wait for
 
     async def run(self, beginning: bytes, *, ended: bool) -> Refusal | None:
@@ -229,10 +234,10 @@ class EventStream:
                 return True
 
     def _forward(self, data: bytes) -> bool:
-        self.meter.feed(data)
+        self.meter.feed(self._named(data) if self.unnamed else data)
         if self.translator is not None:
             data = self.translator.feed(data)
-        elif self._half or self._torn or not self.meter.at_boundary:
+        elif self.unnamed or self._half or self._torn or not self.meter.at_boundary:
             data = self._whole_events(data)
         if data and self.before_end is not None and self.meter.finished:
             self._last += data
@@ -246,6 +251,10 @@ class EventStream:
             before, self.before_end = self.before_end, None
             await before()
         self.exchange.push(last)
+
+    def _named(self, data: bytes) -> bytes:
+        """The events that are complete by now, with their names."""
+        return b"".join(encode(event.data, event_name(event)) for event in self._names.feed(data))
 
     def _whole_events(self, data: bytes) -> bytes:
         """What can go out now: up to the end of the last whole event, or most of one that is too large to hold."""

@@ -6,8 +6,7 @@ key was revoked and the policy says so.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 
@@ -16,8 +15,6 @@ from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.log import AccessLog, Output, set_log
-
-log = logging.getLogger("relayd")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -43,9 +40,3 @@ class Adoption:
         self.in_flight.revoked(old, new)
         set_log(new.relay.log, self.output, self.access)
         self.upstreams.keep_only(new)
-
-    def restore(self, accounts: Sequence[str]) -> None:
-        """The secrets of these accounts can be had now, so that they may serve at once."""
-        for account in accounts:
-            self.pool.restore(account, self.wall())
-            log.info("account.credential_found", extra={"account": account})

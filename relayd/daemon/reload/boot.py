@@ -10,16 +10,16 @@ from collections.abc import Sequence
 
 import attrs
 
-from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
+from relayd.config.compile import Compiled, Memo, compile_tree
 from relayd.config.diff import model_digest
 from relayd.config.guard import with_deny
 from relayd.config.problems.problem import Problem
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import Tree, Unstable
 from relayd.daemon.paths import DEFAULT_STATE, generation_store, text_setting
-from relayd.daemon.reload.candidate import TreeReader
+from relayd.daemon.reload.candidate import TreeReader, understood_deny
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord, kept_back, origin_of
+from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord, idle_settings, kept_back, origin_of
 from relayd.daemon.reload.requests import ReloadResult
 
 
@@ -34,6 +34,7 @@ class Start:
         digest: of the tree; "" when there was none to be read.
         hold: the stored generation that a rollback holds; 0 = none.
         denied: the tree's deny.toml.
+        deny_problem: why that is not obeyed; "" when it is.
         examined: the stat signature just before it was read.
         problems: of the tree.
         notes: what was passed over, for people.
@@ -47,6 +48,7 @@ class Start:
     digest: str = ""
     hold: int = 0
     denied: Deny = attrs.field(factory=Deny)
+    deny_problem: str = ""
     examined: object = None
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -57,6 +59,8 @@ class Start:
             origin=self.origin,
             degraded=self.degraded,
             hold=self.hold,
+            deny_problem=self.deny_problem,
+            no_effect=idle_settings(self.problems) if self.tree is not None else (),
             unstored=self.tree,
             candidate=self._candidate(now),
             succeeded=0.0 if self.degraded or self.hold else now,
@@ -103,9 +107,10 @@ class _Found:
         return self.tree.files if self.tree is not None else {}
 
     @property
-    def denied(self) -> Deny:
-        deny = deny_of(self.files)
-        return deny if isinstance(deny, Deny) else Deny()
+    def denied(self) -> tuple[Deny, str]:
+        """deny.toml, and why it is not obeyed."""
+        deny, why = understood_deny(self.files, self.tree.problems if self.tree is not None else ())
+        return deny or Deny(), why
 
 
 def find_start(reader: TreeReader, *, state_url: str = "", own: str = "", strict: bool = False) -> Start | NoStart:
@@ -171,7 +176,7 @@ def _from_tree(found: _Found, notes: Sequence[str], now: float) -> Start:
         memo=found.memo,
         tree=found.tree,
         digest=found.tree.digest,
-        denied=found.denied,
+        denied=found.denied[0],
         examined=found.examined,
         notes=tuple(notes),
         problems=found.compiled.problems,
@@ -181,15 +186,16 @@ def _from_tree(found: _Found, notes: Sequence[str], now: float) -> Start:
 def _from_history(
     found: _Found, number: int, tree: Tree, kept: Compiled, *, held: int, notes: Sequence[str], now: float
 ) -> Start:
-    snapshot = kept.require()
+    snapshot, (denied, deny_problem) = kept.require(), found.denied
     return Start(
-        snapshot=with_deny(snapshot, found.denied),
+        snapshot=with_deny(snapshot, denied),
         origin=origin_of(tree, kept.revision, now, "boot", number, model=model_digest(snapshot)),
         memo=found.memo,
         degraded="" if held else found.why,
         digest=found.tree.digest if found.tree is not None else "",
         hold=held,
-        denied=found.denied,
+        denied=denied,
+        deny_problem=deny_problem,
         examined=None if held else found.examined,
         notes=tuple(notes),
         problems=found.compiled.problems,

@@ -6,8 +6,9 @@ and of the last reading.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -15,10 +16,13 @@ import attrs
 from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
 from relayd.config.diff import Changes, diff, model_digest
 from relayd.config.guard import held
+from relayd.config.problems.problem import Problem, is_error
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import FileCache, Tree, Unstable, read_coherent, signature
 from relayd.core.transition import acts_now
 from relayd.daemon.accounts.credentials import Credentials
+
+LARGEST_DENY = 1 << 20  # bytes; no file of a tree is larger
 
 
 @attrs.frozen(kw_only=True)
@@ -57,7 +61,7 @@ class Inspection:
 
     Args:
         compiled: None when the tree has the digest that was known before.
-        deny: deny.toml alone; None when it cannot be understood.
+        deny: deny.toml alone; None when it cannot be understood, for the reason `deny_problem`.
         changes: against the running config; None when the tree does not compile.
         held: the guard's reasons.
         model: digest of what it means; "" when it does not compile.
@@ -67,6 +71,7 @@ class Inspection:
     tree: Tree
     compiled: Compiled | None = None
     deny: Deny | None = None
+    deny_problem: str = ""
     changes: Changes | None = None
     held: tuple[str, ...] = ()
     model: str = ""
@@ -86,6 +91,19 @@ class Inspection:
     def restart(self) -> tuple[str, ...]:
         """What only a restart would bring into force."""
         return self.changes.restart if self.changes is not None else ()
+
+
+def understood_deny(files: Mapping[str, bytes], reading: Sequence[Problem] = ()) -> tuple[Deny | None, str]:
+    """deny.toml, whatever is wrong with the rest of its tree; None, and why, when it cannot be obeyed.
+
+    Args:
+        reading: problems from reading the files.
+    """
+    deny = deny_of(files)
+    unread = next((problem for problem in reading if problem.file == "deny.toml" and is_error(problem)), None)
+    if isinstance(deny, Deny):
+        return (deny, "") if unread is None else (None, str(unread))
+    return None, str(next(filter(is_error, deny), "deny.toml: it cannot be understood"))
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -139,10 +157,9 @@ class Inspector:
         compiled = compile_tree(tree.files, memo=self.memo, reading=tree.problems)
         compiled_at = self.clock()
         seconds = {"read": read - (began if began is not None else read), "compile": compiled_at - read}
-        deny = deny_of(tree.files)
-        known_deny = deny if isinstance(deny, Deny) else None
+        deny, why = understood_deny(tree.files, tree.problems)
         if compiled.snapshot is None:
-            return Inspection(tree=tree, compiled=compiled, deny=known_deny, seconds=seconds)
+            return Inspection(tree=tree, compiled=compiled, deny=deny, deny_problem=why, seconds=seconds)
         changes = self.credentials.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
         reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
         model = model_digest(compiled.snapshot)
@@ -150,12 +167,27 @@ class Inspector:
         return Inspection(
             tree=tree,
             compiled=compiled,
-            deny=known_deny,
+            deny=deny,
+            deny_problem=why,
             changes=changes,
             held=reasons,
             model=model,
             seconds=seconds,
         )
+
+    def deny_alone(self) -> tuple[Deny | None, str]:
+        """deny.toml as it lies there, though its tree does not hold still: see `understood_deny`. May block."""
+        root = self.reader.tree.resolve()
+        path = (root / "deny.toml").resolve()
+        if not path.is_relative_to(root):
+            return None, "deny.toml: a link that leads out of the tree"
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+                return understood_deny({"deny.toml": file.read(LARGEST_DENY)})
+        except FileNotFoundError:
+            return Deny(), ""
+        except OSError as error:
+            return None, f"deny.toml: {(error.strerror or str(error)).lower()}"
 
     def _of_realm(self, running: Snapshot) -> Snapshot:
         """The running config, for the guard: as if an accepted realm were in force already."""

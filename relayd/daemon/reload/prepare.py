@@ -6,13 +6,13 @@ event loop and cannot fail. An address that stays is not touched; a new one is o
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import Account, Snapshot
 from relayd.daemon.accounts.credentials import Credentials
@@ -21,8 +21,6 @@ from relayd.daemon.net.server import HttpServer
 
 if TYPE_CHECKING:
     from relayd.config.secrets.seal import Identity
-
-log = logging.getLogger("relayd")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -66,13 +64,11 @@ class Preparation:
     Args:
         listeners: all that the daemon has.
         identities: reads this node's identities anew. Raises: SealError.
-        unopened: accounts whose secret could not be had when last tried.
     """
 
     listeners: Sequence[Listener]
     credentials: Credentials
     identities: Callable[[], Sequence[Identity]]
-    unopened: frozenset[str] = frozenset()
 
     def prepare(self, old: Snapshot, new: Snapshot) -> Prepared:
         """Open the secrets of new and changed accounts, then new listeners. Raises: Unprepared with every reason."""
@@ -114,32 +110,14 @@ class Preparation:
         tried = [(account.id, self.credentials.of(account, new)) for account in changed]
         return [f"account {name}: {secret}" for name, secret in tried if isinstance(secret, str)]
 
-    def reopen(self, snapshot: Snapshot) -> list[str]:
-        """Try again what could not be opened: the identity, or the file, may have come since. May block.
-
-        Returns: the accounts whose secret can be had now.
-        """
-        problems = self.credentials.problems(snapshot)
-        if problems:
-            try:
-                self.credentials.identities = self.identities()
-            except SealError as error:
-                log.warning("identity.unusable", extra={"reason": str(error)})
-            else:
-                problems = self.credentials.problems(snapshot)
-        opened = sorted(name for name in self.unopened - problems.keys() if name in snapshot.accounts)
-        for name in sorted(problems.keys() - self.unopened):
-            log.warning("account.no_credential", extra={"account": name, "why": problems[name]})
-        self.unopened = frozenset(problems)
-        return opened
-
 
 def _presents(account: Account | None, snapshot: Snapshot) -> tuple[object, ...]:
     """All that a secret depends on."""
     if account is None or not account.enabled:
         return ()
-    base_url = account.base_url or snapshot.relay.upstream.base_url
-    return account.kind, account.credential, base_url, snapshot.relay.realm
+    relay = snapshot.relay
+    token_url = relay.oauth.token_url if ACCOUNT_KINDS[account.kind].refreshes else ""
+    return account.kind, account.credential, account.base_url or relay.upstream.base_url, relay.realm, token_url
 
 
 @attrs.define(eq=False)

@@ -4,8 +4,8 @@ Rule: the reloader is the one writer of `live`. What can fail happens before the
 is sync. It never raises: whatever goes wrong, a bug included, is a result, and the running config stays.
 
 Theory: a round serves all requests that there are by one reading of the tree (see RequestQueue). Rounds that nobody
-asked for by hand are silent when the bytes are those of the last round. deny.toml has a way of its own: what it newly
-refuses is refused at once, whatever becomes of the rest.
+asked for by hand are silent when the bytes are those of the last round. deny.toml has a way of its own: what it refuses
+is refused at once, whatever becomes of the rest: a rollback, the guard, an error, a tree in motion.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import Unstable
 from relayd.core.live import Live
 from relayd.core.transition import added, keep_running
+from relayd.daemon.accounts.node_defects import NodeDefects
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.candidate import Inspection, Inspector
 from relayd.daemon.reload.history import History
@@ -58,6 +59,7 @@ class Reloader:
         inspector: reads and compiles (in a worker thread).
         preparation: opens what a new config needs (in a worker thread).
         adoption: what follows a swap.
+        defects: what this node cannot use, looked at anew after a round.
         history: the stored generations.
         notices: tells systemd.
         wall: Unix time, s.
@@ -69,6 +71,7 @@ class Reloader:
     inspector: Inspector
     preparation: Preparation
     adoption: Adoption
+    defects: NodeDefects
     history: History
     notices: ReloadNotices
     wall: Callable[[], float]
@@ -118,6 +121,7 @@ class Reloader:
         inspect = partial(self.inspector.inspect, self.live.snapshot, known, thorough=thorough)
         inspection = await trio.to_thread.run_sync(inspect, abandon_on_cancel=True)
         if isinstance(inspection, Unstable):
+            await self._obey_deny()
             self._tell_busy(requests, inspection)
         elif inspection.compiled is None:  # the bytes are those of the last round, and nobody waits
             _answer(requests, self._same_again(inspection))
@@ -126,7 +130,7 @@ class Reloader:
 
     async def _decide(self, requests: list[ReloadRequest], inspection: Inspection) -> None:
         """Answer who wants no effect, or expected another tree; act for the rest."""
-        self.record.seconds = dict(inspection.seconds)
+        self.record.seconds, self.record.deny_problem = dict(inspection.seconds), inspection.deny_problem
         acting = [request for request in requests if _is_to_act(request.operation, inspection)]
         for request in requests:
             if request not in acting:
@@ -207,8 +211,7 @@ class Reloader:
             self.record.degraded = ""
             self.inspector.accept(inspection, denied=self.live.snapshot.deny)
             if trigger not in BY_ITSELF:  # last, for it waits: whoever heard of the swap finds all else done
-                reopen = partial(self.preparation.reopen, self.live.snapshot)
-                self.adoption.restore(await trio.to_thread.run_sync(reopen))
+                await self.defects.look()
         else:
             self._deny_at_once(inspection.deny)
         return result
@@ -258,19 +261,24 @@ class Reloader:
         revision = inspection.compiled.revision
         return origin_of(inspection.tree, revision, self.wall(), trigger, model=inspection.model)
 
+    async def _obey_deny(self) -> None:
+        """Refuse what deny.toml refuses, by whatever can be made of it alone."""
+        deny, self.record.deny_problem = await trio.to_thread.run_sync(self.inspector.deny_alone)
+        self._deny_at_once(deny)
+
     def _deny_at_once(self, deny: Deny | None) -> None:
-        """Refuse what deny.toml newly refuses, though the rest of its tree does not run. Never the other way round:
-        a tree that is not trusted whole brings nobody back."""
-        if deny is None or deny == self.inspector.denied:
+        """Refuse what deny.toml refuses, though the rest of its tree does not run. Never the other way round: a tree
+        that is not trusted whole brings nobody back."""
+        if deny is None:
             return
-        extra, old = added(self.inspector.denied, deny), self.live.snapshot
-        self.inspector.denied = deny
-        new = with_deny(old, extra)
+        self.inspector.denied, old = deny, self.live.snapshot
+        new = with_deny(old, deny)
         if new is old:
             return
         self.live.amend(new)
         self._adopt(old, new)
-        log.warning("reload.denied", extra={name: list(part) for name, part in attrs.asdict(extra).items() if part})
+        extra = attrs.asdict(added(old.deny, new.deny))
+        log.warning("reload.denied", extra={name: list(part) for name, part in extra.items() if part})
 
     # --- going back
 
@@ -283,12 +291,14 @@ class Reloader:
         inspection = await trio.to_thread.run_sync(self.inspector.compile, tree, self.live.snapshot)
         if inspection.snapshot is None:
             return self._result("rejected", inspection, reasons=(f"generation {number} does not compile",))
-        back = restored(self.live.snapshot, inspection.snapshot)
+        await self._obey_deny()
+        snapshot = with_deny(inspection.snapshot, self.inspector.denied)
+        back = restored(self.live.snapshot, snapshot)
         if back and not operation.allow_unrevoke:
             reason = f"it would let revoked keys in again: {', '.join(back)} (--allow-unrevoke does it all the same)"
             return self._result("rejected", inspection, reasons=(reason,))
         origin = attrs.evolve(self._origin(inspection, "rollback"), stored=number)
-        result = await self._apply(inspection.snapshot, self._result("applied", inspection), origin)
+        result = await self._apply(snapshot, self._result("applied", inspection), origin)
         if result.result == "applied":
             await trio.to_thread.run_sync(self.history.hold, number)
             self.record.roll_back(number, result, self.wall())

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
+from relayd.daemon.accounts.node_defects import NodeDefects
 from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.history import HistoryKeeper
 from relayd.daemon.reload.record import ReloadRecord
@@ -27,6 +28,8 @@ RESTART = 1.0  # s before a task that failed is started again
 class ReloadTasks:
     """The tasks of one process. `watcher`: None where nobody looks for changes."""
 
+    defects: NodeDefects
+
     reloader: Reloader
     record: ReloadRecord
     keeper: HistoryKeeper
@@ -40,6 +43,7 @@ class ReloadTasks:
             nursery.start_soon(_again, "remind", self._remind)
             nursery.start_soon(_again, "store", self.keeper.run)
             nursery.start_soon(_again, "fleet", self.cluster.run)
+            nursery.start_soon(_again, "defects", self.defects.run)
             if self.watcher is not None:
                 nursery.start_soon(_again, "watch", self.watcher.run)
 

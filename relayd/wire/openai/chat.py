@@ -8,7 +8,8 @@ way back is chat_answer.py, told by Hints.
 Source: OpenAI API reference, "Create chat completion"; types of the `openai` SDK 3.54.
 
 Choices where the two APIs differ: audio, n > 1 and logprobs are refused; a temperature above 1 is 1; JSON mode without
-a schema is asked for in a system line; arguments that are not a JSON object are refused, since a tool_use needs one.
+a schema is asked for in a system line. A history that the API would refuse is mended (pairing.py), since the client
+cannot help it, and named in `relayd-mended`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
-import msgspec
 
 from relayd.wire.call import NO_ALIASES, Call, Reply, Translator
 from relayd.wire.capabilities import capabilities
 from relayd.wire.http import HeaderPairs, RequestHead
 from relayd.wire.openai import shapes as openai_shapes
 from relayd.wire.openai.chat_answer import ChatTranslator
+from relayd.wire.openai.chat_messages import collect_messages
 from relayd.wire.openai.fields import (
     Json,
     a_choice,
@@ -38,19 +39,23 @@ from relayd.wire.openai.fields import (
     shown,
     unsupported,
 )
-from relayd.wire.openai.parts import Blocks, content_blocks, text_block, text_blocks
 from relayd.wire.openai.request import (
     AnswerFormat,
     RequestDraft,
+    collect_cap,
     collect_common,
     collect_effort,
     collect_ignored,
+    collect_model,
+    collect_reasoning,
     collect_stop,
     collect_unknown,
+    encode_body,
     function_tool,
+    named_session,
 )
 from relayd.wire.openai.shapes import Hints, refuse
-from relayd.wire.openai.turns import arguments, conversation_of, made_id, tool_id, tool_result
+from relayd.wire.openai.turns import made_id
 from relayd.wire.peek import wide_bytes
 from relayd.wire.refusal import Refusal
 
@@ -64,7 +69,7 @@ _KNOWN = frozenset(_IGNORED) | {
     "messages", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p",
     "top_k", "stop", "n", "logprobs", "top_logprobs", "audio", "modalities", "tools", "tool_choice", "functions",
     "function_call", "parallel_tool_calls", "response_format", "reasoning_effort", "thinking", "cache_control", "user",
-    "safety_identifier", "prompt_cache_key", "include_reasoning",
+    "safety_identifier", "prompt_cache_key", "include_reasoning", "reasoning",
 }  # fmt: skip
 
 
@@ -117,16 +122,17 @@ OPENAI_CHAT = ChatDialect()
 
 
 def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool) -> Call:
-    model = a_name(fields.get("model"), "model")
-    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=capabilities(aliases.get(model, model)))
+    model, effort = collect_model(aliases, fields)
+    able = capabilities(aliases.get(model, model))
+    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=able, effort=effort)
     draft.show_thinking = reasoning and a_flag(fields, "include_reasoning", default=True)
     _refuse_impossible(fields)
-    _collect_messages(draft, fields.get("messages"))
+    collect_messages(draft, fields.get("messages"))
     legacy = _collect_tools(draft, fields)
     _collect_rest(draft, fields)
     asked = draft.max_tokens
     body = draft.settle()
-    encoded = msgspec.json.encode(body)
+    encoded = encode_body(body)
     return Call(
         endpoint="messages",
         language="openai",
@@ -136,11 +142,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool)
         room=body["max_tokens"],
         wide=wide_bytes(encoded),
         user_id=draft.user_id,
-        conversation=conversation_of(
-            fields.get("prompt_cache_key"),
-            msgspec.json.encode([body.get("system"), body.get("tools")]),
-            msgspec.json.encode(body["messages"][0]),
-        ),
+        session=named_session(fields),
         body=encoded,
         reply_hints=Hints(
             model=model,
@@ -151,6 +153,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str], reasoning: bool)
             unwrap=draft.unwrap,
             legacy=legacy,
             ignored=header_words(draft.ignored),
+            mended=header_words(draft.mended),
         ),
     )
 
@@ -172,9 +175,9 @@ def _include_usage(fields: Json) -> bool:
 
 def _collect_rest(draft: RequestDraft, fields: Json) -> None:
     collect_common(draft, fields)
-    newer, older = a_count(fields, "max_completion_tokens"), a_count(fields, "max_tokens")
-    draft.max_tokens = older if newer is None else newer
+    collect_cap(draft, fields, "max_completion_tokens", "max_tokens")
     collect_stop(draft, fields.get("stop"))
+    collect_reasoning(draft, fields.get("reasoning"))
     collect_effort(draft, fields.get("reasoning_effort"), "reasoning_effort")
     draft.format = _format(fields.get("response_format"))
     collect_ignored(draft, fields, _IGNORED)
@@ -200,108 +203,6 @@ def _format(value: object) -> AnswerFormat | None:
             return None
 
 
-# --- messages
-
-
-def _collect_messages(draft: RequestDraft, value: object) -> None:
-    if value is None:
-        refuse_field("messages", "is required", "missing_required_parameter")
-    calls: list[str] = []  # ids given to old function_calls, so that their results find them
-    for index, item in enumerate(a_list(value, "messages")):
-        where = f"messages[{index}]"
-        message = an_object(item, where)
-        match message.get("role"):
-            case "user":
-                blocks, plain = _content(message, where)
-                draft.turns.user(blocks, plain=plain)
-            case "assistant":
-                _collect_assistant(draft, message, where, calls)
-            case "tool":
-                _collect_result(draft, message, a_name(message.get("tool_call_id"), f"{where}.tool_call_id"), where)
-            case "system" | "developer":
-                draft.turns.system.extend(_marked(text_blocks(message.get("content"), f"{where}.content"), message))
-            case "function":
-                _collect_result(draft, message, calls[-1] if calls else "function_0", where)
-            case role:
-                refuse_field(f"{where}.role", f"unknown role {shown(role)}")
-
-
-def _content(message: Json, where: str) -> tuple[Blocks, bool]:
-    """The content's blocks, and whether it is a string that may stay one."""
-    content = message.get("content")
-    if isinstance(content, str):  # most messages: worth not naming the field in advance
-        block = text_block(content)
-        return _marked([block] if block else [], message), message.get("cache_control") is None
-    return _marked(content_blocks(content, f"{where}.content"), message), False
-
-
-def _marked(blocks: Blocks, message: Json) -> Blocks:
-    """`cache_control` beside a string content, as some clients put it, belongs to the last block."""
-    if blocks and isinstance(message.get("cache_control"), dict):
-        blocks[-1]["cache_control"] = message["cache_control"]
-    return blocks
-
-
-def _collect_result(draft: RequestDraft, message: Json, call_id: str, where: str) -> None:
-    content = message.get("content")
-    blocks = [] if isinstance(content, str) else content_blocks(content, f"{where}.content")
-    result = tool_result(call_id, content, blocks)
-    if isinstance(message.get("cache_control"), dict):
-        result["cache_control"] = message["cache_control"]
-    draft.turns.result(result)
-
-
-def _collect_assistant(draft: RequestDraft, message: Json, where: str, calls: list[str]) -> None:
-    thinking = _thinking_blocks(message, where)
-    said, plain = _content(message, where)
-    if not said and isinstance(message.get("refusal"), str):
-        refusal = text_block(message["refusal"])
-        said, plain = ([refusal] if refusal else []), False
-    called = _tool_calls(message, where)
-    old = message.get("function_call")
-    if old is not None:
-        calls.append(f"function_{len(calls)}")
-        called.append(_tool_use(an_object(old, f"{where}.function_call"), calls[-1], f"{where}.function_call"))
-    draft.turns.assistant(thinking + said + called, plain=plain and not thinking and not called)
-
-
-def _thinking_blocks(message: Json, where: str) -> Blocks:
-    """Thinking goes back only with its signature; `reasoning_content` alone has none, and none is invented."""
-    given = message.get("thinking_blocks")
-    blocks: Blocks = []
-    for index, item in enumerate(a_list(given, f"{where}.thinking_blocks") if given else ()):
-        block = an_object(item, f"{where}.thinking_blocks[{index}]")
-        if block.get("type") == "thinking" and block.get("signature"):
-            blocks.append(
-                {"type": "thinking", "thinking": block.get("thinking") or "", "signature": block["signature"]}
-            )
-        elif block.get("type") == "redacted_thinking" and block.get("data"):
-            blocks.append({"type": "redacted_thinking", "data": block["data"]})
-    return blocks
-
-
-def _tool_calls(message: Json, where: str) -> Blocks:
-    calls = message.get("tool_calls")
-    blocks: Blocks = []
-    for index, item in enumerate(a_list(calls, f"{where}.tool_calls") if calls else ()):
-        at = f"{where}.tool_calls[{index}]"
-        call = an_object(item, at)
-        if call.get("type", "function") not in ("function", None):
-            unsupported(f"{at}.type", f"only function calls are understood, not {shown(call.get('type'))}")
-        given = an_object(call.get("function"), f"{at}.function")
-        blocks.append(_tool_use(given, a_name(call.get("id"), f"{at}.id"), f"{at}.function"))
-    return blocks
-
-
-def _tool_use(given: Json, call_id: str, where: str) -> Json:
-    return {
-        "type": "tool_use",
-        "id": tool_id(call_id),
-        "name": a_name(given.get("name"), f"{where}.name"),
-        "input": arguments(given.get("arguments"), f"{where}.arguments"),
-    }
-
-
 # --- tools
 
 
@@ -323,8 +224,12 @@ def _collect_tools(draft: RequestDraft, fields: Json) -> bool:
 
 
 def _tool(tool: Json, where: str) -> Json:
-    if tool.get("type", "function") != "function":
+    """A tool as Chat nests it, flat as in Responses, or in the Claude API's own form: clients mix them."""
+    if tool.get("type") not in ("function", "custom", None) or "custom" in tool:
         unsupported(f"{where}.type", f"only function tools are understood, not {shown(tool.get('type'))}")
+    if "function" not in tool and "name" in tool:
+        parameters = tool.get("parameters") if tool.get("input_schema") is None else tool["input_schema"]
+        return function_tool({**tool, "parameters": parameters}, where, a_name(tool["name"], f"{where}.name"))
     given = an_object(tool.get("function"), f"{where}.function")
     made = function_tool(given, f"{where}.function", a_name(given.get("name"), f"{where}.function.name"))
     if tool.get("cache_control") is not None:
@@ -345,23 +250,30 @@ def _collect_choice(draft: RequestDraft, value: object) -> None:
         draft.choice = named_choice(value, "tool_choice")
         return
     match value.get("type"):
-        case "function":
-            given = an_object(value.get("function"), "tool_choice.function")
-            draft.choice = {"type": "tool", "name": a_name(given.get("name"), "tool_choice.function.name")}
+        case "function" | "tool":
+            draft.choice = {"type": "tool", "name": _function_name(value, "tool_choice")}
+        case "auto" | "none" | "any" | "required" as word:
+            draft.choice = {"type": "any" if word == "required" else word}
+            draft.parallel = draft.parallel and value.get("disable_parallel_tool_use") is not True
         case "allowed_tools":
             allowed = an_object(value.get("allowed_tools"), "tool_choice.allowed_tools")
             where = "tool_choice.allowed_tools"
             tools = a_list(allowed.get("tools"), f"{where}.tools")
-            names = [_allowed_name(tool, f"{where}.tools[{index}]") for index, tool in enumerate(tools)]
+            names = [
+                _function_name(an_object(tool, f"{where}.tools[{index}]"), f"{where}.tools[{index}]")
+                for index, tool in enumerate(tools)
+            ]
             draft.tools = [tool for tool in draft.tools if tool["name"] in names]
             draft.choice = named_choice(allowed.get("mode"), f"{where}.mode")
         case kind:
             refuse_field("tool_choice.type", f"unknown choice {shown(kind)}")
 
 
-def _allowed_name(tool: object, where: str) -> str:
-    given = an_object(tool, where)
-    return a_name(an_object(given.get("function"), f"{where}.function").get("name"), f"{where}.function.name")
+def _function_name(tool: Json, where: str) -> str:
+    """The function that is named, nested as in Chat or flat."""
+    if "function" not in tool and "name" in tool:
+        return a_name(tool["name"], f"{where}.name")
+    return a_name(an_object(tool.get("function"), f"{where}.function").get("name"), f"{where}.function.name")
 
 
 def named_choice(value: object, where: str) -> Json:

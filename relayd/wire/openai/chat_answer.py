@@ -1,6 +1,7 @@
 """The Chat Completions dialect, answers: Claude API messages and streams to OpenAI's words.
 
-Rule: a stream is translated event by event; what is remembered is a few words per open block, whatever the length.
+Rule: a stream is translated event by event; what is remembered is a few words per open block, whatever the length, but
+for thinking: shown as it comes, it is said once more, whole and signed, when its block ends (reasoning.py).
 `[DONE]` is sent only after message_stop: a client must be able to tell a whole answer from one cut short.
 
 Theory: every chunk of a stream is the same envelope around a `delta`, so the envelope is encoded once, and a delta
@@ -21,6 +22,7 @@ from relayd.wire.answer import (
     ContentBlock,
     Delta,
     ErrorEvent,
+    EventReader,
     Garbled,
     Message,
     MessageDelta,
@@ -30,10 +32,11 @@ from relayd.wire.answer import (
     StreamEvent,
     UsageCounts,
     read_block,
-    read_event,
     read_message,
 )
 from relayd.wire.http import HeaderPairs
+from relayd.wire.openai.reasoning import thought_fields
+from relayd.wire.openai.request import without_thinking
 from relayd.wire.openai.shapes import (
     CUT_SHORT,
     Hints,
@@ -61,7 +64,7 @@ class ChatTranslator:
     _stream: ChatStream | None = attrs.field(default=None, init=False)
 
     def head(self, status: int, headers: HeaderPairs) -> HeaderPairs:
-        return answer_headers(headers, self.hints.ignored)
+        return answer_headers(headers, self.hints)
 
     def whole(self, status: int, body: bytes) -> bytes:
         if status >= 400:
@@ -70,6 +73,12 @@ class ChatTranslator:
             return encode(completion(read_message(body), self.hints))
         except Garbled as error:
             raise unreadable(error) from None
+
+    def unsigned(self, body: bytes) -> bytes | None:
+        bare = without_thinking(body)
+        if bare is not None:
+            self.hints = attrs.evolve(self.hints, mended=(*self.hints.mended, "thinking"))
+        return bare
 
     def feed(self, data: bytes) -> bytes:
         return self._open().feed(data)
@@ -119,6 +128,8 @@ def _message(blocks: list[ContentBlock], message: Message, hints: Hints) -> tupl
     thinking = "".join(block.thinking or "" for block in blocks)
     if thinking and hints.reasoning:
         said["reasoning_content"] = thinking
+    if hints.reasoning:
+        said |= thought_fields(blocks)
     if calls and hints.legacy:
         said["function_call"] = calls[0]["function"]
     elif calls:
@@ -163,6 +174,14 @@ class _OpenBlock:
     index: int = 0  # of a call, among the calls
     whole: str = "{}"  # a tool's input, as far as the start of the block had it
     fed: bool = False  # some of the input has been passed on
+    thought: ContentBlock | None = None  # thinking, as far as it has come
+    pieces: list[str] = attrs.field(factory=list)  # of its text
+
+
+def _think(block: _OpenBlock, delta: Delta) -> None:
+    block.pieces.append(delta.thinking or "")
+    if block.thought is not None and delta.signature:
+        block.thought.signature = delta.signature
 
 
 @attrs.define(eq=False)
@@ -171,10 +190,12 @@ class ChatStream:
 
     hints: Hints
     _events: EventDecoder = attrs.field(factory=EventDecoder, init=False)
+    _reader: EventReader = attrs.field(factory=EventReader, init=False)
     _before: bytes = attrs.field(default=b"", init=False)  # a chunk up to its delta
     _after: bytes = attrs.field(default=b"", init=False)  # and what follows it
     _blocks: dict[int, _OpenBlock] = attrs.field(factory=dict, init=False)
     _calls: int = attrs.field(default=0, init=False)
+    _thoughts: int = attrs.field(default=0, init=False)
     _counts: UsageCounts = attrs.field(factory=UsageCounts, init=False)
     _stop_reason: str | None = attrs.field(default=None, init=False)
     _stop_details: StopDetails | None = attrs.field(default=None, init=False)
@@ -185,7 +206,7 @@ class ChatStream:
         out: list[bytes] = []
         try:
             for event in () if self._over else self._events.feed(data):
-                said = read_event(event)
+                said = self._reader.read(event)
                 if said is not None and not self._over:
                     self._say(said, out)
         except (Garbled, TooLong) as error:
@@ -259,8 +280,8 @@ class ChatStream:
             self._blocks[index] = _OpenBlock("text")
             if not self.hints.unwrap:
                 self._put_text(block.text, out)
-        elif block.type == "thinking":
-            self._blocks[index] = _OpenBlock("thinking")
+        elif block.type in ("thinking", "redacted_thinking"):
+            self._blocks[index] = _OpenBlock("thinking", thought=block, pieces=[block.thinking or ""])
             self._put_thinking(block.thinking, out)
         elif block.type == "tool_use" and self.hints.unwraps(block.name):
             self._blocks[index] = _OpenBlock("answer", whole=block.input_text)
@@ -286,10 +307,21 @@ class ChatStream:
                     self._put_text(delta.text, out)
             case "thinking":
                 self._put_thinking(delta.thinking, out)
+                _think(block, delta)
             case "call" | "answer":
                 self._put_input(delta.partial_json, block, out)
             case _:
                 assert_never(block.kind)
+
+    def _put_thought(self, block: _OpenBlock, out: list[bytes]) -> None:
+        """A thinking block that is complete, in the fields in which a client carries it back."""
+        if block.thought is None or not self.hints.reasoning:
+            return
+        block.thought.thinking = "".join(block.pieces)
+        fields = thought_fields([block.thought], first=self._thoughts)
+        if fields:
+            self._thoughts += 1
+            self._put(encode(fields), out)
 
     def _put_input(self, piece: str | None, block: _OpenBlock, out: list[bytes]) -> None:
         if not piece:
@@ -305,7 +337,10 @@ class ChatStream:
 
     def _end_block(self, block: _OpenBlock | None, out: list[bytes]) -> None:
         """An input without a piece is said once, whole: "" would not be JSON."""
-        if block is not None and block.kind in ("call", "answer") and not block.fed:
+        if block is None:
+            return
+        self._put_thought(block, out)
+        if block.kind in ("call", "answer") and not block.fed:
             self._put_input(block.whole, block, out)
 
     def _end(self, out: list[bytes]) -> None:

@@ -107,6 +107,11 @@ def a_count(fields: Json, name: str) -> int | None:
     return int(value)
 
 
+def a_cap(fields: Json, name: str) -> int | None:
+    """A cap of at least 1. 0 and -1 are what many clients send for none."""
+    return None if fields.get(name) in (0, -1) and fields[name] is not False else a_count(fields, name)
+
+
 def a_choice(value: object, param: str, allowed: tuple[str, ...]) -> str:
     """`value`, which must be one of `allowed`."""
     if isinstance(value, str) and value in allowed:

@@ -13,6 +13,8 @@ import binascii
 import urllib.parse
 from collections.abc import Callable
 
+import msgspec
+
 from relayd.wire.openai.fields import Json, a_list, a_name, a_text, an_object, refuse_field, shown, unsupported
 
 Blocks = list[Json]
@@ -44,6 +46,26 @@ def content_blocks(content: object, where: str) -> Blocks:
         if block is not None:
             blocks.append(block)
     return blocks
+
+
+def output_content(output: object, where: str, mended: list[str]) -> str | Blocks:
+    """What a tool gave: text, or parts. Anything else that JSON has is its own text.
+
+    Args:
+        mended: is told of that.
+    """
+    if output is None or isinstance(output, str):
+        return output or ""
+    parts = output if isinstance(output, list) else [output]
+    if all(isinstance(part, str) or _is_part(part) for part in parts):
+        return content_blocks(parts, where)
+    mended.append("tool_results.content")
+    return msgspec.json.encode(output).decode()
+
+
+def _is_part(part: object) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and kind in _PARTS
 
 
 def text_blocks(content: object, where: str) -> Blocks:

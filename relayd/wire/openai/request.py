@@ -2,7 +2,7 @@
 
 Rule: the parsers (chat.py, responses.py) only collect; whatever depends on the model or on another wish is
 decided here, once for both dialects. A wish that cannot be met is named in `ignored`, or refused where ignoring it
-would be a lie.
+would be a lie; what was put in order is named in `mended`.
 
 Theory: wishes conflict pairwise, so they are settled in an order in which each looks only at what is settled: answer
 format, tool choice, thinking, room for output, sampling.
@@ -18,8 +18,19 @@ import attrs
 import msgspec
 
 from relayd.wire.capabilities import Capabilities
-from relayd.wire.openai.fields import Json, a_choice, a_count, a_list, a_number, a_text, an_object, refuse_field
-from relayd.wire.openai.schema import closed, input_schema
+from relayd.wire.openai.fields import (
+    Json,
+    a_cap,
+    a_choice,
+    a_count,
+    a_list,
+    a_name,
+    a_number,
+    a_text,
+    an_object,
+    refuse_field,
+)
+from relayd.wire.openai.schema import by_name, closed, has_empty_lists, input_schema
 from relayd.wire.openai.turns import Turns
 
 # Room for output when a client names none (OpenAI needs no cap, the Claude API does). Streams get what Claude Code
@@ -33,6 +44,8 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _BUDGET = {"minimal": 1024, "low": 1024, "medium": 2048, "high": 4096, "xhigh": 8192, "max": 16384}
 # What to ask for where a model lacks a level: the next one down.
 _LOWER = {"minimal": "low", "max": "xhigh", "xhigh": "high"}
+
+_THINKING = "-thinking"
 
 MAX_STRICT_TOOLS = 20  # the API refuses more. Source: API docs, "Structured outputs", schema complexity limits
 
@@ -57,11 +70,18 @@ class RequestDraft:
     model: str
     stream: bool
     able: Capabilities
-    turns: Turns = attrs.field(factory=Turns)
+    mended: list[str] = attrs.field(factory=list)
+    turns: Turns = attrs.field(
+        default=attrs.Factory(
+            lambda draft: Turns(system_turns=draft.able.system_turns, prefill=draft.able.prefill, mended=draft.mended),
+            takes_self=True,
+        )
+    )
     tools: list[Json] = attrs.field(factory=list)
     choice: Json | None = None
     parallel: bool = True
     max_tokens: int | None = None
+    cap_name: str = "max_tokens"  # what the client called it
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -175,8 +195,8 @@ class RequestDraft:
         if self.thinking is not None:
             return self.thinking, self._level()
         if self.able.thinking == "budget" and self.effort not in (None, "none"):
-            # An earlier call made without thinking, or a forced one, excludes thinking by budget.
-            if self._forced or self.turns.unthought_call():
+            # An earlier call made without thinking, a forced one, or a prefill excludes thinking by budget.
+            if self._forced or self.turns.unthought_call() or self.turns.prefilled:
                 self.ignore(effort_name, self.effort)
                 return None, None
             return {"type": "enabled", "budget_tokens": _BUDGET[self.effort or ""]}, None
@@ -214,6 +234,9 @@ class RequestDraft:
         """max_tokens, which includes thinking and must exceed its budget."""
         default = STREAM_TOKENS if self.stream else PLAIN_TOKENS
         room = min(default, self.able.max_output) if self.max_tokens is None else self.max_tokens
+        if room > self.able.max_output and self.able.known:
+            self.max_tokens = room = self.able.max_output
+            self.mended.append(self.cap_name)
         budget = (thinking or {}).get("budget_tokens")
         if isinstance(budget, int) and room <= budget:
             room = max(min(room + budget, self.able.max_output), budget + 1)
@@ -249,7 +272,7 @@ def collect_common(draft: RequestDraft, fields: Json) -> None:
     temperature = a_number(fields, "temperature", 0, 2)
     draft.temperature = None if temperature is None else min(temperature, 1)  # the API's scale ends at 1
     draft.top_p = a_number(fields, "top_p", 0, 1)
-    draft.top_k = a_count(fields, "top_k")
+    draft.top_k = a_cap(fields, "top_k")
     draft.parallel = draft.parallel and fields.get("parallel_tool_calls") is not False
     for name in ("thinking", "cache_control"):
         if fields.get(name) is not None:
@@ -267,6 +290,43 @@ def _collect_user(draft: RequestDraft, fields: Json) -> None:
             draft.ignored.append(name)
         else:
             draft.user_id = value
+
+
+def collect_model(aliases: Mapping[str, str], fields: Json) -> tuple[str, str | None]:
+    """The model, and the effort that its name asks for: "-thinking" behind a name that is not an alias."""
+    model = a_name(fields.get("model"), "model")
+    if model.endswith(_THINKING) and model not in aliases and model != _THINKING:
+        return model.removesuffix(_THINKING), "high"
+    return model, None
+
+
+def collect_reasoning(draft: RequestDraft, value: object) -> None:
+    """OpenRouter's `reasoning`: how hard to think, by effort or tokens, and whether to show it.
+
+    Source: OpenRouter docs, "Reasoning tokens". `enabled` alone is medium there.
+    """
+    if value is None:
+        return
+    fields = an_object(value, "reasoning")
+    if fields.get("exclude") is True:
+        draft.show_thinking = False
+    budget = a_count(fields, "max_tokens")
+    if fields.get("effort") is not None:
+        collect_effort(draft, fields["effort"], "reasoning.effort")
+    elif fields.get("enabled") is False:
+        draft.effort = "none"
+    elif budget is not None:
+        draft.effort = next((level for level in EFFORTS[2:] if _BUDGET[level] >= budget), "max")
+    elif fields.get("enabled") is True:
+        draft.effort = "medium"
+
+
+def collect_cap(draft: RequestDraft, fields: Json, *names: str) -> None:
+    """The cap on output tokens, from the first of `names` that gives one."""
+    for name in reversed(names):
+        cap = a_cap(fields, name)
+        if cap is not None:
+            draft.max_tokens, draft.cap_name = cap, name
 
 
 def collect_effort(draft: RequestDraft, value: object, param: str) -> None:
@@ -302,12 +362,18 @@ def collect_unknown(draft: RequestDraft, fields: Json, known: frozenset[str]) ->
             draft.ignored.append(name)
 
 
+def named_session(fields: Json) -> str:
+    """`prompt_cache_key`: what ties the calls of one conversation together."""
+    key = fields.get("prompt_cache_key")
+    return key if isinstance(key, str) else ""
+
+
 def function_tool(fields: Json, where: str, name: str) -> Json:
     """A custom tool of the Claude API from a function's fields (which Chat nests and Responses does not)."""
     parameters = fields.get("parameters")
     tool: Json = {
         "name": name,
-        "input_schema": input_schema(None if parameters is None else an_object(parameters, f"{where}.parameters")),
+        "input_schema": input_schema(an_object(parameters or {}, f"{where}.parameters")),
     }
     description = fields.get("description")
     if description:
@@ -317,6 +383,14 @@ def function_tool(fields: Json, where: str, name: str) -> Json:
     if fields.get("cache_control") is not None:
         tool["cache_control"] = an_object(fields["cache_control"], f"{where}.cache_control")
     return tool
+
+
+def encode_body(body: Json) -> bytes:
+    """A settled body as JSON, with odd schemas mended wherever in its tools they are."""
+    tools = body.get("tools")
+    if tools and has_empty_lists(tools):
+        body["tools"] = by_name(tools)
+    return msgspec.json.encode(body)
 
 
 # --- bodies that are already translated
@@ -337,6 +411,27 @@ def lower_max_tokens(body: bytes, cap: int) -> bytes:
             thinking["budget_tokens"] = max(1024, cap // 2)
         else:
             del fields["thinking"]
+    return msgspec.json.encode(fields)
+
+
+def without_thinking(body: bytes) -> bytes | None:
+    """A translated body without thinking blocks; None when it has none.
+
+    A turn that goes on from a call cannot think by budget without the thinking that the call began with.
+    """
+    fields = msgspec.json.decode(body)
+    kept: list[Json] = []
+    for message in fields["messages"]:
+        content = message["content"]
+        if isinstance(content, list):
+            content = [block for block in content if block["type"] not in ("thinking", "redacted_thinking")]
+        if content:
+            kept.append({**message, "content": content})
+    if kept == fields["messages"]:
+        return None
+    fields["messages"] = kept
+    if (fields.get("thinking") or {}).get("type") == "enabled" and Turns(messages=kept).unthought_call():
+        del fields["thinking"]
     return msgspec.json.encode(fields)
 
 

@@ -24,7 +24,6 @@ from relayd.wire.openai.chat import named_choice
 from relayd.wire.openai.fields import (
     Json,
     a_choice,
-    a_count,
     a_flag,
     a_list,
     a_name,
@@ -37,20 +36,24 @@ from relayd.wire.openai.fields import (
     shown,
     unsupported,
 )
-from relayd.wire.openai.parts import content_blocks, text_blocks
+from relayd.wire.openai.parts import content_blocks, output_content, text_blocks
 from relayd.wire.openai.reasoning import opened
 from relayd.wire.openai.request import (
     AnswerFormat,
     RequestDraft,
+    collect_cap,
     collect_common,
     collect_effort,
     collect_ignored,
+    collect_model,
     collect_unknown,
+    encode_body,
     function_tool,
+    named_session,
 )
 from relayd.wire.openai.responses_answer import ResponsesTranslator
 from relayd.wire.openai.shapes import Hints, ToolName, refuse
-from relayd.wire.openai.turns import arguments, conversation_of, made_id, tool_id, tool_result
+from relayd.wire.openai.turns import arguments, made_id, tool_id, tool_result
 from relayd.wire.peek import wide_bytes
 from relayd.wire.refusal import Refusal
 
@@ -130,9 +133,10 @@ class _Names:
 
 
 def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
-    model = a_name(fields.get("model"), "model")
+    model, effort = collect_model(aliases, fields)
     _refuse_impossible(fields)
-    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=capabilities(aliases.get(model, model)))
+    able = capabilities(aliases.get(model, model))
+    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=able, effort=effort)
     names = _Names()
     instructions = fields.get("instructions")
     if instructions is not None:
@@ -143,7 +147,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
     _collect_rest(draft, fields)
     asked = draft.max_tokens
     body = draft.settle("reasoning.effort")
-    encoded = msgspec.json.encode(body)
+    encoded = encode_body(body)
     return Call(
         endpoint="messages",
         language="openai",
@@ -153,11 +157,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
         room=body["max_tokens"],
         wide=wide_bytes(encoded),
         user_id=draft.user_id,
-        conversation=conversation_of(
-            fields.get("prompt_cache_key"),
-            msgspec.json.encode([body.get("system"), body.get("tools")]),
-            msgspec.json.encode(body["messages"][0]),
-        ),
+        session=named_session(fields),
         body=encoded,
         reply_hints=Hints(
             model=model,
@@ -166,6 +166,7 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
             reasoning=draft.show_thinking,
             unwrap=draft.unwrap,
             ignored=header_words(draft.ignored),
+            mended=header_words(draft.mended),
             names=names.by_upstream,
             echo=_echo(fields),
         ),
@@ -205,7 +206,7 @@ def _echo(fields: Json) -> bytes:
 
 def _collect_rest(draft: RequestDraft, fields: Json) -> None:
     collect_common(draft, fields)
-    draft.max_tokens = a_count(fields, "max_output_tokens")
+    collect_cap(draft, fields, "max_output_tokens")
     reasoning = an_object(fields.get("reasoning") or {}, "reasoning")
     collect_effort(draft, reasoning.get("effort"), "reasoning.effort")
     draft.show_thinking = (reasoning.get("summary") or reasoning.get("generate_summary")) is not None
@@ -254,11 +255,10 @@ def _collect_item(draft: RequestDraft, item: Json, where: str, names: _Names) ->
         case "message":
             _collect_message(draft, item, where)
         case "function_call" | "custom_tool_call" as kind:
-            draft.turns.assistant([_tool_use(item, where, names, custom=kind == "custom_tool_call")])
+            draft.turns.assistant([_tool_use(draft, item, where, names, custom=kind == "custom_tool_call")])
         case "function_call_output" | "custom_tool_call_output":
-            output = item.get("output")
-            blocks = [] if isinstance(output, str) else content_blocks(output, f"{where}.output")
-            draft.turns.result(tool_result(a_name(item.get("call_id"), f"{where}.call_id"), output, blocks))
+            output = output_content(item.get("output"), f"{where}.output", draft.mended)
+            draft.turns.result(tool_result(a_name(item.get("call_id"), f"{where}.call_id"), output))
         case "reasoning":
             # Somebody else's reasoning cannot be read; without it the conversation is still whole.
             block = opened(item.get("encrypted_content"), draft.model)
@@ -279,18 +279,18 @@ def _collect_message(draft: RequestDraft, item: Json, where: str) -> None:
         case "assistant":
             draft.turns.assistant(content_blocks(content, at), plain=isinstance(content, str))
         case "system" | "developer":
-            draft.turns.system.extend(text_blocks(content, at))
+            draft.turns.instruct(text_blocks(content, at))
         case role:
             refuse_field(f"{where}.role", f"unknown role {shown(role)}")
 
 
-def _tool_use(item: Json, where: str, names: _Names, *, custom: bool) -> Json:
+def _tool_use(draft: RequestDraft, item: Json, where: str, names: _Names, *, custom: bool) -> Json:
     namespace = item.get("namespace")
     name = a_name(item.get("name"), f"{where}.name")
     if custom:
         given: Json = {"input": a_text(item.get("input"), f"{where}.input")}
     else:
-        given = arguments(item.get("arguments"), f"{where}.arguments")
+        given = arguments(item.get("arguments"), draft.mended)
     return {
         "type": "tool_use",
         "id": tool_id(a_name(item.get("call_id"), f"{where}.call_id")),

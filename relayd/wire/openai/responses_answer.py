@@ -22,6 +22,7 @@ from relayd.wire.answer import (
     ContentBlock,
     Delta,
     ErrorEvent,
+    EventReader,
     Garbled,
     MessageDelta,
     MessageStart,
@@ -29,7 +30,6 @@ from relayd.wire.answer import (
     StreamEvent,
     UsageCounts,
     read_block,
-    read_event,
     read_message,
 )
 from relayd.wire.http import HeaderPairs
@@ -45,6 +45,7 @@ from relayd.wire.openai.items import (
     response_object,
     text_part,
 )
+from relayd.wire.openai.request import without_thinking
 from relayd.wire.openai.shapes import (
     CUT_SHORT,
     Hints,
@@ -66,7 +67,7 @@ class ResponsesTranslator:
     _stream: ResponsesStream | None = attrs.field(default=None, init=False)
 
     def head(self, status: int, headers: HeaderPairs) -> HeaderPairs:
-        return answer_headers(headers, self.hints.ignored)
+        return answer_headers(headers, self.hints)
 
     def whole(self, status: int, body: bytes) -> bytes:
         if status >= 400:
@@ -75,6 +76,12 @@ class ResponsesTranslator:
             return response(read_message(body), self.hints)
         except Garbled as error:
             raise unreadable(error) from None
+
+    def unsigned(self, body: bytes) -> bytes | None:
+        bare = without_thinking(body)
+        if bare is not None:
+            self.hints = attrs.evolve(self.hints, mended=(*self.hints.mended, "thinking"))
+        return bare
 
     def feed(self, data: bytes) -> bytes:
         return self._open().feed(data)
@@ -116,6 +123,7 @@ class ResponsesStream:
 
     hints: Hints
     _events: EventDecoder = attrs.field(factory=EventDecoder, init=False)
+    _reader: EventReader = attrs.field(factory=EventReader, init=False)
     _base: str = attrs.field(default="", init=False)
     _sequence: int = attrs.field(default=0, init=False)
     _blocks: dict[int, _OpenItem | _OpenText] = attrs.field(factory=dict, init=False)
@@ -131,7 +139,7 @@ class ResponsesStream:
         """Stream bytes in; the events that they complete out."""
         try:
             for event in () if self._over else self._events.feed(data):
-                said = read_event(event)
+                said = self._reader.read(event)
                 if said is not None and not self._over:
                     self._say(said)
         except (Garbled, TooLong) as error:

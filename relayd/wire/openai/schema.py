@@ -9,6 +9,7 @@ Source: API docs, "Structured outputs", JSON Schema limitations. Objects must be
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ _UNENFORCED = (
     "uniqueItems", "minProperties", "maxProperties",
 )  # fmt: skip
 _BY_NAME = ("properties", "$defs", "definitions")
+_EMPTY_LIST = re.compile(rb'"(?:properties|\$defs|definitions)":\[\]')
 _IN_LIST = ("anyOf", "allOf")
 
 
@@ -44,7 +46,9 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _close_parts(out: dict[str, Any]) -> None:
     for key in _BY_NAME:
-        if isinstance(out.get(key), dict):
+        if out.get(key) == []:
+            out[key] = {}
+        elif isinstance(out.get(key), dict):
             out[key] = {name: closed(part) if isinstance(part, dict) else part for name, part in out[key].items()}
     for key in _IN_LIST:
         if isinstance(out.get(key), list):
@@ -53,11 +57,25 @@ def _close_parts(out: dict[str, Any]) -> None:
         out["items"] = closed(out["items"])
 
 
+def has_empty_lists(tools: list[dict[str, Any]]) -> bool:
+    """Whether a schema in `tools` has an array in place of a map of schemas. Bytes are searched faster than trees."""
+    return _EMPTY_LIST.search(msgspec.json.encode(tools)) is not None
+
+
+def by_name(value: Any) -> Any:
+    """The same with `{}` where an empty map of schemas was written as an array, as PHP does."""
+    if isinstance(value, list):
+        return [by_name(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: {} if part == [] and key in _BY_NAME else by_name(part) for key, part in value.items()}
+
+
 def _compact(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def input_schema(parameters: dict[str, Any] | None) -> dict[str, Any]:
+def input_schema(parameters: dict[str, Any]) -> dict[str, Any]:
     """A tool's input_schema: always an object, because the API accepts nothing else. No parameters: no arguments."""
     if not parameters:
         return {"type": "object", "properties": {}}

@@ -66,6 +66,7 @@ class Hints:
         unwrap: the forced tool whose input is the structured answer; "" when there is none.
         legacy: answer with `function_call` (the form before tools).
         ignored: parameters that were accepted without effect.
+        mended: what had to be put in order.
         names: the client's names of tools, by the upstream's, where they differ.
         echo: members of a Responses object that repeat the request, as JSON without braces.
     """
@@ -78,6 +79,7 @@ class Hints:
     unwrap: str = ""
     legacy: bool = False
     ignored: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
     names: Mapping[str, ToolName] = attrs.field(default=NO_NAMES, repr=False)
     echo: bytes = attrs.field(default=b"", repr=False)
 
@@ -206,7 +208,7 @@ EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 _RESTATED = frozenset({b"content-type", b"content-length", b"x-request-id", b"relayd-ignored"})
 
 
-def answer_headers(headers: HeaderPairs, ignored: tuple[str, ...]) -> HeaderPairs:
+def answer_headers(headers: HeaderPairs, hints: Hints) -> HeaderPairs:
     """The client's headers of an answer, streamed or whole as the upstream's content type says.
 
     `relayd-ignored` names the parameters that had no effect. The length is no longer what it was.
@@ -218,8 +220,9 @@ def answer_headers(headers: HeaderPairs, ignored: tuple[str, ...]) -> HeaderPair
     request_id = seen.get(b"request-id")
     if request_id:
         pairs.append((b"x-request-id", request_id))
-    if ignored:
-        pairs.append((b"relayd-ignored", ", ".join(ignored).encode("ascii", "replace")))
+    for name, words in ((b"relayd-ignored", hints.ignored), (b"relayd-mended", hints.mended)):
+        if words:
+            pairs.append((name, ", ".join(words).encode("ascii", "replace")))
     return pairs
 
 

@@ -143,7 +143,10 @@ def test_a_value_means_what_the_documentation_says(kind: Any, written: Any, mean
         ("sealed", "rlsec3.x"),
         ("scrypt", "hunter2"),
         ("recipient", "rlkey1.x"),
-        ("path", "relative"),
+        ("path", "../relative"),
+        ("path", "/a/../b"),
+        ("path", "a//b"),
+        ("path", "/"),
     ],
 )
 def test_a_value_that_means_nothing_is_refused_with_a_code(kind: Any, written: Any) -> None:

@@ -42,9 +42,12 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def encoded(realm: str, kind: str, name: str, field: str, origin: str) -> bytes:
+def encoded(realm: str, kind: str, name: str, field: str, origin: str, token_url: str = "") -> bytes:
     """ "The binding"."""
-    return json.dumps(["relayd/v1", realm, kind, name, field, origin], separators=(",", ":")).encode("ascii")
+    parts = ["relayd/v1", realm, kind, name, field, origin]
+    if token_url not in ("", "https://platform.claude.com/v1/oauth/token"):
+        parts.append(token_url)
+    return json.dumps(parts, separators=(",", ":")).encode("ascii")
 
 
 # --- RFC 9180, mode base

@@ -17,7 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.config.secrets.binding import Binding, account_binding, alert_binding, origin_of, totp_binding
+from relayd.config.secrets.binding import (
+    UNNAMED_TOKEN_URL,
+    Binding,
+    account_binding,
+    alert_binding,
+    endpoint_of,
+    origin_of,
+    totp_binding,
+)
 from relayd.config.secrets.identity import (
     identity_paths,
     load_identities,
@@ -28,7 +36,7 @@ from relayd.config.secrets.identity import (
 from relayd.config.secrets.recipients import PublicKey, SealError, active_keys, check_recipients, checksum, parse_public
 from relayd.config.secrets.seal import Identity, inspect, new_identity, open_sealed, parse_identity, parse_sealed, seal
 from relayd.config.secrets.secret import Secret
-from relayd.config.snapshot import Recipient
+from relayd.config.snapshot import OAuth, Recipient
 
 CANARY = "sk-ant-api03-canary-55c1"
 DOCUMENT = Path(__file__).parents[3] / "docs" / "sealed-secrets.md"
@@ -155,6 +163,7 @@ def test_the_hybrid_key_is_that_of_x_wing() -> None:
         attrs.evolve(MAIN, origin="https://relay.example.net"),
         attrs.evolve(MAIN, origin="http://api.anthropic.com"),
         attrs.evolve(MAIN, origin="https://api.anthropic.com:8443"),
+        attrs.evolve(MAIN, token_url="https://evil.example/token"),
     ],
 )
 def test_a_value_opens_at_no_other_place_even_with_a_forged_tag(other: Binding) -> None:
@@ -167,10 +176,10 @@ def test_a_value_opens_at_no_other_place_even_with_a_forged_tag(other: Binding) 
     assert code_of(forged, other) == "E-SEAL-TAMPERED"
 
 
-@given(st.lists(st.text(max_size=8), min_size=5, max_size=5), st.lists(st.text(max_size=8), min_size=5, max_size=5))
+@given(st.lists(st.text(max_size=8), min_size=6, max_size=6), st.lists(st.text(max_size=8), min_size=6, max_size=6))
 @settings(deadline=None)
 def test_different_bindings_have_different_bytes(one: list[str], two: list[str]) -> None:
-    names = ("realm", "kind", "id", "field", "origin")
+    names = ("realm", "kind", "id", "field", "origin", "token_url")
     first, second = (Binding(**dict(zip(names, parts, strict=True))) for parts in (one, two))
     assert (first.encode() == second.encode()) == (one == two)
     assert first.encode().isascii()
@@ -193,6 +202,20 @@ def test_a_url_that_cannot_carry_a_secret_has_no_origin(url: str) -> None:
     with pytest.raises(SealError) as caught:
         origin_of(url)
     assert caught.value.code == "E-SEAL-ORIGIN"
+
+
+def test_tokens_are_bound_to_the_whole_token_endpoint_but_the_one_of_the_first_values_goes_unnamed() -> None:
+    """So that values which were sealed before there was a place for it open as before, and there alone."""
+    base = "https://api.anthropic.com"
+    first, preset = account_binding("r", "a", base), account_binding("r", "a", base, OAuth().token_url)
+    assert OAuth().token_url == UNNAMED_TOKEN_URL
+    assert preset == first == account_binding("r", "a", base, "https://PLATFORM.claude.com:443/v1/oauth/token/")
+    others = [UNNAMED_TOKEN_URL + "2", "https://platform.claude.com/", "http://localhost/v1/oauth/token"]
+    places = {account_binding("r", "a", base, url).encode() for url in (*others, "https://evil.example/v1/oauth/token")}
+    assert len({*places, first.encode()}) == 5
+    assert endpoint_of("https://ID.example:443/a/token/") == "https://id.example/a/token"
+    with pytest.raises(SealError, match=r"http://evil\.example would carry the credential in clear"):
+        account_binding("r", "a", base, "http://evil.example/token")
 
 
 def test_alerts_and_admins_have_places_of_their_own() -> None:
@@ -460,8 +483,8 @@ def test_errors_of_identity_files_name_the_file_and_the_line(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("vector", VECTORS["open"], ids=lambda vector: vector["title"])
 def test_the_documents_values_open_with_the_documents_identities(vector: dict[str, Any]) -> None:
-    realm, kind, name, field, origin = vector["binding"]
-    binding = Binding(realm=realm, kind=kind, id=name, field=field, origin=origin)
+    realm, kind, name, field, origin, *token_url = vector["binding"]
+    binding = Binding(realm=realm, kind=kind, id=name, field=field, origin=origin, token_url="".join(token_url))
     assert binding.encode().decode() == vector["encoded_binding"]
     assert parse_sealed(vector["sealed"]).tag == vector["tag"]
     assert len(vector["recipients"]) == len(parse_sealed(vector["sealed"]).wraps)

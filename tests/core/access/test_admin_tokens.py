@@ -81,6 +81,21 @@ def test_metrics_from_elsewhere_need_a_token(address: str) -> None:
         may_scrape(headers(), ADMIN, address)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:3001", "[::1]:3001", "localhost", "LOCALHOST:3001", "192.0.2.7:80"])
+def test_metrics_are_had_without_a_token_under_a_name_that_no_name_server_gives(host: str) -> None:
+    may_scrape(headers(host=host), ADMIN, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:3001", "127.0.0.1.evil.example", "localhost.evil.example", "", "a@[::1]"]
+)
+def test_a_page_that_rebinds_its_name_to_this_machine_reads_no_metrics(host: str) -> None:
+    with pytest.raises(Refusal, match="403"):
+        may_scrape(headers(host=host), ADMIN, "127.0.0.1")
+    may_scrape(headers(host=host), ADMIN, "")  # a browser opens no unix socket
+    may_scrape(Headers([*bearing("prometheus"), (b"host", host.encode())]), ADMIN, "127.0.0.1")
+
+
 def test_a_wrong_token_is_wrong_from_this_machine_too() -> None:
     with pytest.raises(Refusal, match="unknown token"):
         may_scrape(headers(authorization="Bearer wrong"), ADMIN, "127.0.0.1")

@@ -9,7 +9,8 @@ from builders import KEY, OTHER_KEY, api_key, headers, snapshot
 
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.snapshot import Deny, KeyHash
-from relayd.core.access.auth import authenticate, best_state, client_address, inside, key_state, presented_key
+from relayd.core.access.addresses import UNKNOWN
+from relayd.core.access.auth import authenticate, best_state, key_state, presented_key
 from relayd.wire.refusal import Refusal
 
 NOW = 1_800_000_000.0
@@ -94,26 +95,12 @@ def test_addresses_are_checked_after_the_key() -> None:
     assert refusal(tree, address="").status == 403
 
 
-@pytest.mark.parametrize(
-    ("peer", "given", "expected"),
-    [
-        ("192.0.2.9", headers(x_forwarded_for="203.0.113.1"), "192.0.2.9"),
-        ("127.0.0.1", headers(x_forwarded_for="203.0.113.1"), "203.0.113.1"),
-        ("127.0.0.1", headers(x_forwarded_for="6.6.6.6, 203.0.113.1"), "203.0.113.1"),
-        ("127.0.0.1", headers(x_forwarded_for="203.0.113.1, 127.0.0.1"), "203.0.113.1"),
-        ("127.0.0.1", headers(x_real_ip="203.0.113.2"), "203.0.113.2"),
-        ("", headers(x_forwarded_for="203.0.113.1"), "203.0.113.1"),
-        ("127.0.0.1", headers(x_forwarded_for="not an address"), "127.0.0.1"),
-        ("127.0.0.1", headers(accept="*/*"), "127.0.0.1"),
-    ],
-)
-def test_only_trusted_proxies_are_believed_about_the_client(peer, given, expected) -> None:
-    assert client_address(peer, given, ("127.0.0.1", "::1")) == expected
+@pytest.mark.parametrize("fields", [{"deny": Deny(ips=("192.0.2.0/24",))}, {"keys": (api_key(allowed_ips=("::/0",)),)}])
+def test_an_address_that_cannot_be_read_is_refused_where_one_is_needed_and_only_there(fields) -> None:
+    no = refusal(snapshot(**fields), address=UNKNOWN)
 
-
-def test_what_is_no_address_is_inside_nothing() -> None:
-    assert not inside("", ("0.0.0.0/0", "::/0"))
-    assert not inside("nonsense", ("0.0.0.0/0",))
+    assert (no.status, no.code) == (403, "address_unknown")
+    assert authenticate(headers(x_api_key=KEY), snapshot(), UNKNOWN, NOW).id == "dev"
 
 
 def test_no_header_gives_no_key() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from builders import api_key, call, snapshot
+from builders import account, api_key, call, snapshot
 
 from relayd.core.access.permissions import glob_matches, resolve
+from relayd.core.balancing.candidates import serves
 from relayd.wire.refusal import Refusal
 
 ALIASES = {"models": {"fast": "claude-haiku-4-5", "best": "claude-opus-5-5"}}
@@ -68,3 +69,49 @@ def test_max_tokens_is_capped_by_refusal_not_by_change() -> None:
 )
 def test_globs_know_stars_and_question_marks_only(glob: str, name: str, expected: bool) -> None:
     assert glob_matches(glob, name) is expected
+
+
+# What an upstream may read as another name: some put it into a URL's path, some trim it.
+READ_OTHERWISE = [
+    "claude-haiku-4-5/../claude-opus-5-5",
+    "claude-haiku-4-5/./x",
+    "claude-haiku-4-5//x",
+    "/claude-haiku-4-5",
+    "claude-haiku-4-5/",
+    "claude-haiku-4-5%2f%2e%2e%2fclaude-opus-5-5",
+    "claude-haiku-4-5\\..\\claude-opus-5-5",
+    "claude-haiku-4-5?x",
+    "claude-haiku-4-5#x",
+    "claude-haiku-4-5 ",
+    "claude-haiku-4-5\n",
+    "claude-haiku-4-5\x00",
+    "claude-haiku-4-\N{FULLWIDTH DIGIT FIVE}",
+]
+
+
+@pytest.mark.parametrize("name", READ_OTHERWISE)
+def test_a_name_that_an_upstream_may_read_otherwise_fits_no_glob_and_is_denied_by_each(name: str) -> None:
+    assert refusal(api_key(models=("claude-haiku-*",)), call(name)).status == 403
+    assert refusal(api_key(deny_models=("*opus*",)), call(name)).status == 403
+    assert resolve(call(name), api_key(), snapshot()).model == name  # who may ask for anything may ask for this
+    assert resolve(call(name), api_key(models=("*",)), snapshot()).model == name
+    assert not serves(account(models=("claude-haiku-*",)), name)
+
+
+def test_a_denial_holds_in_capitals_too() -> None:
+    assert refusal(api_key(deny_models=("claude-opus-*",)), call("Claude-OPUS-5-5")).status == 403
+    assert refusal(api_key(models=("claude-*",)), call("Claude-haiku-4-5")).status == 403
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "claude-sonnet-4-5[1m]",
+        "us.anthropic.claude-sonnet-4-20250514-v1:0",
+        "claude-3-5-sonnet@20240620",
+        "anthropic/claude-3.5-sonnet",
+        "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-x",
+    ],
+)
+def test_names_that_providers_really_have_fit_globs(name: str) -> None:
+    assert resolve(call(name), api_key(models=("*claude*",), deny_models=("*opus*",)), snapshot()).model == name

@@ -10,34 +10,26 @@ import attrs
 import builders
 
 from relayd.config.snapshot import Routing, Snapshot
-from relayd.core.balancing.failover import (
-    Answered,
-    Deliver,
-    FirstEvent,
-    Outcome,
-    Retry,
-    Unreachable,
-    Verdict,
-    judge,
-    may_retry,
-)
-from relayd.core.balancing.pool import Picked, Pool, Unavailable
+from relayd.core.balancing.failover import Deliver, Retry, Verdict, judge, may_retry
+from relayd.core.balancing.outcomes import Answered, Outcome, Unreachable
+from relayd.core.balancing.pool import Lease, Picked, Pool, Unavailable
 from relayd.core.balancing.retry_budget import RetryBudget
+from relayd.core.balancing.suspects import Accused, Suspects
 from relayd.wire.http import Headers
 
 NOW = 1_790_000_000.0
 MODEL = "claude-sonnet-4-5"
-GOOD = Answered(status=200, first_event=FirstEvent(name="message_start"))
+GOOD = Answered(status=200, first_event="message_start")
 Upstream = Callable[[str], Outcome]  # account id to outcome
 
 
-def answered(status: int, error_type: str = "", **headers: str) -> Answered:
-    return Answered(status=status, error_type=error_type, headers=builders.headers(**headers))
+def answered(status: int, error_type: str = "", message: str = "", **headers: str) -> Answered:
+    return Answered(status=status, error_type=error_type, message=message, headers=builders.headers(**headers))
 
 
 def first_error(error_type: str, **headers: str) -> Answered:
-    event = FirstEvent(name="error", error_type=error_type)
-    return Answered(status=200, first_event=event, headers=builders.headers(**headers))
+    said = builders.headers(**headers)
+    return Answered(status=200, first_event="error", error_type=error_type, headers=said)
 
 
 def accounts(*names: str, **fields: Any) -> tuple[Any, ...]:
@@ -51,6 +43,17 @@ def snapshot(*members: Any, routing: Routing | None = None, **fields: Any) -> Sn
 
 def headers_of(outcome: Outcome) -> Headers | None:
     return outcome.headers if isinstance(outcome, Answered) else None
+
+
+def observe_alone(pool: Pool, lease: Lease, verdict: Verdict, outcome: Outcome, now: float, rng: random.Random) -> Any:
+    """What the pool learns from a call that had this one attempt. Returns what turned."""
+    if lease.observed:
+        return None
+    suspects = Suspects()
+    change = pool.observe(lease, verdict, headers_of(outcome), now, rng)
+    for accused, doubted in suspects.hear(lease, verdict) + suspects.close():
+        change = pool.accuse(accused, doubted, now, rng) or change
+    return change
 
 
 @attrs.frozen
@@ -94,7 +97,7 @@ class World:
         """One whole attempt on an account, of no duration."""
         lease = self.pool.begin(account, self.model, self.now)
         verdict = self.judge(outcome)
-        self.pool.observe(lease, verdict, headers_of(outcome), self.now, self.rng)
+        observe_alone(self.pool, lease, verdict, outcome, self.now, self.rng)
         self.pool.end(lease, self.now)
         return verdict
 
@@ -104,20 +107,28 @@ class World:
         tried: list[tuple[str, Verdict]] = []
         excluded: set[str] = set()
         last: Outcome | None = None
+        suspects = Suspects()
         while True:
             picked = self.pick(affinity=affinity, excluded=excluded)
             if isinstance(picked, Unavailable):
+                self._accuse(suspects.close())
                 return Delivered(picked if last is None else last, tried)
             account = picked.account
             excluded.add(account)
             lease = self.pool.begin(account, self.model, self.now)
             last = upstream(account)
-            verdict = self.judge(last, attempt=len(tried))
+            verdict = self.judge(last, attempt=len(tried), heard=suspects.heard)
             self.pool.observe(lease, verdict, headers_of(last), self.now, self.rng)
+            self._accuse(suspects.hear(lease, verdict))
             self.pool.end(lease, self.now)
             tried.append((account, verdict))
             if isinstance(verdict, Deliver) or not self._more(verdict, attempts - len(excluded)):
+                self._accuse(suspects.close())
                 return Delivered(last, tried)
+
+    def _accuse(self, accused: Accused) -> None:
+        for lease, verdict in accused:
+            self.pool.accuse(lease, verdict, self.now, self.rng)
 
     def _more(self, verdict: Retry, left: int) -> bool:
         return may_retry(verdict, attempts_left=left, budget=self.budget, deadline=self.now + 3600, now=self.now)

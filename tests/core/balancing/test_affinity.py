@@ -5,7 +5,7 @@ from __future__ import annotations
 from pool_world import GOOD, NOW, World, accounts, answered, snapshot
 
 from relayd.core.balancing.affinity import Pins, affinity_id, sets_pin
-from relayd.core.balancing.failover import Answered
+from relayd.core.balancing.outcomes import Answered
 
 HOUR = 3600.0
 

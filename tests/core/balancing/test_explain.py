@@ -46,7 +46,7 @@ def test_each_account_of_the_keys_groups_gives_its_reason_the_soonest_first() ->
         (answered(429, retry_after="40"), 429, "429 from upstream"),
         (answered(529, retry_after="40"), 529, "529 from upstream"),
         (answered(503, retry_after="40"), 529, "503 from upstream"),
-        (answered(401), 529, "Invalid session key or expired (401)"),
+        (answered(401, "authentication_error", "invalid x-api-key"), 529, "invalid x-api-key (401)"),
     ],
 )
 def test_rate_limits_are_429_and_overload_or_outage_529(outcome: object, status: int, words: str) -> None:

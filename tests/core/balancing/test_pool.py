@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from builders import headers
-from pool_world import GOOD, MODEL, NOW, World, accounts, answered, headers_of, snapshot, unreachable
+from pool_world import GOOD, MODEL, NOW, World, accounts, answered, observe_alone, snapshot, unreachable
 
 from relayd.config.snapshot import Credential, Deny, Pace, Routing, Url
-from relayd.core.balancing.failover import Answered, FirstEvent, Outcome, Retry
+from relayd.core.balancing.failover import Retry
+from relayd.core.balancing.outcomes import Answered, Outcome
 from relayd.core.balancing.pool import Lease, Picked, Pool, Unavailable
 
 
@@ -176,7 +177,7 @@ def test_a_limit_of_one_model_rests_that_model_only() -> None:
 def test_a_dead_credential_is_out_until_it_changes() -> None:
     sealed = [Credential(sealed=f"rlsec1{n}") for n in range(2)]
     world = world_of(*accounts("a", credential=sealed[0]))
-    world.attempt("a", answered(401))
+    world.attempt("a", answered(401, "authentication_error"))
     assert refused(world.pick()).kind == "outage"
 
     world.snapshot = snapshot(*accounts("a", credential=sealed[0], weight=7))
@@ -190,7 +191,9 @@ def test_a_late_401_of_the_old_credential_does_not_hurt_the_new_one() -> None:
     lease = world.pool.begin("a", MODEL, NOW)
     world.snapshot = snapshot(*accounts("a", credential=Credential(sealed="rlsec1new")))
     world.pick()
-    assert world.pool.observe(lease, world.judge(answered(401)), headers(), NOW, world.rng) is None
+    assert (
+        world.pool.observe(lease, world.judge(answered(401, "authentication_error")), headers(), NOW, world.rng) is None
+    )
     world.pool.end(lease, NOW)
 
     assert picked(world.pick()) == "a"
@@ -199,7 +202,7 @@ def test_a_late_401_of_the_old_credential_does_not_hurt_the_new_one() -> None:
 
 def test_a_tested_account_serves_again_at_once() -> None:
     world = world_of(*accounts("a"))
-    world.attempt("a", answered(401))
+    world.attempt("a", answered(401, "authentication_error"))
     assert world.pool.resting("a", NOW) is not None
     world.pool.restore("a", NOW)
 
@@ -224,7 +227,7 @@ def test_a_failing_account_is_benched_by_its_breaker_and_tried_by_one_call_at_a_
 
 def test_the_last_account_is_never_benched_by_a_breaker() -> None:
     world = world_of(*accounts("a", "b"))
-    world.attempt("b", answered(401))
+    world.attempt("b", answered(401, "authentication_error"))
     for _ in range(50):
         assert picked(world.pick()) == "a"
         world.attempt("a", answered(500))
@@ -240,7 +243,7 @@ def test_a_refused_connection_is_the_origins_fault_and_accounts_elsewhere_are_pr
         world.attempt("a", unreachable("connect"))
 
     assert set(tally(world, 30)) == {"c"}  # b has the same way as a
-    world.attempt("c", answered(401))
+    world.attempt("c", answered(401, "authentication_error"))
     assert set(tally(world, 60)) == {"a", "b"}
 
 
@@ -256,7 +259,7 @@ def test_any_answer_shows_that_the_origin_is_there() -> None:
     world = world_of(*accounts("a"), *accounts("b"))
     for _ in range(4):
         world.attempt("a", unreachable("connect"))
-    world.attempt("b", answered(401))
+    world.attempt("b", answered(401, "authentication_error"))
     world.attempt("a", unreachable("connect"))
 
     assert world.pick() == Picked("a", "balanced")
@@ -337,7 +340,7 @@ def test_ten_accounts_limited_at_once_recover_without_a_stampede(strategy: Any) 
 def windows(left: float, resets: float, window: str = "5h") -> Answered:
     said = {f"{window}_utilization": str(1 - left), f"{window}_reset": str(NOW + resets)}
     values = {f"anthropic_ratelimit_unified_{name}": value for name, value in said.items()}
-    return Answered(status=200, headers=headers(**values), first_event=FirstEvent(name="message_start"))
+    return Answered(status=200, headers=headers(**values), first_event="message_start")
 
 
 def test_an_account_is_left_alone_before_its_window_is_spent() -> None:
@@ -467,13 +470,13 @@ def test_nobody_to_ask_is_told_from_nobody_free() -> None:
         (answered(429, retry_after="40"), "rate"),
         (answered(529, retry_after="40"), "overload"),
         (answered(503, retry_after="40"), "outage"),
-        (answered(401), "outage"),
+        (answered(401, "authentication_error"), "outage"),
     ],
 )
 def test_what_holds_the_accounts_is_told_with_the_soonest_time(outcome: Outcome, kind: str) -> None:
     world = world_of(*accounts("a", "b"))
     world.attempt("a", outcome)
-    world.attempt("b", answered(401))
+    world.attempt("b", answered(401, "authentication_error"))
     found = refused(world.pick())
 
     assert found.kind == kind
@@ -516,7 +519,7 @@ def test_health_survives_a_restart_as_json() -> None:
 
 def test_the_later_knowledge_of_two_nodes_stands() -> None:
     here, there = world_of(*accounts("a")), world_of(*accounts("a"))
-    here.attempt("a", answered(401))
+    here.attempt("a", answered(401, "authentication_error"))
     there.now += 5
     there.attempt("a", answered(429, retry_after="10"))
 
@@ -555,8 +558,11 @@ def test_turns_are_reported_once_each_for_alerts() -> None:
 
     def attempt(outcome: Outcome) -> None:
         lease = world.pool.begin("a", MODEL, world.now)
-        turns.append(world.pool.observe(lease, world.judge(outcome), headers_of(outcome), world.now, world.rng))
-        assert world.pool.observe(lease, world.judge(answered(401)), None, world.now, world.rng) is None
+        turns.append(observe_alone(world.pool, lease, world.judge(outcome), outcome, world.now, world.rng))
+        assert (
+            world.pool.observe(lease, world.judge(answered(401, "authentication_error")), None, world.now, world.rng)
+            is None
+        )
         world.pool.end(lease, world.now)
 
     for _ in range(6):
@@ -564,7 +570,7 @@ def test_turns_are_reported_once_each_for_alerts() -> None:
     world.now += 60
     for _ in range(6):
         attempt(GOOD)
-    attempt(answered(401))
+    attempt(answered(401, "authentication_error"))
 
     assert [turn and turn.what for turn in turns] == [
         *([None] * 4 + ["out", None]),
@@ -577,7 +583,7 @@ def test_nothing_is_learnt_from_a_lease_that_has_ended() -> None:
     world = world_of(*accounts("a"))
     lease: Lease = world.pool.begin("a", MODEL, NOW)
     world.pool.end(lease, NOW)
-    world.pool.observe(lease, world.judge(answered(401)), None, NOW, world.rng)
+    world.pool.observe(lease, world.judge(answered(401, "authentication_error")), None, NOW, world.rng)
 
     assert picked(world.pick()) == "a"
 

@@ -10,10 +10,11 @@ from builders import account
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from pool_world import GOOD, MODEL, NOW, answered, first_error, headers_of, snapshot, unreachable
+from pool_world import GOOD, MODEL, NOW, answered, first_error, observe_alone, snapshot, unreachable
 
 from relayd.config.snapshot import Account, Routing
-from relayd.core.balancing.failover import Deliver, Outcome, judge
+from relayd.core.balancing.failover import Deliver, judge
+from relayd.core.balancing.outcomes import Outcome
 from relayd.core.balancing.pool import Lease, Picked, Pool, Unavailable
 
 IDS = ("a", "b", "c")
@@ -27,10 +28,10 @@ OUTCOMES: list[tuple[Outcome, float]] = [
     (unreachable("connect"), 0.0),
     (unreachable("timeout"), 0.0),
     (first_error("overloaded_error"), 0.0),
-    (answered(429), 60.0),
+    (answered(429, retry_after="60"), 60.0),
     (answered(429, retry_after="7"), 7.0),
     (answered(503, retry_after="20"), 20.0),
-    (answered(401), 1800.0),
+    (answered(401, "authentication_error"), 1800.0),
 ]
 
 
@@ -92,7 +93,7 @@ class PoolMachine(RuleBasedStateMachine):
         verdict = judge(outcome, cooldown=self.routing.cooldown, now=self.now, model=MODEL)
         if not lease.observed and lease.health is lease.state.whole and not isinstance(verdict, Deliver):
             self.left_alone[lease.account] = max(self.left_alone[lease.account], self.now + alone if alone else 0.0)
-        self.pool.observe(lease, verdict, headers_of(outcome), self.now, self.rng)
+        observe_alone(self.pool, lease, verdict, outcome, self.now, self.rng)
         if not keep:
             self.end(which)
 

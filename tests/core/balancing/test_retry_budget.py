@@ -6,7 +6,7 @@ import pytest
 from pool_world import World, accounts, answered, snapshot, unreachable
 
 from relayd.config.snapshot import Breaker, Routing
-from relayd.core.balancing.failover import Outcome
+from relayd.core.balancing.outcomes import Outcome
 from relayd.core.balancing.retry_budget import CAP, RetryBudget
 
 

@@ -104,7 +104,7 @@ def tree(
 ) -> Snapshot:
     """A config with one OAuth account `max`, whose seed is sealed."""
     text = seed if isinstance(seed, str) else json.dumps(seed)
-    sealed = seal(Secret(text), account_binding("test", "max", server.url), [identity.public])
+    sealed = seal(Secret(text), account_binding("test", "max", server.url, f"{server.url}/token"), [identity.public])
     listed = tuple(
         Recipient(name=f"r{number}", public=one.public.text) for number, one in enumerate(recipients or [identity])
     )

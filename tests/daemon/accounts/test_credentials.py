@@ -13,7 +13,8 @@ from relayd.config.diff import diff
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.seal import Identity, new_identity, seal
 from relayd.config.secrets.secret import Secret
-from relayd.config.snapshot import Account, Credential, Snapshot, Url
+from relayd.config.secrets.secret_files import SecretFiles
+from relayd.config.snapshot import Account, Credential, OAuth, Snapshot, Url
 from relayd.daemon.accounts.credentials import Credentials
 
 CANARY = "sk-ant-api03-canary-77d2"
@@ -37,16 +38,21 @@ def tree(*accounts: Account) -> Snapshot:
     return builders.snapshot(accounts=accounts)
 
 
+def permitted(account: Account) -> SecretFiles:
+    """A node that permits the directory of an account's file."""
+    return SecretFiles(directories=(Path(account.credential.file or "/nowhere/x").parent,))
+
+
 def presented(account: Account, *identities: Identity) -> str:
     """What would stand in the header. Raises: AssertionError with the reason when there is nothing."""
-    found = Credentials(identities or (ME,)).of(account, tree(account))
+    found = Credentials(identities or (ME,), permitted(account)).of(account, tree(account))
     assert isinstance(found, Secret), found
     return found.reveal()
 
 
 def reason(account: Account, *identities: Identity) -> str:
     """Why it cannot be had; never with the secret in it."""
-    found = Credentials(identities).of(account, tree(account))
+    found = Credentials(identities, permitted(account)).of(account, tree(account))
     assert isinstance(found, str)
     assert CANARY not in found
     assert "canary" not in found
@@ -99,7 +105,7 @@ def test_a_file_is_read_without_the_white_space_around_it(text: str, tmp_path: P
 
 
 def test_a_file_is_read_anew_when_it_was_replaced_and_only_then(tmp_path: Path) -> None:
-    path, credentials = tmp_path / "credential", Credentials()
+    path, credentials = tmp_path / "credential", Credentials((), SecretFiles(directories=(tmp_path,)))
     path.write_text(CANARY)
     account = in_file(path)
     first = credentials.of(account, tree(account))
@@ -118,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_a_reason_that_names_it(tmp_path: Path) ->
     missing, directory, large = tmp_path / "missing", tmp_path / "directory", tmp_path / "large"
     directory.mkdir()
     large.write_text("x" * (64 << 10) + "x")
-    assert reason(in_file(missing)) == f"credential file {missing}: no such file or directory"
+    assert reason(in_file(missing)).startswith(f"{missing}: no such file or directory")
     assert reason(in_file(directory)) == f"credential file {directory}: is a directory"
     assert str(large) in reason(in_file(large))
 
@@ -166,7 +172,7 @@ def test_the_problems_of_a_tree_are_those_of_its_enabled_accounts(tmp_path: Path
 
 
 def test_secrets_that_no_account_has_any_longer_are_forgotten(tmp_path: Path) -> None:
-    path, credentials = tmp_path / "credential", Credentials((ME,))
+    path, credentials = tmp_path / "credential", Credentials((ME,), SecretFiles(directories=(tmp_path,)))
     path.write_text(CANARY)
     by_file, by_seal = in_file(path), sealed(account="b")
     first = [credentials.of(one, tree(one)) for one in (by_file, by_seal)]
@@ -199,3 +205,34 @@ def test_what_cannot_be_opened_on_both_sides_is_not_judged() -> None:
     moved = attrs.evolve(sealed(), base_url=Url("https://elsewhere.example"))
     assert "plaintext" not in remarked(sealed(), moved, ME)
     assert "plaintext unchanged" in remarked(sealed(), sealed(to=OTHER), ME, OTHER)
+
+
+def test_tokens_are_opened_for_the_token_endpoint_that_they_were_sealed_for_alone() -> None:
+    """Else whoever can commit has the refresh token sent to a host of their own."""
+    tokens = '{"access_token":"sk-ant-oat01-a","refresh_token":"canary","expires_at":2000000000}'
+    evil = {"oauth": OAuth(token_url=Url("https://evil.example/token"))}
+    one = sealed(tokens, kind="oauth")
+    moved = builders.snapshot(accounts=(one,), relay=evil)
+    credentials = Credentials((ME,))
+    assert isinstance(credentials.of(one, tree(one)), Secret)
+    assert "refreshed at https://evil.example/token" in str(credentials.of(one, moved))
+    key = sealed()
+    assert isinstance(credentials.of(key, builders.snapshot(accounts=(key,), relay=evil)), Secret)
+
+
+def test_a_file_that_holds_an_identity_is_not_presented(tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    path.write_text(ME.secret.reveal())
+    assert reason(in_file(path)) == f"{path}: this is an identity, not a credential"
+
+
+def test_a_file_that_becomes_a_link_out_of_its_directory_is_read_no_more(tmp_path: Path) -> None:
+    own, credentials = tmp_path / "own", Credentials((), SecretFiles(directories=(tmp_path / "own",)))
+    own.mkdir()
+    (own / "main").write_text(CANARY)
+    (tmp_path / "shadow").write_text("root:x:0")
+    account = builders.account("a", kind="api-key", credential=Credential(file="main"))
+    assert isinstance(credentials.of(account, tree(account)), Secret)
+    (own / "main").unlink()
+    (own / "main").symlink_to(tmp_path / "shadow")
+    assert "leads out of" in str(credentials.of(account, tree(account)))

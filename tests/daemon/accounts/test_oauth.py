@@ -19,6 +19,7 @@ from trio.testing import MockClock
 
 from relayd.config.secrets.seal import new_identity
 from relayd.config.secrets.secret import Secret
+from relayd.daemon.accounts import token_store
 from relayd.daemon.accounts.token_store import TOPIC
 from relayd.state import contract as c
 from relayd.state.sqlite import SqliteStore
@@ -180,6 +181,23 @@ async def test_a_restarted_node_goes_on_with_the_stored_tokens(
         seed["refresh_token"],
         sorted(server.families["f"].used)[1],
     ]
+
+
+async def test_tokens_stored_before_they_were_sealed_for_a_token_endpoint_are_used_on(
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = server.sign_in(life=60)
+    config = tree(server, seed)
+    with monkeypatch.context() as older:
+        bound = token_store.runtime_binding
+        older.setattr(token_store, "runtime_binding", lambda *of: attrs.evolve(bound(*of), token_url=""))
+        async with node(config, sqlite_pump(store, clock), clock) as one:
+            await one.until(lambda: one.token() != seed["access_token"])
+            token = one.token()
+    async with node(config, sqlite_pump(store, clock), clock) as again:
+        assert again.token() == token
+        clock.moved += 3600
+        await again.until(lambda: again.token() != token)
 
 
 async def test_a_crash_between_asking_and_storing_loses_that_rotation_alone_and_is_told(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,23 @@ import pytest
 import trio
 from reload_world import World, living, make_tree
 
-from relayd.daemon.admin.control_socket import MAX_REQUEST, allowed, peer_user
+from relayd.cli import main as relayd
+from relayd.config.snapshot import Cooldown, State
+from relayd.core.balancing.failover import judge
+from relayd.core.balancing.outcomes import Answered
+from relayd.daemon.admin.control_socket import MAX_REQUEST, VERBS, allowed, peer_user
 from relayd.daemon.node import open_control
-from relayd.daemon.paths import control_socket, control_sockets, generation_store, state_password, text_setting
+from relayd.daemon.paths import (
+    control_socket,
+    control_sockets,
+    generation_store,
+    log_file,
+    state_login,
+    state_password,
+    text_setting,
+)
+
+REFUSED = Answered(status=401, error_type="authentication_error", message="invalid x-api-key")
 
 
 async def ask(world: World, *lines: bytes) -> list[dict[str, Any]]:
@@ -54,8 +70,14 @@ async def test_several_requests_on_a_connection_are_answered_in_order(tmp_path: 
     [
         (b"hello", "the request is not JSON"),
         (b"[]", "the request is not a JSON object"),
-        (b"{}", "verb: None is not one of reload, rollback, resume, diff, generations, status, metrics"),
-        (b'{"verb":"stop"}', "verb: 'stop' is not one of reload, rollback, resume, diff, generations, status, metrics"),
+        (b"{}", f"verb: None is not one of {', '.join(VERBS)}"),
+        (b'{"verb":"stop"}', f"verb: 'stop' is not one of {', '.join(VERBS)}"),
+        (
+            b'{"verb":"wake","account":"nobody"}',
+            "account: the daemon runs no account 'nobody' (was the tree reloaded?)",
+        ),
+        (b'{"verb":"wake","account":1}', "account: expected account, each a text"),
+        (b'{"verb":"explain","key":"nobody"}', "key: the daemon runs no key 'nobody' (was the tree reloaded?)"),
         (b'{"verb":"reload","force":true}', "force: unknown field"),
         (b'{"verb":"reload","accept":1}', "accept: expected str"),
         (b'{"verb":"reload","dry_run":1}', "dry_run: expected bool"),
@@ -164,7 +186,102 @@ def test_the_environment_has_the_password_of_the_state_or_else_the_first_line_of
     path.write_text(" first \nsecond\n")
 
     assert state_password("", {}) == ""
-    assert state_password(str(path), {}) == "first"
-    assert state_password(str(path), {"RELAYD_STATE_PASSWORD": ""}) == ""
-    with pytest.raises(ValueError, match=r"relay\.toml: state\.password_file: /nowhere/x: no such file or directory"):
-        state_password("/nowhere/x", {})
+    here = {"RELAYD_CREDENTIALS": str(tmp_path)}
+    assert state_password("password", here) == state_password(str(path), here) == "first"
+    assert state_password("password", {**here, "RELAYD_STATE_PASSWORD": ""}) == ""
+    own = tmp_path / "own"
+    own.write_text("mine")
+    assert state_password("password", {**here, "RELAYD_STATE_PASSWORD_FILE": str(own)}) == "mine"
+    with pytest.raises(ValueError, match=r"relay\.toml: state\.password_file: x: no such file or directory"):
+        state_password("x", here)
+    with pytest.raises(ValueError, match=r"^RELAYD_STATE_PASSWORD_FILE: /nowhere/x: no such file or directory"):
+        state_password("password", {**here, "RELAYD_STATE_PASSWORD_FILE": "/nowhere/x"})
+
+
+def test_a_file_outside_the_nodes_directories_is_no_password(tmp_path: Path) -> None:
+    """Its first line would be sent to the store."""
+    (tmp_path / "shadow").write_text("root:x:0")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "link").symlink_to(tmp_path / "shadow")
+    here = {"RELAYD_CREDENTIALS": str(tmp_path / "own")}
+
+    with pytest.raises(ValueError, match="not in a directory of credentials"):
+        state_password(str(tmp_path / "shadow"), here)
+    with pytest.raises(ValueError, match="leads out of"):
+        state_password("link", here)
+
+
+@pytest.mark.parametrize("url", ["redis://db.example:6379", "rediss://u@10.0.0.9", "redis+cluster://127.0.0.1,evil"])
+def test_a_password_goes_to_another_machine_only_when_the_node_names_it(url: str) -> None:
+    here = {"RELAYD_STATE_PASSWORD": "secret"}
+
+    assert state_login(url, State(url="sqlite:x"), here) == (url, "secret")
+    assert state_login("", State(url=url), {}) == (url, "")
+    with pytest.raises(ValueError, match="set RELAYD_STATE_URL on this node") as caught:
+        state_login("", State(url=url), here)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/2", "redis://u@[::1]", "redis+sentinel://localhost/mymaster"])
+def test_a_store_on_this_machine_may_be_named_by_the_tree(url: str) -> None:
+    assert state_login("", State(url=url), {"RELAYD_STATE_PASSWORD": "secret"}) == (url, "secret")
+
+
+def test_the_log_lies_in_the_nodes_directory_of_logs(tmp_path: Path) -> None:
+    own, here = tmp_path / "logs", {"RELAYD_LOG_DIR": str(tmp_path / "logs"), "LOGS_DIRECTORY": "/else"}
+    own.mkdir()
+    (own / "out").symlink_to(tmp_path / "tree")
+
+    assert log_file("", here) is None
+    assert log_file("relayd.log", here) == log_file(str(own / "relayd.log"), here) == own / "relayd.log"
+    assert log_file("x.log", {"LOGS_DIRECTORY": f"{own}:/b"}) == own / "x.log"
+    assert log_file("x.log", {}) == Path("/var/log/relayd/x.log")
+    for name in ("/etc/cron.d/x", str(tmp_path / "x"), "../x", "out/keys.d/x.toml", "out"):
+        with pytest.raises(ValueError, match=r"^relay\.toml: log\.file: "):
+            log_file(name, here)
+
+
+# Accounts.
+
+
+async def test_explain_knows_what_only_the_daemon_knows_and_wake_ends_a_rest(tmp_path: Path) -> None:
+    async with living(make_tree(tmp_path / "tree"), watch=False) as world:
+        pool, now = world.sources.pool, time.time()
+        lease = pool.begin("a", "", now)
+        verdict = judge(REFUSED, cooldown=Cooldown(), now=now)
+        pool.observe(lease, verdict, None, now, random.Random(1))
+        pool.end(lease, now)
+        asked = b'{"verb":"explain","key":"k0","model":"claude-haiku-4-5"}'
+
+        resting, woken, awake = await ask(world, asked, b'{"verb":"wake","account":"a"}', asked)
+
+    assert resting["explanation"]["served"] is False
+    assert resting["explanation"]["accounts"][0]["reason"].endswith("invalid x-api-key (401)")
+    assert woken["woken"] == {"account": "a", "rested": "invalid x-api-key (401)"}
+    assert awake["explanation"]["served"] is True
+
+
+async def test_the_commands_ask_the_daemon(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAYD_CREDENTIALS", str(tmp_path))
+    tree = make_tree(tmp_path / "tree")
+    tree.write("accounts.d/a.toml", 'kind = "api-key"\n[credential]\nfile = "missing"\n')
+    async with living(tree, watch=False) as world:
+        where = ["--config", str(tree.root), "--control", str(world.control_path)]
+        store = ["--state", f"sqlite:{tree.root.parent}/{tree.root.name}.node/relayd.db"]
+
+        def run(*words: str) -> int:
+            return relayd([*words, *where, *store])
+
+        explained = await trio.to_thread.run_sync(
+            run, "explain", "--key", "k0", "--model", "claude-haiku-4-5", "--json"
+        )
+        told = json.loads(capfd.readouterr().out)
+        woken = await trio.to_thread.run_sync(run, "account", "wake", "a")
+
+    assert (explained, told["served"], told["health"]) == (1, False, "as the daemon has it")
+    assert told["accounts"][0]["reason"].startswith("cannot be used on this node: ")
+    assert "missing: no such file" in told["accounts"][0]["reason"]
+    assert woken == 0
+    assert capfd.readouterr().out == "a: awake on every node (it did not rest)\n"

@@ -173,10 +173,11 @@ async def open_house(
     sockets: list[socket.socket] | None = None,
     at: str = "127.0.0.1:0",
     disconnects: Disconnects | None = None,
+    most: int = 100,
     **settings: object,
 ) -> House:
     table = snapshot.Server(**settings)  # type: ignore[arg-type]
-    server = HttpServer(desk or Desk(answer), lambda: table, disconnects=disconnects)
+    server = HttpServer(desk or Desk(answer), lambda: table, most=most, disconnects=disconnects)
     house = House(server, sockets or open_listener(at))
     await nursery.start(house.run)
     return house
@@ -901,6 +902,25 @@ async def test_a_body_that_stops_is_408_and_one_that_drips_is_not(
     assert (await dripping.answer()).status == 200
 
 
+async def test_a_body_that_drips_for_ever_is_408_at_its_deadline(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    house = await open_house(nursery, body_timeout=10.0, body_deadline=30.0)
+    client = await house.client()
+    wire = post(b"x" * 100)
+    await client.send(wire[:-100])
+    began = trio.current_time()
+    for _ in range(9):
+        await trio.sleep(4.0)
+        if trio.current_time() - began < 30.0:
+            await client.send(b"x")
+
+    told = await client.answer()
+    assert told.status == 408
+    assert trio.current_time() - began >= 30.0
+    assert await client.is_closed()
+
+
 # Bounds on connections
 
 
@@ -921,6 +941,16 @@ async def test_a_connection_too_many_is_told_503_and_the_place_becomes_free_agai
     await first.stream.aclose()
     await until(lambda: house.server.statistics.open == 1)
     assert (await house.ask(get())).status == 200
+
+
+async def test_there_are_never_more_connections_than_descriptors_allow(nursery: trio.Nursery) -> None:
+    house = await open_house(nursery, most=1, max_connections=2)
+    first = await house.client()
+    await first.send(get())
+    assert (await first.answer()).status == 200
+
+    assert (await house.ask(get())).status == 503
+    assert (house.server.statistics.open, house.server.statistics.refused) == (1, 1)
 
 
 class Starved(socket.socket):

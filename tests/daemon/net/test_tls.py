@@ -273,7 +273,7 @@ async def test_a_large_body_and_a_large_answer_pass_through_tls(transport: Trans
 async def test_a_certificate_for_another_name_is_refused(transport: Transport) -> None:
     async with serving(answering(), tls=SERVER) as upstream:
         with pytest.raises(
-            httpx2.ConnectError, match=r"^https://127\.0\.0\.1:\d+: certificate not trusted: .*mismatch"
+            httpx2.ConnectError, match=r"^https://127\.0\.0\.1:\d+: tls: certificate not trusted: .*mismatch"
         ):
             await ask(transport, upstream.url(scheme="https"))
         await upstream.all_closed()
@@ -282,7 +282,7 @@ async def test_a_certificate_for_another_name_is_refused(transport: Transport) -
 async def test_a_certificate_of_an_unknown_authority_is_refused() -> None:
     transport = Transport(tls=shared_context())
     async with serving(answering(), tls=SERVER) as upstream:
-        with pytest.raises(httpx2.ConnectError, match=r"localhost:\d+: certificate not trusted: "):
+        with pytest.raises(httpx2.ConnectError, match=r"localhost:\d+: tls: certificate not trusted: "):
             await ask(transport, upstream.url(scheme="https", host="localhost"))
         await upstream.all_closed()
 

@@ -14,7 +14,8 @@ from scripted import serving
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
 from relayd.core.access.permissions import resolve
-from relayd.core.balancing.failover import Deliver, NoCredential, Retry
+from relayd.core.balancing.failover import Deliver, Retry
+from relayd.core.balancing.outcomes import NodeDefect
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, AccountRequests
 
@@ -102,5 +103,5 @@ async def test_a_401_that_blames_the_request_is_the_clients() -> None:
 async def test_nothing_is_sent_without_a_credential() -> None:
     tokens = Tokens(trouble="no identity opens it")
     async with asking([GOOD], tokens) as (answer, reception):
-        assert answer.outcome == NoCredential(reason="no identity opens it")
+        assert answer.outcome == NodeDefect(reason="no identity opens it")
         assert (answer.response, reception.asked) == (None, [])

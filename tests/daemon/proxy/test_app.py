@@ -107,18 +107,20 @@ async def test_a_bad_key_is_refused_before_its_body_is_read() -> None:
         assert (await client.answer()).status == 401
 
 
-async def test_an_address_that_keeps_sending_bad_keys_is_slowed_down_and_others_are_not() -> None:
+async def test_bad_keys_from_one_address_are_slowed_down_and_a_good_key_there_is_served() -> None:
     async with relaying(snapshot()) as house:
         client = await house.connect()
         for _ in range(BAD_PER_MINUTE):
             assert (await client.ask(key="bad", x_forwarded_for="192.0.2.1")).status == 401
-        told = await client.ask(x_forwarded_for="192.0.2.1")
-        other = await client.ask(x_forwarded_for="192.0.2.2")
+        told = await client.ask(key="bad", x_forwarded_for="192.0.2.1")
+        elsewhere = await client.ask(key="bad", x_forwarded_for="192.0.2.2")
+        colleague = await client.ask(x_forwarded_for="192.0.2.1")
     assert told.error[:2] == (429, "rate_limit_error")
     assert told.error[2].startswith("Rate limit exceeded: ")
     assert 1 <= int(told["retry-after"]) <= 60
     assert told["x-should-retry"] == "false"
-    assert other.status == 200
+    assert elsewhere.status == 401
+    assert colleague.status == 200
 
 
 async def test_the_address_is_the_one_that_a_trusted_proxy_names() -> None:
@@ -128,9 +130,25 @@ async def test_the_address_is_the_one_that_a_trusted_proxy_names() -> None:
         assert (await house.ask(x_forwarded_for="192.0.2.7")).status == 200
         assert (await house.ask(x_forwarded_for="192.0.2.7, 198.51.100.1")).status == 403
         assert (await house.ask(x_real_ip="192.0.2.7")).status == 200
+        assert (await house.ask(x_forwarded_for="192.0.2.7:51008")).status == 200
     untrusting = snapshot(keys=tree.keys["dev"] and (tree.keys["dev"],), relay={"server": Server(trusted_proxies=())})
     async with relaying(untrusting) as house:
         assert (await house.ask(x_forwarded_for="192.0.2.7")).status == 403
+
+
+@pytest.mark.parametrize("said", ["unknown", "_hidden", "127.0.0.1.evil", "[::1", ","])
+async def test_a_proxy_that_says_nothing_readable_does_not_lend_the_caller_its_own_address(said: str) -> None:
+    local = snapshot(keys=(api_key(allowed_ips=("127.0.0.1",)),))
+    async with relaying(local) as house:
+        assert (await house.ask(x_forwarded_for=said)).error[:2] == (403, "permission_error")
+        assert (await house.ask()).status == 200
+
+
+@pytest.mark.parametrize("said", ["198.51.100.7:51008", "[2001:db8::1]:443", "::ffff:198.51.100.7", "unknown"])
+async def test_no_spelling_of_an_address_passes_a_denial(said: str) -> None:
+    async with relaying(snapshot(deny=Deny(ips=("198.51.100.7", "2001:db8::/32")))) as house:
+        assert (await house.ask(x_forwarded_for=said)).status == 403
+        assert (await house.ask(x_forwarded_for="198.51.100.8:51008")).status == 200
 
 
 # 403, 400

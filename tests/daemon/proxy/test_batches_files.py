@@ -20,6 +20,7 @@ from relayd.config.secrets.api_keys import mint
 from relayd.config.snapshot import ApiKey, Deny, Limits, Server, Simulator, State
 from relayd.core.access.ownership import encode_ownership, holder_topics, ownership_of
 from relayd.state.contract import GetPin, Pin, Pinned, Publish, Report, Reported
+from relayd.wire.objects import read_page
 
 THIRD_KEY = mint(lambda size: b"\x03" * size)
 ALL = ("messages", "models", "batches", "files")
@@ -291,7 +292,7 @@ async def test_two_accounts_with_one_id_do_not_take_objects_from_each_other(tmp_
             second = await world.house.ask(b"x", "/v1/files", key=OTHER_KEY)
 
             assert first.status == 200
-            assert second.error == (502, "api_error", "accounts b and a both have an object file_same")
+            assert second.error == (502, "api_error", "account b gave an object the id of another one, file_same")
             record = pinned(world, "file_same")
             assert record is not None
             assert record["key"] == "dev"
@@ -406,6 +407,60 @@ async def test_a_long_list_of_an_account_is_walked_page_by_page(tmp_path: Path) 
         b"/v1/files?limit=500&after_id=file_1&beta=true",
         b"/v1/files?limit=500&after_id=file_3&beta=true",
     ]
+
+
+@asynccontextmanager
+async def saying(tmp_path: Path, body: bytes, *keys: ApiKey) -> AsyncIterator[Booked]:
+    """One account whose upstream gives one answer to everything."""
+
+    async def script(peer: Conversation) -> None:
+        while await peer.request():
+            await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+    async with serving(script) as upstream:
+        tree = snapshot(keys=keys or (team(),), accounts=(upstream_account("a", upstream.port),))
+        async with booked(tree, tmp_path) as world:
+            yield world
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"has_more": True, "last_id": "a\r\nx: y"},
+        {"has_more": True, "last_id": "a b"},
+        {"next_page": "\x00"},
+        {"next_page": "\u2028"},
+        {"has_more": True, "last_id": "x" * 2001},
+    ],
+)
+async def test_a_cursor_that_is_none_is_a_broken_answer(tmp_path: Path, more: dict[str, Any]) -> None:
+    body = json.dumps({"data": [], **more}).encode()
+    async with saying(tmp_path, body) as world:
+        world.ask(Publish(topic=holder_topics("files", "dev", "")[0], name="a", body="1"))
+        told = await world.house.get("/v1/files")
+
+    assert told.error[0] == 502
+    assert told.error[2] == "account a: the answer is not a list"
+
+
+def test_a_cursor_is_sent_back_as_it_was_whatever_is_in_it() -> None:
+    page = json.dumps({"data": [], "next_page": "a+b/c==&limit=1#x%"}).encode()
+    assert read_page(page) == ([], "page=a%2Bb%2Fc%3D%3D%26limit%3D1%23x%25")
+
+
+async def test_an_upstream_that_repeats_an_id_moves_no_object_to_another_owner(tmp_path: Path) -> None:
+    mine, mate = team(owner="x"), team(OTHER_KEY, "mate", owner="x")
+    other = team(THIRD_KEY, "other", owner="y")
+    async with saying(tmp_path, b'{"id": "file_1", "type": "file"}', mine, mate, other) as world:
+        for key, expected in ((KEY, 200), (THIRD_KEY, 502), (OTHER_KEY, 200), (THIRD_KEY, 502)):
+            told = await world.house.ask(b"x", "/v1/files", key=key)
+            assert told.status == expected, told.body
+        record = pinned(world, "file_1")
+        assert (await world.house.get("/v1/files/file_1", key=THIRD_KEY)).status == 404
+        assert (await world.house.get("/v1/files/file_1", key=KEY)).status == 200
+
+    assert record is not None
+    assert record["owner"] == "x"
 
 
 # What a batch may hold.

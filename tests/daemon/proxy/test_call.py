@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 import builders
+import msgspec
 import pytest
 import trio
 from fakes import (
@@ -327,7 +328,7 @@ async def test_a_redirect_is_neither_followed_nor_relayed() -> None:
         answer = answering(307, b"moved", location=f"http://127.0.0.1:{other.port}/v1/messages")
         async with relaying_to(Reception([answer])) as house:
             told = await house.ask()
-    assert told.error == (502, "api_error", "upstream error: 307 from upstream")
+    assert told.error == (502, "api_error", "account a: 307 from upstream")
     assert "location" not in told
     assert elsewhere.asked == []
 
@@ -369,6 +370,18 @@ RETRIED = {
     "504": (failing(504, "timeout_error"), 504),
     "401": (failing(401, "authentication_error"), 401),
     "403": (failing(403, "permission_error"), 403),
+    "403 of a firewall": (answering(403, b"<html>Sorry, you have been blocked", content_type="text/html"), 403),
+    "429 that names nothing": (failing(429, "rate_limit_error"), 429),
+    "429 of a plan": (failing(429, "rate_limit_error", "Extra usage is required for long context requests."), 429),
+    "400 of a closed organization": (
+        failing(400, "invalid_request_error", "This organization has been disabled."),
+        400,
+    ),
+    "404 of a model": (failing(404, "not_found_error", "model: claude-opus-9"), 404),
+    "200 with an error": (answering(200, error_body("overloaded_error", "Overloaded", "req_1")), 200),
+    "200 with a page": (answering(200, b"<html>welcome</html>", content_type="text/html"), 200),
+    "200 with nothing": (answering(200, b""), 200),
+    "first event, without a name": (streaming(FIRST_ERROR.partition(b"\n")[2]), 200),
     "overload under another status": (failing(400, "overloaded_error"), 400),
     "redirect": (answering(302, b"", location="https://elsewhere.invalid/"), 302),
     "first event": (streaming(FIRST_ERROR), 200),
@@ -408,7 +421,7 @@ async def test_an_unreachable_account_is_passed_over() -> None:
             assert (await house.ask()).body == message()
             receipt = await house.receipt()
     assert tried(receipt) == [("a", 0), ("b", 200)]
-    assert receipt.attempts[0].reason == "upstream unreachable"
+    assert receipt.attempts[0].reason == "upstream unreachable: connection refused"
 
 
 async def test_an_account_whose_credential_cannot_be_had_is_passed_over() -> None:
@@ -422,18 +435,19 @@ async def test_an_account_whose_credential_cannot_be_had_is_passed_over() -> Non
         async with relaying(tree, credential=credential) as house:
             assert (await house.ask()).body == message()
             receipt = await house.receipt()
-            assert house.pool.resting("a", NOON) is not None
+            assert house.pool.defects() == {"a": "credential file /run/x: no such file or directory"}
+            assert house.pool.resting("a", NOON) is None
     assert [attempt.account for attempt in receipt.attempts] == ["a", "b"]
     assert len(good.asked) == 1
 
 
 async def test_an_account_that_is_silent_too_long_is_passed_over(jumping_clock: MockClock) -> None:
     good = Reception([answering(body=message())])
-    async with relaying_to(silent, good, upstream=limits(first_byte_timeout=0.1)) as house:
+    async with relaying_to(silent, good, upstream=limits(plain_timeout=0.1)) as house:
         assert (await house.ask()).body == message()
         receipt = await house.receipt()
     assert tried(receipt) == [("a", 0), ("b", 200)]
-    assert receipt.attempts[0].reason == "no answer from upstream in time"
+    assert receipt.attempts[0].reason == "no answer from upstream in time: no answer in 0.1 s"
     assert receipt.attempts[0].seconds >= 0.1
 
 
@@ -460,12 +474,13 @@ async def test_the_only_accounts_answer_is_passed_on_as_it_was() -> None:
     assert (told.status, receipt.outcome, len(receipt.attempts)) == (receipt.status, "upstream", 1)
 
 
-async def test_an_error_as_the_first_event_of_the_only_account_is_passed_on() -> None:
+async def test_an_error_as_the_first_event_of_the_only_account_is_answered_by_its_status() -> None:
     async with relaying_to(Reception([streaming(FIRST_ERROR)])) as house:
         told = await house.ask(ASK_STREAM)
         receipt = await house.receipt()
-    assert (told.status, told.body) == (200, FIRST_ERROR)
-    assert receipt.outcome == "cut"
+    assert told.error == (529, "overloaded_error", "Overloaded")
+    assert told["content-type"] == "application/json"
+    assert (receipt.status, receipt.outcome) == (529, "upstream")
 
 
 @pytest.mark.parametrize("broken", [b"", chunked(FIRST_ERROR)], ids=["cut", "error event"])
@@ -541,9 +556,9 @@ async def test_a_model_denied_between_two_attempts_gets_no_further_one() -> None
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "upstream closed the connection without an answer"),
-        (answering(body=message())[:-5], "upstream closed the connection without an answer"),
-        (b"SSH-2.0-x\r\n\r\n", "upstream did not speak HTTP"),
+        (b"", "account a: upstream closed the connection without an answer"),
+        (answering(body=message())[:-5], "account a: upstream closed the connection without an answer: cut off"),
+        (b"SSH-2.0-x\r\n\r\n", "account a: upstream did not speak HTTP: "),
     ],
     ids=["none", "half", "no HTTP"],
 )
@@ -555,7 +570,8 @@ async def test_an_answer_that_is_none_is_a_502_that_says_why(answer: bytes, why:
     async with relaying_to(broken) as house:
         told = await house.ask()
         receipt = await house.receipt()
-    assert told.error == (502, "api_error", why)
+    assert told.error[:2] == (502, "api_error")
+    assert told.error[2].startswith(why)
     assert (receipt.outcome, tried(receipt)) == ("refused", [("a", 0)])
 
 
@@ -574,14 +590,14 @@ async def test_a_rejected_credential_is_our_failure_and_not_the_clients(status: 
 async def test_an_upstream_that_cannot_be_reached_is_a_502() -> None:
     async with relaying(house_of(upstream_account("a", free_port()))) as house:
         told = await house.ask()
-        assert told.error == (502, "api_error", "upstream unreachable")
+        assert told.error == (502, "api_error", "account a: upstream unreachable: connection refused")
         assert (await house.receipt()).outcome == "refused"
 
 
 async def test_an_upstream_that_gives_no_answer_in_time_is_a_504(jumping_clock: MockClock) -> None:
-    async with relaying_to(silent, upstream=limits(first_byte_timeout=0.1)) as house:
+    async with relaying_to(silent, upstream=limits(plain_timeout=0.1)) as house:
         told = await house.ask()
-    assert told.error == (504, "timeout_error", "no answer from upstream in time")
+    assert told.error == (504, "timeout_error", "account a: no answer from upstream in time: no answer in 0.1 s")
 
 
 async def test_a_call_that_takes_too_long_in_all_is_a_504_before_its_answer_began(jumping_clock: MockClock) -> None:
@@ -590,6 +606,47 @@ async def test_a_call_that_takes_too_long_in_all_is_a_504_before_its_answer_bega
         receipt = await house.receipt()
     assert told.error == (504, "timeout_error", "the call took longer than the relay's total timeout")
     assert (receipt.status, receipt.outcome) == (504, "refused")
+
+
+THOUGHT = {
+    "model": MODEL,
+    "messages": [
+        {"role": "user", "content": "x"},
+        {
+            "role": "assistant",
+            "content": "y",
+            "thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "stale"}],
+        },
+        {"role": "user", "content": "z"},
+    ],
+}
+STALE = failing(400, "invalid_request_error", "messages.1.content.0: Invalid `signature` in `thinking` block")
+
+
+async def test_stale_thinking_of_an_openai_client_is_left_out_and_the_same_account_asked_once_more() -> None:
+    reception = Reception([STALE, answering(200, message())])
+    async with serving(reception) as origin, relaying(house_of(upstream_account("a", origin.port))) as house:
+        told = await house.ask(msgspec.json.encode(THOUGHT), "/v1/chat/completions")
+        await house.receipts.wait_for(1)
+    assert (told.status, len(reception.asked)) == (200, 2)
+    assert b"stale" in reception.asked[0].body
+    assert b"stale" not in reception.asked[1].body
+    assert told["relayd-mended"] == "thinking"
+    assert [attempt.status for attempt in house.receipts.receipts[0].attempts] == [200]
+
+
+async def test_stale_thinking_of_a_native_client_is_its_own() -> None:
+    reception = Reception([STALE])
+    async with serving(reception) as origin, relaying(house_of(upstream_account("a", origin.port))) as house:
+        told = await house.ask()
+    assert (told.status, len(reception.asked)) == (400, 1)
+
+
+async def test_thinking_that_stays_refused_is_the_clients_to_hear_of() -> None:
+    reception = Reception([STALE])
+    async with serving(reception) as origin, relaying(house_of(upstream_account("a", origin.port))) as house:
+        told = await house.ask(msgspec.json.encode(THOUGHT), "/v1/chat/completions")
+    assert (told.status, len(reception.asked)) == (400, 2)
 
 
 async def endless(conversation: Conversation) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import trio
 from booked import Clock
-from builders import account, changed, snapshot
+from builders import account, changed, headers, snapshot
 from fakes import NOON, credential_of, upstream_account
 from scripted import Conversation, Script, serving
 from trio.testing import MockClock
 
 from relayd.config.snapshot import Deny, Routing, Seconds, Snapshot
-from relayd.core.balancing.failover import Answered, Deliver, NoCredential, Unreachable, judge
+from relayd.core.balancing.failover import Deliver, judge
+from relayd.core.balancing.outcomes import Answered, NodeDefect, Unreachable
 from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
 from relayd.daemon.accounts.account_test import AccountCheck
@@ -21,6 +22,7 @@ from relayd.daemon.accounts.account_test import judge as judge_trial
 from relayd.daemon.proxy.health_checks import HealthChecks, due, model_for, outcome_of
 
 EVERY = 300.0
+REFUSED = Answered(status=401, error_type="authentication_error", message="invalid x-api-key")
 COUNTED = b'HTTP/1.1 200 OK\r\ncontent-length: 18\r\n\r\n{"input_tokens":8}'
 DENIED = (
     b"HTTP/1.1 401 X\r\ncontent-length: 81\r\n\r\n"
@@ -71,8 +73,8 @@ def test_an_account_is_probed_that_was_not_used_for_an_interval() -> None:
 def test_a_refused_credential_is_probed_and_a_rate_limit_is_left_alone() -> None:
     config = tree(account("denied"), account("limited"))
     pool = pool_of(config)
-    rest(pool, "denied", Answered(status=401))
-    rest(pool, "limited", Answered(status=429))
+    rest(pool, "denied", REFUSED)
+    rest(pool, "limited", Answered(status=429, headers=headers(retry_after="60")))
 
     assert names(config, pool, NOON + 1) == ["denied"]
     assert names(config, pool, NOON + 1, denied=NOON) == []
@@ -94,7 +96,7 @@ def test_a_trial_is_judged_like_a_call() -> None:
     other = outcome_of(judge_trial(200, b"<html>"))
 
     assert isinstance(judge(ok, cooldown=Routing().cooldown, now=NOON), Deliver)
-    assert judge(broke, cooldown=Routing().cooldown, now=NOON).reason == "400 x from upstream"
+    assert judge(broke, cooldown=Routing().cooldown, now=NOON).reason.startswith("Your credit balance is too low")
     assert other == Answered(status=502)
     assert outcome_of(AccountCheck(ok=False, status=0, message="no", detail="refused")) == Unreachable(
         kind="connect", reason="refused"
@@ -140,7 +142,7 @@ async def until(condition: Callable[[], bool], clock: Clock) -> None:
 async def test_a_probe_that_succeeds_brings_the_account_back() -> None:
     async with serving(answering(COUNTED)) as upstream:
         checks = make(tree(upstream_account("a", upstream.port)), clock := Clock())
-        rest(checks.pool, "a", Answered(status=401))
+        rest(checks.pool, "a", REFUSED)
         assert checks.pool.resting("a", NOON) is not None
 
         async with trio.open_nursery() as nursery:
@@ -195,7 +197,7 @@ async def test_an_answer_that_is_cut_does_not_end_the_probes() -> None:
 
 async def test_without_an_interval_the_probes_only_look_at_the_config(autojump_clock: MockClock) -> None:
     checks = make(tree(account("a"), every=0), clock := Clock())
-    rest(checks.pool, "a", Answered(status=401))
+    rest(checks.pool, "a", REFUSED)
 
     with trio.move_on_after(3600):
         await checks.run()
@@ -208,4 +210,4 @@ def test_a_secret_that_cannot_be_had_is_no_reason_to_ask_the_upstream() -> None:
 
     found = trio.run(_outcome, account("a"), "no identity", tree(account("a")))
 
-    assert found == NoCredential(reason="no identity")
+    assert found == NodeDefect(reason="no identity")

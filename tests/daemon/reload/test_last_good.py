@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
+import trio
 from reload_world import FAST, RELAYD, Tree, World, living, make_tree
 from waiting import wait_until
 
-from relayd.config.snapshot import Snapshot
+from relayd.daemon.accounts.node_defects import NodeDefects
 from relayd.daemon.reload.boot import NoStart, Start, find_start
 from relayd.daemon.reload.candidate import TreeReader
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.prepare import Preparation
 from relayd.daemon.reload.requests import Resume, Rollback
 
 
@@ -66,21 +66,25 @@ async def test_a_store_that_cannot_be_written_is_a_warning(tmp_path: Path) -> No
         assert (await world.reload()).result == "applied"
 
 
-class SlowToReopen(Preparation):
+class SlowToLook(NodeDefects):
     """Takes longer than it takes to hear of the swap."""
 
-    def reopen(self, snapshot: Snapshot) -> list[str]:
-        time.sleep(0.3)
-        return []
+    async def look(self) -> None:
+        await trio.sleep(0.3)
 
 
 async def test_a_config_is_stored_although_secrets_are_looked_for_after_its_swap(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False) as world:
         await world.until(lambda: world.history.numbers() == [1])
-        before = world.reloader.preparation
-        world.reloader.preparation = SlowToReopen(
-            listeners=before.listeners, credentials=before.credentials, identities=before.identities
+        before = world.reloader.defects
+        world.reloader.defects = SlowToLook(
+            live=before.live,
+            pool=before.pool,
+            credentials=before.credentials,
+            credential=before.credential,
+            identities=before.identities,
+            wall=before.wall,
         )
         tree.account(more="priority = 1")
 
@@ -220,13 +224,13 @@ async def test_a_rollback_does_not_let_revoked_keys_in_again_unless_told_to(tmp_
         refused = await world.ask(Rollback(generation=1), "rollback")
 
         assert refused.result == "rejected"
-        assert "let revoked keys in again: k1, k2, k3 (--allow-unrevoke" in refused.reasons[0]
+        assert "let revoked keys in again: k2, k3 (--allow-unrevoke" in refused.reasons[0]
         assert (await world.call(1)).status == 401
         assert world.status()["held_generation"] == 0
 
         allowed = await world.ask(Rollback(generation=1, allow_unrevoke=True), "rollback")
         assert allowed.result == "applied"
-        assert [(await world.call(number)).status for number in (1, 2, 3)] == [200] * 3
+        assert [(await world.call(number)).status for number in (1, 2, 3)] == [401, 200, 200]  # deny.toml is obeyed
 
 
 async def test_a_deny_entry_acts_during_a_rollback(tmp_path: Path) -> None:
@@ -238,6 +242,46 @@ async def test_a_deny_entry_acts_during_a_rollback(tmp_path: Path) -> None:
         await world.until(lambda: world.status()["keys"]["denied"])
         assert (await world.call(1)).status == 401
         assert world.status()["held_generation"] == 1
+
+
+async def test_what_deny_toml_refused_before_a_rollback_stays_refused(tmp_path: Path) -> None:
+    """Addresses and accounts too, which no key of the older tree tells of."""
+    tree = make_tree(tmp_path / "tree", keys=2)
+    async with living(tree, watch=False) as world:
+        await stored(world, 1)
+        tree.account("b")
+        tree.write("deny.toml", 'accounts = ["a"]\nips = ["203.0.113.0/24"]\nkeys = ["later"]\n')
+        assert (await world.reload()).result == "applied"
+        assert (await world.ask(Rollback(generation=1), "rollback")).result == "applied"
+        deny = world.daemon.live.snapshot.deny
+
+        assert (deny.accounts, deny.ips, deny.keys) == (("a",), ("203.0.113.0/24",), ("later",))
+
+
+async def test_a_deny_entry_acts_while_a_tree_is_held_after_rollback_and_resume(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", keys=6)
+    async with living(tree, watch=False) as world:
+        await stored(world, 1)
+        tree.deny(1)
+        assert (await world.reload()).result == "applied"
+        assert (await world.ask(Rollback(generation=1, allow_unrevoke=True), "rollback")).result == "applied"
+        for number in (2, 3, 4, 5):  # more than the guard lets go at once
+            tree.remove(f"keys.d/k{number}.toml")
+        resumed = await world.ask(Resume(), "resume")
+
+        assert (resumed.result, world.status()["held_generation"]) == ("held", 0)
+        assert [(await world.call(number)).status for number in (0, 1)] == [200, 401]
+
+
+async def test_a_deny_entry_acts_while_the_tree_does_not_hold_still(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", keys=2)
+    tree.git("init", "-q")
+    async with living(tree, watch=False, pace=attrs.evolve(FAST, patience=0.1)) as world:
+        (tree.root / ".git" / "index.lock").touch()  # as git has it while it rewrites a work tree
+        tree.deny(1)
+        assert (await world.reload()).result == "busy"
+        assert (await world.call(1)).status == 401
+        assert (await world.call(0)).status == 200
 
 
 async def test_a_rollback_to_nothing_says_what_there_is(tmp_path: Path) -> None:

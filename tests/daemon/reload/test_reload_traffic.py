@@ -61,6 +61,13 @@ def api_key_account(secret: Path, base_url: str, more: str = "") -> str:
     return f'kind = "api-key"\n{base_url}{more}\n[credential]\nfile = "{secret}"\n'
 
 
+@pytest.fixture(autouse=True)
+def permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this node permits the tree to name."""
+    monkeypatch.setenv("RELAYD_CREDENTIALS", str(tmp_path))
+    monkeypatch.setenv("RELAYD_ORIGINS", "https://upstream.invalid")
+
+
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     place = tmp_path / "secret"
@@ -155,7 +162,8 @@ async def test_an_account_whose_proxy_changes_leaves_nothing_of_the_old_one_but_
             client = await world.stream()
             for number in (1, 2):
                 proxy = f'proxy = "http://127.0.0.1:{number}"\n'  # nobody is there
-                tree.write("accounts.d/a.toml", api_key_account(secret, claude.account, proxy))
+                elsewhere = 'base_url = "https://upstream.invalid"\n'
+                tree.write("accounts.d/a.toml", api_key_account(secret, elsewhere, proxy))
                 assert (await world.reload()).result == "applied"
                 assert (await world.call()).status == 502
             stream = await client.rest()

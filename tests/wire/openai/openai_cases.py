@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from relayd.wire.call import Call, Translator
+from relayd.wire.conversation import conversation
 from relayd.wire.http import Headers, RequestHead
 from relayd.wire.openai.chat import OPENAI_CHAT
 from relayd.wire.openai.responses import OPENAI_RESPONSES
@@ -47,6 +48,16 @@ def sent(call: Call) -> dict[str, Any]:
 def ignored(call: Call) -> list[str]:
     """What the answer will name in `relayd-ignored`."""
     return list(call.reply_hints.ignored)
+
+
+def mended(call: Call) -> list[str]:
+    """What the answer will name in `relayd-mended`."""
+    return list(call.reply_hints.mended)
+
+
+def conversation_of(call: Call, *pairs: tuple[bytes, bytes]) -> str:
+    """What the relay knows the call's conversation by; `pairs` are the client's headers."""
+    return conversation(Headers(list(pairs)), call.body, call.user_id, call.session)
 
 
 def function(name: str = "get_weather", **fields: Any) -> dict[str, Any]:

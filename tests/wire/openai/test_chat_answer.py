@@ -281,13 +281,25 @@ def test_an_input_that_came_with_the_start_is_given_once() -> None:
     assert [json.loads(call["arguments"]) for call in tool_calls(stream)] == [{"x": 1}]
 
 
-def test_thinking_streams_as_reasoning_content_and_signatures_do_not() -> None:
+def test_thinking_streams_as_reasoning_content_and_then_once_more_signed() -> None:
     upstream = (
         begin() + thinking(0, "Let ", "me see") + block(1, {"type": "redacted_thinking", "data": "x"}) + text(2, "Hi")
     )
     stream = streamed(chat(**STREAM), upstream + end())
     assert [d["reasoning_content"] for d in deltas(stream) if "reasoning_content" in d] == ["Let ", "me see"]
-    assert b"c2ln" not in stream
+    signed = [d for d in deltas(stream) if "thinking_blocks" in d]
+    assert [d["thinking_blocks"] for d in signed] == [
+        [{"type": "thinking", "thinking": "Let me see", "signature": "c2ln"}],
+        [{"type": "redacted_thinking", "data": "x"}],
+    ]
+    common = {"id": None, "format": "anthropic-claude-v1"}
+    assert [d["reasoning_details"] for d in signed] == [
+        [{**common, "index": 0, "type": "reasoning.text", "text": "Let me see", "signature": "c2ln"}],
+        [{**common, "index": 1, "type": "reasoning.encrypted", "data": "x"}],
+    ]
+    hidden = streamed(chat(**STREAM, include_reasoning=False), upstream + end())
+    assert b"c2ln" not in hidden
+    assert b"reasoning" not in hidden
     hidden = streamed(chat(include_reasoning=False, **STREAM), upstream + end())
     assert b"reasoning_content" not in hidden
     assert content(hidden) == "Hi"
@@ -358,7 +370,6 @@ def test_our_own_cut_is_an_error_chunk_unless_the_end_was_said() -> None:
         b"event: content_block_delta\ndata: \xff\xfe\n\n",
         event("content_block_delta", index="one", delta={}),
         event("content_block_start", index=1),
-        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"\\ud83d"}}\n\n',
         b"event: message_delta\ndata: " + b"[" * 5000 + b"\n\n",
     ],
 )

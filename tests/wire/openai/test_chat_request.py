@@ -7,10 +7,31 @@ import json
 from typing import Any
 
 import pytest
-from openai_cases import HAIKU_3, HAIKU_45, NOW, OPUS_41, OPUS_47, OPUS_55, SONNET, chat, function, head, ignored, sent
+from openai_cases import (
+    HAIKU_3,
+    HAIKU_45,
+    NOW,
+    OPUS_41,
+    OPUS_47,
+    OPUS_55,
+    SONNET,
+    chat,
+    conversation_of,
+    flat_function,
+    function,
+    head,
+    ignored,
+    mended,
+    parse,
+    sent,
+    translator,
+)
 
+from relayd.simulator.request import parse_request
 from relayd.wire.openai.chat import OPENAI_CHAT
-from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
+from relayd.wire.openai.pairing import LOST
+from relayd.wire.openai.request import lower_max_tokens, with_cache_mark, without_thinking
+from relayd.wire.openai.turns import CONTINUE
 from relayd.wire.refusal import Refusal
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 40).decode()
@@ -39,6 +60,38 @@ def called(*calls: tuple[str, str, str], content: str | None = None) -> dict[str
         {"id": id_, "type": "function", "function": {"name": name, "arguments": given}} for id_, name, given in calls
     ]
     return {"role": "assistant", "content": content, "tool_calls": made}
+
+
+def result(call_id: str, content: Any = "r", **fields: Any) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": content, **fields}
+
+
+def answered(call_id: str, content: str = "r") -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content}
+
+
+def used(call_id: str, **given: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call_id, "name": "f", "input": given}
+
+
+def lost(call_id: str) -> dict[str, Any]:
+    return {**answered(call_id, LOST), "is_error": True}
+
+
+def system(text: str, role: str = "system") -> dict[str, Any]:
+    return {"role": role, "content": text}
+
+
+def texts(*said: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text} for text in said]
+
+
+def reminder(text: str) -> str:
+    return f"<system-reminder>\n{text}\n</system-reminder>"
+
+
+ANSWER = {"role": "assistant", "content": "Hi"}
+AGAIN = {"role": "user", "content": "Again"}
 
 
 # --- the frame
@@ -88,6 +141,33 @@ def test_without_a_cap_the_model_gets_a_sensible_one(model: str, stream: bool, e
 def test_max_completion_tokens_comes_before_max_tokens(fields: dict[str, Any], expected: int) -> None:
     call = chat(**fields)
     assert (sent(call)["max_tokens"], call.max_tokens) == (expected, expected)
+
+
+@pytest.mark.parametrize("none", [0, -1])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "top_k"])
+def test_0_and_minus_1_mean_no_cap(name: str, none: int) -> None:
+    call = chat(**{name: none})
+    assert sent(call) == sent(chat())
+    assert (call.max_tokens, ignored(call), mended(call)) == (None, [], [])
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "room", "words"),
+    [
+        (HAIKU_3, {"max_tokens": 8000}, 4096, ["max_tokens"]),
+        (HAIKU_3, {"max_completion_tokens": 8000, "max_tokens": 5}, 4096, ["max_completion_tokens"]),
+        (HAIKU_3, {"max_tokens": 4096}, 4096, []),
+        (SONNET, {"max_tokens": 200_000}, 128_000, ["max_tokens"]),
+        (HAIKU_45, {"max_tokens": 100_000, "reasoning_effort": "max"}, 64_000, ["max_tokens"]),
+        ("claude-brand-new-7", {"max_tokens": 500_000}, 500_000, []),
+    ],
+)
+def test_a_cap_above_the_models_room_is_lowered_and_named(
+    model: str, fields: dict[str, Any], room: int, words: list[str]
+) -> None:
+    call = chat(model=model, **fields)
+    assert (sent(call)["max_tokens"], call.max_tokens, call.room) == (room, room, room)
+    assert mended(call) == words
 
 
 def test_stream_is_kept_and_usage_is_remembered() -> None:
@@ -169,18 +249,55 @@ def test_blank_stop_sequences_are_dropped(stop: Any, expected: Any, named: list[
 # --- messages
 
 
-def test_system_and_developer_messages_are_hoisted_in_order_one_block_each() -> None:
-    call = chat(
-        messages=[
-            {"role": "system", "content": "one"},
-            USER,
-            {"role": "developer", "content": [{"type": "text", "text": "two"}]},
-            {"role": "system", "content": ""},
-            {"role": "system", "content": "three"},
-        ]
-    )
-    assert sent(call)["system"] == [{"type": "text", "text": text} for text in ("one", "two", "three")]
+def test_leading_system_and_developer_messages_are_the_system_prompt_in_order_one_block_each() -> None:
+    two = {"role": "developer", "content": texts("two")}
+    call = chat(messages=[system("one"), two, system(""), system("three"), USER])
+    assert sent(call)["system"] == texts("one", "two", "three")
     assert sent(call)["messages"] == [USER]
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([USER, system("s")], [USER, {"role": "system", "content": texts("s")}]),
+        ([USER, system("s"), ANSWER, AGAIN], [USER, {"role": "system", "content": texts("s")}, ANSWER, AGAIN]),
+        ([USER, ANSWER, system("s"), AGAIN], [USER, ANSWER, AGAIN, {"role": "system", "content": texts("s")}]),
+        (
+            [USER, ANSWER, system("s"), AGAIN, system("t", "developer")],
+            [USER, ANSWER, AGAIN, {"role": "system", "content": texts("s", "t")}],
+        ),
+        ([USER, ANSWER, system("s")], [USER, ANSWER, {"role": "user", "content": texts(reminder("s"))}]),
+        ([USER, ANSWER, system(""), AGAIN], [USER, ANSWER, AGAIN]),
+    ],
+)
+def test_a_later_system_message_follows_what_the_user_said_beside_it(items: Any, expected: Any) -> None:
+    body = sent(chat(model=OPUS_55, messages=items))
+    assert body["messages"] == expected
+    assert "system" not in body
+
+
+@pytest.mark.parametrize("model", [SONNET, HAIKU_45, "claude-sonnet-5", "claude-brand-new-7"])
+def test_a_model_that_takes_no_system_turn_gets_marked_text_in_its_place(model: str) -> None:
+    body = sent(chat(model=model, messages=[system("p"), USER, ANSWER, system("s"), AGAIN, system("t")]))
+    assert body["system"] == texts("p")
+    assert body["messages"][2:] == [{"role": "user", "content": texts(reminder("s"), "Again", reminder("t"))}]
+
+
+def test_a_system_message_amid_calls_comes_after_their_results() -> None:
+    turns = [USER, called(("a", "f", "{}")), system("s"), {"role": "tool", "tool_call_id": "a", "content": "1"}]
+    assert messages(*turns, model=OPUS_55)[2:] == [
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "1"}]},
+        {"role": "system", "content": texts("s")},
+    ]
+
+
+@pytest.mark.parametrize("model", [OPUS_55, SONNET])
+def test_a_turn_more_leaves_what_was_sent_before_as_it_was(model: str) -> None:
+    items = [system("p"), USER, ANSWER, system("s"), AGAIN]
+    before, after = (sent(chat(model=model, messages=turns)) for turns in (items, [*items, ANSWER, system("t"), USER]))
+    assert after["system"] == before["system"]
+    assert after["messages"][: len(before["messages"])] == before["messages"]
+    assert conversation_of(chat(messages=items)) == conversation_of(chat(messages=items[:2]))
 
 
 def test_a_string_stays_a_string_and_parts_become_blocks() -> None:
@@ -296,15 +413,37 @@ def test_an_assistant_turn_that_says_nothing_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("", {}), (None, {}), ("{}", {}), ('{"a": [1, 2.5, "x"]}', {"a": [1, 2.5, "x"]})]
+    ("given", "expected"),
+    [
+        ("", {}),
+        (None, {}),
+        ("{}", {}),
+        ("[]", {}),
+        ("null", {}),
+        (" ", {}),
+        ('""', {}),
+        ([], {}),
+        ({"a": 1}, {"a": 1}),
+        ('"{\\"a\\": 1}"', {"a": 1}),
+        ('{"a": [1, 2.5, "x"]}', {"a": [1, 2.5, "x"]}),
+    ],
 )
 def test_arguments_become_the_input(given: Any, expected: Any) -> None:
-    assert messages(USER, called(("c", "f", given)))[1]["content"][0]["input"] == expected
+    call = chat(messages=[USER, called(("c", "f", given)), result("c")])
+    assert sent(call)["messages"][1]["content"][0]["input"] == expected
+    assert mended(call) == []
 
 
-@pytest.mark.parametrize("given", ["{", "[1]", "null", '"x"', 5, '{"a": NaN}'])
-def test_arguments_that_are_no_json_object_are_refused(given: Any) -> None:
-    assert refused(messages=[USER, called(("c", "f", given))]).param == "messages[1].tool_calls[0].function.arguments"
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [('{"path": "/a", "con', '{"path": "/a", "con'), ("[1]", "[1]"), ('"x"', '"x"'), ('{"a": NaN}', '{"a": NaN}'),
+     (5, "5"), ([1], "[1]")],
+)  # fmt: skip
+def test_arguments_that_are_no_json_object_are_kept_as_text(given: Any, kept: str) -> None:
+    call = chat(messages=[USER, called(("c", "f", given)), result("c")])
+    assert sent(call)["messages"][1]["content"][0]["input"] == {"raw_arguments": kept}
+    assert mended(call) == ["tool_calls.arguments"]
+    assert translator(call).head(200, [])[-1] == (b"relayd-mended", b"tool_calls.arguments")
 
 
 def test_an_id_that_the_api_would_refuse_is_changed_alike_on_call_and_result() -> None:
@@ -338,6 +477,18 @@ def test_results_of_parallel_calls_are_one_user_turn_before_any_text() -> None:
     ]
 
 
+def test_calls_and_results_in_the_claude_apis_form_are_understood_among_the_parts() -> None:
+    turns = [
+        {"role": "assistant", "content": [*texts("I look."), used("a", n=1), used("b")]},
+        {"role": "user", "content": [answered("a", "1"), {**answered("b"), "content": texts("2"), "is_error": True}]},
+        {"role": "user", "content": [answered("z", "3"), *texts("Go on")]},
+    ]
+    assert messages(USER, *turns)[1:] == [
+        turns[0],
+        {"role": "user", "content": [*turns[1]["content"], *texts("Result of tool call z:\n3", "Go on")]},
+    ]
+
+
 def test_a_tool_result_may_hold_an_image_or_nothing() -> None:
     part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
     results = messages(
@@ -348,6 +499,109 @@ def test_a_tool_result_may_hold_an_image_or_nothing() -> None:
     )[2]["content"]
     assert results[0]["content"][0]["source"]["media_type"] == "image/png"
     assert results[1] == {"type": "tool_result", "tool_use_id": "b"}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [({"temperature": 3}, '{"temperature":3}'), ([{"a": 1}], '[{"a":1}]'), (5, "5"), (False, "false"),
+     ([{"type": "text", "text": "x"}, {"type": "row"}], '[{"type":"text","text":"x"},{"type":"row"}]')],
+)  # fmt: skip
+def test_an_output_that_is_an_object_is_its_own_text(content: Any, text: str) -> None:
+    call = chat(messages=[USER, called(("a", "f", "{}")), result("a", content)])
+    assert sent(call)["messages"][2]["content"] == [answered("a", text)]
+    assert mended(call) == ["tool_results.content"]
+
+
+def test_an_output_that_is_one_part_is_that_part() -> None:
+    turns = messages(USER, called(("a", "f", "{}")), result("a", {"type": "text", "text": "x"}))
+    assert turns[2]["content"] == [{**answered("a"), "content": [{"type": "text", "text": "x"}]}]
+
+
+F = "{}"
+
+
+@pytest.mark.parametrize(
+    ("items", "expected", "words"),
+    [
+        pytest.param(
+            [called(("a", "f", F), ("b", "f", F)), result("b"), AGAIN],
+            [("assistant", [used("a"), used("b")]), ("user", [answered("b"), lost("a"), *texts("Again")])],
+            ["tool_calls.unanswered"],
+            id="a call without a result, before the user goes on",
+        ),
+        pytest.param(
+            [called(("a", "f", F)), ANSWER, AGAIN],
+            [("assistant", [*texts("Hi"), used("a")]), ("user", [lost("a"), *texts("Again")])],
+            ["tool_calls.order", "tool_calls.unanswered"],
+            id="text after a call in one turn",
+        ),
+        pytest.param(
+            [called(("a", "f", F))],
+            [("assistant", [used("a")]), ("user", [lost("a")])],
+            ["tool_calls.unanswered"],
+            id="a call at the end",
+        ),
+        pytest.param(
+            [ANSWER, result("x", "42"), AGAIN],
+            [("assistant", "Hi"), ("user", texts("Result of tool call x:\n42", "Again"))],
+            ["tool_results.stray"],
+            id="a result without its call",
+        ),
+        pytest.param(
+            [called(("a", "f", F)), result("a", "1"), result("a", "2")],
+            [("assistant", [used("a")]), ("user", [answered("a", "1"), *texts("Result of tool call a:\n2")])],
+            ["tool_results.stray"],
+            id="a doubled result",
+        ),
+        pytest.param(
+            [called(("a", "f", F), ("a", "f", '{"n":2}')), result("a", "1"), result("a", "2")],
+            [("assistant", [used("a"), used("a_2", n=2)]), ("user", [answered("a", "1"), answered("a_2", "2")])],
+            ["tool_calls.id"],
+            id="a doubled id in one turn",
+        ),
+        pytest.param(
+            [called(("a", "f", F)), result("a"), called(("a", "f", F)), result("a", "2"),
+             called(("a_2", "f", F)), result("a_2", "3")],
+            [("assistant", [used("a")]), ("user", [answered("a")]),
+             ("assistant", [used("a_2")]), ("user", [answered("a_2", "2")]),
+             ("assistant", [used("a_2_2")]), ("user", [answered("a_2_2", "3")])],
+            ["tool_calls.id"],
+            id="ids that begin anew in each turn",
+        ),
+        pytest.param(
+            [called(("a", "f", F)), AGAIN, ANSWER, result("a", "late")],
+            [("assistant", [used("a")]), ("user", [lost("a"), *texts("Again")]),
+             ("assistant", "Hi"), ("user", texts("Result of tool call a:\nlate"))],
+            ["tool_calls.unanswered", "tool_results.stray"],
+            id="a result that comes late",
+        ),
+        pytest.param(
+            [called(("", "f", F), ("", "f", F)), result("", "1"), result("", "2"), result("", "3")],
+            [("assistant", [used("call"), used("call_2")]),
+             ("user", [answered("call", "1"), answered("call_2", "2"), *texts("Result of a tool call:\n3")])],
+            ["tool_calls.id", "tool_results.id", "tool_results.stray"],
+            id="no ids at all",
+        ),
+    ],
+)  # fmt: skip
+def test_a_history_is_put_into_an_order_that_the_api_takes(items: Any, expected: Any, words: list[str]) -> None:
+    call = chat(messages=[USER, *items])
+    assert [(turn["role"], turn["content"]) for turn in sent(call)["messages"][1:]] == expected
+    assert mended(call) == words
+    parse_request(sent(call))
+
+
+def test_a_stray_result_keeps_its_picture_and_its_mark() -> None:
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    (turn,) = messages({**result("x", [part]), "cache_control": {"type": "ephemeral"}})
+    assert [block["type"] for block in turn["content"]] == ["text", "image"]
+    assert turn["content"][-1]["cache_control"] == {"type": "ephemeral"}
+
+
+def test_thousands_of_calls_of_one_id_are_no_burden() -> None:
+    many = [("a", "f", "{}")] * 3000
+    turns = messages(USER, called(*many), *(result("a") for _ in many))
+    assert len({block["id"] for block in turns[1]["content"]}) == 3000
 
 
 def test_consecutive_messages_of_one_role_are_one_turn() -> None:
@@ -379,6 +633,25 @@ def test_thinking_goes_back_only_with_its_signature() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "t"}, {"type": "thinking", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "t", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "t"}, {"type": "reasoning.text", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "t", "signature": "s", "index": 0},
+                               {"type": "reasoning.encrypted", "data": "gAAA", "format": "openai-responses-v1"}]},
+        {"content": [{"type": "thinking", "thinking": "t", "signature": "s"}, {"type": "text", "text": "a"}]},
+    ],
+)  # fmt: skip
+def test_thinking_comes_back_in_whatever_field_a_client_kept_it(fields: dict[str, Any]) -> None:
+    turn = {"role": "assistant", "content": "a", **fields}
+    signed = {"type": "thinking", "thinking": "t", "signature": "s"}
+    assert messages(USER, turn, USER)[1]["content"] == [signed, *texts("a")]
+    assert messages(USER, turn, USER, model=HAIKU_3)[1]["content"] in ("a", texts("a"))
+
+
 def test_a_refusal_of_the_model_is_what_it_said() -> None:
     assert messages(USER, {"role": "assistant", "content": None, "refusal": "No."}, USER)[1]["content"] == [
         {"type": "text", "text": "No."}
@@ -386,7 +659,25 @@ def test_a_refusal_of_the_model_is_what_it_said() -> None:
 
 
 def test_a_prefill_is_passed_on_without_white_space_at_its_end() -> None:
-    assert messages(USER, {"role": "assistant", "content": "{ \n"})[-1] == {"role": "assistant", "content": "{"}
+    call = chat(model=HAIKU_45, messages=[USER, {"role": "assistant", "content": "{ \n"}])
+    assert sent(call)["messages"][-1] == {"role": "assistant", "content": "{"}
+    assert mended(call) == []
+
+
+@pytest.mark.parametrize("model", [SONNET, OPUS_55, "claude-brand-new-7"])
+def test_a_model_that_takes_no_prefill_is_told_to_continue(model: str) -> None:
+    call = chat(model=model, messages=[USER, {"role": "assistant", "content": "{ \n"}])
+    assert sent(call)["messages"][1:] == [
+        {"role": "assistant", "content": "{ \n"},
+        {"role": "user", "content": texts(reminder(CONTINUE))},
+    ]
+    assert mended(call) == ["messages.prefill"]
+
+
+def test_a_prefill_excludes_thinking_by_budget() -> None:
+    call = chat(model=HAIKU_45, messages=[USER, ANSWER], reasoning_effort="high")
+    assert "thinking" not in sent(call)
+    assert ignored(call) == ["reasoning_effort"]
 
 
 def test_a_conversation_that_begins_with_the_assistant_is_the_upstreams_to_judge() -> None:
@@ -411,7 +702,7 @@ def test_a_conversation_without_content_is_refused(items: list[Any]) -> None:
         ({"messages": [5]}, "messages[0]"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
-        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+        ({"messages": [USER, {"role": "tool", "tool_call_id": 5, "content": "x"}]}, "messages[1].tool_call_id"),
         (
             {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": "https://a/b"}}]}]},
             "messages[0].content[0]",
@@ -422,7 +713,6 @@ def test_a_conversation_without_content_is_refused(items: list[Any]) -> None:
         ),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": 1}, "stream_options"),
-        ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": -5}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": "10"}, "max_tokens"),
@@ -438,6 +728,8 @@ def test_a_conversation_without_content_is_refused(items: list[Any]) -> None:
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "audio"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+        ({"reasoning": "high"}, "reasoning"),
+        ({"reasoning": {"effort": "extreme"}}, "reasoning.effort"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         (
@@ -483,6 +775,34 @@ def test_functions_become_tools() -> None:
     ]
 
 
+def test_a_tool_may_be_flat_or_in_the_claude_apis_form() -> None:
+    nested = function()
+    fields = nested["function"]
+    own = {"name": fields["name"], "description": "d", "input_schema": fields["parameters"]}
+    expected = sent(chat(tools=[nested]))["tools"]
+    for tool in (flat_function(), {**flat_function(), "type": None}, own, {**own, "type": "custom"}):
+        assert sent(chat(tools=[tool]))["tools"] == expected
+    mark = {"type": "ephemeral"}
+    assert sent(chat(tools=[{**own, "cache_control": mark}]))["tools"] == [{**expected[0], "cache_control": mark}]
+    assert len(sent(chat(tools=[nested, {**own, "name": "other"}]))["tools"]) == 2
+
+
+@pytest.mark.parametrize("parameters", [[], {}, None, {"type": "object", "properties": []}])
+def test_no_parameters_are_no_arguments_however_they_are_written(parameters: Any) -> None:
+    (tool,) = sent(chat(tools=[function(parameters=parameters)]))["tools"]
+    assert tool["input_schema"] == {"type": "object", "properties": {}}
+
+
+def test_an_empty_map_of_schemas_may_be_an_array_at_any_depth() -> None:
+    inner = {"type": "object", "properties": [], "required": []}
+    parameters = {"type": "object", "properties": {"a": {"anyOf": [inner]}}, "$defs": []}
+    (tool,) = sent(chat(tools=[function(parameters=parameters)]))["tools"]
+    expected = {"type": "object", "properties": {}, "required": []}
+    assert tool["input_schema"] == {"type": "object", "properties": {"a": {"anyOf": [expected]}}, "$defs": {}}
+    closed = sent(chat(response_format=schema_format(inner)))["output_config"]["format"]["schema"]
+    assert closed["properties"] == {}
+
+
 def test_a_schema_without_a_type_is_an_object() -> None:
     tool = function(parameters={"properties": {"a": {}}})
     assert sent(chat(tools=[tool]))["tools"][0]["input_schema"] == {"type": "object", "properties": {"a": {}}}
@@ -520,6 +840,14 @@ def test_strict_is_dropped_and_named_where_the_model_lacks_it_or_there_are_too_m
         ("none", {"type": "none"}),
         ("required", {"type": "any"}),
         ({"type": "function", "function": {"name": "get_weather"}}, {"type": "tool", "name": "get_weather"}),
+        ({"type": "function", "name": "get_weather"}, {"type": "tool", "name": "get_weather"}),
+        ({"type": "tool", "name": "get_weather"}, {"type": "tool", "name": "get_weather"}),
+        ({"type": "any"}, {"type": "any"}),
+        ({"type": "auto"}, {"type": "auto"}),
+        (
+            {"type": "auto", "disable_parallel_tool_use": True},
+            {"type": "auto", "disable_parallel_tool_use": True},
+        ),
     ],
 )
 def test_each_tool_choice_has_its_counterpart(choice: Any, expected: Any) -> None:
@@ -701,6 +1029,37 @@ def test_reasoning_effort_is_thinking_as_the_model_has_it(
     assert ignored(call) == named
 
 
+@pytest.mark.parametrize(
+    ("model", "reasoning", "thinking", "level"),
+    [
+        (SONNET, {"effort": "high"}, ADAPTIVE, "high"),
+        (SONNET, {"effort": "none"}, {"type": "disabled"}, None),
+        (SONNET, {"enabled": True}, ADAPTIVE, "medium"),
+        (SONNET, {"enabled": False}, {"type": "disabled"}, None),
+        (SONNET, {"exclude": True, "effort": "low"}, {"type": "adaptive"}, "low"),
+        (SONNET, {"max_tokens": 4000}, ADAPTIVE, "high"),
+        (SONNET, {"max_tokens": 900_000}, ADAPTIVE, "max"),
+        (SONNET, {}, None, None),
+        (HAIKU_45, {"max_tokens": 2000}, {"type": "enabled", "budget_tokens": 2048}, None),
+        (HAIKU_3, {"enabled": False}, None, None),
+    ],
+)
+def test_openrouters_reasoning_is_understood(model: str, reasoning: Any, thinking: Any, level: str | None) -> None:
+    call = chat(model=model, reasoning=reasoning)
+    assert sent(call).get("thinking") == thinking
+    assert sent(call).get("output_config", {}).get("effort") == level
+    assert ignored(call) == []
+
+
+def test_thinking_behind_a_models_name_asks_for_it() -> None:
+    call = chat(model=f"{HAIKU_45}-thinking")
+    assert (call.model, sent(call)["model"], call.reply_hints.model) == (HAIKU_45, HAIKU_45, HAIKU_45)
+    assert sent(call)["thinking"] == {"type": "enabled", "budget_tokens": 4096}
+    assert sent(chat(model=f"{HAIKU_45}-thinking", reasoning_effort="low"))["thinking"]["budget_tokens"] == 1024
+    named = parse("chat", {"model": "fast-thinking", "messages": [USER]}, aliases={"fast-thinking": HAIKU_45})
+    assert (named.model, "thinking" in sent(named)) == ("fast-thinking", False)
+
+
 def test_a_cap_below_the_thinking_budget_is_raised_above_it() -> None:
     call = chat(model=HAIKU_45, reasoning_effort="high", max_tokens=500)
     assert sent(call)["max_tokens"] == 4596
@@ -801,10 +1160,35 @@ def test_a_clients_own_words_cannot_break_the_header() -> None:
 
 def test_a_conversation_is_known_by_its_cache_key_or_its_beginning() -> None:
     later = [USER, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "More"}]
-    assert chat().conversation == chat(messages=later).conversation != ""
-    assert chat().conversation != chat(messages=[{"role": "user", "content": "Other"}]).conversation
-    assert chat().conversation != chat(tools=[function()]).conversation
-    assert chat(prompt_cache_key="abc").conversation == "key:abc"
+    assert conversation_of(chat()) == conversation_of(chat(messages=later)) != ""
+    assert conversation_of(chat()) != conversation_of(chat(messages=[{"role": "user", "content": "Other"}]))
+    assert conversation_of(chat()) != conversation_of(chat(tools=[function()]))
+    assert conversation_of(chat(prompt_cache_key="019b1b7e-thread")) == "s:019b1b7e-thread"
+
+
+@pytest.mark.parametrize("key", ["", "app", None, 5])
+def test_a_cache_key_that_names_no_conversation_leaves_it_to_the_beginning(key: Any) -> None:
+    assert conversation_of(chat(prompt_cache_key=key)) == conversation_of(chat())
+
+
+def test_a_conversation_stays_the_same_while_its_cache_marks_move() -> None:
+    mark = {"type": "ephemeral"}
+
+    def part(text: str, **fields: Any) -> dict[str, Any]:
+        return {"role": "user", "content": [{"type": "text", "text": text, **fields}]}
+
+    first = chat(messages=[part("Hello", cache_control=mark)], tools=[{**function(), "cache_control": mark}])
+    second = chat(
+        messages=[part("Hello"), {"role": "assistant", "content": "Hi"}, part("More", cache_control=mark)],
+        tools=[function()],
+    )
+    assert conversation_of(first) == conversation_of(second)
+
+
+@pytest.mark.parametrize("name", ["session-id", "x-opencode-session", "x-openwebui-chat-id", "x-litellm-session-id"])
+def test_a_session_header_decides_before_the_cache_key(name: str) -> None:
+    call = chat(prompt_cache_key="019b1b7e-thread")
+    assert conversation_of(call, (name.encode(), b"54e42f57-71d6")) == "s:54e42f57-71d6"
 
 
 @pytest.mark.parametrize(
@@ -843,6 +1227,19 @@ def test_the_cap_of_a_key_lowers_the_default_and_the_budget() -> None:
     lowered = json.loads(lower_max_tokens(body, 4000))
     assert (lowered["max_tokens"], lowered["thinking"]["budget_tokens"]) == (4000, 2000)
     assert "thinking" not in json.loads(lower_max_tokens(body, 1000))
+
+
+def test_a_body_can_be_had_without_its_thinking() -> None:
+    thought = {**called(("a", "f", "{}")), "thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}]}
+    turns = [USER, thought, result("a")]
+    call = chat(model=HAIKU_45, messages=turns, tools=[function("f")], reasoning_effort="high")
+    assert without_thinking(chat().body) is None
+    bare = json.loads(without_thinking(call.body) or b"")
+    assert "thinking" not in bare
+    assert bare["messages"] == messages(USER, called(("a", "f", "{}")), result("a"))
+    parse_request(bare)
+    later = chat(model=HAIKU_45, messages=[*turns, ANSWER, AGAIN], tools=[function("f")], reasoning_effort="high")
+    assert json.loads(without_thinking(later.body) or b"")["thinking"]["type"] == "enabled"
 
 
 def test_automatic_cache_marks_are_added_once_and_yield_to_the_clients_own() -> None:

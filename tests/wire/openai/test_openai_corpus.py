@@ -1,6 +1,7 @@
 """The recorded corpus: what clients send and what the upstream gets; what the upstream streams and what clients read.
 
-tests/corpus/openai/requests/*.json: a request of either dialect, the body made of it, and what was named as ignored.
+tests/corpus/openai/requests/*.json: a request of either dialect, the body made of it, and what was named as ignored or
+mended.
 tests/corpus/openai/streams/*: NAME.json has the request in both dialects, NAME.upstream.sse the upstream's stream,
 NAME.chat.sse and NAME.responses.sse what the clients get.
 """
@@ -11,7 +12,7 @@ import json
 from pathlib import Path
 
 import pytest
-from openai_cases import CORPUS, DIALECTS, ignored, parse, sent
+from openai_cases import CORPUS, DIALECTS, ignored, mended, parse, sent
 from openai_cases import payloads as events
 
 REQUESTS = sorted((CORPUS / "requests").glob("*.json"))
@@ -24,6 +25,7 @@ def test_a_recorded_request_becomes_the_recorded_body(path: Path) -> None:
     call = parse(case["dialect"], case["request"], aliases=case.get("aliases", {}))
     assert sent(call) == case["upstream"]
     assert ignored(call) == case["ignored"]
+    assert mended(call) == case.get("mended", [])
 
 
 @pytest.mark.parametrize("dialect", ["chat", "responses"])
@@ -38,6 +40,6 @@ def test_a_recorded_stream_becomes_the_recorded_stream(path: Path, dialect: str)
 
 
 def test_the_corpus_is_there() -> None:
-    assert len(REQUESTS) >= 12
+    assert len(REQUESTS) >= 16
     assert len(STREAMS) >= 5
     assert events((CORPUS / "streams" / "calls.chat.sse").read_bytes())[-1] == "[DONE]"

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from openai_cases import (
     DIALECTS,
     OPUS_41,
+    OPUS_55,
     SONNET,
     begin,
     block,
     chat,
     content,
+    conversation_of,
+    deltas,
     end,
     event,
     finish_reasons,
@@ -36,6 +39,7 @@ from openai_cases import (
     whole,
 )
 
+from relayd.simulator.request import parse_request
 from relayd.wire.refusal import Refusal
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -149,17 +153,33 @@ def test_a_responses_stream_ends_with_the_whole_answer(blocks: Any, stop: str) -
     assert last == answer
 
 
+def as_kept(stream: bytes) -> dict[str, Any]:
+    """The message that a client keeps of a Chat stream."""
+    kept: dict[str, Any] = {"role": "assistant", "content": content(stream), "tool_calls": []}
+    for call in tool_calls(stream):
+        function = {"name": call["name"], "arguments": call["arguments"]}
+        kept["tool_calls"].append({"id": call["id"], "type": "function", "function": function})
+    for name in ("thinking_blocks", "reasoning_details"):
+        kept[name] = [block for delta in deltas(stream) for block in delta.get(name, [])]
+    return kept
+
+
 @settings(deadline=None, max_examples=70)
-@given(BLOCKS)
-def test_what_was_answered_can_be_said_again(blocks: Any) -> None:
-    said = [part for part in blocks if part["type"] in ("text", "tool_use")]
-    answer = whole(chat(), message(*said))["choices"][0]["message"]
+@given(BLOCKS, st.sampled_from(["whole", "streamed"]), st.sampled_from(["thinking_blocks", "reasoning_details"]))
+def test_what_was_answered_can_be_said_again(blocks: Any, way: str, field: str) -> None:
+    said = [part for part in blocks if part["type"] in ("text", "thinking", "tool_use")]
+    if way == "whole":
+        answer = whole(chat(), message(*said))["choices"][0]["message"]
+    else:
+        answer = as_kept(streamed(chat(stream=True), as_stream(said, "tool_use")))
+    answer = {name: value for name, value in answer.items() if name in (field, "role", "content", "tool_calls")}
     turns = sent(chat(messages=[{"role": "user", "content": "x"}, answer, {"role": "user", "content": "y"}]))[
         "messages"
     ]
     texts = "".join(part["text"] for part in said if part["type"] == "text")
     calls = [part for part in said if part["type"] == "tool_use"]
-    expected = [{"type": "text", "text": texts}] * bool(texts) + calls
+    thoughts = [part for part in said if part["type"] == "thinking"]
+    expected = thoughts + [{"type": "text", "text": texts}] * bool(texts) + calls
     again = turns[1]["content"] if said else []
     assert ([{"type": "text", "text": again}] if isinstance(again, str) else again) == expected
 
@@ -173,6 +193,9 @@ def test_a_response_sent_back_is_the_turn_that_it_was(blocks: Any) -> None:
         "messages"
     ]
     again = turns[1]["content"] if said else []
+    first_call = next((n for n, part in enumerate(said) if part["type"] == "tool_use"), len(said))
+    if any(part["type"] == "text" for part in said[first_call:]):  # the model ends with its calls; so does a turn
+        said.sort(key=lambda part: part["type"] == "tool_use")
     assert _joined(again) == _joined(said)
 
 
@@ -185,6 +208,116 @@ def _joined(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             out.append(part)
     return out
+
+
+CHARACTERS = st.text(st.sampled_from('aé😀\\🂡"\n'), min_size=1, max_size=8)
+
+
+def in_halves(text: str, kind: str, field: str, cuts: list[int]) -> list[bytes]:
+    """Deltas of a stream that cut `text` between UTF-16 units, as a server that counts those would."""
+    units = text.encode("utf-16-le")
+    marks = sorted({0, len(units), *(2 * cut for cut in cuts if 2 * cut < len(units))})
+    pieces = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in pairwise(marks)]
+    made = [{"type": "content_block_delta", "index": 0, "delta": {"type": kind, field: piece}} for piece in pieces]
+    return [f"event: content_block_delta\ndata: {json.dumps(one)}\n\n".encode() for one in made]
+
+
+@settings(deadline=None, max_examples=80)
+@given(CHARACTERS, st.lists(st.integers(1, 16), max_size=6), st.sampled_from(["text", "thinking", "partial_json"]))
+def test_characters_cut_in_halves_are_put_together(said: str, cuts: list[int], field: str) -> None:
+    given_text = json.dumps({"a": said}, ensure_ascii=False) if field == "partial_json" else said
+    starts: dict[str, dict[str, Any]] = {
+        "text": {"type": "text", "text": ""},
+        "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+        "partial_json": {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+    }
+    kind = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}[field]
+    upstream = b"".join(
+        [begin(), event("content_block_start", index=0, content_block=starts[field]),
+         *in_halves(given_text, kind, field, cuts), event("content_block_stop", index=0), end()]
+    )  # fmt: skip
+    stream = streamed(chat(stream=True), upstream)
+    assert payloads(stream)[-1] == "[DONE]"
+    seen = {
+        "text": content(stream),
+        "thinking": "".join(delta.get("reasoning_content", "") for delta in deltas(stream)),
+        "partial_json": "".join(call["arguments"] for call in tool_calls(stream)),
+    }
+    assert seen[field] == given_text
+    last = payloads(streamed(respond(stream=True, reasoning={"summary": "auto"}), upstream))[-1]
+    assert last["type"] == "response.completed"
+    assert "\ufffd" not in json.dumps(last, ensure_ascii=False)
+
+
+def test_half_a_character_alone_is_no_end_of_a_stream_or_an_answer() -> None:
+    half = b'"a\\ud83d"'
+    delta = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":%b}}\n\n'
+    upstream = begin() + event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    stream = streamed(chat(stream=True), upstream + delta % half + delta % b'"b"' + end())
+    assert content(stream) == "a\ufffdb"
+    body = message({"type": "text", "text": "HERE"}).replace(b'"HERE"', half)
+    assert whole(chat(), body)["choices"][0]["message"]["content"] == "a\ufffd"
+    kept = message({"type": "text", "text": "HERE"}).replace(b'"HERE"', b'"\\\\ud83d \\ud83d\\ude00 \\ude00"')
+    assert whole(chat(), kept)["choices"][0]["message"]["content"] == "\\ud83d \U0001f600 \ufffd"
+
+
+IDS = st.sampled_from(["a", "a_2", "b", "c:1", ""])
+TOLD = st.sampled_from(["", " ", "one", "two"])
+HISTORIES = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "developer"]), "content": TOLD}),
+        st.fixed_dictionaries(
+            {
+                "role": st.just("assistant"),
+                "content": TOLD,
+                "tool_calls": st.lists(
+                    st.fixed_dictionaries(
+                        {
+                            "id": IDS,
+                            "function": st.fixed_dictionaries(
+                                {"name": st.just("f"), "arguments": st.sampled_from(["", "{}", "[]", '{"a', "null"])}
+                            ),
+                        }
+                    ),
+                    max_size=3,
+                ),
+            }
+        ),
+        st.fixed_dictionaries(
+            {
+                "role": st.just("tool"),
+                "tool_call_id": IDS,
+                "content": st.one_of(TOLD, st.just({"a": 1}), st.just([{"type": "text", "text": "part"}])),
+            }
+        ),
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from([OPUS_41, SONNET, OPUS_55]), HISTORIES)
+def test_any_history_is_one_that_the_api_takes_and_all_of_it(model: str, history: Any) -> None:
+    turns = [{"role": "user", "content": "Hello"}, *history, {"role": "user", "content": "Go on"}]
+    body = sent(chat(model=model, messages=turns))
+    parse_request(body)
+    for before, after in pairwise([{"role": "assistant"}, *body["messages"]]):
+        assert (after["role"] == "system") <= (before["role"] == "user")
+        assert (before["role"] == "system") <= (after["role"] == "assistant")
+    for word in ("one", "two", "part"):
+        said = json.dumps([turn.get("content") for turn in turns]).count(f'"{word}"')
+        upstream = json.dumps([body.get("system"), body["messages"]])
+        assert upstream.count(word) == said
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from([SONNET, OPUS_55]), HISTORIES, HISTORIES)
+def test_a_history_that_grew_is_sent_as_it_was_before(model: str, history: Any, more: Any) -> None:
+    turns = [{"role": "user", "content": "Hello"}, *history, {"role": "user", "content": "Go on"}]
+    before = sent(chat(model=model, messages=turns))
+    after = sent(chat(model=model, messages=[*turns, {"role": "assistant", "content": "Yes"}, *more]))
+    assert after["messages"][: len(before["messages"])] == before["messages"]
+    assert after.get("system") == before.get("system")
 
 
 NAMES = st.sampled_from(
@@ -392,4 +525,4 @@ def test_both_dialects_make_the_same_call_of_the_same_conversation() -> None:
     )
     by_responses = parse("responses", {"model": SONNET, "instructions": "s", "input": "u"})
     assert by_chat.body == by_responses.body
-    assert by_chat.conversation == by_responses.conversation
+    assert conversation_of(by_chat) == conversation_of(by_responses)

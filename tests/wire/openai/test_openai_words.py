@@ -203,6 +203,13 @@ def test_the_table_says_what_the_docs_say() -> None:
         "claude-sonnet-5",
         "claude-haiku-5-5",
     }
+    assert {name for name, row in table._ROWS.items() if row.system_turns} == {
+        "claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-fable-5-1", "claude-mythos-5-1",
+        "claude-fable-5", "claude-mythos-5", "claude-opus-5", "claude-opus-4-8",
+    }  # fmt: skip
+    assert {name for name, row in table._ROWS.items() if row.prefill} == {
+        name for name, row in table._ROWS.items() if row.thinking in ("none", "budget")
+    }
     assert capabilities("claude-3-haiku-20240307").max_output == 4096
 
 

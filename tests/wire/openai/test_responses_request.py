@@ -5,9 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from openai_cases import HAIKU_45, OPUS_41, OPUS_55, SONNET, flat_function, ignored, parse, respond, sent
+from openai_cases import (
+    HAIKU_45,
+    OPUS_41,
+    OPUS_55,
+    SONNET,
+    flat_function,
+    ignored,
+    mended,
+    parse,
+    respond,
+    sent,
+    translator,
+)
 
 from relayd.wire.answer import ContentBlock
+from relayd.wire.openai.pairing import LOST
 from relayd.wire.openai.reasoning import enclosed, opened
 from relayd.wire.openai.responses import OPENAI_RESPONSES
 from relayd.wire.refusal import Refusal
@@ -109,11 +122,10 @@ def test_images_and_files_are_understood_in_this_form_too() -> None:
         ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "input[0].type"),
         ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
-        ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]}, "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
         ({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input[0].content[0]"),
         ({"instructions": 5}, "instructions"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_output_tokens": -5}, "max_output_tokens"),
         ({"reasoning": {"effort": "extreme"}}, "reasoning.effort"),
         ({"reasoning": "high"}, "reasoning"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
@@ -144,7 +156,38 @@ def test_what_says_what_happens_anyway_is_accepted() -> None:
     )
     assert sent(call) == sent(respond())
     assert ignored(call) == []
-    assert call.conversation == "key:k"
+    assert call.session == "k"
+
+
+def test_a_cap_above_the_models_room_is_lowered_and_named() -> None:
+    call = respond(model=HAIKU_45, max_output_tokens=65_000)
+    assert (sent(call)["max_tokens"], mended(call)) == (64_000, ["max_output_tokens"])
+    assert sent(respond(max_output_tokens=0)) == sent(respond())
+
+
+def test_a_history_is_mended_as_in_chat() -> None:
+    items = [
+        {"role": "user", "content": "x"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a'},
+        {"type": "function_call_output", "call_id": "d", "output": {"rows": 2}},
+    ]
+    call = respond(input=items)
+    assert sent(call)["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {"raw_arguments": '{"a'}}],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "c", "content": LOST, "is_error": True},
+                {"type": "text", "text": 'Result of tool call d:\n{"rows":2}'},
+            ],
+        },
+    ]
+    named = ["tool_calls.arguments", "tool_results.content", "tool_results.stray", "tool_calls.unanswered"]
+    assert mended(call) == named
+    assert (b"relayd-mended", ", ".join(named).encode()) in translator(call).head(200, [])
 
 
 def test_what_has_no_counterpart_is_named() -> None:
