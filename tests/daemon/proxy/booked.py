@@ -113,13 +113,14 @@ class Booked:
 
 @asynccontextmanager
 async def booked(
-    snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = None, main: Batcher | None = None
+    snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = None, main: Batcher | None = None, ids: str = ""
 ) -> AsyncIterator[Booked]:
     """A relay with a state store for the length of the block. The store answers on the spot.
 
     Args:
         beside: another process's, with whose store and clock this one counts.
         main: the way to another store.
+        ids: how its call ids begin.
     """
     clock = beside.clock if beside else Clock()
     store = FickleStore(beside.store.inner if beside else SqliteStore(":memory:", clock=clock.ms))
@@ -137,7 +138,7 @@ async def booked(
         wall=wall,
     )
     parts = {"pool": pool, "wall": wall, "in_flight": in_flight, "state": state}
-    ids = "req_beside" if beside is not None else "req_test"
+    ids = ids or ("req_beside" if beside is not None else "req_test")
     upstreams = ObjectUpstreams(lambda: NO_TLS, clock)
     async with relaying(snapshot, upstreams=upstreams, ids=ids, **parts) as house, trio.open_nursery() as nursery:
         await nursery.start(state.run)
