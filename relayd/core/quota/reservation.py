@@ -5,6 +5,8 @@ Rule: pure. The store checks and charges; the words for a denial are in limits.p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from relayd.config.snapshot import Account, ApiKey, Price, Snapshot
@@ -106,6 +108,11 @@ def account_terms(account: Account, lease_ms: int = LEASE_MS) -> tuple[Term, ...
     if pace:
         found.append(pace_term(scope, pace))
     return tuple(found)
+
+
+def account_slots(accounts: Iterable[Account]) -> list[str]:
+    """The counters of the slots that attempts on these accounts hold."""
+    return [term.counter for account in accounts for term in account_terms(account) if isinstance(term, Slots)]
 
 
 def shown_terms(key: ApiKey, snapshot: Snapshot, now_ms: int) -> tuple[Term, ...]:

@@ -17,8 +17,8 @@ No operation stops the others: what a store refuses is set aside alone (dead_let
 batch its operations are carried out one by one, to find the one.
 
 A store that was replaced (`Store.life`) may have lost the last moments or everything: a Redis without persistence that
-was restarted, a replica that took over. What was settled in the last RECENT seconds is told again then; what it still
-has, it knows by its id.
+was restarted, a replica that took over, a SQLite file that was deleted or put back from a copy. What was settled in the
+last RECENT seconds is told again then; what it still has, it knows by its id.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from relayd.state.contract import (
     Settle,
     Store,
     StoreMisfit,
+    StoreRefused,
     StoreUnavailable,
     Void,
 )
@@ -141,7 +142,7 @@ class Batcher:
         """
         self._token = trio.lowlevel.current_trio_token()
         if not self.threaded:
-            self._connect()
+            self._connect(first=True)
             task_status.started()
             await trio.sleep_forever()
         connected, ended = trio.Event(), trio.Event()
@@ -288,7 +289,9 @@ class Batcher:
                 self._hand_over(refused)
                 pairs = [(p, answer) for p, answer in zip(batch, answers, strict=True) if p not in refused]
                 batch, answers = [p for p, _ in pairs], [answer for _, answer in pairs]
-            self._count([pending.op for pending in batch], answers)
+            ops = [pending.op for pending in batch]
+            self._count(ops, answers)
+            self._remember(ops)
             self._give_answers(batch, answers)
 
     def _hand_over(self, batch: list[_Pending]) -> None:
@@ -362,7 +365,7 @@ class Batcher:
 
     def _work(self, connected: Callable[[], None]) -> None:
         try:
-            self._connect()
+            self._connect(first=True)
             connected()
             wait = FIRST_PROBE
             probe = time.monotonic() + wait
@@ -463,7 +466,7 @@ class Batcher:
                 self.dead_letters.add(op, answer.reason)
 
     def _remember(self, ops: Sequence[Op]) -> None:
-        """Keep settlements, should they have to be told again. An embedded store loses nothing by itself."""
+        """Keep settlements, should they have to be told again. In either thread."""
         if self.store.life:
             now = time.monotonic()
             self._recent += [(now, op) for op in ops if isinstance(op, Settle)]
@@ -472,7 +475,7 @@ class Batcher:
         life = self.store.life
         if life != self._life and self._life:
             since = time.monotonic() - RECENT
-            self._again = deque(op for at, op in self._recent if at >= since)
+            self._again = deque(op for at, op in self._recent.copy() if at >= since)
             log.warning("state.replaced", extra={"store": self.store.name, "told_again": len(self._again)})
         self._life = life
 
@@ -527,8 +530,13 @@ class Batcher:
         self.reason = reason
         self.up = False
 
-    def _connect(self) -> None:
-        """Try to reach the store and to replay the journal; then it is up. Raises: StoreMisfit."""
+    def _connect(self, *, first: bool = False) -> None:
+        """Try to reach the store and to replay the journal; then it is up.
+
+        Args:
+            first: at the start a store that refuses us is a misfit; later it is away, and calls go on.
+        Raises: StoreMisfit.
+        """
         try:
             warnings = tuple(self.store.check())
             if warnings != self.warnings:
@@ -539,6 +547,8 @@ class Batcher:
             self._notice_life()
             self._replay()
         except StoreUnavailable as error:
+            if first and isinstance(error, StoreRefused):
+                raise StoreMisfit(str(error)) from None
             self._went_down(str(error))
             return
         except OSError as error:

@@ -157,6 +157,29 @@ class FailsafeStore:
         self._reap_main()
         self.side.submit_nowait(_LOOK, self._book_left)
 
+    async def bury(self, owner: str, leases: tuple[str, ...]) -> bool:
+        """Settle what a dead process of this host left, in both stores. False when that cannot be done now.
+
+        Args:
+            owner: how its ids begin.
+            leases: counters of slots that it may have held.
+        """
+        op = Reap(owner=owner, leases=leases)
+        try:
+            answer = await self.main.ask(op)
+            while isinstance(answer, Reaped) and len(answer.calls) >= op.limit:
+                self._told_buried(answer)
+                answer = await self.main.ask(op)
+            self._told_buried(answer)
+            self._book_left(await self.side.ask(attrs.evolve(_LOOK, owner=owner)))
+        except StoreUnavailable:
+            return False
+        return isinstance(answer, Reaped)
+
+    def _told_buried(self, answer: Answer) -> None:
+        if isinstance(answer, Reaped) and answer.calls:
+            log.info("state.buried", extra={"calls": len(answer.calls)})
+
     def _reap_main(self) -> None:
         self.main.submit_nowait(_REAP, self._told_reaped)
 

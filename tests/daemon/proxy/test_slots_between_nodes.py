@@ -49,8 +49,6 @@ async def test_two_nodes_that_are_asked_in_turn_refuse_nobody(
         booked(config, tmp_path / "two", main=stores[1], ids="req_two") as two,
     ):
         clients = [await node.house.connect() for node in (one, two)]
-        statuses = []
         with trio.fail_after(60):
-            for number in range(CALLS):
-                statuses.append((await clients[number % 2].ask(body, path)).status)
+            statuses = [(await clients[number % 2].ask(body, path)).status for number in range(CALLS)]
     assert statuses == [200] * CALLS
