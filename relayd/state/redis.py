@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-import ssl
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -299,7 +298,7 @@ def _what_it_needs(error: Exception) -> str:
         return "see state.password_file and RELAYD_STATE_PASSWORD"
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError) or "WRONG_VERSION_NUMBER" in str(cause):
+        if "CERTIFICATE_VERIFY_FAILED" in str(cause) or "WRONG_VERSION_NUMBER" in str(cause):
             return "see the options ca, cert and key of state.url, and rediss:// or redis://"
         if isinstance(cause, OSError) and cause.errno in FORBIDDING | {errno.ENOENT}:
             return "see the options ca, cert and key of state.url"

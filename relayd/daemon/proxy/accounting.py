@@ -28,7 +28,6 @@ from relayd.core.receipt import Draft
 from relayd.daemon.proxy.admission import Admission, Admitted, admit_count
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.context import CallContext
-from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.wire.refusal import Refusal
 from relayd.wire.usage import Usage
 
@@ -43,37 +42,32 @@ class CallAccounting:
     """Has calls delivered within the limits of their keys.
 
     Args:
-        store: where calls are counted; without it nothing is limited or booked.
+        admission: where calls are counted; without it nothing is limited or booked.
+        model_names, learned: as the admission has them.
         wall: Unix time, s.
     """
 
     live: Live
     in_flight: InFlight
     attempts: Attempts
-    store: FailsafeStore | None
+    admission: Admission | None
+    model_names: ModelNames
+    learned: LearnedUsage
     wall: Callable[[], float]
-    model_names: ModelNames = attrs.field(factory=ModelNames)
-    learned: LearnedUsage = attrs.field(factory=LearnedUsage)
-    _admission: Admission | None = attrs.field(init=False)
     _doubtful: DoubtfulUsage = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._doubtful = DoubtfulUsage(self.wall)
-        self._admission = None
-        if self.store is not None:
-            self._admission = Admission(
-                store=self.store, wall=self.wall, model_names=self.model_names, learned=self.learned
-            )
 
     async def deliver(self, context: CallContext, snapshot: Snapshot) -> None:
         """Deliver a call, and settle it whatever comes of it. Raises: Refusal."""
-        if self._admission is None or context.free:
+        if self.admission is None or context.free:
             await self.attempts.deliver(context)
         elif context.plan.call.endpoint == "count_tokens":
-            await admit_count(self._admission.store, context.draft.call_id, context.plan.key)
+            await admit_count(self.admission.store, context.draft.call_id, context.plan.key)
             await self.attempts.deliver(context)
         else:
-            await self._counted(context, snapshot, self._admission)
+            await self._counted(context, snapshot, self.admission)
 
     async def _counted(self, context: CallContext, snapshot: Snapshot, admission: Admission) -> None:
         draft = context.draft

@@ -154,7 +154,8 @@ class ReplyWriter:
             elif meter.failed:
                 draft.outcome, draft.reason = "cut", "the upstream sent an error event"
         finally:
-            draft.usage = meter.usage_so_far()
+            if not context.settled:
+                draft.usage = meter.usage_so_far()
 
     def _headers(self, context: CallContext, upstream: Headers) -> HeaderPairs:
         """The answer's headers: the upstream's end-to-end ones, the key's limits, and our ids."""
