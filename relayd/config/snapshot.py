@@ -89,6 +89,17 @@ class Limits:
     """What a key may consume. In a key's file a field left out takes the value of relay.toml's `[limits]`."""
 
     concurrency: int = key(0, doc="Calls in flight at once; 0 = no limit.", low=0)
+    wait: Seconds = key(
+        Seconds(0.0),
+        doc="How long a call may wait for one of those to end, first come first served; 0s = refused at once.",
+        low=0,
+        high=30,
+    )
+    reserve: Literal["expected", "worst-case"] = key(
+        "expected",
+        doc='What a call in flight holds of token and cost limits: "expected" is what calls of this key and model'
+        ' really use, "worst-case" is its whole max_tokens.',
+    )
     rate: Rate = key(Rate(), doc="Requests in a rolling window.")
     tokens_per_minute: int = key(0, doc="Tokens in any minute; 0 = no limit.", low=0)
     daily_requests: int = key(0, doc="Requests in a calendar day; 0 = no limit.", low=0)

@@ -25,6 +25,7 @@ from relayd.core.balancing.account_state import AccountState
 from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
 from relayd.core.balancing.explain import Block, refusal_of, unavailable
+from relayd.core.quota.learned import LearnedUsage
 from relayd.core.quota.limits import FOREVER, Calendar, Slots, Term, denial, window_length
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.reservation import quota
@@ -146,6 +147,7 @@ def _call(scenario: Scenario) -> Call:
     )
 
 
+_learned = LearnedUsage()  # nothing: a scenario is the first call of its key
 _names = ModelNames()  # works the tree's names out once for many scenarios; none is ever confirmed here
 
 
@@ -155,7 +157,7 @@ _names = ModelNames()  # works the tree's names out once for many scenarios; non
 def _pass_limits(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> tuple[Term, ...]:
     """Every limit of the call. Raises: Refusal for the one that has no room the longest."""
     now_ms = round(now * 1000)
-    terms = quota(plan, snapshot, now_ms, _names).terms
+    terms = quota(plan, snapshot, now_ms, _names, _learned).terms
     used = dict(_used(scenario.used, plan.key))
     full = [term for term in terms if used.get(term.counter, 0) + _charge(term) > term.limit]
     if full:

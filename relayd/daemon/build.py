@@ -24,6 +24,7 @@ from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
 from relayd.core.quota.prices import shipped
+from relayd.core.quota.reservation import account_slots
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.accounts.node_defects import NodeDefects, find_defects
@@ -55,6 +56,7 @@ from relayd.daemon.reload.reloader import Reloader
 from relayd.daemon.reload.requests import RequestQueue
 from relayd.daemon.reload.tasks import ReloadTasks
 from relayd.daemon.reload.watch import Watcher, inotify
+from relayd.daemon.store.lives import owner_of
 from relayd.daemon.store.state_client import StateClient, open_state
 from relayd.daemon.systemd import ReloadNotices, notify
 
@@ -100,6 +102,7 @@ class Foundation:
 
     Args:
         state_url: this node's own, or the tree's.
+        life: names this process: 32 random bits.
         started: Unix time, s.
     """
 
@@ -115,7 +118,12 @@ class Foundation:
     credentials: Credentials
     state_url: str
     rng: random.Random
+    life: str
     started: float
+
+    def new_id(self) -> str:
+        """A call id, in the form that the API's own request ids have: whose it is, and 64 random bits."""
+        return owner_of(self.life) + os.urandom(8).hex()
 
     def server_settings(self) -> Server:
         """[server] as it is now."""
@@ -151,7 +159,7 @@ def build(
     watcher = make_watcher(base, queue, inspector) if node.watch else None
 
     sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app)
-    admin_app = AdminApp(queue=queue, sources=sources, wall=time.time, new_id=new_id)
+    admin_app = AdminApp(queue=queue, sources=sources, wall=time.time, new_id=base.new_id)
     admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
 
     history = History(generation_store(base.state_url, node.tree, node.own))
@@ -205,6 +213,7 @@ def lay_foundation(
         credentials=credentials,
         state_url=node.state_url or snapshot.relay.state.url,
         rng=random.Random(secrets.randbits(64)),
+        life=os.urandom(4).hex(),
         started=started,
     )
 
@@ -250,6 +259,8 @@ def make_state(base: Foundation) -> StateClient:
         in_flight=base.in_flight,
         pool=base.pool,
         wall=time.time,
+        life=base.life,
+        ceilings=lambda: tuple(account_slots(live.snapshot.accounts.values())),
         lease=relay.state.lease,
     )
 
@@ -309,7 +320,7 @@ def make_app(
         known_models=shipped,
         bodies=BodyBudget(memory()),
         wall=time.time,
-        new_id=new_id,
+        new_id=base.new_id,
         rng=base.rng,
         unready=watch.unready,
     )
@@ -318,11 +329,6 @@ def make_app(
 def make_health_checks(base: Foundation, keeper: OAuthKeeper) -> HealthChecks:
     """Tries accounts that rest or are idle."""
     return HealthChecks(live=base.live, pool=base.pool, credential=keeper.of, wall=time.time, rng=base.rng)
-
-
-def new_id() -> str:
-    """A call id: 96 random bits, in the form that the API's own request ids have."""
-    return "req_" + os.urandom(12).hex()
 
 
 # --- reloads
@@ -334,7 +340,7 @@ def make_cluster(base: Foundation, state: StateClient, record: ReloadRecord, app
         state=state.main,
         record=record,
         name=base.node.node,
-        life=os.urandom(4).hex(),
+        life=base.life,
         started=base.started,
         draining=lambda: app.draining,
         wall=time.time,

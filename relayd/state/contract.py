@@ -36,6 +36,11 @@ class StoreUnavailable(Exception):
     """The store did not answer in time, or cannot work. Whether it did what was asked is unknown."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The store will have nothing of us as long as nobody changes something: a wrong password, a certificate that does
+    not hold, a missing permission. At a start that is a fault of the configuration."""
+
+
 class StoreMisfit(Exception):
     """The store cannot be used as configured: a wrong URL, a missing package, a database of a newer relayd."""
 
@@ -419,7 +424,7 @@ class Store(Protocol):
     def check(self) -> list[str]:
         """Connect, and say what a person should know, such as an eviction policy that loses counters.
 
-        Raises: StoreUnavailable, StoreMisfit.
+        Raises: StoreUnavailable (StoreRefused where waiting does not help), StoreMisfit.
         """
         ...
 

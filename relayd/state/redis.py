@@ -11,6 +11,7 @@ left in Python (tests/bench/state_cost.py).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from relayd.state import contract as c
 from relayd.state.redis_address import RedisConnection, RedisConnector, Word, parse_redis_url
 from relayd.state.report import days_between
 from relayd.state.rows import from_row, to_row
+from relayd.state.sqlite_file import FORBIDDING
 
 OLDEST = (6, 2)
 # A script keeps Redis from all else: 64 operations are about 3 ms.
@@ -141,7 +143,7 @@ class RedisStore:
             if _broke_the_script(error):
                 raise
             self.close()
-            raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
+            raise self._away(error) from None
         found = []
         for reply in replies:
             self._began, rows, damaged = _decode(reply)
@@ -181,7 +183,13 @@ class RedisStore:
             return _eviction_warning(self.name, told)
         except (redis.RedisError, OSError) as error:
             self.close()
-            raise c.StoreUnavailable(f"{self.name}: {_said(error)}") from None
+            raise self._away(error) from None
+
+    def _away(self, error: Exception) -> c.StoreUnavailable:
+        hint = _what_it_needs(error)
+        if hint:
+            return c.StoreRefused(f"{self.name}: {_said(error)} [{hint}]")
+        return c.StoreUnavailable(f"{self.name}: {_said(error)}")
 
     def close(self) -> None:
         if self._connection is not None:
@@ -292,6 +300,22 @@ class RedisStore:
 def _said(error: Exception) -> str:
     """What went wrong. redis-py's errors name addresses and the server's words, never a password."""
     return str(error) or type(error).__name__
+
+
+def _what_it_needs(error: Exception) -> str:
+    """What a person has to do about an error that no waiting ends; "" where it may pass."""
+    if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error):
+        return "see the ACL line in docs/state.md"
+    if isinstance(error, redis.AuthenticationError) or "WRONGPASS" in str(error):
+        return "see state.password_file and RELAYD_STATE_PASSWORD"
+    cause: BaseException | None = error
+    while cause is not None:
+        if "CERTIFICATE_VERIFY_FAILED" in str(cause) or "WRONG_VERSION_NUMBER" in str(cause):
+            return "see the options ca, cert and key of state.url, and rediss:// or redis://"
+        if isinstance(cause, OSError) and cause.errno in FORBIDDING | {errno.ENOENT}:
+            return "see the options ca, cert and key of state.url"
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def _cannot_now(reason: str) -> bool:

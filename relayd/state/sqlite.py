@@ -25,7 +25,7 @@ from relayd.core.quota.limits import FOREVER, LARGEST, Calendar, Rolling, Slots,
 from relayd.core.quota.usage_record import COUNTS, UsageRecord
 from relayd.state import contract as c
 from relayd.state.rows import NAMES, amount, from_row, negative, to_row
-from relayd.state.sqlite_file import MEMORY, Checkpointer, open_file
+from relayd.state.sqlite_file import FORBIDDING, MEMORY, Checkpointer, FileIdentity, open_file
 
 BUSY_MS = 1000  # another process on this host may hold the lock for a batch, some ms; a second is an outage
 SWEEP_ROWS = 128  # of each table are looked at in a sweep: a bounded share of somebody's batch
@@ -99,6 +99,8 @@ class SqliteStore:
     deadline: float = 1.0
     sweep_every: int = 64  # batches
     _connection: sqlite3.Connection | None = attrs.field(default=None, repr=False, init=False)
+    _file: FileIdentity = attrs.field(default=FileIdentity(), repr=False, init=False)
+    _files: int = attrs.field(default=1, repr=False, init=False)  # that the path has named so far
     _checkpointer: Checkpointer | None = attrs.field(default=None, repr=False, init=False)
     _batches: int = attrs.field(default=0, init=False)
     _settled: int = attrs.field(default=0, init=False)  # since the last sweep
@@ -111,7 +113,7 @@ class SqliteStore:
 
     @property
     def life(self) -> str:
-        return ""
+        return f"{self._files}" if self.path != MEMORY else ""
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -121,6 +123,8 @@ class SqliteStore:
         try:
             self._connect()
         except (sqlite3.Error, OSError) as error:
+            if _is_refused(error):
+                raise c.StoreRefused(f"{self.name}: {error} [{_WHAT_IT_NEEDS}]") from None
             raise c.StoreUnavailable(f"{self.name}: {error}") from None
         return []
 
@@ -154,8 +158,11 @@ class SqliteStore:
         """As `apply`, if nobody else is writing at this moment; None when somebody is, and then nothing was done.
 
         It does not wait for a lock when `busy` is 0, and a commit does not wait for the disk: so an event loop can
-        afford it, at some 20 us an operation.
+        afford it, at some 20 us an operation. None too when the file has been replaced, for whoever asks must know.
         """
+        if self._connection is not None and self._file.replaced(self.path):
+            self.close()
+            return None
         try:
             sql = self._connect().execute
             sql(_beginning(batch))
@@ -622,11 +629,20 @@ class SqliteStore:
             self._cursors.pop(table, None)
 
     def _connect(self) -> sqlite3.Connection:
+        if self._connection is not None and self._file.replaced(self.path):
+            self._leave_file()
         if self._connection is None:
             self._connection = open_file(self.path, self.busy)
+            self._file = FileIdentity.of(self.path)
             if self.path != MEMORY:
                 self._checkpointer = Checkpointer(self.path)
         return self._connection
+
+    def _leave_file(self) -> None:
+        """The file was deleted, or another one put in its place. What was written into it is lost."""
+        self._file.remove_remains(self.path)
+        self._files += 1
+        self.close()
 
 
 def _reads(batch: Sequence[c.Op]) -> bool:
@@ -638,6 +654,18 @@ def _beginning(batch: Sequence[c.Op]) -> str:
     """A batch that writes takes the lock at once, for it checks before it writes. One that only reads has a view of its
     own: it waits for nobody and nobody waits for it, however long it takes (SQLite docs, "Isolation")."""
     return "BEGIN" if _reads(batch) else "BEGIN IMMEDIATE"
+
+
+# Error codes with which SQLite says that it may not, or that this is not a database.
+_REFUSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOTADB)
+_WHAT_IT_NEEDS = "the file and its directory must be relayd's to write; see state.url"
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether somebody has to change something before the file can be used."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in _REFUSED
+    return isinstance(error, OSError) and error.errno in FORBIDDING
 
 
 def _is_outage(error: Exception) -> bool:

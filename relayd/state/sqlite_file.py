@@ -10,16 +10,21 @@ bargain. Checkpoints do fsync: they run on a thread and a connection of their ow
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
 import time
 from pathlib import Path
 
+import attrs
+
 from relayd.core.quota.usage_record import COUNTS
 from relayd.state.contract import StoreMisfit
 
 MEMORY = ":memory:"
+# Errors of a file system that no waiting ends.
+FORBIDDING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP})
 WAL_BYTES = 4 << 20  # a checkpoint is worth its fsync from here on (SQLite's own default is 1000 pages, about the same)
 WAL_LARGEST = 16 << 20  # from here on writers are made to wait, so that the file shrinks for certain
 LOOK_EVERY = 64  # batches between two looks at the size of the WAL
@@ -78,6 +83,53 @@ def open_file(path: str, busy: int, migrations: tuple[str, ...] = MIGRATIONS) ->
         connection.close()
         raise
     return connection
+
+
+@attrs.frozen
+class FileIdentity:
+    """Which file a path named when it was opened, and its WAL. Two zeros: none, as of a database in memory.
+
+    A path costs one stat(2) to look at, some 2 us.
+    """
+
+    device: int = 0
+    inode: int = 0
+    wal: int = 0
+
+    @classmethod
+    def of(cls, path: str) -> FileIdentity:
+        """The file there now. Raises: OSError."""
+        if path == MEMORY:
+            return cls()
+        found = os.stat(path)
+        return cls(found.st_dev, found.st_ino, _inode(f"{path}-wal"))
+
+    def replaced(self, path: str) -> bool:
+        """Whether the path names another file by now, or none."""
+        if not self.inode:
+            return False
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # whoever writes will find out more
+        return (found.st_dev, found.st_ino) != (self.device, self.inode)
+
+    def remove_remains(self, path: str) -> None:
+        """Remove the WAL of a file that is gone, before another file takes it for its own (SQLite docs, "How To
+        Corrupt", 1.4)."""
+        if self.wal and _inode(f"{path}-wal") == self.wal:
+            for suffix in ("-wal", "-shm"):
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{path}{suffix}")
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
 
 
 def _create(path: Path) -> None:

@@ -100,7 +100,7 @@ def test_calls_are_counted_by_key_and_leave_nothing_however_they_end() -> None:
 
 def test_an_admitted_call_is_known_by_its_id_until_it_is_settled() -> None:
     calls, consumed = InFlight(), UsageRecord(day="2027-01-15", key="dev", account="a", model="m")
-    quota = Quota(terms=(), orphan=consumed, reserved=NOTHING)
+    quota = Quota(terms=(), orphan=consumed, most=NOTHING, reserved=NOTHING)
     calls.admit("req_1", AdmittedCall(quota=quota, consumed=lambda: consumed))
 
     assert [(name, call.consumed()) for name, call in calls.admitted()] == [("req_1", consumed)]

@@ -127,7 +127,7 @@ class Reply:
         return str(json.loads(self.body)["error"]["message"])
 
 
-def asking(key: str, model: str, *, max_tokens: int = 100, stream: bool = False, **play: Any) -> bytes:
+def asking(key: str, model: str, *, max_tokens: int = 100_000, stream: bool = False, **play: Any) -> bytes:
     """A request for one call."""
     play = {"prompt": 7, "output": 5, "pause": 0.0, **play}
     asked = {"model": model, "max_tokens": max_tokens, "stream": stream, "play": play}

@@ -31,8 +31,8 @@ PRICE = '{ input = "3", output = "15", cache_write_5m = "3.75", cache_write_1h =
 LIMITS = {
     "rate": f'rate = {{ requests = {REQUESTS}, window = "1h" }}',
     "daily": f"daily_requests = {REQUESTS}",
-    "tokens": 'windows = [{ window = "1h", tokens = 2500 }]',
-    "cost": 'daily_cost = "0.020000"',
+    "tokens": 'windows = [{ window = "1h", tokens = 2500 }]\nreserve = "worst-case"',
+    "cost": 'daily_cost = "0.020000"\nreserve = "worst-case"',
     "slots": f"concurrency = {SLOTS}",
 }
 KEYS = {

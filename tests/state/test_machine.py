@@ -181,7 +181,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         orphan=records,
-        amounts=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+        amounts=st.lists(st.integers(0, 9) | st.integers(1, 4), min_size=1, max_size=4),
+        wanted=st.integers(1, 9),
         likely=st.lists(st.integers(0, 3000), min_size=4, max_size=4),
         settled=st.integers(0, 3),
         gap=st.sampled_from([0, 1, 500, 59_000, 60_000]),
@@ -192,6 +193,7 @@ class Machine(RuleBasedStateMachine):
         self,
         orphan: UsageRecord,
         amounts: list[int],
+        wanted: int,
         likely: list[int],
         settled: int,
         gap: int,
@@ -202,7 +204,8 @@ class Machine(RuleBasedStateMachine):
 
         def terms(amount: int) -> tuple[Term, ...]:
             held = rolling("held", 60_000, 12, amount, "tokens")
-            return (held, calendar("held", self.oracle_now(), 10, amount))
+            requests = rolling("held requests", 60_000, 3, 1, "requests")  # of which nothing is given back
+            return (held, calendar("held cost", self.oracle_now(), 10, amount), requests)
 
         opened = []
         for amount, end in zip(amounts, likely, strict=False):
@@ -214,7 +217,7 @@ class Machine(RuleBasedStateMachine):
             self.do(c.Settle(call=opened[settled], record=orphan))
         self.now = self.oracle_now() + gap
         who = attrs.evolve(orphan, key="other") if other else orphan
-        asked = c.Admit(call=self.new_call(), terms=terms(8), orphan=who)
+        asked = c.Admit(call=self.new_call(), terms=terms(wanted), orphan=who)
         answer = self.do(asked)[0]
         self.is_right(answer, asked.terms, asked.call)
         if isinstance(answer, c.Denied) and answer.held and not late:

@@ -272,10 +272,14 @@ def _limited(file: Parsed, defaults: Limits) -> bool:
     return bool(_bounds(defaults) - file.given_limits) or any(name in file.given_limits for name in _bounds(own))
 
 
+# Of [limits], what says how the others are kept, and the bound that is no limit on what a key may consume.
+_NO_BOUNDS = {"count_tokens", "wait", "reserve"}
+
+
 @functools.lru_cache(maxsize=4096)
 def _bounds(limits: Limits) -> frozenset[str]:
     """The limits that are set."""
-    found = {field.name for field in attrs.fields(Limits) if getattr(limits, field.name)} - {"count_tokens"}
+    found = {field.name for field in attrs.fields(Limits) if getattr(limits, field.name)} - _NO_BOUNDS
     return frozenset(found if limits.rate.requests else found - {"rate"})
 
 

@@ -373,13 +373,14 @@ def _midnight(date: datetime.date, tz: str) -> int:
     return int(datetime.datetime(date.year, date.month, date.day, tzinfo=ZoneInfo(tz)).timestamp()) * 1000
 
 
-def denial(term: Term, retry_ms: int, now_ms: int) -> Refusal:
+def denial(term: Term, retry_ms: int, now_ms: int, *, held: bool = False) -> Refusal:
     """The "no" of a limit.
 
     Args:
         term: the one that was exceeded longest.
         retry_ms: until it has room; exact, so a call one second before the `retry-after` is refused again.
         now_ms: the store's clock, Unix ms.
+        held: only what calls in flight have reserved is in the way; until they are settled is a guess.
     """
     match term:
         case Slots() if term.counter.startswith("relay/"):
@@ -393,14 +394,34 @@ def denial(term: Term, retry_ms: int, now_ms: int) -> Refusal:
             return Refusal(
                 status=429, message=f"Rate limit exceeded: {term.name}.", retry_after=SLOT_RETRY, code="concurrency"
             )
+        case Rolling() | Calendar() if held:
+            return _held_denial(term, retry_ms)
         case Rolling() | Calendar():
             return _window_denial(term, retry_ms, now_ms)
 
 
+def _held_denial(term: Rolling | Calendar, retry_ms: int) -> Refusal:
+    wait = min(max(1, -(-retry_ms // 1000)), LONGEST_WAIT)
+    return Refusal(
+        status=429,
+        message=f"Rate limit exceeded: {_with_need(term)}: calls in flight have reserved what is left, and give back"
+        f" what they do not use. Try again in {wait} s.",
+        retry_after=wait,
+        should_retry=True,
+        code=term.unit,
+    )
+
+
+def _with_need(term: Rolling | Calendar) -> str:
+    """Its name and what the call wanted of it. There may be something left, only not so much: a smaller max_tokens
+    helps."""
+    if term.unit == "requests":
+        return term.name
+    return f"{term.name} (this call may need {dollars(term.cost) if term.unit == 'cost' else term.cost})"
+
+
 def _window_denial(term: Rolling | Calendar, retry_ms: int, now_ms: int) -> Refusal:
-    name = term.name
-    if term.unit != "requests":  # there may be something left, only not so much: a smaller max_tokens helps
-        name += f" (this call may need {dollars(term.cost) if term.unit == 'cost' else term.cost})"
+    name = _with_need(term)
     if now_ms + retry_ms >= FOREVER:
         return Refusal(
             status=429,

@@ -5,10 +5,13 @@ Rule: pure. The store checks and charges; the words for a denial are in limits.p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from relayd.config.snapshot import Account, ApiKey, Price, Snapshot
 from relayd.core.access.permissions import Plan
+from relayd.core.quota.learned import LearnedUsage
 from relayd.core.quota.limits import (
     LEASE_MS,
     NOTHING,
@@ -38,35 +41,54 @@ class Quota:
     Args:
         terms: every limit, in order.
         orphan: what is booked if nobody settles the call.
-        reserved: what the call may consume at most.
+        most: what the call may consume at most.
+        reserved: what is held of token and cost limits until it is settled.
+        likely_ms: how long that will likely be.
     """
 
     terms: tuple[Term, ...]
     orphan: UsageRecord
+    most: Estimate
     reserved: Estimate
+    likely_ms: int = 0
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether the call is one of a limited number."""
+        return any(isinstance(term, Slots) for term in self.terms)
 
 
-def quota(plan: Plan, snapshot: Snapshot, now_ms: int, names: ModelNames, lease_ms: int = LEASE_MS) -> Quota:
+def quota(
+    plan: Plan,
+    snapshot: Snapshot,
+    now_ms: int,
+    names: ModelNames,
+    learned: LearnedUsage,
+    lease_ms: int = LEASE_MS,
+) -> Quota:
     """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
     call, key, relay = plan.call, plan.key, snapshot.relay
     # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
     makes = call.endpoint in ("batches", "files")
-    reserve = NOTHING
+    most = reserve = NOTHING
     if not makes:
         sent = names.sent_as(plan.model, plan.groups, snapshot)
         prices = [price_of(name, snapshot.prices) for name in sent]
-        reserve = max((_reserve(call, price) for price in prices), key=_dearness)
+        most = max((_most(call, price) for price in prices), key=_dearness)
+        reserve = most if key.limits.reserve == "worst-case" else learned.expected(key.id, plan.model, most)
         if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
             raise unpriced(key, plan.model, sent[prices.index(None)])
     zone = relay.state.timezone
     return Quota(
         terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone, lease_ms),
-        orphan=orphan_of(key.id, names.of(plan.model, snapshot), reserve, now_ms, zone),
+        orphan=orphan_of(key.id, names.of(plan.model, snapshot), most, now_ms, zone),
+        most=most,
         reserved=reserve,
+        likely_ms=learned.likely_ms(key.id, plan.model),
     )
 
 
-def _reserve(call: Call, price: Price | None) -> Estimate:
+def _most(call: Call, price: Price | None) -> Estimate:
     room = call.max_tokens if call.room is None else call.room
     percent = 100 if price is None else dearest_percent(price, fast=call.fast)
     return estimate(prompt_bound(len(call.body), call.wide), room, price, percent)
@@ -86,6 +108,11 @@ def account_terms(account: Account, lease_ms: int = LEASE_MS) -> tuple[Term, ...
     if pace:
         found.append(pace_term(scope, pace))
     return tuple(found)
+
+
+def account_slots(accounts: Iterable[Account]) -> list[str]:
+    """The counters of the slots that attempts on these accounts hold."""
+    return [term.counter for account in accounts for term in account_terms(account) if isinstance(term, Slots)]
 
 
 def shown_terms(key: ApiKey, snapshot: Snapshot, now_ms: int) -> tuple[Term, ...]:

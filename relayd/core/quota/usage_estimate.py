@@ -1,7 +1,8 @@
-"""Estimates of usage: where a report could not be read, what was reserved stands in for it.
+"""Estimates of usage: what is booked where a report could not be read, or never came.
 
-Rule: never less than what was read, and never more than what was reserved for what was not. What an answer says of its
-usage wrongly must neither make it free nor cost a key more than the call could.
+Rule: never less than what was read, and what is put in the place of the rest is never more than the call could use.
+What an answer says of its usage wrongly, or a client that leaves before the answer says it, must neither make a call
+free nor cost a key more than the call could.
 """
 
 from __future__ import annotations
@@ -35,6 +36,20 @@ def completed(usage: Usage, reserved: Estimate) -> Usage:
         output=max(usage.output, reserved.output) if output else usage.output,
         free=False,
     )
+
+
+def without_last_word(reported: Usage, passed: Usage, likely: int, most: int) -> Usage:
+    """The usage of a stream that has not told its output: left, cut, or ended without a word.
+
+    Thinking that is not shown passes no bytes, so the time that the model had is the other witness.
+
+    Args:
+        reported: as far as the stream has told.
+        passed: the same, with its output estimated from the text that has passed.
+        likely: tokens that the model writes in the time that it had.
+        most: tokens that the call may write.
+    """
+    return attrs.evolve(reported, output=max(reported.output, min(max(passed.output, likely), most)))
 
 
 @attrs.define(eq=False)

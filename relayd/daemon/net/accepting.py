@@ -20,7 +20,7 @@ ACCEPTS_PER_TURN = 64
 ACCEPT_PAUSE = 0.1  # s, when descriptors or memory have run out
 ACCEPT_LOG_INTERVAL = 10.0  # s
 
-Admission = Callable[[socket.socket, object], None]  # given a connection, which it owns, and the peer's address
+TakeConnection = Callable[[socket.socket, object], None]  # given a connection, which it owns, and the peer's address
 
 
 @attrs.define(eq=False)
@@ -36,14 +36,14 @@ class Acceptor:
     event: str
     _logged_at: float = attrs.field(default=-math.inf, init=False)
 
-    async def accept_always(self, listener: socket.socket, admit: Admission) -> None:
+    async def accept_always(self, listener: socket.socket, admit: TakeConnection) -> None:
         """Accept for ever."""
         while True:
             await trio.lowlevel.wait_readable(listener)
             if not self.accept_ready(listener, admit):
                 await trio.sleep(ACCEPT_PAUSE)
 
-    def accept_ready(self, listener: socket.socket, admit: Admission) -> bool:
+    def accept_ready(self, listener: socket.socket, admit: TakeConnection) -> bool:
         """Accept what is there. Returns: False when something has run out and a pause would help. Sync."""
         for _ in range(ACCEPTS_PER_TURN):
             try:

@@ -74,7 +74,7 @@ class Attempts:
         """Try one account. None when the client has its answer, else why another try is worth while."""
         plan = context.plan
         lease = self.pool.begin(account.id, plan.limited_model, self.wall())
-        began = trio.current_time()
+        began = context.asked_at = trio.current_time()
         answer: AccountAnswer | None = None
         try:
             answer = await self.requests.ask(

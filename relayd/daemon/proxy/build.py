@@ -11,12 +11,15 @@ from relayd.core.access.body_budget import BodyBudget
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
+from relayd.core.quota.learned import LearnedUsage
+from relayd.core.quota.model_names import ModelNames
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.proxy.account_choice import AccountChoice
 from relayd.daemon.proxy.account_requests import AccountRequests
 from relayd.daemon.proxy.accounting import CallAccounting
+from relayd.daemon.proxy.admission import Admission
 from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
@@ -64,10 +67,22 @@ def build_proxy(
     choice = AccountChoice(live=live, pool=pool, state=state, large=large, wall=wall, rng=rng)
     attempts = Attempts(live=live, pool=pool, choice=choice, requests=requests, replies=replies, wall=wall, rng=rng)
     ownership = OwnershipIndex(state=state, large=large)
+    names, learned = ModelNames(), LearnedUsage()
+    admission = None
+    if state is not None:
+        admission = Admission(store=state.failsafe, model_names=names, learned=learned, wall=wall)
     calls = CallServer(
         live=live,
         in_flight=in_flight,
-        accounting=CallAccounting(live=live, in_flight=in_flight, attempts=attempts, state=state, wall=wall),
+        accounting=CallAccounting(
+            live=live,
+            in_flight=in_flight,
+            attempts=attempts,
+            admission=admission,
+            model_names=names,
+            learned=learned,
+            wall=wall,
+        ),
         ownership=ownership,
         replies=replies,
         record=record,

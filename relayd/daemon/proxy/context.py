@@ -15,9 +15,9 @@ from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.admission import Admitted
 from relayd.daemon.proxy.response import Response
+from relayd.daemon.proxy.streaming import EventStream
 from relayd.wire.call import Dialect, Translator
 from relayd.wire.http import HeaderPairs
-from relayd.wire.meter import Meter
 
 Amend = Callable[[str, Response], Awaitable[Response]]
 
@@ -30,7 +30,10 @@ class CallContext:
         deadline: of the call as a whole, on trio's clock, s.
         affinity: names the conversation, scoped to the key; "" has none.
         home: the account where the conversation is; None where nobody knows.
-        meter: of a stream that is on its way.
+        settled: the state store has been told, or will be, what it has consumed.
+        before_last_byte: awaited before the answer is whole; None where nothing has to be done first.
+        stream: the answer, once it is one.
+        asked_at: when the last attempt was made; None before the first. On trio's clock, s.
         tried: the accounts so far, in order.
         holder: the attempt's name where it holds a lease of its account.
         only: the one account that can serve it, whatever the pool thinks of it; "" leaves the choice to the pool.
@@ -52,7 +55,10 @@ class CallContext:
     affinity: str = ""
     home: str | None = None
     admitted: Admitted | None = None
-    meter: Meter | None = None
+    settled: bool = False
+    before_last_byte: Callable[[], Awaitable[None]] | None = None
+    stream: EventStream | None = None
+    asked_at: float | None = None
     tried: list[str] = attrs.field(factory=list)
     holder: str = ""
     only: str = ""

@@ -122,6 +122,8 @@ class ReplyWriter:
             context.draft.usage = reported or context.draft.usage
         if context.translator is not None:
             body = await self.large.read(len(body), context.translator.whole, status, body)
+        if context.before_last_byte is not None:
+            await context.before_last_byte()
         await context.exchange.reply(Reply(status=status, headers=headers, body=body))
 
     async def _pass(self, context: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:
@@ -134,8 +136,8 @@ class ReplyWriter:
 
     async def _stream(self, context: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:
         draft = context.draft
-        meter = context.meter = Meter()
-        stream = EventStream(
+        meter = Meter()
+        stream = context.stream = EventStream(
             exchange=context.exchange,
             source=answer.inbound.source,
             meter=meter,
@@ -145,6 +147,7 @@ class ReplyWriter:
             request_id=draft.upstream_request_id or draft.call_id,
             deadline=context.deadline,
             revoked=lambda: draft.revoked,
+            before_end=context.before_last_byte,
             unnamed=answer.body.unnamed,
         )
         context.exchange.start(answer.inbound.status, headers)
@@ -155,8 +158,8 @@ class ReplyWriter:
             elif meter.failed:
                 draft.outcome, draft.reason = "cut", "the upstream sent an error event"
         finally:
-            draft.usage = meter.usage_so_far()
-            context.meter = None
+            if not context.settled:
+                draft.usage = meter.usage_so_far()
 
     def _headers(self, context: CallContext, upstream: Headers) -> HeaderPairs:
         """The answer's headers: the upstream's end-to-end ones, the key's limits, and our ids."""

@@ -11,7 +11,7 @@ when it fires, the loop looks how long it has really been silent and goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import attrs
 import httpx2
@@ -133,6 +133,7 @@ class EventStream:
         idle: seconds without an upstream byte after which the stream counts as dead.
         deadline: of the call as a whole, on trio's clock; whoever cancels then does so for that reason.
         revoked: whether whoever cancels does so because the key is no longer accepted.
+        before_end: awaited once the upstream has said its last word, before the client hears it.
         unnamed: as in BufferedBody; the meter is told the names, the client gets the bytes as they are.
     """
 
@@ -145,8 +146,11 @@ class EventStream:
     request_id: str
     deadline: float = math.inf
     revoked: Callable[[], bool] = lambda: False
+    before_end: Callable[[], Awaitable[None]] | None = None
     unnamed: bool = False
-    _heard: float = 0.0  # when the upstream last sent a byte
+    heard: float = attrs.field(default=0.0, init=False)  # when the upstream last sent a byte
+    _over: bool = attrs.field(default=False, init=False)  # the upstream has ended it, or went silent
+    _last: bytes = attrs.field(default=b"", init=False)  # what waits for before_end
     _spoken: float = 0.0  # when the client was last sent one
     _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
     _names: EventDecoder = attrs.field(factory=EventDecoder, repr=False)
@@ -157,9 +161,12 @@ class EventStream:
 
         Returns: None after a proper end, else why it ended; the client has been told.
         """
-        self._heard = self._spoken = trio.current_time()
+        self.heard = self._spoken = trio.current_time()
         try:
             fault = await self._pass_on(beginning, ended)
+            self._over = not self.exchange.gone
+            if self._last:
+                await self._let_go()
         except trio.Cancelled:
             self._say(self._farewell())  # sync: what fits the socket's buffer still arrives
             self.exchange.abort()
@@ -175,6 +182,10 @@ class EventStream:
         await self.exchange.finish()
         return fault
 
+    def upstream_until(self, now: float) -> float:
+        """Until when the upstream has worked on this answer, as far as is known. On trio's clock, s."""
+        return self.heard if self._over else now
+
     def _farewell(self) -> Refusal:
         """Why the stream is cancelled."""
         if self.revoked():
@@ -184,14 +195,17 @@ class EventStream:
     async def _pass_on(self, beginning: bytes, ended: bool) -> Refusal | None:
         if beginning:
             self._forward(beginning)
-        if not self.exchange.answered:
+        if not self.exchange.answered and not self._last:
             self.exchange.push(b"")
         while not ended:
             if self.exchange.pending:
                 await self.exchange.flush()  # outside the scope: a slow client is not a silent upstream
-                self._heard = trio.current_time()
+                self.heard = trio.current_time()
             if self.exchange.gone:
                 return None
+            if self._last:
+                await self._let_go()
+                continue
             with trio.CancelScope(deadline=self._next_look()) as scope:
                 try:
                     if await self._flow():
@@ -203,14 +217,17 @@ class EventStream:
         return None
 
     async def _flow(self) -> bool:
-        """Until the proper end (True) or until the client's socket is full (False). Raises: httpx2.TransportError."""
+        """Until the proper end (True), or until the socket is full or the end has to wait (False).
+
+        Raises: httpx2.TransportError.
+        """
         source = self.source
         while True:
             data = source.take()
             if data is None:
                 await source.wait()
             elif data:
-                self._heard = trio.current_time()
+                self.heard = trio.current_time()
                 if not self._forward(data):
                     return False
             else:
@@ -222,7 +239,18 @@ class EventStream:
             data = self.translator.feed(data)
         elif self.unnamed or self._half or self._torn or not self.meter.at_boundary:
             data = self._whole_events(data)
+        if data and self.before_end is not None and self.meter.finished:
+            self._last += data
+            return False
         return self.exchange.push(data) if data else True
+
+    async def _let_go(self) -> None:
+        """Send the end, once what has to be done before has been done."""
+        last, self._last = self._last, b""
+        if self.before_end is not None:
+            before, self.before_end = self.before_end, None
+            await before()
+        self.exchange.push(last)
 
     def _named(self, data: bytes) -> bytes:
         """The events that are complete by now, with their names."""
@@ -247,15 +275,15 @@ class EventStream:
         return out
 
     def _next_look(self) -> float:
-        dead = self._heard + self.idle
-        return min(dead, max(self._heard, self._spoken) + self.keepalive) if self.keepalive else dead
+        dead = self.heard + self.idle
+        return min(dead, max(self.heard, self._spoken) + self.keepalive) if self.keepalive else dead
 
     def _silent_too_long(self) -> bool:
         """Look how long it has been; send a comment if one is due. True when the upstream counts as dead."""
         now = trio.current_time()
-        if now - self._heard >= self.idle:
+        if now - self.heard >= self.idle:
             return True
-        if self.keepalive and now - max(self._heard, self._spoken) >= self.keepalive:
+        if self.keepalive and now - max(self.heard, self._spoken) >= self.keepalive:
             # Only between events: inside one, a comment would still be legal SSE but not for every parser.
             if not self._torn and not self.exchange.pending:
                 self.exchange.push(COMMENT)

@@ -17,8 +17,8 @@ No operation stops the others: what a store refuses is set aside alone (dead_let
 batch its operations are carried out one by one, to find the one.
 
 A store that was replaced (`Store.life`) may have lost the last moments or everything: a Redis without persistence that
-was restarted, a replica that took over. What was settled in the last RECENT seconds is told again then; what it still
-has, it knows by its id.
+was restarted, a replica that took over, a SQLite file that was deleted or put back from a copy. What was settled in the
+last RECENT seconds is told again then; what it still has, it knows by its id.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from relayd.state.contract import (
     Settle,
     Store,
     StoreMisfit,
+    StoreRefused,
     StoreUnavailable,
     Void,
 )
@@ -142,7 +143,7 @@ class Batcher:
         """
         self._token = trio.lowlevel.current_trio_token()
         if not self.threaded:
-            self._connect()
+            self._connect(first=True)
             task_status.started()
             await trio.sleep_forever()
         connected, ended = trio.Event(), trio.Event()
@@ -215,7 +216,12 @@ class Batcher:
         return pending.answer
 
     def submit_nowait(
-        self, op: Op, then: Callable[[Answer], None] | None = None, kept: Callable[[], None] | None = None
+        self,
+        op: Op,
+        then: Callable[[Answer], None] | None = None,
+        kept: Callable[[], None] | None = None,
+        *,
+        urgent: bool = False,
     ) -> None:
         """Carry out an operation some time soon. Sync, for it is called from `finally` blocks.
 
@@ -224,13 +230,16 @@ class Batcher:
         Args:
             then: called with the answer, in trio's thread.
             kept: called there when a Settle or Void cannot be lost any more: it was carried out or journaled.
+            urgent: it does not lie, for somebody waits to be told.
         """
         pending = _Pending(op, then=then, kept=kept)
         if not self.threaded:
             self._serve([pending])
         elif isinstance(op, Settle | Void) or self.queued < MOST_QUEUED:
             self._fresh.append(pending)
-            if len(self._fresh) == 1:
+            if urgent:
+                self._urgent.set()
+            elif len(self._fresh) == 1:
                 self._lull.deadline = trio.current_time() + LAZY
         else:
             self.stats.dropped += 1
@@ -281,7 +290,9 @@ class Batcher:
                 self._hand_over(refused)
                 pairs = [(p, answer) for p, answer in zip(batch, answers, strict=True) if p not in refused]
                 batch, answers = [p for p, _ in pairs], [answer for _, answer in pairs]
-            self._count([pending.op for pending in batch], answers)
+            ops = [pending.op for pending in batch]
+            self._count(ops, answers)
+            self._remember(ops)
             self._give_answers(batch, answers)
 
     def _hand_over(self, batch: list[_Pending]) -> None:
@@ -355,7 +366,7 @@ class Batcher:
 
     def _work(self, connected: Callable[[], None]) -> None:
         try:
-            self._connect()
+            self._connect(first=True)
             connected()
             wait = FIRST_PROBE
             probe = time.monotonic() + wait
@@ -464,7 +475,7 @@ class Batcher:
             log.error("state.damaged", extra={"store": self.store.name, "set_aside": fresh})
 
     def _remember(self, ops: Sequence[Op]) -> None:
-        """Keep settlements, should they have to be told again. An embedded store loses nothing by itself."""
+        """Keep settlements, should they have to be told again. In either thread."""
         if self.store.life:
             now = time.monotonic()
             self._recent += [(now, op) for op in ops if isinstance(op, Settle)]
@@ -473,7 +484,7 @@ class Batcher:
         life = self.store.life
         if life != self._life and self._life:
             since = time.monotonic() - RECENT
-            self._again = deque(op for at, op in self._recent if at >= since)
+            self._again = deque(op for at, op in self._recent.copy() if at >= since)
             log.warning("state.replaced", extra={"store": self.store.name, "told_again": len(self._again)})
         self._life = life
 
@@ -528,8 +539,13 @@ class Batcher:
         self.reason = reason
         self.up = False
 
-    def _connect(self) -> None:
-        """Try to reach the store and to replay the journal; then it is up. Raises: StoreMisfit."""
+    def _connect(self, *, first: bool = False) -> None:
+        """Try to reach the store and to replay the journal; then it is up.
+
+        Args:
+            first: at the start a store that refuses us is a misfit; later it is away, and calls go on.
+        Raises: StoreMisfit.
+        """
         try:
             warnings = tuple(self.store.check())
             if warnings != self.warnings:
@@ -540,6 +556,8 @@ class Batcher:
             self._notice_life()
             self._replay()
         except StoreUnavailable as error:
+            if first and isinstance(error, StoreRefused):
+                raise StoreMisfit(str(error)) from None
             self._went_down(str(error))
             return
         except OSError as error:

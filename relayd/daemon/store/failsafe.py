@@ -100,14 +100,18 @@ class FailsafeStore:
         assert not isinstance(answer, Closed)
         return answer
 
-    def settle(self, call: str, record: UsageRecord) -> None:
-        """Settle a call. Sync; nothing is lost whatever the state of the store."""
+    def settle(self, call: str, record: UsageRecord, kept: Callable[[], None] | None = None) -> None:
+        """Settle a call. Sync; nothing is lost whatever the state of the store.
+
+        Args:
+            kept: called as soon as that is so. Somebody waits for it, so the settlement does not lie for a while.
+        """
         found = self._side_calls.pop(call, None)
         if found is None:
-            self.main.submit_nowait(Settle(call=call, record=record))
+            self.main.submit_nowait(Settle(call=call, record=record), kept=kept, urgent=kept is not None)
             return
         admitted, at = found
-        self._settle_late(admitted.call, record, admitted.terms, at)
+        self._settle_late(admitted.call, record, admitted.terms, at, kept)
 
     def release(self, op: Release) -> None:
         """Give a lease back. Sync."""
@@ -153,6 +157,29 @@ class FailsafeStore:
         self._reap_main()
         self.side.submit_nowait(_LOOK, self._book_left)
 
+    async def bury(self, owner: str, leases: tuple[str, ...]) -> bool:
+        """Settle what a dead process of this host left, in both stores. False when that cannot be done now.
+
+        Args:
+            owner: how its ids begin.
+            leases: counters of slots that it may have held.
+        """
+        op = Reap(owner=owner, leases=leases)
+        try:
+            answer = await self.main.ask(op)
+            while isinstance(answer, Reaped) and len(answer.calls) >= op.limit:
+                self._told_buried(answer)
+                answer = await self.main.ask(op)
+            self._told_buried(answer)
+            self._book_left(await self.side.ask(attrs.evolve(_LOOK, owner=owner)))
+        except StoreUnavailable:
+            return False
+        return isinstance(answer, Reaped)
+
+    def _told_buried(self, answer: Answer) -> None:
+        if isinstance(answer, Reaped) and answer.calls:
+            log.info("state.buried", extra={"calls": len(answer.calls)})
+
     def _reap_main(self) -> None:
         self.main.submit_nowait(_REAP, self._told_reaped)
 
@@ -170,7 +197,14 @@ class FailsafeStore:
             if call not in alive:
                 self._settle_late(call, record, (), 0)
 
-    def _settle_late(self, call: str, record: UsageRecord, terms: tuple[Term, ...], at: int) -> None:
+    def _settle_late(
+        self,
+        call: str,
+        record: UsageRecord,
+        terms: tuple[Term, ...],
+        at: int,
+        told: Callable[[], None] | None = None,
+    ) -> None:
         """Settle a call that the side store admitted: in the main store, and once that is safe, in the side store.
 
         So whatever moment this process is killed at, somebody still has the call. The main store may have admitted it
@@ -179,7 +213,11 @@ class FailsafeStore:
         here = Settle(call=call, record=record)
         self.main.submit_nowait(Void(call=call.removesuffix(_UNLIMITED)))
         late = Settle(call=call + _SIDE, record=record, terms=terms, at=at)
-        self.main.submit_nowait(late, kept=lambda: self.side.submit_nowait(here))
+
+        def kept() -> None:
+            self.side.submit_nowait(here, kept=told, urgent=told is not None)
+
+        self.main.submit_nowait(late, kept=kept, urgent=told is not None)
 
     def _refuse_or_go_on(self) -> None:
         if self.policy() == "deny":

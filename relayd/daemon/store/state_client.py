@@ -30,7 +30,19 @@ from relayd.daemon.store.dead_letters import DeadLetters
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
 from relayd.daemon.store.leases import Leases
-from relayd.state.contract import Admit, Gather, Gathered, GetPin, Pin, Pinned, Publish, Store, StoreUnavailable
+from relayd.daemon.store.lives import LifeLock, owner_of
+from relayd.state.contract import (
+    Admit,
+    Gather,
+    Gathered,
+    GetPin,
+    Pin,
+    Pinned,
+    Publish,
+    Store,
+    StoreMisfit,
+    StoreUnavailable,
+)
 from relayd.state.opening import open_store
 from relayd.state.sqlite import SqliteStore
 
@@ -56,6 +68,8 @@ class StateClient:
         in_flight: the calls that the heartbeat tells of.
         pool: whose health is shared.
         wall: Unix time, s.
+        life: this process among those of its host; None looks for no dead ones.
+        ceilings: counters of slots of accounts, that a dead process may have held.
     """
 
     main: Batcher
@@ -65,6 +79,8 @@ class StateClient:
     in_flight: InFlight
     pool: Pool
     wall: Callable[[], float]
+    life: LifeLock | None = None
+    ceilings: Callable[[], tuple[str, ...]] = tuple
     _heard: int = 0  # version of the last health note
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -81,6 +97,7 @@ class StateClient:
             try:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self.main.run)
+                    await self._bury()
                     await self._gather_health()
                     task_status.started()
                     nursery.start_soon(_every, min(RENEW, lease / BEATS), self._renew)
@@ -88,6 +105,8 @@ class StateClient:
                     nursery.start_soon(_every, SHARE, self._share_health)
             finally:
                 last.cancel()
+        if self.life is not None:
+            self.life.close()
 
     async def _renew(self) -> None:
         """The heartbeat, a few calls at a time: for thousands of streams at once the loop and the store would stand
@@ -111,7 +130,14 @@ class StateClient:
     async def _reap(self) -> None:
         self.failsafe.reap()
 
+    async def _bury(self) -> None:
+        """Settle what processes of this host left that were killed: nobody has to wait for their leases."""
+        for life in self.life.dead if self.life is not None else ():
+            if await self.failsafe.bury(owner_of(life), self.ceilings()) and self.life is not None:
+                self.life.bury(life)
+
     async def _share_health(self) -> None:
+        await self._bury()
         for account in self.pool.take_changed():
             try:
                 body = msgspec.json.encode(self.pool.snapshot_health(account)).decode()
@@ -168,6 +194,8 @@ def open_state(
     in_flight: InFlight,
     pool: Pool,
     wall: Callable[[], float],
+    life: str,
+    ceilings: Callable[[], tuple[str, ...]],
     own: str = "",
     lease: float = LEASE_MS / 1000,
 ) -> StateClient:
@@ -178,8 +206,10 @@ def open_state(
         base, own: the directory from which its path counts, and the node's own: see `state_directory`, for the
             journal and the side store.
         policy: `[state].on_outage`, asked at each outage.
+        life: names this process, as `owner_of` takes it.
+        ceilings: counters of slots of accounts.
         lease: `[state].lease`, s.
-    Raises: StoreMisfit on a URL that means nothing.
+    Raises: StoreMisfit on a URL that means nothing, and where this node's own directory cannot be written to.
     """
 
     def clock() -> int:
@@ -188,11 +218,27 @@ def open_state(
     store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
     local = state_directory(url, base, own)
     quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
+    lock = LifeLock(local / "lives", life)
+    try:
+        lock.claim()
+    except OSError as error:
+        raise StoreMisfit(
+            f"state directory {local}: {error.strerror or error} [it must be relayd's to write, for what has to"
+            " survive this process]"
+        ) from None
     letters = DeadLetters(local / "dead-letters.jsonl", wall)
     main = Batcher(store, Journal(local / "journal"), quick=quick, dead_letters=letters)
     side = Batcher(SqliteStore(str(local / "side.db"), clock=clock))
     failsafe = FailsafeStore(main, side, policy, lease_ms=round(lease * 1000))
     leases = Leases(failsafe, pool, wall)
     return StateClient(
-        main=main, failsafe=failsafe, leases=leases, side=side, in_flight=in_flight, pool=pool, wall=wall
+        main=main,
+        failsafe=failsafe,
+        leases=leases,
+        side=side,
+        in_flight=in_flight,
+        pool=pool,
+        wall=wall,
+        life=lock,
+        ceilings=ceilings,
     )

@@ -69,6 +69,8 @@ OF_KEY = {
     ("account", "simulator.status"): "503",
     ("key", "clients"): '["claude_code"]',
     ("relay", "policy.allowed_origins"): '["https://api.anthropic.com"]',
+    ("relay", "limits.wait"): '"20s"',
+    ("key", "limits.wait"): '"20s"',
     ("test", "scenario[].address"): '"192.0.2.1"',
     ("test", "scenario[].status"): "403",
 }

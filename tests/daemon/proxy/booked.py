@@ -113,15 +113,19 @@ class Booked:
 
 
 @asynccontextmanager
-async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = None) -> AsyncIterator[Booked]:
+async def booked(
+    snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = None, main: Batcher | None = None, ids: str = ""
+) -> AsyncIterator[Booked]:
     """A relay with a state store for the length of the block. The store answers on the spot.
 
     Args:
         beside: another process's, with whose store and clock this one counts.
+        main: the way to another store.
+        ids: how its call ids begin.
     """
     clock = beside.clock if beside else Clock()
     store = FickleStore(beside.store.inner if beside else SqliteStore(":memory:", clock=clock.ms))
-    main = Batcher(store, Journal(tmp_path / "journal"), threaded=False)
+    main = main or Batcher(store, Journal(tmp_path / "journal"), threaded=False)
     side = Batcher(SqliteStore(":memory:", clock=clock.ms), threaded=False)
     pool, wall, in_flight = Pool(), clock_from_noon(), InFlight()
     failsafe = FailsafeStore(main, side, lambda: house.live.snapshot.relay.state.on_outage)
@@ -135,7 +139,7 @@ async def booked(snapshot: Snapshot, tmp_path: Path, *, beside: Booked | None = 
         wall=wall,
     )
     parts = {"pool": pool, "wall": wall, "in_flight": in_flight, "state": state}
-    ids = "req_beside" if beside is not None else "req_test"
+    ids = ids or ("req_beside" if beside is not None else "req_test")
     upstreams = ObjectUpstreams(lambda: NO_TLS, clock)
     async with relaying(snapshot, upstreams=upstreams, ids=ids, **parts) as house, trio.open_nursery() as nursery:
         await nursery.start(state.run)

@@ -190,7 +190,9 @@ async def test_of_a_client_that_names_no_maximum_is_reserved_what_is_sent_for_it
     body = json.dumps({"model": "claude-haiku-4-5", "input" if path != CHAT else "messages": "Hello"}).encode()
     if path == CHAT:
         body = asking(max_tokens=None)
-    async with booked(tree(Limits(daily_tokens=100_000), key={"max_tokens": cap}), tmp_path) as world:
+    async with booked(
+        tree(Limits(daily_tokens=100_000, reserve="worst-case"), key={"max_tokens": cap}), tmp_path
+    ) as world:
         told = await world.house.ask(body, path)
         prompt = 100_000 - room - int(told["x-ratelimit-remaining-tokens"])
 
@@ -352,7 +354,7 @@ async def test_a_policy_may_deny_it_to_keys_with_a_cost_limit(path: str, tmp_pat
 
 async def test_what_an_account_makes_of_a_model_decides_what_is_reserved_and_denied(tmp_path: Path) -> None:
     relay = {"policy": Policy(unknown_model_cost="deny")}
-    limits = Limits(daily_cost=MicroUsd(1000))
+    limits = Limits(daily_cost=MicroUsd(1000), reserve="worst-case")
     names = {"cheap": "claude-opus-5", "claude-haiku-4-5": "unknown"}
     async with booked(tree(limits, relay=relay, model_map=names), tmp_path) as world:
         denied = await world.house.ask(asking())

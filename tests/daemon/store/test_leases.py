@@ -145,7 +145,7 @@ async def test_the_heartbeat_of_many_calls_goes_a_few_at_a_time_and_leaves_none_
             world.ask(Admit(call=name, terms=(), orphan=NOTHING_HEARD))
             assert await world.state.leases.take(f"{name}.0", "a", account_terms(one))
         consumed = attrs.evolve(NOTHING_HEARD, account="a", output=7)
-        quota = Quota(terms=(), orphan=NOTHING_HEARD, reserved=NOTHING)
+        quota = Quota(terms=(), orphan=NOTHING_HEARD, most=NOTHING, reserved=NOTHING)
         for name in ids:
             world.state.in_flight.admit(name, AdmittedCall(quota=quota, consumed=lambda: consumed))
 
