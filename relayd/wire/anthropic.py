@@ -73,6 +73,7 @@ class Native:
             max_tokens=seen.max_tokens,
             fast=seen.fast,
             wide=seen.wide,
+            named=seen.named,
             user_id=seen.user_id,
             body=body,
         )

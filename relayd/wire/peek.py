@@ -1,7 +1,7 @@
 """Peeking into a request body: the few fields of a JSON body that relayd needs, without decoding the rest.
 
 Rule: what is read here is what the upstream will read. JSON leaves open which of two equal keys wins, so a doubled
-`model`, `stream` or `max_tokens` is refused: a limit checked on one value must not be evaded by the other.
+one of those that decide something (WATCHED) is refused: a limit checked on one value must not be evaded by the other.
 
 Theory: msgspec skims the whole document in one pass (50 us for 200 KB), which proves its syntax and finds the values
 of the top level. A doubled key is one of which only the last value is found: then the bytes found do not add up to the
@@ -17,12 +17,13 @@ from typing import Any
 import attrs
 import msgspec
 
+from relayd.wire.named_models import NOTHING_NAMED, NamedModels, named_models
 from relayd.wire.refusal import Refusal
 
-WATCHED = ("model", "stream", "max_tokens")
+WATCHED = ("model", "stream", "max_tokens", "fallbacks", "tools", "messages", "container", "thread")
 # A JSON escape that could spell a letter or "_" of a watched key: \u005f, \u006d ...
 _ESCAPED_KEY = re.compile(rb"\\u00(?:5[fF]|6|7)")
-_NAME = re.compile(rb'"m(?:odel|ax_tokens)"|"stream"')
+_NAME = re.compile(rb'"(?:m(?:odel|ax_tokens|essages)|stream|fallbacks|t(?:ools|hread)|container)"')
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]', re.DOTALL)
 
 
@@ -40,7 +41,7 @@ _number = msgspec.json.Decoder(int | float | None)
 @attrs.frozen(kw_only=True)
 class Peeked:
     """What a body says of itself. `user_id` is `metadata.user_id` where that is text; `fast` that it names a `speed`;
-    `wide` as `wide_bytes`."""
+    `wide` as `wide_bytes`; `named` the models besides its own."""
 
     model: str
     stream: bool
@@ -48,12 +49,14 @@ class Peeked:
     user_id: str
     fast: bool = False
     wide: int = 0
+    named: NamedModels = NOTHING_NAMED
 
 
 def peek(body: bytes) -> Peeked:
     """Read the fields that relayd needs.
 
-    Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types and for doubled keys.
+    Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types, for doubled keys and for named
+        models that cannot be read.
     """
     found, wide = _decode(body)
     if not _adds_up(found, body) and _may_repeat(body):
@@ -68,6 +71,7 @@ def peek(body: bytes) -> Peeked:
         user_id=_user_id(found.get("metadata")),
         fast="speed" in found,
         wide=wide,
+        named=named_models(found),
     )
 
 

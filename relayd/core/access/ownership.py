@@ -20,7 +20,7 @@ import attrs
 import msgspec
 
 from relayd.config.snapshot import Account, ApiKey, Snapshot
-from relayd.core.access.permissions import model_allowed
+from relayd.core.access.permissions import check_named, model_allowed
 from relayd.core.balancing.candidates import serves
 from relayd.wire.peek import Peeked
 from relayd.wire.refusal import Refusal
@@ -224,7 +224,8 @@ def check_batch(requests: Sequence[Peeked], key: ApiKey, snapshot: Snapshot) -> 
         if key.max_tokens and one.max_tokens is not None and one.max_tokens > key.max_tokens:
             message = f"{place}.max_tokens: {one.max_tokens} is more than this key's cap of {key.max_tokens}"
             raise Refusal(status=400, message=message, param="requests", code="max_tokens_cap")
-    return tuple(sorted({one.model for one in requests}))
+        check_named(one.named, key, f"{place}.")
+    return tuple(sorted({model for one in requests for model in (one.model, *one.named.models)}))
 
 
 def unfit(models: Sequence[str], snapshot: Snapshot) -> dict[str, str]:

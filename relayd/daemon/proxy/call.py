@@ -19,6 +19,7 @@ from relayd.core.access.addresses import client_address
 from relayd.core.access.auth import authenticate
 from relayd.core.access.body_budget import BodyBudget
 from relayd.core.access.clients import permit
+from relayd.core.access.ownership import unfit
 from relayd.core.access.permissions import resolve
 from relayd.core.access.throttle import BadKeys
 from relayd.core.balancing.affinity import affinity_id
@@ -145,7 +146,8 @@ class CallServer:
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
             affinity=_affinity(exchange, call, key, snapshot),
         )
-        context.barred = await self.ownership.bind(call.body, key, snapshot)
+        files = await self.ownership.bind(call.body, key, snapshot)
+        context.barred = {**unfit(call.named.models, snapshot), **files} if call.named.models else files
         await self.carry(context, snapshot)
 
     async def carry(self, context: CallContext, snapshot: Snapshot) -> None:
