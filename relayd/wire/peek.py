@@ -19,6 +19,7 @@ import msgspec
 
 from relayd.wire.named_models import NOTHING_NAMED, NamedModels, named_models
 from relayd.wire.refusal import Refusal
+from relayd.wire.resumed import NOTHING_RESUMED, Resumed, resumed
 
 WATCHED = ("model", "stream", "max_tokens", "fallbacks", "tools", "messages", "container", "thread")
 # A JSON escape that could spell a letter or "_" of a watched key: \u005f, \u006d ...
@@ -41,7 +42,7 @@ _number = msgspec.json.Decoder(int | float | None)
 @attrs.frozen(kw_only=True)
 class Peeked:
     """What a body says of itself. `user_id` is `metadata.user_id` where that is text; `fast` that it names a `speed`;
-    `wide` as `wide_bytes`; `named` the models besides its own."""
+    `wide` as `wide_bytes`; `named` the models besides its own; `resumed` what it takes up."""
 
     model: str
     stream: bool
@@ -50,13 +51,14 @@ class Peeked:
     fast: bool = False
     wide: int = 0
     named: NamedModels = NOTHING_NAMED
+    resumed: Resumed = NOTHING_RESUMED
 
 
 def peek(body: bytes) -> Peeked:
     """Read the fields that relayd needs.
 
-    Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types, for doubled keys and for named
-        models that cannot be read.
+    Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types, for doubled keys, and for named
+        models and ids that cannot be read.
     """
     found, wide = _decode(body)
     if not _adds_up(found, body) and _may_repeat(body):
@@ -72,6 +74,7 @@ def peek(body: bytes) -> Peeked:
         fast="speed" in found,
         wide=wide,
         named=named_models(found),
+        resumed=resumed(found),
     )
 
 

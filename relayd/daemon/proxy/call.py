@@ -145,8 +145,9 @@ class CallServer:
             translator=dialect.translator(call),
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
             affinity=_affinity(exchange, call, key, snapshot),
+            keep=partial(self.ownership.keep, call.resumed.in_thread, key) if call.endpoint == "messages" else None,
         )
-        files = await self.ownership.bind(call.body, key, snapshot)
+        files = await self.ownership.bind(call.body, key, snapshot, call.resumed.ids())
         context.barred = {**unfit(call.named.models, snapshot), **files} if call.named.models else files
         await self.carry(context, snapshot)
 

@@ -25,7 +25,9 @@ from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
 from relayd.wire.meter import Meter
 from relayd.wire.openai.shapes import rate_headers
+from relayd.wire.plain_body import plain_bytes
 from relayd.wire.refusal import Refusal, status_of_kind
+from relayd.wire.resumed import made_by_message
 from relayd.wire.usage import usage_of_message
 
 
@@ -116,6 +118,8 @@ class ReplyWriter:
     async def _whole(self, context: CallContext, status: int, body: bytes, headers: HeaderPairs) -> None:
         if status == 200 and context.plan.call.endpoint == "messages":
             context.draft.usage = usage_of_message(body) or context.draft.usage
+            if context.keep is not None:
+                await context.keep(context.draft.account, *made_by_message(plain_bytes(body)))
         if context.translator is not None:
             body = context.translator.whole(status, body)
         await context.exchange.reply(Reply(status=status, headers=headers, body=body))
@@ -143,6 +147,10 @@ class ReplyWriter:
             revoked=lambda: draft.revoked,
             unnamed=answer.body.unnamed,
         )
+        if context.keep is not None and context.plan.call.resumed.in_thread:
+            opening = Meter()
+            opening.feed(answer.body.data)  # the client may go on after this answer as soon as it has its end
+            await context.keep(draft.account, opening.message, "")
         context.exchange.start(answer.inbound.status, headers)
         try:
             fault = await stream.run(answer.body.data, ended=answer.body.ended)
@@ -153,6 +161,8 @@ class ReplyWriter:
         finally:
             draft.usage = meter.usage_so_far()
             context.meter = None
+            if context.keep is not None and meter.container:
+                await context.keep(draft.account, "", meter.container)
 
     def _headers(self, context: CallContext, upstream: Headers) -> HeaderPairs:
         """The answer's headers: the upstream's end-to-end ones, the key's limits, and our ids."""
