@@ -87,12 +87,17 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"relayd {status['version']} on {status['node']}, realm {status['realm']}, tree {status['tree']}{draining}"
     yield "well" if status["well"] else "NOT WELL"
     yield from (f"! {ailment}" for ailment in status["ailments"])
+    if not status["ready"]:
+        yield f"NOT READY: /readyz is 503 ({', '.join(status['unready'])})"
     yield from _running(status["running"], now)
     yield from _candidate(status["candidate"], now)
     yield f"{_watch(status['watch'])}; {counted(status['generations_live'], 'generation')} in use"
     yield f"up: since {_since(status['started'], now)}; {counted(status['calls'], 'call')} in flight, " + counted(
         status["connections"]["open"], "connection"
     )
+    if status["state"]["up"]:
+        yield "state: the store answers"
+    yield from (f"without effect: {text}" for text in status["no_effect"])
     yield from _nodes(status, now)
     yield _keys(status["keys"])
     yield from _ending(status, now)

@@ -360,6 +360,10 @@ class Policy:
     unknown_model_cost: Literal["allow", "deny"] = key(
         "allow", doc="What cost limits do with a model that has no price."
     )
+    readyz: Literal["node", "service", "draining"] = key(
+        "node",
+        doc="When /readyz is 503 besides draining: when this node alone cannot serve, when nobody can, or never.",
+    )
     on_revoke: Literal["finish", "cut"] = key("finish", doc="What a live stream of a revoked key does.", reload=REVOKE)
 
 

@@ -5,8 +5,9 @@ Rule: pure. Made once per config, for status and metrics.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,9 @@ import attrs
 
 from relayd.config.secrets.recipients import SealError, by_kid
 from relayd.config.secrets.seal import parse_sealed
-from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.config.snapshot import Account, ApiKey, Snapshot
+from relayd.core.access.permissions import model_allowed
+from relayd.core.balancing.candidates import serves
 
 
 @attrs.frozen(kw_only=True)
@@ -34,16 +37,63 @@ class Inventory:
     Args:
         recipients: those of relay.toml in its order, then strangers that values name. One with no value can go.
         ends: Unix time, s, at which each key ends that does; disabled and denied keys are left out.
+        groups: those that keys use which are not disabled or denied, and Unix time, s, at which the last of them ends;
+            math.inf for never.
+        useless: such keys that can do nothing by the config, and why.
     """
 
     recipients: tuple[SealedFor, ...] = ()
     ends: Mapping[str, float] = attrs.field(factory=dict)
+    groups: Mapping[str, float] = attrs.field(factory=dict)
+    useless: Mapping[str, str] = attrs.field(factory=dict)
+
+    def used_groups(self, now: float) -> frozenset[str]:
+        """The groups of keys that are accepted now."""
+        return frozenset(group for group, end in self.groups.items() if end > now)
+
+    def useless_now(self, now: float) -> dict[str, str]:
+        """Keys that are accepted now and can do nothing, and why."""
+        return {name: why for name, why in self.useless.items() if self.ends.get(name, math.inf) > now}
 
 
 def take_inventory(snapshot: Snapshot) -> Inventory:
     """Count what a config seals, and note when its keys end."""
     ends: dict[str, float] = {key.id: end for key in snapshot.keys.values() if (end := _end(key, snapshot)) is not None}
-    return Inventory(recipients=tuple(_recipients(snapshot)), ends=ends)
+    groups: dict[str, float] = {}
+    useless: dict[str, str] = {}
+    by_groups: dict[tuple[str, ...], list[Account]] = {}
+    for key in snapshot.keys.values():
+        if not key.enabled or key.id in snapshot.deny.keys:
+            continue
+        for group in key.groups:
+            groups[group] = max(groups.get(group, 0.0), ends.get(key.id, math.inf))
+        if key.groups not in by_groups:
+            by_groups[key.groups] = _usable(key.groups, snapshot)
+        if why := why_useless(key, by_groups[key.groups], snapshot):
+            useless[key.id] = why
+    return Inventory(recipients=tuple(_recipients(snapshot)), ends=ends, groups=groups, useless=useless)
+
+
+def why_useless(key: ApiKey, accounts: Sequence[Account], snapshot: Snapshot) -> str:
+    """Why a key can do nothing, whatever it asks for; "" when it can. `accounts`: that may serve it."""
+    if not key.endpoints:
+        return "its list of endpoints is empty"
+    if not accounts:
+        return f"no enabled account is in its groups ({', '.join(key.groups) or 'it has none'})"
+    if not key.models or any("*" in glob or "?" in glob for glob in key.models):
+        return ""
+    named = [(model, snapshot.relay.models.get(model, model)) for model in key.models]
+    asked = [real for model, real in named if model_allowed(key, model, real)]
+    if not asked:
+        return "each of its models is denied"
+    served = any(serves(account, model) for model in asked for account in accounts)
+    return "" if served else f"no account of its groups serves {', '.join(key.models[:3])}"
+
+
+def _usable(groups: Sequence[str], snapshot: Snapshot) -> list[Account]:
+    """The accounts of some groups that may serve by the config."""
+    enabled = [one for one in snapshot.accounts.values() if one.enabled and one.id not in snapshot.deny.accounts]
+    return [one for one in enabled if not set(one.groups).isdisjoint(groups)]
 
 
 def ending_within(inventory: Inventory, seconds: float, now: float) -> list[tuple[str, float]]:

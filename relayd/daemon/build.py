@@ -32,6 +32,7 @@ from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.admin.app import AdminApp
 from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.control_socket import ControlSocket
+from relayd.daemon.admin.service_watch import ServiceWatch
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.capacity import ADMIN_CONNECTIONS, client_connections, descriptors, memory
 from relayd.daemon.log import AccessLog, Output
@@ -134,7 +135,8 @@ def build(
     keeper = make_keeper(base, state)
     defects = make_defects(base, keeper)
     call_metrics = CallMetrics()
-    app = make_app(base, state, keeper, call_metrics)
+    watch = make_service_watch(base, state)
+    app = make_app(base, state, keeper, call_metrics, watch)
     room = client_connections(descriptors())
     wanted = start.snapshot.relay.server.max_connections
     if room < min(wanted, FEW_CONNECTIONS):
@@ -147,7 +149,7 @@ def build(
     inspector = make_inspector(base, start)
     watcher = make_watcher(base, queue, inspector) if node.watch else None
 
-    sources = make_sources(base, record, watcher, server, cluster, state, call_metrics, app)
+    sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app)
     admin_app = AdminApp(queue=queue, sources=sources, wall=time.time, new_id=new_id)
     admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
 
@@ -280,7 +282,14 @@ def make_defects(base: Foundation, keeper: OAuthKeeper) -> NodeDefects:
     return defects
 
 
-def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics) -> PublicApp:
+def make_service_watch(base: Foundation, state: StateClient) -> ServiceWatch:
+    """Whether calls are served here, for status, metrics and /readyz."""
+    return ServiceWatch(live=base.live, pool=base.pool, state=state.main, defects=base.pool.defects, wall=time.time)
+
+
+def make_app(
+    base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics, watch: ServiceWatch
+) -> PublicApp:
     """Serves calls; the receipt of each goes to the metrics and to the access log."""
 
     def record(receipt: Receipt) -> None:
@@ -301,6 +310,7 @@ def make_app(base: Foundation, state: StateClient, keeper: OAuthKeeper, call_met
         wall=time.time,
         new_id=new_id,
         rng=base.rng,
+        unready=watch.unready,
     )
 
 
@@ -423,7 +433,7 @@ def make_sources(
     watcher: Watcher | None,
     server: HttpServer,
     cluster: Cluster,
-    state: StateClient,
+    watch: ServiceWatch,
     call_metrics: CallMetrics,
     app: PublicApp,
 ) -> StatusSources:
@@ -437,7 +447,7 @@ def make_sources(
         server=server,
         credentials=base.credentials,
         cluster=cluster,
-        state=state.main,
+        service=watch,
         call_metrics=call_metrics,
         node=base.node.node,
         tree=str(base.node.tree.absolute()),

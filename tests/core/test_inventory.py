@@ -122,3 +122,35 @@ def test_keys_that_end_soon_come_the_next_one_first_and_those_that_have_ended_no
     keys = tuple(api_key(id=f"k{end}", expires=at(end)) for end in (900, 100, 500, 2000))
 
     assert ending_within(take_inventory(snapshot(keys=keys)), 1000.0, 400.0) == [("k500", 500.0), ("k900", 900.0)]
+
+
+def test_keys_that_can_do_nothing_are_known_and_only_while_they_are_accepted() -> None:
+    soon = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+    keys = {
+        "good": {},
+        "any": {"models": ("claude-*", "x")},
+        "mute": {"endpoints": ()},
+        "lost": {"groups": ("nowhere", "denied")},
+        "other": {"models": ("claude-opus-5-5",)},
+        "barred": {"models": ("claude-haiku-4-5",), "deny_models": ("*haiku*",)},
+        "alias": {"models": ("fast",)},
+        "off": {"endpoints": (), "enabled": False},
+        "ends": {"endpoints": (), "expires": soon},
+    }
+    tree = snapshot(
+        keys=tuple(api_key(f"key {name}", id=name, **fields) for name, fields in keys.items()),
+        accounts=(account(models=("claude-haiku-*",)), account("b", groups=("denied",))),
+        relay={"models": {"fast": "claude-haiku-4-5"}},
+        deny=Deny(accounts=("b",)),
+    )
+    found = take_inventory(tree)
+
+    assert found.useless_now(soon.timestamp() - 1) == {
+        "mute": "its list of endpoints is empty",
+        "lost": "no enabled account is in its groups (nowhere, denied)",
+        "other": "no account of its groups serves claude-opus-5-5",
+        "barred": "each of its models is denied",
+        "ends": "its list of endpoints is empty",
+    }
+    assert "ends" not in found.useless_now(soon.timestamp())
+    assert found.used_groups(soon.timestamp()) == {"default", "nowhere", "denied"}

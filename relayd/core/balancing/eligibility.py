@@ -54,7 +54,7 @@ def block_of(one: Candidate, model: str, now: float, past_soft: bool = False) ->
         past_soft: whatever a breaker says, for who is asked as the last.
     """
     if not one.state.calm or one.origin.ramp:
-        block = _health_block(one, model, now, past_soft)
+        block = health_block(one, model, now, past_soft)
         if block is not None:
             return block
     in_flight = one.state.in_flight
@@ -82,7 +82,8 @@ def full_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -
     return Block(account, "rate", now + retry_ms / 1000, f"{text}, next at", "", True)
 
 
-def _health_block(one: Candidate, model: str, now: float, past_soft: bool) -> Block | None:
+def health_block(one: Candidate, model: str, now: float, past_soft: bool = False) -> Block | None:
+    """What an account's health keeps it from, whatever room it has; None when it is well."""
     if one.state.defect:
         return Block(one.id, "outage", now + MENDED, NOT_HERE, detail=one.state.defect)
     whole, of_model = one.state.whole, one.state.models.get(model)

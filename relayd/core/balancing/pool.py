@@ -22,7 +22,7 @@ from relayd.core.balancing.account_state import AccountState, Health, Lease, hea
 from relayd.core.balancing.blame import FailureKind
 from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
-from relayd.core.balancing.eligibility import Wanted, block_of, blocks_of, free, well
+from relayd.core.balancing.eligibility import Wanted, block_of, blocks_of, free, health_block, well
 from relayd.core.balancing.explain import Block, Reason, Unavailable, refusal_of, unavailable
 from relayd.core.balancing.failover import Deliver, Retry, Verdict
 from relayd.core.balancing.headroom import read_gauges
@@ -133,6 +133,13 @@ class Pool:
             )
         reasons.sort(key=lambda reason: not reason.ok)
         return reasons + [Reason(block.account, False, block.text(now)) for block in candidates.never]
+
+    def rests(self, snapshot: Snapshot, now: float) -> dict[str, Block]:
+        """What their health keeps accounts from that the config lets serve. Those that are well are left out."""
+        groups = tuple(sorted({group for account in snapshot.accounts.values() for group in account.groups}))
+        candidates = self._candidates_for(snapshot, groups, "", now).by_id.values()
+        found = {one.id: health_block(one, "", now) for one in candidates}
+        return {name: block for name, block in found.items() if block is not None}
 
     # --- one attempt
 

@@ -9,7 +9,13 @@ from collections import Counter
 from collections.abc import Mapping
 
 from relayd.config.snapshot import Snapshot
-from relayd.daemon.admin.process_metrics import account_families, process_families, state_families, traffic_families
+from relayd.daemon.admin.process_metrics import (
+    account_families,
+    ailment_families,
+    process_families,
+    state_families,
+    traffic_families,
+)
 from relayd.daemon.admin.prometheus import (
     ConfigFacts,
     cluster_metrics,
@@ -30,6 +36,7 @@ def metrics_text(sources: StatusSources, now: float) -> str:
             *(cluster_metrics(sources.cluster.nodes(), now) if sources.cluster.known else ()),
             *traffic_families(calls, connections, task_count(), sources.draining()),
             *account_families(account_rows(sources, now)),
+            *ailment_families(sources.standing(now)),
             *sources.call_metrics.families(),
             *state_families(sources.state),
             *process_families(sources.started),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import attrs
 
 from relayd import __version__
+from relayd.core.ailments import KINDS, Standing
 from relayd.daemon.admin.prometheus import Family, family, gauge
 from relayd.daemon.net.server import ServerStatistics
 from relayd.daemon.store.batcher import Batcher
@@ -71,6 +73,28 @@ def account_families(rows: Iterable[Mapping[str, Any]]) -> list[Family]:
     ]
 
 
+def ailment_families(found: Standing) -> list[Family]:
+    """What is wrong, by kind, and which groups are served."""
+    count, service = Counter(one.kind for one in found.ailments), found.service
+    well = {group for one in service.accounts if not one.why_not(service.now) for group in one.groups}
+    return [
+        gauge("relayd_well", "1 while nothing is wrong; `relayd status` says what is.", not found.ailments),
+        gauge("relayd_ready", "1 while /readyz is 200.", not found.unready),
+        family(
+            "relayd_ailments",
+            "gauge",
+            "What is wrong, by kind; `relayd status` says it in words.",
+            {(("kind", kind),): float(count[kind]) for kind in KINDS},
+        ),
+        family(
+            "relayd_group_serves",
+            "gauge",
+            "1 while some account of a group that keys use can serve.",
+            {(("group", group),): float(group in well) for group in service.used_groups},
+        ),
+    ]
+
+
 def state_families(state: Batcher) -> list[Family]:
     """The way to the state store."""
     stats, losses = attrs.asdict(state.stats), state.losses()
@@ -87,6 +111,7 @@ def state_families(state: Batcher) -> list[Family]:
     }
     return [
         gauge("relayd_state_up", "1 while the state store answers.", state.up),
+        gauge("relayd_state_reached", "1 once the state store has answered since the start.", state.reached),
         gauge("relayd_state_queued", "Operations that wait for the store.", state.queued),
         *(_counter(f"relayd_state_{name}_total", meaning, stats[name]) for name, meaning in counters.items()),
         gauge("relayd_state_dead_letters", "Refused settlements in this node's dead-letter file.", losses.count),

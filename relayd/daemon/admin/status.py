@@ -5,9 +5,8 @@ Rule: sync, reads only; no secret, no prompt. Fields are only ever added. The me
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -16,10 +15,11 @@ import trio
 from relayd import __version__
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.access.auth import best_state
+from relayd.core.ailments import RunningFacts, Standing, standing
 from relayd.core.balancing.pool import Pool
-from relayd.core.cluster import Drift, Node, doubled, drift
+from relayd.core.cluster import drift
 from relayd.core.in_flight import InFlight
-from relayd.core.inventory import Inventory, ending_within, take_inventory
+from relayd.core.inventory import Inventory, ending_within
 from relayd.core.live import Live
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.admin.call_metrics import CallMetrics
@@ -31,6 +31,7 @@ from relayd.daemon.admin.documents import (
     origin_document,
     utc_text,
 )
+from relayd.daemon.admin.service_watch import InventoryCache, ServiceWatch
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.record import ReloadRecord
@@ -39,22 +40,7 @@ from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.dead_letters import loss_ailments
 
 KEYS_SHOWN = 50
-MANY_ALIVE = 16  # configs that calls still hold; more are streams that never end, or a leak
 SOON = 30 * 86_400.0  # s; a key that ends within it is named
-
-
-@attrs.define(eq=False)
-class InventoryCache:
-    """The inventory of the running config, made once for each."""
-
-    _of: weakref.ref[Snapshot] | None = None
-    _taken: Inventory = attrs.field(factory=Inventory)
-
-    def of(self, snapshot: Snapshot) -> Inventory:
-        """What `take_inventory` says."""
-        if self._of is None or self._of() is not snapshot:
-            self._of, self._taken = weakref.ref(snapshot), take_inventory(snapshot)
-        return self._taken
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +50,7 @@ class StatusSources:
     Args:
         watcher: None where nobody looks for changes.
         server: the public listener's, whose connections are counted.
-        state: the shared store.
+        service: whether calls are served here.
         started: Unix time, s.
         draining: the daemon is about to stop.
         tree: the directory that the daemon follows.
@@ -78,13 +64,44 @@ class StatusSources:
     server: HttpServer
     credentials: Credentials
     cluster: Cluster
-    state: Batcher
+    service: ServiceWatch
     call_metrics: CallMetrics
     node: str
     tree: str
     started: float
     draining: Callable[[], bool]
-    inventory: InventoryCache = attrs.field(factory=InventoryCache)
+
+    @property
+    def state(self) -> Batcher:
+        """The shared store's."""
+        return self.service.state
+
+    @property
+    def inventory(self) -> InventoryCache:
+        """Of the running config."""
+        return self.service.inventory
+
+    def standing(self, now: float) -> Standing:
+        """How this node stands. `now`: Unix time, s."""
+        record, candidate, nodes = self.record, self.record.candidate, self.cluster.nodes()
+        running = RunningFacts(
+            degraded=record.degraded,
+            stored=record.origin.stored,
+            hold=record.hold,
+            pending=candidate.outcome.result if candidate is not None else "",
+            restart_required=record.restart_required,
+            deny_problem=record.deny_problem,
+            alive=self.live.alive(),
+            useless=self.inventory.of(self.live.snapshot).useless_now(now),
+        )
+        return standing(
+            running,
+            self.service.facts(now),
+            self.live.snapshot.relay.policy.readyz,
+            draining=self.draining(),
+            nodes=nodes,
+            apart=drift(nodes),
+        )
 
 
 def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
@@ -96,13 +113,8 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     snapshot, record = sources.live.snapshot, sources.record
     accounts, nodes = account_rows(sources, now), sources.cluster.nodes()
     apart, losses = drift(nodes), sources.state.losses()
-    wrong = (
-        ailments(record, accounts)
-        + _defects(sources.pool)
-        + _piled_up(sources.live)
-        + cluster_ailments(nodes, apart, now)
-        + loss_ailments(losses)
-    )
+    found = sources.standing(now)
+    wrong = [one.text for one in found.ailments] + loss_ailments(losses)
     inventory = sources.inventory.of(snapshot)
     ending = ending_within(inventory, SOON, now)
     return {
@@ -114,11 +126,17 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "tree": sources.tree,
         "well": not wrong,
         "ailments": wrong,
+        "ailment_details": [{"kind": one.kind, "subject": one.subject, "text": one.text} for one in found.ailments],
+        "ready": not found.unready,
+        "unready": list(found.unready),
         "running": origin_document(record.origin, sources.live.generation),
         "candidate": candidate_document(record.candidate, now) if record.candidate is not None else None,
         "degraded": record.degraded,
         "held_generation": record.hold,
         "restart_required": list(record.restart_required),
+        "deny_problem": record.deny_problem,
+        "no_effect": list(record.no_effect),
+        "state": {"up": sources.state.up, "reached": sources.state.reached, "reason": sources.state.reason},
         "generations_live": sources.live.alive(),
         "watch": _watch(sources.watcher),
         "reloads": {f"{trigger}.{result}": n for (trigger, result), n in sorted(record.rounds.items())},
@@ -141,48 +159,6 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
 def task_count() -> int:
     """How many tasks there are in this process."""
     return trio.lowlevel.current_statistics().tasks_living
-
-
-def ailments(record: ReloadRecord, accounts: list[dict[str, Any]]) -> list[str]:
-    """What somebody should look at; [] when all is well. `accounts` as `account_rows` gives them."""
-    found = []
-    if record.degraded:
-        found.append(f"degraded: {record.degraded}; generation {record.origin.stored} serves")
-    if record.hold:
-        found.append(f"held: a rollback keeps generation {record.hold} (`relayd resume` ends it)")
-    elif record.candidate is not None:
-        found.append(f"out of step: the tree on disk is {record.candidate.outcome.result}")
-    if record.restart_required:
-        found.append(f"restart required: {', '.join(record.restart_required)}")
-    if accounts and not any(row["serves"] for row in accounts):
-        found.append("no account can serve now")
-    return found
-
-
-def _defects(pool: Pool) -> list[str]:
-    return [f"account {name} cannot be used on this node: {why}" for name, why in sorted(pool.defects().items())]
-
-
-def _piled_up(live: Live) -> list[str]:
-    alive = live.alive()
-    return [f"{alive} configs are in use: calls that began under old ones do not end"] if alive > MANY_ALIVE else []
-
-
-def cluster_ailments(nodes: Sequence[Node], apart: Drift | None, now: float) -> list[str]:
-    """What is wrong between the nodes."""
-    found = [f"node name {name}: more than one process has it (give each its own: --node)" for name in doubled(nodes)]
-    if apart is not None and apart.lasts(now):
-        lead = apart.lead
-        found += [
-            f"DRIFT: node {one.node.name} has {_tree(one.node)}, not {_tree(lead)} as {lead.name},"
-            f" since {utc_text(one.since)}" + (f" ({one.node.result})" if one.node.result != "applied" else "")
-            for one in apart.behind
-        ]
-    return found
-
-
-def _tree(node: Node) -> str:
-    return f"tree {node.tree[:12]}"
 
 
 def account_rows(sources: StatusSources, now: float) -> list[dict[str, Any]]:

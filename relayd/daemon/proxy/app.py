@@ -33,6 +33,7 @@ class PublicApp:
     Args:
         state: what keys have used; None where nothing is counted.
         known_models: ids of models that exist (those with a price).
+        unready: what keeps calls from being served here; () for nothing.
         draining: whether /readyz sends load balancers elsewhere.
     """
 
@@ -41,6 +42,7 @@ class PublicApp:
     replies: ReplyWriter
     state: StateClient | None
     known_models: Callable[[], Iterable[str]]
+    unready: Callable[[], tuple[str, ...]] = tuple
     draining: bool = False
 
     async def serve(self, exchange: Exchange) -> None:
@@ -61,7 +63,7 @@ class PublicApp:
             return
         match target:
             case Local():
-                await exchange.reply(self._with_ids(local(target, draining=self.draining)))
+                await exchange.reply(self._with_ids(local(target, draining=self.draining, unready=self.unready)))
             case Models():
                 await self._models(exchange, target)
             case OwnUsage():

@@ -42,6 +42,7 @@ def build_proxy(
     wall: Callable[[], float],
     new_id: Callable[[], str],
     rng: random.Random,
+    unready: Callable[[], tuple[str, ...]] = tuple,
 ) -> PublicApp:
     """Make the application of the public listener.
 
@@ -54,6 +55,7 @@ def build_proxy(
         bodies: the memory that request bodies may take.
         wall: Unix time, s.
         new_id: a fresh call id.
+        unready: what keeps calls from being served here, for /readyz.
     """
     replies = ReplyWriter(live=live, wall=wall)
     requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, wall=wall)
@@ -73,4 +75,6 @@ def build_proxy(
     )
     lists = ObjectLists(requests=requests, ownership=ownership, replies=replies)
     objects = BatchesAndFiles(calls=calls, ownership=ownership, lists=lists)
-    return PublicApp(calls=calls, objects=objects, replies=replies, state=state, known_models=known_models)
+    return PublicApp(
+        calls=calls, objects=objects, replies=replies, state=state, known_models=known_models, unready=unready
+    )

@@ -6,7 +6,7 @@ Host header decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import msgspec
@@ -125,17 +125,23 @@ def speaks_openai(path: str) -> bool:
     return path.startswith("/openai/") or path in ("/v1/chat/completions", "/v1/responses")
 
 
-def local(target: Local, *, draining: bool) -> Reply:
+def local(target: Local, *, draining: bool, unready: Callable[[], Sequence[str]] = tuple) -> Reply:
     """Health and the root page.
 
-    `/livez` says that the loop turns; `/readyz` is 503 while the daemon drains, so that load balancers look elsewhere.
+    `/livez` says that the loop turns; `/readyz` is 503 while the daemon drains, or cannot serve, so that load balancers
+    look elsewhere.
+
+    Args:
+        unready: what keeps calls from being served here, in words that anybody may read.
     """
     if target.name == "root":
         return _json(200, {"name": "relayd", "docs": "point ANTHROPIC_BASE_URL or an OpenAI base URL here"})
     if target.name == "live":
         return _json(200, {"status": "alive"})
-    status = "draining" if draining else "ok"
-    return _json(503 if draining and target.name == "ready" else 200, {"status": status})
+    if target.name != "ready" or draining:
+        return _json(503 if target.name == "ready" else 200, {"status": "draining" if draining else "ok"})
+    reasons = list(unready())
+    return _json(503, {"status": "unready", "reasons": reasons}) if reasons else _json(200, {"status": "ok"})
 
 
 def _json(status: int, body: Mapping[str, object]) -> Reply:

@@ -19,7 +19,7 @@ from relayd.config.source.tree import Tree, Unstable
 from relayd.daemon.paths import DEFAULT_STATE, generation_store, text_setting
 from relayd.daemon.reload.candidate import TreeReader, understood_deny
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord, kept_back, origin_of
+from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord, idle_settings, kept_back, origin_of
 from relayd.daemon.reload.requests import ReloadResult
 
 
@@ -60,6 +60,7 @@ class Start:
             degraded=self.degraded,
             hold=self.hold,
             deny_problem=self.deny_problem,
+            no_effect=idle_settings(self.problems) if self.tree is not None else (),
             unstored=self.tree,
             candidate=self._candidate(now),
             succeeded=0.0 if self.degraded or self.hold else now,

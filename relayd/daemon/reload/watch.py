@@ -25,7 +25,7 @@ import attrs
 import trio
 import watchfiles
 
-from relayd.daemon.reload.candidate import Inspector
+from relayd.daemon.reload.candidate import LARGEST_DENY, Inspector
 from relayd.daemon.reload.requests import RequestQueue
 
 log = logging.getLogger("relayd.watch")
@@ -37,7 +37,6 @@ WatchedDirectory = tuple[str, int, int]  # path, device, inode
 POLL_SHARE = 1 / 20
 BREATH = 0.1  # s after an event before the look: the rest of a save is on its way
 LINKS = 40  # Linux follows as many (path_resolution(7))
-DENY_SIZE = 1 << 20  # bytes; a file of a tree is no larger
 MAX_DIRECTORIES = 4096  # watched; fs.inotify.max_user_watches is 8192 on small machines
 
 
@@ -217,7 +216,7 @@ def _bytes_of(path: Path) -> bytes:
     except OSError:
         return b""
     try:
-        return os.read(descriptor, DENY_SIZE) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        return os.read(descriptor, LARGEST_DENY) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     except OSError:
         return b""
     finally:

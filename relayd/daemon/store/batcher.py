@@ -115,6 +115,7 @@ class Batcher:
     dead_letters: DeadLetters | None = None
     stats: BatcherStats = attrs.field(factory=BatcherStats, init=False)
     up: bool = attrs.field(default=False, init=False)
+    reached: bool = attrs.field(default=False, init=False)  # it was up at some time
     reason: str = attrs.field(default="not connected yet", init=False)
     warnings: tuple[str, ...] = attrs.field(default=(), init=False)
     _queue: queue.SimpleQueue[_Pending | None] = attrs.field(factory=queue.SimpleQueue, init=False)
@@ -541,7 +542,7 @@ class Batcher:
             log.exception("state.fault")
             self._went_down(f"{self.store.name}: {type(error).__name__}")
             return
-        self.up, self.reason = True, ""
+        self.up, self.reached, self.reason = True, True, ""
         if self.stats.outages:
             log.info("state.available", extra={"store": self.store.name})
 

@@ -261,10 +261,13 @@ async def test_explain_knows_what_only_the_daemon_knows_and_wake_ends_a_rest(tmp
     assert awake["explanation"]["served"] is True
 
 
-async def test_the_commands_ask_the_daemon(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_commands_ask_the_daemon(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAYD_CREDENTIALS", str(tmp_path))
     tree = make_tree(tmp_path / "tree")
+    tree.write("accounts.d/a.toml", 'kind = "api-key"\n[credential]\nfile = "missing"\n')
     async with living(tree, watch=False) as world:
-        world.sources.pool.set_defects({"a": "sealed for recipient k2"}, time.time())
         where = ["--config", str(tree.root), "--control", str(world.control_path)]
         store = ["--state", f"sqlite:{tree.root.parent}/{tree.root.name}.node/relayd.db"]
 
@@ -278,6 +281,7 @@ async def test_the_commands_ask_the_daemon(tmp_path: Path, capfd: pytest.Capture
         woken = await trio.to_thread.run_sync(run, "account", "wake", "a")
 
     assert (explained, told["served"], told["health"]) == (1, False, "as the daemon has it")
-    assert told["accounts"][0]["reason"] == "cannot be used on this node: sealed for recipient k2"
+    assert told["accounts"][0]["reason"].startswith("cannot be used on this node: ")
+    assert "missing: no such file" in told["accounts"][0]["reason"]
     assert woken == 0
     assert capfd.readouterr().out == "a: awake on every node (it did not rest)\n"
