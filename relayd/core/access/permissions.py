@@ -18,6 +18,8 @@ from relayd.wire.named_models import NamedModels
 from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
 from relayd.wire.refusal import Refusal
 
+LONGEST = 256  # characters of a model's name; the longest known are ARNs with some 150
+
 
 @attrs.frozen(kw_only=True)
 class Plan:
@@ -50,6 +52,8 @@ def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
     # A key pasted into the wrong field: models are logged and booked.
     if "sk-relay-" in call.model or "sk-ant-" in call.model:
         raise Refusal(status=400, message="model: this is an API key, not the name of a model", param="model")
+    if max(len(model) for model in (call.model, *call.named.models)) > LONGEST:
+        raise Refusal(status=400, message=f"model: longer than {LONGEST} characters", param="model")
     model = snapshot.relay.models.get(call.model, call.model)
     if call.model and not model_allowed(key, call.model, model):
         raise Refusal(

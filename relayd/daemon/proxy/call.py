@@ -20,7 +20,7 @@ from relayd.core.access.auth import authenticate
 from relayd.core.access.body_budget import BodyBudget
 from relayd.core.access.clients import permit
 from relayd.core.access.ownership import unfit
-from relayd.core.access.permissions import resolve
+from relayd.core.access.permissions import LONGEST, resolve
 from relayd.core.access.throttle import BadKeys
 from relayd.core.balancing.affinity import affinity_id
 from relayd.core.in_flight import InFlight
@@ -135,7 +135,7 @@ class CallServer:
     async def _serve(self, exchange: Exchange, dialect: Dialect, draft: Draft) -> None:
         body, snapshot, key = await self.body(exchange, draft, *self.identify(exchange, draft))
         call = dialect.parse(exchange.head, body, now=draft.started, aliases=snapshot.relay.models)
-        draft.model, draft.stream = call.model, call.stream
+        draft.model, draft.stream = call.model[:LONGEST], call.stream
         context = CallContext(
             exchange=exchange,
             dialect=dialect,
