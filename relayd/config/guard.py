@@ -3,8 +3,7 @@
 Rule: pure. Theory: the mistakes that hurt most are not errors of syntax but absences: a directory that was not mounted,
 a merge that lost half the keys, a group whose last account went. Such a tree compiles. So what would take away much at
 once is held until its digest is accepted, and so is an emptied list that shuts nobody out any more; what else adds or
-changes passes. The [guard] of the new tree counts, so that a
-commit can say itself that it is meant.
+changes passes. The [guard] of the new tree counts, so that a commit can say itself that it is meant.
 
 Revocation is never held up: deny.toml acts on its own (see `with_deny`).
 """

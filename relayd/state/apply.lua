@@ -167,8 +167,9 @@ end
 
 -- when the last slot ends, of those that were not dated by a wrong clock
 local function last_slot(key)
-  local found = call('ZREVRANGEBYSCORE', key, now + 2 * LONGEST_LEASE, '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  return tonumber(found[2] or now)
+  local last = call('ZCOUNT', key, '-inf', now + 2 * LONGEST_LEASE) - 1
+  if last < 0 then return now end
+  return tonumber(call('ZRANGE', key, last, last, 'WITHSCORES')[2])
 end
 
 local function hold(key, holder, time)
