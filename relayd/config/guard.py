@@ -2,15 +2,15 @@
 
 Rule: pure. Theory: the mistakes that hurt most are not errors of syntax but absences: a directory that was not mounted,
 a merge that lost half the keys, a group whose last account went. Such a tree compiles. So what would take away much at
-once is held until its digest is accepted; what adds or changes passes. The [guard] of the new tree counts, so that a
-commit can say itself that it is meant.
+once is held until its digest is accepted, and so is an emptied list that shuts nobody out any more; what else adds or
+changes passes. The [guard] of the new tree counts, so that a commit can say itself that it is meant.
 
 Revocation is never held up: deny.toml acts on its own (see `with_deny`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import attrs
@@ -45,6 +45,8 @@ def held(old: Snapshot, new: Snapshot, changes: Changes, *, accepted: str = "", 
     reasons += _mass("key", old.keys, new.keys, new)
     if guard.empty_group:
         reasons += _empty_groups(old, new)
+    if guard.wider:
+        reasons += _widened(old, new)
     return tuple(reasons)
 
 
@@ -114,10 +116,25 @@ def _empty_groups(old: Snapshot, new: Snapshot) -> list[str]:
     return [f"group {group} would have no enabled account, and keys use it" for group in emptied]
 
 
+# Lists of a key in which nothing means anything.
+_WIDE_WHEN_EMPTY = ("models", "deny_models", "clients", "allowed_ips")
+
+
+def _widened(old: Snapshot, new: Snapshot) -> list[str]:
+    """Lists of a key that become empty, and so shut nobody out any more."""
+    found = []
+    for name in _WIDE_WHEN_EMPTY:
+        keys = [one for one in new.keys.values() if one.enabled and one.id in old.keys and not getattr(one, name)]
+        widened = sorted(one.id for one in keys if getattr(old.keys[one.id], name))
+        if widened:
+            found.append(f"{name} becomes empty, which shuts nothing out: key {_names(widened)}")
+    return found
+
+
 def _served(snapshot: Snapshot) -> set[str]:
     accounts: list[Account] = [one for one in snapshot.accounts.values() if one.enabled]
     return {group for account in accounts for group in account.groups}
 
 
-def _names(names: list[str]) -> str:
+def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -332,6 +332,9 @@ class Guard:
         0.25, doc="Share of the accounts or keys that may go at once; 1 = any number but all.", low=0, high=1
     )
     empty_group: bool = key(True, doc="Hold a change that leaves a used group without an enabled account.")
+    wider: bool = key(
+        True, doc="Hold a change that empties a key's models, deny_models, clients or allowed_ips, which allows all."
+    )
     realm: bool = key(True, doc="Hold a change of `realm`.")
 
 

@@ -27,6 +27,7 @@ local HOUR = 3600000
 local DAY = 24 * HOUR
 local SETTLED, REAPED, USAGE = 6 * HOUR, 7 * DAY, 400 * DAY
 local BACKWARD = 5000
+local LONGEST_LEASE = HOUR
 local MOST_HOLDING = 256
 
 -- A key that holds something else than we write there (another program's work, a bad restore) is set aside and begins
@@ -109,6 +110,11 @@ if now == 0 then
 end
 local seen = number(KEYS[1])
 if seen > now and seen - now <= BACKWARD then now = seen end
+if seen > now then -- it was set right: calls that it admitted meanwhile are to be reaped before that date
+  for _, id in ipairs(call('ZRANGEBYSCORE', prefix .. 'open', now + LONGEST_LEASE, '+inf')) do
+    call('ZADD', prefix .. 'open', now + LONGEST_LEASE, id)
+  end
+end
 if seen ~= now then call('SET', KEYS[1], now, 'PX', DAY) end
 local began = number(prefix .. 'began')
 if began == 0 then
@@ -155,9 +161,11 @@ local function live_buckets(counter, window)
   local live, sum, n = {}, 0, 0
   for i = 1, #flat, 3 do
     if flat[i + 2] + window > now then
-      live[n + 1], live[n + 2], live[n + 3] = flat[i], flat[i + 1], flat[i + 2]
-      n = n + 3
-      sum = sum + flat[i + 1]
+      if flat[i + 2] - window <= now then -- else a wrong clock dated it
+        live[n + 1], live[n + 2], live[n + 3] = flat[i], flat[i + 1], flat[i + 2]
+        n = n + 3
+        sum = sum + flat[i + 1]
+      end
     end
   end
   return live, cap(sum)
@@ -207,7 +215,7 @@ end
 function check.S(term, holder)
   local key = typed(prefix .. 's:' .. term[2], 'zset')
   call('ZREMRANGEBYSCORE', key, '-inf', now)
-  local count = call('ZCARD', key)
+  local count = call('ZCOUNT', key, '-inf', now + 2 * LONGEST_LEASE) -- what is later was dated by a wrong clock
   if call('ZSCORE', key, holder) then return nil, nil, count - 1 end
   if count >= term[4] then
     if term[4] <= 0 then return FOREVER - now end
@@ -232,6 +240,13 @@ function charge.C(term, _, _, used)
   return {'C', term[2], term[3], term[5], term[6]}, used + term[5], term[7]
 end
 
+-- when the last slot ends, of those that were not dated by a wrong clock
+local function last_slot(key)
+  local last = call('ZCOUNT', key, '-inf', now + 2 * LONGEST_LEASE) - 1
+  if last < 0 then return now end
+  return tonumber(call('ZRANGE', key, last, last, 'WITHSCORES')[2])
+end
+
 local function hold(key, holder, time)
   call('ZADD', key, now + time, holder)
   call('PEXPIRE', key, ttl(math.max(time, DAY)))
@@ -240,8 +255,7 @@ end
 function charge.S(term, holder, _, used)
   local key = prefix .. 's:' .. term[2]
   hold(key, holder, term[6])
-  local last = call('ZRANGE', key, -1, -1, 'WITHSCORES')
-  return {'S', term[2]}, used + 1, tonumber(last[2])
+  return {'S', term[2]}, used + 1, last_slot(key)
 end
 
 -- the open call or tombstone of an id, unless it is forgotten
@@ -515,7 +529,7 @@ function ops.nodes()
   local flat, nodes = call('HGETALL', typed(prefix .. 'nodes', 'hash')), {}
   for i = 1, #flat, 2 do
     local held = field_of(prefix .. 'nodes', flat[i], flat[i + 1], is_node)
-    if held and held[2] > now then
+    if held and held[2] > now and held[1] - BACKWARD <= now then
       nodes[#nodes + 1] = {flat[i], held[3], held[1]}
     elseif held then
       call('HDEL', prefix .. 'nodes', flat[i])
@@ -582,9 +596,8 @@ end
 
 function peek.S(term)
   local key = typed(prefix .. 's:' .. term[2], 'zset')
-  local used = call('ZCOUNT', key, '(' .. string.format('%.0f', now), '+inf')
-  local last = call('ZRANGE', key, -1, -1, 'WITHSCORES')
-  return {used, used > 0 and tonumber(last[2]) or now}
+  local used = call('ZCOUNT', key, '(' .. string.format('%.0f', now), now + 2 * LONGEST_LEASE)
+  return {used, used > 0 and last_slot(key) or now}
 end
 
 function ops.peek(terms)

@@ -30,6 +30,9 @@ REAPED_MS = 7 * 86_400_000  # reaped calls are few, and a node may be cut off fo
 USAGE_MS = 400 * 86_400_000  # the usage of a day is kept for a year and a month
 MOST_HOLDING = 256  # open calls of a key that are looked at when one more is denied
 BACKWARD_MS = 5_000  # a clock that steps back by less than this is held; more is believed (a wrong clock was set right)
+# What a clock that was set right by more than that has left behind. What it dated more than its own window ahead is
+# dropped; calls that it admitted are as long from being reaped as the longest lease may be (`state.lease`).
+LONGEST_LEASE_MS = 3_600_000
 
 
 class StoreUnavailable(Exception):

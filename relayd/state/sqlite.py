@@ -30,6 +30,7 @@ from relayd.state.sqlite_file import FORBIDDING, MEMORY, Checkpointer, FileIdent
 BUSY_MS = 1000  # another process on this host may hold the lock for a batch, some ms; a second is an outage
 SWEEP_ROWS = 128  # of each table are looked at in a sweep: a bounded share of somebody's batch
 TWO_DAYS = 2 * 86_400_000
+LEAP_MS = 86_400_000  # a clock that is so much further on since the last batch may be wrong
 _SWEPT = {"buckets": "counter, bucket", "sums": "counter, start", "slots": "counter, holder", "pins": "name"}
 
 _BOOK = (
@@ -106,6 +107,7 @@ class SqliteStore:
     _settled: int = attrs.field(default=0, init=False)  # since the last sweep
     _cursors: dict[str, tuple[str | int, ...]] = attrs.field(factory=dict, repr=False, init=False)
     _now: int = attrs.field(default=0, init=False)
+    _sweep_from: int = attrs.field(default=0, init=False)  # Unix ms
 
     @property
     def name(self) -> str:
@@ -204,7 +206,7 @@ class SqliteStore:
             answers = [self._one(sql, op) for op in batch]
             if not _reads(batch):
                 self._batches += 1
-                if self._batches % self.sweep_every == 0:
+                if self._batches % self.sweep_every == 0 and self._now >= self._sweep_from:
                     self._sweep(sql)
             sql("COMMIT")
         except BaseException:
@@ -221,8 +223,28 @@ class SqliteStore:
         kept = sql("SELECT seen FROM clock").fetchone()[0]
         seen = max(kept, self._now)  # our own reading transactions keep nothing
         self._now = seen if now < seen <= now + c.BACKWARD_MS else now
+        if kept and self._now > kept + LEAP_MS:
+            self._sweep_from = self._now + c.LONGEST_LEASE_MS  # it may be wrong: what seems old is not thrown away yet
+        if keep and self._now < kept:
+            self._redate(sql)
         if keep and self._now != kept:
             sql("UPDATE clock SET seen = ?", (self._now,))
+
+    def _redate(self, sql: Sql) -> None:
+        """The clock was set right: drop what it had dated more than its own window ahead.
+
+        A bucket keeps neither its window nor its time. It is as old as its number says: bucket = last / length and
+        length = window / 60, so that last = expires * bucket / (bucket + 60), within a length.
+        """
+        now = self._now
+        self._sweep_from = 0
+        number = "iif(bucket < 0, -1 - bucket, bucket)"
+        last = f"expires * ({number} / ({number} + 60.0))"
+        sql(f"DELETE FROM buckets WHERE expires > ? AND 2 * {last} - expires > ?", (now, now + c.BACKWARD_MS))
+        sql("DELETE FROM slots WHERE expires > ?", (now + 2 * c.LONGEST_LEASE_MS,))
+        until = now + c.LONGEST_LEASE_MS
+        sql("UPDATE open SET expires = ? WHERE expires > ?", (until, until))
+        sql("DELETE FROM nodes WHERE seen > ?", (now + c.BACKWARD_MS,))
 
     def _one(self, sql: Sql, op: c.Op) -> c.Answer:
         match op:

@@ -20,9 +20,12 @@ JSON = (b"content-type", b"application/json")
 EVENT_STREAM = b"text/event-stream"
 
 
-def error_body(kind: str, message: str, request_id: str) -> bytes:
-    """An error as the Claude API words it. Source: API docs, "Errors"."""
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id})
+def error_body(kind: str, message: str, request_id: str, error_code: str = "") -> bytes:
+    """An error as the Claude API words it. Source: API docs, "Errors"; official SDK 2.12.0 for `details`."""
+    error: dict[str, object] = {"type": kind, "message": message}
+    if error_code:
+        error["details"] = {"error_code": error_code}
+    return msgspec.json.encode({"type": "error", "error": error, "request_id": request_id})
 
 
 def refusal_headers(refusal: Refusal) -> HeaderPairs:
@@ -77,6 +80,8 @@ class Native:
             max_tokens=seen.max_tokens,
             fast=seen.fast,
             wide=seen.wide,
+            named=seen.named,
+            resumed=seen.resumed,
             user_id=seen.user_id,
             body=body,
         )
@@ -86,7 +91,7 @@ class Native:
         return Reply(
             status=refusal.status,
             headers=[JSON, *refusal_headers(refusal)],
-            body=error_body(refusal.kind, refusal.message, request_id),
+            body=error_body(refusal.kind, refusal.message, request_id, refusal.error_code),
         )
 
     def upstream_headers(self, head: RequestHead) -> HeaderPairs:

@@ -12,7 +12,9 @@ from typing import Literal, Protocol
 import attrs
 
 from relayd.wire.http import HeaderPairs, RequestHead
+from relayd.wire.named_models import NOTHING_NAMED, NamedModels
 from relayd.wire.refusal import Refusal
+from relayd.wire.resumed import NOTHING_RESUMED, Resumed
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
@@ -34,6 +36,8 @@ class Call:
         room: `max_tokens` as it is sent, where the dialect chose it; None when it is the client's.
         fast: the body asks for a `speed`, which may have its price.
         wide: bytes that the body has more than characters (peek.wide_bytes); they hold more tokens.
+        named: the models that the body names besides its own.
+        resumed: what it takes up that an upstream keeps.
         user_id: `metadata.user_id`, where the body gives one.
         session: the client's own name for the conversation, where the body gives one beside `user_id`.
         body: the bytes for the upstream, as Claude API JSON (translated where the dialect is not native).
@@ -51,6 +55,8 @@ class Call:
     room: int | None = None
     fast: bool = False
     wide: int = 0
+    named: NamedModels = NOTHING_NAMED
+    resumed: Resumed = NOTHING_RESUMED
     user_id: str = ""
     session: str = ""
     body: bytes = attrs.field(default=b"", repr=False)

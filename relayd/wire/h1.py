@@ -32,6 +32,8 @@ _FIELD_LINE = _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n"
 _HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _FIELD_LINE + rb")*+\r\n")
 _FIRST_LINE = re.compile(_REQUEST_LINE)
 _STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")  # a CR at the very end may still get its LF
+# RFC 9112 section 3.2 wants a 400 for anything else; of RFC 3986's host without its sub-delimiters, which no name has.
+_HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
 _LENGTH = re.compile(rb"[0-9]{1,10}")  # 10 digits: more than any body, and no conversion that grows with its input
 _ONCE = frozenset(
     {
@@ -110,6 +112,8 @@ def _understood(match: re.Match[bytes], head: bytes, pairs: HeaderPairs) -> Requ
     modern = match[3] == b"1"
     if modern and b"host" not in fields:
         raise FramingError(400, "no host header")
+    if not _HOST.fullmatch(fields.get(b"host", b"")):
+        raise FramingError(400, "the host header is not a host")
     if b"upgrade" in fields:
         raise FramingError(400, "upgrade is not offered")
     coding = fields.get(b"content-encoding")

@@ -12,6 +12,7 @@ import attrs
 import msgspec
 
 from relayd.wire.plain_body import PlainBody
+from relayd.wire.resumed import container_of, id_of
 from relayd.wire.usage import Usage, UsageAccount
 from relayd.wire.usage_report import model_of, read_report
 
@@ -54,6 +55,8 @@ class Meter:
     passed: int = 0  # bytes seen
     deltas: int = 0  # content deltas among them
     compressed: bool = False  # nothing may be put between its bytes
+    message: str = ""  # id of the answer
+    container: str = ""  # id of the container that it used
     _account: UsageAccount = attrs.field(factory=UsageAccount, init=False)
     _plain: PlainBody | None = None
     _gathered: bytes = b""  # the name of the event that is being gathered
@@ -186,10 +189,13 @@ class Meter:
                 if not isinstance(said.message, dict):
                     self._miss()
                     return
+                self.message = id_of(said.message)
+                self.container = container_of(said.message)
                 account.model = model_of(said.message) or account.model
                 self._read_usage(said.message.get("usage"))
             case b"message_delta":
                 delta = said.delta if isinstance(said.delta, dict) else {}
+                self.container = container_of(delta) or self.container
                 account.stopped(delta.get("stop_reason"), delta.get("stop_details"))
                 self.told = self._read_usage(said.usage) or self.told
             case _:

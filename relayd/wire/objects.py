@@ -8,6 +8,7 @@ Source: API reference, "Message Batches" and "Files".
 
 from __future__ import annotations
 
+import json
 import re
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ MOST_REQUESTS = 100_000  # in a batch; API reference, "Create a Message Batch"
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6|7)")  # could spell a key in another way
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_FILE = re.compile(rb'"file_id"[ \t\r\n]*:[ \t\r\n]*"([A-Za-z0-9_-]{1,128})"')
 _CURSOR = re.compile(r"[!-~]{1,2000}")  # opaque, but a text that is sent back in a query
 
 
@@ -125,24 +127,22 @@ def may_name_files(body: bytes) -> bool:
 
 
 def file_ids(body: bytes) -> set[str]:
-    """The files that a body names, wherever in it: each text that is called `file_id` and could be an id.
-
-    The whole body is decoded: use a thread for a large one. A body that is not JSON names none.
+    """The files that a body names, wherever in it: each text that is called `file_id` and could be an id; where a key
+    stands twice, both. The whole of a valid body is read: use a thread for a large one.
     """
-    try:
-        left = [msgspec.json.decode(body)]
-    except (msgspec.MsgspecError, RecursionError):
-        return set()
+    if b"\\u00" not in body or _ESCAPED_LETTER.search(body) is None:
+        return {name.decode() for name in _FILE.findall(body)}
     found: set[str] = set()
-    while left:
-        match left.pop():
-            case dict() as members_of:
-                name = members_of.get("file_id")
-                if isinstance(name, str) and _ID.fullmatch(name):
-                    found.add(name)
-                left += members_of.values()
-            case list() as items:
-                left += items
+
+    def look(pairs: list[tuple[str, object]]) -> None:
+        found.update(
+            value for name, value in pairs if name == "file_id" and isinstance(value, str) and _ID.fullmatch(value)
+        )
+
+    try:
+        json.loads(body, object_pairs_hook=look)
+    except (ValueError, RecursionError):
+        return set()
     return found
 
 

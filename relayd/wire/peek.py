@@ -1,7 +1,7 @@
 """Peeking into a request body: the few fields of a JSON body that relayd needs, without decoding the rest.
 
 Rule: what is read here is what the upstream will read. JSON leaves open which of two equal keys wins, so a doubled
-`model`, `stream` or `max_tokens` is refused: a limit checked on one value must not be evaded by the other.
+one of those that decide something (WATCHED) is refused: a limit checked on one value must not be evaded by the other.
 
 Theory: msgspec skims the whole document in one pass (3 ms a MB), which proves its syntax, makes no object of what it
 skips, and checks the type of every watched field that it meets, the first of two equal keys as well. It keeps the last
@@ -21,9 +21,11 @@ from typing import Any
 import attrs
 import msgspec
 
+from relayd.wire.named_models import NOTHING_NAMED, NamedModels, named_models
 from relayd.wire.refusal import Refusal
+from relayd.wire.resumed import NOTHING_RESUMED, Resumed, resumed
 
-WATCHED = ("model", "stream", "max_tokens")
+WATCHED = ("model", "stream", "max_tokens", "fallbacks", "tools", "messages", "container", "thread")
 # A body from this size on is read in a thread; below it a hand-over costs more than the reading (about 1 ms).
 LARGE = 256 << 10
 # A JSON escape that could spell a letter or "_" of a key: \u005f, \u006d ...
@@ -41,18 +43,21 @@ class _Fields(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
     max_tokens: int | float | None = None
+    thread: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    container: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     speed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _fields = msgspec.json.Decoder(_Fields)
 _metadata = msgspec.json.Decoder(_Metadata)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @attrs.frozen(kw_only=True)
 class Peeked:
     """What a body says of itself. `user_id` is `metadata.user_id` where that is text; `fast` that it names a `speed`;
-    `wide` as `wide_bytes`."""
+    `wide` as `wide_bytes`; `named` the models besides its own; `resumed` what it takes up."""
 
     model: str
     stream: bool
@@ -60,12 +65,15 @@ class Peeked:
     user_id: str
     fast: bool = False
     wide: int = 0
+    named: NamedModels = NOTHING_NAMED
+    resumed: Resumed = NOTHING_RESUMED
 
 
 def peek(body: bytes) -> Peeked:
     """Read the fields that relayd needs.
 
-    Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types and for doubled keys.
+    Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types, for doubled keys, and for named
+        models and ids that cannot be read.
     """
     found, wide = _decode(body)
     doubled = doubled_key(body, WATCHED)
@@ -81,7 +89,21 @@ def peek(body: bytes) -> Peeked:
         user_id=_user_id(found.metadata),
         fast=found.speed is not msgspec.UNSET,
         wide=wide,
+        named=_named(body),
+        resumed=resumed(_given(thread=found.thread, container=found.container)),
     )
+
+
+def _given(**members: msgspec.Raw | msgspec.UnsetType) -> dict[str, msgspec.Raw]:
+    """Those that the body has."""
+    return {name: raw for name, raw in members.items() if not isinstance(raw, msgspec.UnsetType)}
+
+
+def _named(body: bytes) -> NamedModels:
+    """The models besides its own. Only where the bytes of such a key can be there, the top level is read once more."""
+    if body.count(b'model"') > 1 or b'"fallbacks"' in body or _may_be_escaped(body):
+        return named_models(_members.decode(body))
+    return NOTHING_NAMED
 
 
 def wide_bytes(body: bytes) -> int:
@@ -124,23 +146,21 @@ def _user_id(raw: msgspec.Raw | msgspec.UnsetType) -> str:
 
 
 class _Twice(Exception):
-    """A key was met for the second time."""
+    """A key was met for the second time; the text is its name."""
 
 
 class _Occurrence:
-    """The type of a field whose every occurrence is told to a decoder's `dec_hook`."""
-
-    key = ""
+    """The type of a field whose every occurrence is told to a decoder's `dec_hook`. It is named as the field is."""
 
 
 @cache
 def _watching(*names: str) -> type[msgspec.Struct]:
     """An object in which each occurrence of these keys is told."""
-    return msgspec.defstruct("_Watching", [(name, type(name, (_Occurrence,), {"key": name}), None) for name in names])
+    return msgspec.defstruct("_Watching", [(name, type(name, (_Occurrence,), {}), None) for name in names])
 
 
 def doubled_key(body: bytes, names: Sequence[str]) -> str:
-    """The first of `names` that the top level has twice, in whatever spelling; "" when none is.
+    """One of `names` that the top level has twice, in whatever spelling; "" when none is.
 
     Args:
         body: a valid JSON object. Where a name may be there twice, its values are decoded.
@@ -148,20 +168,20 @@ def doubled_key(body: bytes, names: Sequence[str]) -> str:
     """
     escaped = _may_be_escaped(body)
     suspects = [name for name in names if escaped or body.count(b'"%b"' % name.encode()) > 1]
+    if not suspects:
+        return ""
     seen: set[type] = set()
 
     def note(kind: type, value: object) -> object:
         if kind in seen:
-            raise _Twice
+            raise _Twice(kind.__name__)
         seen.add(kind)
         return kind()
 
-    for name in suspects:
-        seen.clear()
-        try:
-            msgspec.json.Decoder(_watching(name), dec_hook=note).decode(body)
-        except _Twice:
-            return name
+    try:
+        msgspec.json.Decoder(_watching(*suspects), dec_hook=note).decode(body)
+    except _Twice as twice:
+        return str(twice)
     return ""
 
 

@@ -52,6 +52,7 @@ class Refusal(Exception):
         param: the body field at fault, for the OpenAI dialect.
         code: a short machine word, for the OpenAI dialect and the receipt.
         headers: further response headers, such as `allow`.
+        error_code: one of the Claude API's own, where its clients go on by it; "" says none.
     """
 
     status: int
@@ -61,6 +62,7 @@ class Refusal(Exception):
     param: str | None = None
     code: str | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    error_code: str = ""
 
     @property
     def kind(self) -> str:

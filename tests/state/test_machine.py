@@ -32,7 +32,7 @@ NOTHING_READ = {"input": 0, "cache_write_1h": 0, "output": 0}
 nth = st.integers(0, 7)  # which of the latest calls
 holders = st.sampled_from(["h1", "h2", "h3"])
 small = st.integers(0, 6)
-ttls = st.sampled_from([1, 700, 5000, 60_000, DAY])
+ttls = st.sampled_from([1, 700, 5000, 60_000, c.LONGEST_LEASE_MS])
 waits = st.one_of(
     st.integers(0, 150),
     st.integers(0, 7000),

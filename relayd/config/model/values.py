@@ -183,8 +183,8 @@ def glob(value: Any) -> Glob:
 
 def pattern(value: Any) -> Pattern:
     """A regular expression in the syntax of RE2."""
-    if len(text(value)) > 500:
-        raise Bad("E-REGEX", "expected a regular expression of at most 500 characters")
+    if not 0 < len(text(value)) <= 500:  # an empty one would fit everybody
+        raise Bad("E-REGEX", "expected a regular expression of 1 to 500 characters")
     try:
         return operators(value)
     except BadPattern as error:

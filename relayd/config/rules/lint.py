@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 
 import attrs
 
+from relayd.config.model.addresses import is_loopback
 from relayd.config.model.structure import dotted
 from relayd.config.model.types import write_seconds
 from relayd.config.model.values import quote
@@ -48,6 +49,7 @@ def tree_lint(files: Sequence[Parsed], now: datetime.datetime | None) -> Iterato
     if relay is None:
         return
     yield from _relay_sense(relay, accounts)
+    yield from _demo_key(relay.noun, accounts, keys)
     yield from _usage(relay, accounts, keys, whole=len(accounts) + len(keys) == _objects(files))
     if relay.noun.policy != Policy():
         for file in accounts:
@@ -92,6 +94,36 @@ def _weak_hashes(file: Parsed, key: ApiKey) -> Iterator[Problem]:
         if entry.sha256 in own or entry.sha256 in _weak():
             message = f"{dotted(('hashes', number))}: this is the hash of a word that anybody would try"
             yield file.problem("E-WEAK-HASH", ("hashes", number, "sha256"), message, hint="relayd key rotate")
+
+
+# Of the keys that stand in README.md and docs/keys.md, so that everybody has them.
+PUBLISHED = frozenset(
+    {
+        "8a8f34453a2656a1bd1ca527fbba5c086d13a522c640e9c58c04daf22baf85a3",
+        "44fad948976a1a7b6fee4dd19d9178ea9cd9e35564212a2d9afcdb3b6e57e853",
+    }
+)
+
+
+def _demo_key(relay: Relay, accounts: Sequence[Parsed], keys: Iterable[Parsed]) -> Iterator[Problem]:
+    """A published key may use the simulator, on this machine."""
+    able = [file for file in accounts if file.noun.enabled and not ACCOUNT_KINDS[file.noun.kind].in_process]
+    real = {group for file in able for group in file.noun.groups}
+    public = [place for place in relay.server.listen if not _is_local(place)]
+    for file in keys:
+        if not file.noun.enabled or (not public and real.isdisjoint(file.noun.groups)):
+            continue
+        why = f"this relay listens on {public[0]}" if public else "it may use an account that is not simulated"
+        for number, entry in enumerate(file.noun.hashes):
+            if entry.sha256 in PUBLISHED:
+                place = dotted(("hashes", number))
+                message = f"{place}: relayd's README and docs show this key to everybody, and {why}"
+                yield file.problem("E-DEMO-KEY", ("hashes", number, "sha256"), message, hint="remove this file")
+
+
+def _is_local(place: str) -> bool:
+    host = place.rpartition(":")[0].strip("[]")
+    return place.startswith("unix:") or is_loopback(host)
 
 
 def _same_hint(keys: Iterable[Parsed]) -> Iterator[Problem]:
@@ -166,6 +198,9 @@ def _periods(file: Parsed, limits: Limits) -> Iterator[Problem]:
 
 def _relay_sense(file: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
     relay: Relay = file.noun
+    if "*" in relay.server.cors_origins:
+        message = "server.cors_origins: pages of any origin may call this relay"
+        yield file.problem("W-CORS-ANY", ("server", "cors_origins"), message, hint="list the origins")
     seen: dict[object, str] = {}
     for name, rule in relay.clients.items():
         other = seen.setdefault((rule.user_agent, tuple(rule.headers.items())), name)

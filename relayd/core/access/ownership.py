@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 from urllib.parse import parse_qsl, urlencode
 
@@ -20,15 +21,21 @@ import attrs
 import msgspec
 
 from relayd.config.snapshot import Account, ApiKey, Snapshot
-from relayd.core.access.permissions import model_allowed
+from relayd.core.access.permissions import check_named, model_allowed
 from relayd.core.balancing.candidates import serves
 from relayd.wire.peek import Peeked
 from relayd.wire.refusal import Refusal
+from relayd.wire.resumed import KeptType
 
 ObjectType = Literal["batches", "files"]
+OwnedType = ObjectType | KeptType
 Act = Literal["create", "list", "read", "delete", "cancel", "results", "content"]
 
-WORD: dict[ObjectType, str] = {"batches": "message batch", "files": "file"}
+WORD: dict[OwnedType, str] = {
+    "batches": "message batch", "files": "file", "threads": "thread", "containers": "container",
+}  # fmt: skip
+
+_KINDS: dict[str, OwnedType] = {kind: kind for kind in WORD}
 
 # What is asked how, below the collection's path: (parts, method) to act. Source: API reference.
 _ACTS: dict[ObjectType, dict[tuple[str, ...], dict[str, Act]]] = {
@@ -46,6 +53,8 @@ _ACTS: dict[ObjectType, dict[tuple[str, ...], dict[str, Act]]] = {
 }
 _ROOTS: tuple[tuple[ObjectType, str], ...] = (("batches", "/v1/messages/batches"), ("files", "/v1/files"))
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+NOTHING_KEPT: Mapping[str, KeptType] = MappingProxyType({})
 
 # How the API counts pages. Source: API reference, `limit`.
 _DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
@@ -92,7 +101,7 @@ class OwnershipRecord:
         owner: of that key, then; "" for none.
     """
 
-    kind: ObjectType
+    kind: OwnedType
     account: str
     key: str
     owner: str = ""
@@ -117,18 +126,18 @@ def decode_ownership(text: str | None) -> OwnershipRecord | None:
         return None
     try:
         found = _ownership.decode(text)
-        kind: ObjectType = "files" if found["kind"] == "files" else "batches"
+        kind = _KINDS[found["kind"]]
         return OwnershipRecord(kind=kind, account=found["account"], key=found["key"], owner=found["owner"])
     except (msgspec.MsgspecError, KeyError):
         return None
 
 
-def ownership_of(kind: ObjectType, account: str, key: ApiKey) -> OwnershipRecord:
+def ownership_of(kind: OwnedType, account: str, key: ApiKey) -> OwnershipRecord:
     """The ownership record of an object that `key` makes on `account`."""
     return OwnershipRecord(kind=kind, account=account, key=key.id, owner=key.owner)
 
 
-def may_reach(record: OwnershipRecord | None, kind: ObjectType, key: ApiKey) -> bool:
+def may_reach(record: OwnershipRecord | None, kind: OwnedType, key: ApiKey) -> bool:
     """Whether an object exists as far as `key` is concerned."""
     if record is None or record.kind != kind:
         return False
@@ -141,59 +150,80 @@ def same_hands(one: OwnershipRecord, other: OwnershipRecord) -> bool:
     return theirs and (one.kind, one.account) == (other.kind, other.account)
 
 
-def holder_topics(kind: ObjectType, key: str, owner: str) -> tuple[str, ...]:
-    """The topics under which it is noted which accounts hold objects of a key, and of its owner."""
+def holder_topics(kind: OwnedType, key: str, owner: str) -> tuple[str, ...]:
+    """The topics under which it is noted which accounts hold objects of a key, and of its owner; none for what is
+    never listed."""
+    if kind not in _ACTS:
+        return ()
     found = [f"holders/{kind}/key/{key}"]
     if owner:
         found.append(f"holders/{kind}/owner/{hashlib.blake2b(owner.encode(), digest_size=16).hexdigest()}")
     return tuple(found)
 
 
-def not_found(asked: ObjectRequest) -> Refusal:
+def check_names(kept: Mapping[str, KeptType]) -> None:
+    """Raises: Refusal 404 for what is no id of anything."""
+    for name, kind in kept.items():
+        if not _ID.fullmatch(name):
+            raise not_found(kind, name)
+
+
+def not_found(kind: OwnedType, name: str) -> Refusal:
     """The answer about an object that does not exist, or is another owner's."""
-    return Refusal(status=404, message=f"{WORD[asked.kind]} not found: {asked.id}", code="no_such_object")
+    # Clients of threads send their whole conversation again after this code. Source: official SDK 2.12.0.
+    error_code = "thread_not_found" if kind == "threads" else ""
+    message = f"{WORD[kind]} not found: {_shown(name)}"
+    return Refusal(status=404, message=message, code="no_such_object", error_code=error_code)
 
 
-def home(asked: ObjectRequest, record: OwnershipRecord, snapshot: Snapshot) -> Account:
+def home(kind: OwnedType, name: str, record: OwnershipRecord, snapshot: Snapshot) -> Account:
     """The account that alone can serve an object.
 
     Raises: Refusal 404 when it has left the config, 409 when it may not serve at present. A client is told not to try
-        again: an SDK would, after a 409.
+        again: an SDK would, after a 409. Of a thread both are a 404, for its client can make another.
     """
-    what = f"{WORD[asked.kind]} {asked.id} lives on account {record.account}"
+    what = f"{WORD[kind]} {name} lives on account {record.account}"
     account = snapshot.accounts.get(record.account)
+    served = account is not None and available(account, snapshot)
+    if not served and kind == "threads":
+        raise not_found(kind, name)
     if account is None:
         message = f"{what}, which is no longer configured"
         raise Refusal(status=404, message=message, should_retry=False, code="account_gone")
-    if not available(account, snapshot):
+    if not served:
         message = f"{what}, which is disabled at present"
         raise Refusal(status=409, message=message, should_retry=False, code="account_disabled")
     return account
 
 
-def bound(records: Mapping[str, OwnershipRecord | None], key: ApiKey, snapshot: Snapshot) -> dict[str, str]:
-    """The accounts that cannot serve a call, because the files that it names live on another one; with reasons.
+def bound(
+    records: Mapping[str, OwnershipRecord | None],
+    key: ApiKey,
+    snapshot: Snapshot,
+    kept: Mapping[str, KeptType] = NOTHING_KEPT,
+) -> dict[str, str]:
+    """The accounts that cannot serve a call, because what it names lives on another one; with reasons.
 
-    A name without a record may be anything, also a tool's own data: the upstream will know.
+    A name of a file without a record may be anything, also a tool's own data: the upstream will know.
 
-    Raises: Refusal 404 for another owner's file and for one whose account has left the config, 409 for one whose
-        account is disabled, 400 for files that lie apart.
+    Args:
+        kept: the threads and containers among the names. Without a record they do not exist.
+    Raises: Refusal 404 for what is another owner's and for what lives on an account that has left the config, 409
+        where the account is disabled, 400 for what lies apart.
     """
     homes: dict[str, str] = {}
     for name, record in records.items():
-        if record is None or record.kind != "files":
+        kind: OwnedType = kept.get(name, "files")
+        if name not in kept and (record is None or record.kind != "files"):
             continue
-        about = ObjectRequest(kind="files", act="read", path="", id=name)
-        if not may_reach(record, "files", key):
-            raise not_found(about)
-        homes.setdefault(home(about, record, snapshot).id, name)
+        if record is None or not may_reach(record, kind, key):
+            raise not_found(kind, name)
+        homes.setdefault(home(kind, name, record, snapshot).id, f"{WORD[kind]} {name}")
     if len(homes) > 1:
         first, second = sorted(homes.items())[:2]
-        message = f"files {first[1]} and {second[1]} live on different accounts ({first[0]} and {second[0]})"
-        raise Refusal(status=400, message=f"{message}; upload one of them again", code="files_apart")
-    return {
-        other: f"file {name} lives on {at}" for at, name in homes.items() for other in snapshot.accounts if other != at
-    }
+        message = f"{first[1]} and {second[1]} live on different accounts ({first[0]} and {second[0]})"
+        raise Refusal(status=400, message=f"{message}; make one of them again", code="files_apart")
+    return {other: f"{what} lives on {at}" for at, what in homes.items() for other in snapshot.accounts if other != at}
 
 
 def available(account: Account, snapshot: Snapshot) -> bool:
@@ -224,7 +254,8 @@ def check_batch(requests: Sequence[Peeked], key: ApiKey, snapshot: Snapshot) -> 
         if key.max_tokens and one.max_tokens is not None and one.max_tokens > key.max_tokens:
             message = f"{place}.max_tokens: {one.max_tokens} is more than this key's cap of {key.max_tokens}"
             raise Refusal(status=400, message=message, param="requests", code="max_tokens_cap")
-    return tuple(sorted({one.model for one in requests}))
+        check_named(one.named, key, f"{place}.")
+    return tuple(sorted({model for one in requests for model in (one.model, *one.named.models)}))
 
 
 def unfit(models: Sequence[str], snapshot: Snapshot) -> dict[str, str]:

@@ -6,14 +6,19 @@ Rule: permissions are decided here and nowhere else, because each further attemp
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 import attrs
 
 from relayd.config.snapshot import ApiKey, KeyEndpoint, Snapshot
+from relayd.core.quota.prices import undated
 from relayd.wire.call import Call
+from relayd.wire.named_models import NamedModels
 from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
 from relayd.wire.refusal import Refusal
+
+LONGEST = 256  # characters of a model's name; the longest known are ARNs with some 150
 
 
 @attrs.frozen(kw_only=True)
@@ -41,12 +46,14 @@ class Plan:
 def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
     """Check what the key may ask for, and say how it is served.
 
-    Raises: Refusal 403 for the endpoint or the model, 400 for max_tokens or a key in place of a model.
+    Raises: Refusal 403 for the endpoint or a model, 400 for max_tokens or a key in place of a model.
     """
     allow_endpoint(call, key)
     # A key pasted into the wrong field: models are logged and booked.
     if "sk-relay-" in call.model or "sk-ant-" in call.model:
         raise Refusal(status=400, message="model: this is an API key, not the name of a model", param="model")
+    if max(len(model) for model in (call.model, *call.named.models)) > LONGEST:
+        raise Refusal(status=400, message=f"model: longer than {LONGEST} characters", param="model")
     model = snapshot.relay.models.get(call.model, call.model)
     if call.model and not model_allowed(key, call.model, model):
         raise Refusal(
@@ -62,9 +69,40 @@ def resolve(call: Call, key: ApiKey, snapshot: Snapshot) -> Plan:
             param="max_tokens",
             code="max_tokens_cap",
         )
+    check_named(call.named, key)
     if call.language == "openai":
         call = _fitted(call, key)
     return Plan(call=call, key=key, model=model, groups=key.groups, attempts=snapshot.relay.upstream.max_attempts)
+
+
+def check_named(named: NamedModels, key: ApiKey, place: str = "") -> None:
+    """Whether a key may have the models that a request names besides its own. No alias is replaced in those.
+
+    Args:
+        place: where in a body the request is, for error messages.
+    Raises: Refusal 403 for a model, 400 for max_tokens.
+    """
+    for model in named.models:
+        if not model_allowed(key, model, model):
+            message = f"{place}model {_shown(model)} is not allowed for this key (the request names it besides its own)"
+            raise Refusal(status=403, message=message, code="model_not_allowed")
+    if named.any_model and (key.models or key.deny_models):
+        message = f'{place}fallbacks: "default" may be any model, and this key may not use all (name them instead)'
+        raise Refusal(status=403, message=message, param="fallbacks", code="model_not_allowed")
+    if key.max_tokens and named.max_tokens is not None and named.max_tokens > key.max_tokens:
+        message = f"{place}max_tokens: {named.max_tokens} is more than this key's cap of {key.max_tokens}"
+        raise Refusal(status=400, message=message, param="max_tokens", code="max_tokens_cap")
+
+
+def served_beyond(served: Iterable[str], expected: Collection[str], key: ApiKey) -> str:
+    """The first of the models that an answer says it is from which the key may not use; "" when it may use them all.
+
+    Args:
+        expected: the models that were asked for, under which an upstream may also say a dated name.
+    """
+    asked = {undated(model) for model in expected}
+    others = (model for model in served if model and undated(model) not in asked)
+    return next((model for model in others if not model_allowed(key, model, model)), "")
 
 
 def _fitted(call: Call, key: ApiKey) -> Call:

@@ -15,9 +15,10 @@ import attrs
 from relayd.config.snapshot import Account
 from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.explain import Block
-from relayd.core.balancing.headroom import Gauge, pull
+from relayd.core.balancing.headroom import LATEST, Gauge, pull
 
 MINUTE = 60.0
+DAY = 86400.0
 MAX_MODELS = 64  # models with a health of their own on one account; the names come from clients, so there is a bound
 
 
@@ -44,9 +45,11 @@ class Health:
             self.seen = now
 
     def measure(self, reserve: float, now: float) -> None:
-        """Forget windows that have reset, and see which of the others is spent."""
-        if any(gauge.resets <= now for gauge in self.gauges.values()):
-            self.gauges = {name: gauge for name, gauge in self.gauges.items() if gauge.resets > now}
+        """Forget windows that have reset, or that a wrong clock dated, and see which of the others is spent."""
+        if not all(now < gauge.resets <= now + 2 * LATEST for gauge in self.gauges.values()):
+            self.gauges = {name: gauge for name, gauge in self.gauges.items() if now < gauge.resets <= now + 2 * LATEST}
+        if self.seen > now + DAY:
+            self.seen = 0.0
         spent = [(gauge.resets, gauge.window) for gauge in self.gauges.values() if gauge.left <= reserve]
         self.dry_until, self.dry_window = max(spent, default=(0.0, ""))
 
@@ -124,6 +127,8 @@ class AccountState:
         starts = self.starts
         while starts and starts[0] <= now - MINUTE:
             starts.popleft()
+        while starts and starts[-1] > now + MINUTE:  # by a wrong clock
+            starts.pop()
         return starts[-self.pace] + MINUTE if len(starts) >= self.pace else 0.0
 
 
@@ -183,8 +188,8 @@ def health_state(health: Health) -> dict[str, Any]:
     return {"gate": gate_state(health.gate), "gauges": gauges, "seen": health.seen}
 
 
-def merge_health(health: Health, state: dict[str, Any]) -> bool:
-    """Take over what `state` knows later than `health`. Returns whether anything was.
+def merge_health(health: Health, state: dict[str, Any], now: float) -> bool:
+    """Take over what `state` knows later than `health`, but not what a wrong clock dated. Returns whether anything was.
 
     Raises: KeyError, TypeError, ValueError on a state of another form.
     """
@@ -192,8 +197,8 @@ def merge_health(health: Health, state: dict[str, Any]) -> bool:
     gate = state["gate"]
     if gate and float(gate["changed"]) > health.gate.changed:
         _merge_gate(health.gate, gate)
-        taken = True
-    if float(state["seen"]) > health.seen:
+        taken = not health.gate.redate(now)
+    if health.seen < float(state["seen"]) <= now + DAY:
         health.gauges = {gauge.window: gauge for gauge in (_gauge(*parts) for parts in state["gauges"])}
         health.seen = float(state["seen"])
         taken = True

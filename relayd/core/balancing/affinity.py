@@ -49,7 +49,7 @@ class Pins:
             keep: `[routing].affinity`, s: how long a pin holds after its last call; 0 = there are no pins.
         """
         pin = self._pins.get(affinity)
-        return pin[0] if pin is not None and now < pin[1] + keep else None
+        return pin[0] if pin is not None and abs(now - pin[1]) < keep else None
 
     def pin(self, affinity: str, account: str, now: float, keep: float) -> bool:
         """An account has answered.
@@ -60,7 +60,7 @@ class Pins:
         if not affinity:
             return False
         before = self._pins.pop(affinity, None)
-        tell = before is None or before[0] != account or now - before[2] >= keep / 4
+        tell = before is None or before[0] != account or abs(now - before[2]) >= keep / 4
         self._pins[affinity] = (account, now, now if before is None or tell else before[2])
         if len(self._pins) > self.most:
             self._pins.popitem(last=False)

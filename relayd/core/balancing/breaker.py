@@ -7,7 +7,8 @@ with its retry-after, a refused credential) and holds. A *strike* is one failure
 breaker trips when failures outnumber successes by the configured number within its window, so that a few errors among
 many answers never do. Such a rest is *soft*: it is our guess, and the pool overrides it rather than serve nobody.
 After either rest the gate recovers: one call may be on trial, and each success doubles that, until the gate is open.
-A failed trial of a soft gate rests it again, for twice as long. Waiters therefore never stampede.
+A failed trial of a soft gate rests it again, for twice as long. Waiters therefore never stampede. A rest of more than a
+day lets one call a day ask whether it is still true.
 Source: outlier ejection in Envoy (ejection times grow with a cap of 300 s); "Exponential Backoff And Jitter" (AWS).
 """
 
@@ -23,6 +24,8 @@ from relayd.core.balancing.blame import FailureKind
 JITTER = 0.2  # share of a rest that is added at random, so that nodes and accounts do not come back at one instant
 _MOST_JITTER = 30.0  # s; a fifth of a five-hour rest would be an hour of nothing
 _LONGEST_SOFT = 300.0  # s
+_DAY = 86400.0  # s; who rests longer is asked once a day whether it still has to
+_SKEW = 60.0  # s by which the clocks of nodes may differ
 _FULL = 32  # calls on trial at once, from which on the gate is simply open: five successes
 
 
@@ -60,7 +63,21 @@ class Gate:
 
     def admits(self, now: float) -> bool:
         """Whether one more call may go through now."""
-        return self.ramp == 0 or (now >= self.until and self.trials < self.ramp)
+        if self.ramp == 0:
+            return True
+        return self.trials < self.ramp if now >= self.until else self.trials == 0 and self.to_be_asked(now)
+
+    def to_be_asked(self, now: float) -> bool:
+        """Whether a rest that has lasted a day, and would go on, is to be questioned by one call."""
+        return self.ramp > 0 and self.until > now >= self.changed + _DAY
+
+    def redate(self, now: float) -> bool:
+        """Forget a rest that began further in the future than it lasts: the clock was wrong then. Returns whether."""
+        self.strikes = [at for at in self.strikes if at <= now + _SKEW]
+        if self.changed - now <= max(self.until - self.changed, _SKEW):
+            return False
+        self.reopen(0.0)
+        return True
 
     def resting(self, now: float) -> bool:
         """Whether the rest is not over. Recovery comes after it."""
@@ -71,6 +88,7 @@ class Gate:
         fresh = not self.resting(now) or self.soft
         until = now + jittered(seconds, rng)
         if not fresh and until <= self.until:
+            self._answered(now)
             return False
         self._close(until, kind, reason, False, now)
         return fresh
@@ -92,6 +110,7 @@ class Gate:
             trial: whether the call that failed was on trial here.
         """
         if self.resting(now):
+            self._answered(now)
             return False
         self.strikes = [at for at in self.strikes if at > now - breaker.window]
         self.strikes.append(now)
@@ -127,6 +146,11 @@ class Gate:
         self.until, self.ramp, self.level, self.soft, self.reason = 0.0, 0, 0, False, ""
         self.strikes.clear()
         self.changed = now
+
+    def _answered(self, now: float) -> None:
+        """It was asked whether it still has to rest, and has to: for a day nobody asks again."""
+        if self.to_be_asked(now):
+            self.changed = now
 
     def _close(self, until: float, kind: FailureKind, reason: str, soft: bool, now: float) -> None:
         self.until, self.kind, self.reason, self.soft = until, kind, reason, soft

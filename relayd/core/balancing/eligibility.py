@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import attrs
 
-from relayd.core.balancing.account_state import Health
+from relayd.core.balancing.account_state import DAY, Health
 from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.candidates import Candidate, Candidates
 from relayd.core.balancing.explain import Block
@@ -42,7 +42,7 @@ def free(one: Candidate, model: str, now: float) -> bool:
     if state.calm and one.origin.ramp == 0:
         if one.plain:
             return True
-    elif state.whole.gate.resting(now):
+    elif not state.whole.gate.admits(now):
         return False
     return block_of(one, model, now) is None
 
@@ -94,9 +94,14 @@ def health_block(one: Candidate, model: str, now: float, past_soft: bool = False
         if not gate.admits(now) and not (past_soft and gate.soft):
             return _gate_block(one.id, gate, whose, now)
     for health in (whole, of_model):
-        if health is not None and health.dry_until > now:
+        if health is not None and health.dry_until > now and not _to_be_asked(one, health, now):
             return _dry_block(one.id, health)
     return None
+
+
+def _to_be_asked(one: Candidate, health: Health, now: float) -> bool:
+    """Whether what was heard of windows is a day old, so that one call may ask anew."""
+    return now - health.seen >= DAY and one.state.in_flight == 0
 
 
 def _gate_block(account: str, gate: Gate, whose: str, now: float) -> Block:

@@ -27,8 +27,8 @@ GaugeScope = Literal["account", "model"]
 
 # Window lengths, seconds; they are the names of the windows. A window of unknown length is held against its share only.
 LENGTHS = {"5h": 5 * 3600.0, "7d": 7 * 86400.0}
-# No window of the API is longer than a week; a later reset is a misreading. One day of slack for clocks.
-_LATEST = 8 * 86400.0
+# No window of the API is longer than a week, s; a later reset is a misreading, or somebody's clock is wrong.
+LATEST = 7 * 86400.0
 
 _PREFIX = b"anthropic-ratelimit-"
 _PLAIN = re.compile(rb"anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-(limit|remaining|reset)")
@@ -145,13 +145,13 @@ def retry_after(headers: Headers, now: float) -> float | None:
     Source: RFC 9110 section 10.2.3; `retry-after-ms` as the official SDKs read it.
     """
     milliseconds = _number(headers.text(b"retry-after-ms"))
-    if milliseconds is not None and 0 <= milliseconds <= _LATEST * 1000:
-        return milliseconds / 1000
+    if milliseconds is not None and milliseconds >= 0:
+        return min(milliseconds / 1000, LATEST)
     text = headers.text(b"retry-after").strip()
     seconds = _number(text)
     if seconds is None and text:
         seconds = _until_date(text, now)
-    return min(seconds, _LATEST) if seconds is not None and seconds >= 0 else None
+    return min(seconds, LATEST) if seconds is not None and seconds >= 0 else None
 
 
 def _until_date(text: str, now: float) -> float | None:
@@ -163,14 +163,14 @@ def _until_date(text: str, now: float) -> float | None:
 
 
 def reset_time(text: str, now: float) -> float | None:
-    """A reset header as Unix time, s: RFC 3339, or epoch seconds. None when unreadable or absurdly late."""
+    """A reset header as Unix time, s, within LATEST: RFC 3339, or epoch seconds. None when unreadable."""
     moment = _number(text)
     if moment is None:
         try:
             moment = _timestamp(datetime.datetime.fromisoformat(text.strip()))
         except (ValueError, OverflowError):
             return None
-    return moment if 0 <= moment <= now + _LATEST else None
+    return min(moment, now + LATEST) if moment >= 0 else None
 
 
 def _timestamp(moment: datetime.datetime) -> float:

@@ -18,7 +18,15 @@ import attrs
 
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Routing, Snapshot
-from relayd.core.balancing.account_state import AccountState, Health, Lease, health_state, identity_of, merge_health
+from relayd.core.balancing.account_state import (
+    MINUTE,
+    AccountState,
+    Health,
+    Lease,
+    health_state,
+    identity_of,
+    merge_health,
+)
 from relayd.core.balancing.blame import FailureKind
 from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
@@ -113,7 +121,7 @@ class Pool:
 
     def _candidates_for(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float) -> Candidates:
         self.adopt_if_new(snapshot, now)
-        if now >= self._next_review:
+        if not 0 < self._next_review - now <= _REVIEW:  # also after a clock was set back
             self._review(now)
         candidates = self._kept.get((groups, model))
         if candidates is None:
@@ -316,8 +324,15 @@ class Pool:
     def _review(self, now: float) -> None:
         self._reviews += 1
         self._next_review = now + _REVIEW
+        for gate in self._origins.values():
+            gate.redate(now)
         for state in self._states.values():
+            if state.elsewhere is not None and state.elsewhere.until > now + 2 * MINUTE:
+                state.elsewhere = None  # by a wrong clock: it speaks of a minute at most
             if not state.calm or state.whole.gauges or state.models:
+                healths = (state.whole, *state.models.values())
+                if sum(health.gate.redate(now) for health in healths):  # of all of them
+                    self._changed.add(state.id)
                 state.measure(self._routing.reserve, now)
 
     def restore(self, account: str, now: float) -> None:
@@ -386,7 +401,7 @@ class Pool:
         try:
             pairs: list[tuple[Health, dict[str, Any]]] = [(state.whole, note["account"])]
             pairs += [(state.model(str(name)), part) for name, part in note["models"].items()]
-            taken = [merge_health(health, part) for health, part in pairs]
+            taken = [merge_health(health, part, now) for health, part in pairs]
         except (KeyError, TypeError, ValueError, AttributeError):
             return False
         finally:

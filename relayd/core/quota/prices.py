@@ -53,7 +53,8 @@ def _amounts(table: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1024)
-def _base(model: str) -> str:
+def undated(model: str) -> str:
+    """The base id of a dated one; others are their own."""
     return _DATED.sub("", model)
 
 
@@ -63,7 +64,7 @@ def price_of(model: str, overrides: Mapping[str, Price]) -> Price | None:
     Args:
         overrides: `Snapshot.prices`.
     """
-    base = _base(model)
+    base = undated(model)
     for table in (overrides, shipped()):
         found = table.get(model) or table.get(base)
         if found is not None:
@@ -77,7 +78,7 @@ def served_model(sent: str, answered: str, overrides: Mapping[str, Price]) -> st
     It is the one that the answer says it is from, where that has a price and is not the sent one under its dated name:
     a fallback may have answered in its place.
     """
-    another = answered != sent and _base(answered) != _base(sent)
+    another = answered != sent and undated(answered) != undated(sent)
     return answered if another and price_of(answered, overrides) is not None else sent
 
 

@@ -29,7 +29,7 @@ from relayd.core.quota.limits import (
     unpriced,
 )
 from relayd.core.quota.model_names import ModelNames
-from relayd.core.quota.prices import price_of
+from relayd.core.quota.prices import price_of, shipped
 from relayd.core.quota.usage_record import UsageRecord, orphan_of
 from relayd.wire.call import Call
 
@@ -73,11 +73,14 @@ def quota(
     most = reserve = NOTHING
     if not makes:
         sent = names.sent_as(plan.model, plan.groups, snapshot)
-        prices = [price_of(name, snapshot.prices) for name in sent]
+        named = [*sent, *call.named.models]
+        prices = [price_of(name, snapshot.prices) for name in named]
+        if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
+            raise unpriced(key, plan.model, named[prices.index(None)])
+        if call.named.any_model:
+            prices += [*shipped().values(), *snapshot.prices.values()]
         most = max((_most(call, price) for price in prices), key=_dearness)
         reserve = most if key.limits.reserve == "worst-case" else learned.expected(key.id, plan.model, most)
-        if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
-            raise unpriced(key, plan.model, sent[prices.index(None)])
     zone = relay.state.timezone
     return Quota(
         terms=terms(key, relay.server, call.endpoint, reserve, now_ms, zone, lease_ms),
@@ -90,7 +93,9 @@ def quota(
 
 def _most(call: Call, price: Price | None) -> Estimate:
     room = call.max_tokens if call.room is None else call.room
-    percent = 100 if price is None else dearest_percent(price, fast=call.fast)
+    if room is not None and call.named.max_tokens is not None:
+        room = max(room, call.named.max_tokens)
+    percent = 100 if price is None else dearest_percent(price, fast=call.fast or call.named.fast)
     return estimate(prompt_bound(len(call.body), call.wide), room, price, percent)
 
 

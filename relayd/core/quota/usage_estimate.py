@@ -7,7 +7,7 @@ free nor cost a key more than the call could.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -53,8 +53,8 @@ def without_last_word(reported: Usage, passed: Usage, likely: int, most: int) ->
 
 
 @attrs.define(eq=False)
-class DoubtfulUsage:
-    """Which warnings about unreadable usage are due: the first of each account and set of fields, then one an hour.
+class RareWarnings:
+    """Which warnings about what upstreams say are due: the first of each account and set of names, then one an hour.
 
     Args:
         wall: Unix time, s.
@@ -63,9 +63,9 @@ class DoubtfulUsage:
     wall: Callable[[], float]
     _warned: dict[tuple[str, tuple[str, ...]], float] = attrs.field(factory=dict, init=False)
 
-    def due(self, account: str, usage: Usage) -> tuple[str, ...]:
-        """The fields to warn about now; () for none."""
-        fields = tuple(sorted(usage.doubts))
+    def due(self, account: str, names: Iterable[str]) -> tuple[str, ...]:
+        """The names to warn about now, sorted; () for none."""
+        fields = tuple(sorted(names))
         last, now = self._warned.get((account, fields)), self.wall()
         if not fields or (last is not None and 0 <= now - last < WARN_EVERY):
             return ()

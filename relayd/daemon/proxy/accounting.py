@@ -16,13 +16,14 @@ import attrs
 import trio
 
 from relayd.config.snapshot import ApiKey, Snapshot
+from relayd.core.access.permissions import served_beyond
 from relayd.core.in_flight import AdmittedCall, InFlight
 from relayd.core.live import Live
 from relayd.core.quota.learned import LearnedUsage
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.prices import cost, has_unpriced_part, served_model
-from relayd.core.quota.usage_estimate import DoubtfulUsage, completed, without_last_word
+from relayd.core.quota.usage_estimate import RareWarnings, completed, without_last_word
 from relayd.core.quota.usage_record import UsageRecord, record_of
 from relayd.core.receipt import Draft
 from relayd.daemon.proxy.admission import Admission, Admitted, admit_count
@@ -55,10 +56,11 @@ class CallAccounting:
     model_names: ModelNames
     learned: LearnedUsage
     wall: Callable[[], float]
-    _doubtful: DoubtfulUsage = attrs.field(init=False)
+    _doubtful: RareWarnings = attrs.field(init=False)
+    _beyond: RareWarnings = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._doubtful = DoubtfulUsage(self.wall)
+        self._doubtful, self._beyond = RareWarnings(self.wall), RareWarnings(self.wall)
 
     async def pass_in_advance(self, call_id: str, endpoint: Endpoint, key: ApiKey, snapshot: Snapshot) -> None:
         """Refuse a call whose large body need not be read for it. Raises: Refusal 429, 529."""
@@ -110,6 +112,7 @@ class CallAccounting:
         admission.released(context.plan.key)
         self._learn(context)
         self._warn_of_doubts(draft)
+        self._warn_of_models(context)
 
     def _consumed(self, context: CallContext) -> UsageRecord:
         """What is booked if this process dies now: its client gets an error then."""
@@ -198,10 +201,20 @@ class CallAccounting:
 
     def _warn_of_doubts(self, draft: Draft) -> None:
         """Say, now and then, that an upstream reports a usage that cannot be read."""
-        fields = self._doubtful.due(draft.account, draft.usage)
+        fields = self._doubtful.due(draft.account, draft.usage.doubts)
         if fields:
             known = {"account": draft.account, "call": draft.call_id, "fields": ", ".join(fields)}
             log.warning("usage.unreadable", extra=known)
+
+    def _warn_of_models(self, context: CallContext) -> None:
+        """Say, now and then, that an upstream had another model answer than the key may use. It is booked as what it
+        was; what has been answered cannot be taken back."""
+        draft, plan = context.draft, context.plan
+        served = (draft.usage.model, *(part.model for part in draft.usage.parts))
+        beyond = served_beyond(served, (draft.sent_model, plan.model, *plan.call.named.models), plan.key)
+        if beyond and self._beyond.due(draft.account, (plan.key.id, beyond)):
+            known = {"account": draft.account, "call": draft.call_id, "key": plan.key.id, "model": beyond}
+            log.warning("call.model_beyond_key", extra=known)
 
 
 def _with_lost(record: UsageRecord, context: CallContext) -> UsageRecord:

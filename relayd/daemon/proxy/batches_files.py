@@ -35,6 +35,7 @@ from relayd.daemon.proxy.response import Response
 from relayd.daemon.proxy.routes import MESSAGES
 from relayd.wire.call import Call
 from relayd.wire.objects import batch_requests, object_id, with_results_url
+from relayd.wire.resumed import KeptType
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -67,9 +68,12 @@ class BatchesAndFiles:
         body, one = await self._body(one)
         is_batch = one.asked.kind == "batches"
         models: tuple[str, ...] = ()
+        kept: dict[str, KeptType] = {}
         if is_batch:
             requests = await self.calls.large.read(len(body), batch_requests, body)
             models = check_batch(requests, one.key, one.snapshot)
+            for request in requests:
+                kept.update(request.resumed.ids())
         call = one.call(body=body, model=models[0] if len(models) == 1 else "")
         one.draft.model = call.model
 
@@ -81,7 +85,7 @@ class BatchesAndFiles:
             return _addressed(answer, one.results_url) if is_batch else answer
 
         plan = resolve(call, one.key, one.snapshot)
-        files = await self.ownership.bind(body, one.key, one.snapshot) if is_batch else NOTHING_BARRED
+        files = await self.ownership.bind(body, one.key, one.snapshot, kept) if is_batch else NOTHING_BARRED
         barred = {**unfit(models, one.snapshot), **files}
         context = _context(one, plan, write_down, creates=True, barred=barred)
         await self.calls.carry(context, one.snapshot)
@@ -91,8 +95,8 @@ class BatchesAndFiles:
         record = (await self.ownership.records([asked.id]))[0]
         body, one = await self._body(one)
         if record is None or not may_reach(record, asked.kind, one.key):
-            raise not_found(asked)
-        account = home(asked, record, one.snapshot)
+            raise not_found(asked.kind, asked.id)
+        account = home(asked.kind, asked.id, record, one.snapshot)
         call = one.call(body=body)
 
         async def amend(account: str, answer: Response) -> Response:

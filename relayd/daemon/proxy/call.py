@@ -19,7 +19,8 @@ from relayd.core.access.addresses import client_address
 from relayd.core.access.auth import authenticate
 from relayd.core.access.body_budget import BodyBudget
 from relayd.core.access.clients import permit
-from relayd.core.access.permissions import allow_endpoint, resolve
+from relayd.core.access.ownership import unfit
+from relayd.core.access.permissions import LONGEST, allow_endpoint, resolve
 from relayd.core.access.throttle import BadKeys
 from relayd.core.balancing.affinity import affinity_id
 from relayd.core.in_flight import InFlight
@@ -143,7 +144,7 @@ class CallServer:
             await self.accounting.pass_in_advance(draft.call_id, dialect.endpoint, key, snapshot)
         aliases = snapshot.relay.models
         call = await self.large.read(len(body), dialect.parse, exchange.head, body, now=draft.started, aliases=aliases)
-        draft.model, draft.stream = call.model, call.stream
+        draft.model, draft.stream = call.model[:LONGEST], call.stream
         context = CallContext(
             exchange=exchange,
             dialect=dialect,
@@ -153,8 +154,10 @@ class CallServer:
             translator=dialect.translator(call),
             deadline=exchange.clock_start + snapshot.relay.upstream.total_timeout,
             affinity=await self.large.read(len(body), _affinity, exchange, call, key, snapshot),
+            keep=partial(self.ownership.keep, call.resumed.in_thread, key) if call.endpoint == "messages" else None,
         )
-        context.barred = await self.ownership.bind(call.body, key, snapshot)
+        files = await self.ownership.bind(call.body, key, snapshot, call.resumed.ids())
+        context.barred = {**unfit(call.named.models, snapshot), **files} if call.named.models else files
         await self.carry(context, snapshot)
 
     async def carry(self, context: CallContext, snapshot: Snapshot) -> None:

@@ -20,6 +20,7 @@ from relayd.wire.call import Dialect, Translator
 from relayd.wire.http import HeaderPairs
 
 Amend = Callable[[str, Response], Awaitable[Response]]
+Keep = Callable[[str, str, str], Awaitable[None]]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -43,6 +44,8 @@ class CallContext:
         suspects: its failed attempts whose blame waits for what another account says.
         lost: attempts that were sent and had no answer.
         amend: given an account's id and its answer, returns the answer that goes to the client.
+        keep: given an account's id and the ids of its answer and of the container that it used, each "" where there is
+            none, writes down what the upstream keeps of the call.
     """
 
     exchange: Exchange
@@ -68,3 +71,4 @@ class CallContext:
     suspects: Suspects = attrs.field(factory=Suspects)
     lost: int = 0
     amend: Amend | None = None
+    keep: Keep | None = None

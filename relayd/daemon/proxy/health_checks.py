@@ -50,11 +50,12 @@ def due(snapshot: Snapshot, pool: Pool, probed: Mapping[str, float], began: floa
     found = []
     for account in snapshot.accounts.values():
         rest = pool.resting(account.id, now)
-        last = probed.get(account.id, 0.0)
+        times = [probed.get(account.id, 0.0)]
         if rest is None:
-            last = max(last, pool.last_used(account.id), began)
+            times += [pool.last_used(account.id), began]
         elif rest[0] != "auth":
             continue
+        last = max((at for at in times if at <= now), default=0.0)  # a later one is a wrong clock's
         if available(account, snapshot) and now - last >= every:
             found.append(account)
     return found

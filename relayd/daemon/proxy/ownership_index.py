@@ -1,4 +1,4 @@
-"""Ownership index: where batches and files live and whose they are, as the state store has it.
+"""Ownership index: whose batches, files, threads and containers are, and where, as the state store has it.
 
 Rule: who may reach what is decided in core/access/ownership.py. Nothing is made while the state store is away, whatever
 `state.on_outage` says: an object that nobody can write down is an object that nobody could ever reach.
@@ -16,13 +16,16 @@ import trio
 
 from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.access.ownership import (
+    NOTHING_KEPT,
     ObjectType,
     OwnershipRecord,
     available,
     bound,
+    check_names,
     decode_ownership,
     encode_ownership,
     holder_topics,
+    ownership_of,
     pin_name,
     same_hands,
 )
@@ -44,8 +47,12 @@ from relayd.state.contract import (
 )
 from relayd.wire.objects import file_ids, may_name_files
 from relayd.wire.refusal import Refusal
+from relayd.wire.resumed import KeptType
 
 MOST_NAMED = 1000  # files in a body
+MOST_UNWRITTEN = 10_000  # records that wait for the store
+# How long a thread or container is known after its last use, ms. Containers live 30 days (API docs, "Code execution").
+KEPT_FOR = 31 * 86_400_000
 TOGETHER = 100  # records looked up at once: they travel in one batch
 
 NOTHING_BARRED: Mapping[str, str] = MappingProxyType({})
@@ -84,16 +91,25 @@ class OwnershipIndex:
         """Whether anything can be written down now. Raises: StoreIsAway."""
         await self._ask(Ping())
 
-    async def bind(self, body: bytes, key: ApiKey, snapshot: Snapshot) -> Mapping[str, str]:
-        """The accounts that cannot serve a body, for the files that it names; with reasons. Raises: Refusal."""
-        if not self._any_files(snapshot) or not await self.large.read(len(body), may_name_files, body):
+    async def bind(
+        self, body: bytes, key: ApiKey, snapshot: Snapshot, kept: Mapping[str, KeptType] = NOTHING_KEPT
+    ) -> Mapping[str, str]:
+        """The accounts that cannot serve a body, for what it names; with reasons.
+
+        Args:
+            kept: the threads and containers that it names.
+        Raises: Refusal.
+        """
+        check_names(kept)
+        searched = self._any_files(snapshot) and await self.large.read(len(body), may_name_files, body)
+        if not searched and not kept:
             return NOTHING_BARRED
-        names = sorted(await self.large.read(len(body), file_ids, body))
+        names = sorted({*kept, *(await self.large.read(len(body), file_ids, body) if searched else ())})
         if len(names) > MOST_NAMED:
             raise Refusal(status=400, message=f"more than {MOST_NAMED} files are named")
         if not names:
             return NOTHING_BARRED
-        return bound(dict(zip(names, await self.records(names), strict=True)), key, snapshot)
+        return bound(dict(zip(names, await self.records(names), strict=True)), key, snapshot, kept)
 
     def _any_files(self, snapshot: Snapshot) -> bool:
         """Whether any key may have files: else no body is searched for them, which takes 1 us a KB."""
@@ -112,15 +128,26 @@ class OwnershipIndex:
             return
         text = encode_ownership(record)
         try:
-            known = await self._ask(Pin(name=pin_name(name), value=text, keep=True))
+            known = await self._ask(Pin(name=pin_name(name), value=text, ttl=_ttl(record), keep=True))
             if isinstance(known, Pinned) and known.value != text:
                 await self._replace(name, record, known.value)
             for topic in holder_topics(record.kind, record.key, record.owner):
                 await self._ask(Publish(topic=topic, name=record.account, body="1"))
         except StoreIsAway:
+            if len(self._unwritten) >= MOST_UNWRITTEN:
+                self._unwritten.pop(next(iter(self._unwritten)))
             self._unwritten[pin_name(name)] = text
             fields = {"id": name, "account": record.account, "key": record.key}
             log.error("objects.not_written_down", extra=fields)  # this process still knows it, and tries again
+
+    async def keep(self, in_thread: bool, key: ApiKey, account: str, message: str, container: str) -> None:
+        """Write down what an upstream keeps of a call of `key`: the conversation, where it is `in_thread`, under the id
+        of its answer, and the container. Raises: Refusal as `write_down` does."""
+        made: list[tuple[str, KeptType]] = [(message, "threads")] if in_thread and message else []
+        made += [(container, "containers")] if container else []
+        with trio.CancelScope(shield=bool(made)):  # it is kept: whoever left, its owner must find it
+            for name, kind in made:
+                await self.write_down(name, ownership_of(kind, account, key))
 
     async def _replace(self, name: str, record: OwnershipRecord, known: str | None) -> None:
         """An id that was known before. It may mean that the older object of the same key or owner is gone. Else two
@@ -131,7 +158,7 @@ class OwnershipIndex:
             log.error("objects.id_taken", extra={"id": name, **fields})
             message = f"account {record.account} gave an object the id of another one, {name}"
             raise Refusal(status=502, message=message, should_retry=False, code="id_taken")
-        await self._ask(Pin(name=pin_name(name), value=encode_ownership(record)))
+        await self._ask(Pin(name=pin_name(name), value=encode_ownership(record), ttl=_ttl(record)))
 
     def forget(self, name: str) -> None:
         """Sync. Should the store be away, the record stays, and leads to an upstream that says 404."""
@@ -169,7 +196,7 @@ class OwnershipIndex:
             found[name] = self._unwritten[name]
             return
         try:
-            answer = await self._ask(GetPin(name=name))
+            answer = await self._ask(GetPin(name=name, ttl=KEPT_FOR))
         except StoreIsAway:
             return
         if isinstance(answer, Pinned):
@@ -195,3 +222,8 @@ class OwnershipIndex:
             return await self.state.main.ask(op)
         except StoreUnavailable:
             raise StoreIsAway from None
+
+
+def _ttl(record: OwnershipRecord) -> int | None:
+    """How long a record stays after its last use, ms; what can be deleted stays until it is."""
+    return None if record.kind in ("batches", "files") else KEPT_FOR

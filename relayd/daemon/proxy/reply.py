@@ -26,7 +26,9 @@ from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
 from relayd.wire.meter import Meter
 from relayd.wire.openai.shapes import rate_headers
+from relayd.wire.plain_body import plain_bytes
 from relayd.wire.refusal import Refusal, status_of_kind
+from relayd.wire.resumed import made_by_message
 from relayd.wire.usage import usage_of_message
 
 
@@ -120,6 +122,8 @@ class ReplyWriter:
         if status == 200 and context.plan.call.endpoint == "messages":
             reported = await self.large.read(len(body), usage_of_message, body)
             context.draft.usage = reported or context.draft.usage
+            if context.keep is not None:
+                await context.keep(context.draft.account, *await self.large.read(len(body), _made_by, body))
         if context.translator is not None:
             body = await self.large.read(len(body), context.translator.whole, status, body)
         if context.before_last_byte is not None:
@@ -150,6 +154,10 @@ class ReplyWriter:
             before_end=context.before_last_byte,
             unnamed=answer.body.unnamed,
         )
+        if context.keep is not None and context.plan.call.resumed.in_thread:
+            opening = Meter()
+            opening.feed(answer.body.data)  # the client may go on after this answer as soon as it has its end
+            await context.keep(draft.account, opening.message, "")
         context.exchange.start(answer.inbound.status, headers)
         try:
             fault = await stream.run(answer.body.data, ended=answer.body.ended)
@@ -160,6 +168,8 @@ class ReplyWriter:
         finally:
             if not context.settled:
                 draft.usage = meter.usage_so_far()
+            if context.keep is not None and meter.container:
+                await context.keep(draft.account, "", meter.container)
 
     def _headers(self, context: CallContext, upstream: Headers) -> HeaderPairs:
         """The answer's headers: the upstream's end-to-end ones, the key's limits, and our ids."""
@@ -197,3 +207,8 @@ class ReplyWriter:
             raise why
         draft.outcome, draft.reason = "cut", why.message
         exchange.abort()
+
+
+def _made_by(body: bytes) -> tuple[str, str]:
+    """The ids of a whole answer and of its container, read from its plain bytes."""
+    return made_by_message(plain_bytes(body))

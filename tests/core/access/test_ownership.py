@@ -15,6 +15,7 @@ from relayd.core.access.ownership import (
     asked,
     bound,
     check_batch,
+    check_names,
     decode_ownership,
     encode_ownership,
     holder_topics,
@@ -123,14 +124,13 @@ def test_a_key_and_an_owner_of_one_name_have_different_topics() -> None:
 
 def test_where_an_object_lives_is_said_when_it_cannot_be_reached_there() -> None:
     tree = snapshot(accounts=(account("a"), account("off", enabled=False)))
-    about = ObjectRequest(kind="files", act="read", path="/v1/files/file_1", id="file_1")
 
     def why(name: str) -> Refusal:
         with pytest.raises(Refusal) as error:
-            home(about, OwnershipRecord(kind="files", account=name, key="dev"), tree)
+            home("files", "f", OwnershipRecord(kind="files", account=name, key="dev"), tree)
         return error.value
 
-    assert home(about, OwnershipRecord(kind="files", account="a", key="dev"), tree).id == "a"
+    assert home("files", "f", OwnershipRecord(kind="files", account="a", key="dev"), tree).id == "a"
     assert (why("gone").status, why("off").status) == (404, 409)
     assert why("gone").should_retry is why("off").should_retry is False
 
@@ -167,14 +167,65 @@ def test_accounts_that_would_rename_or_refuse_a_model_are_unfit() -> None:
     assert unfit([], tree) == {}
 
 
+# --- threads and containers
+
+THREE = snapshot(accounts=(account("a"), account("b"), account("off", enabled=False)))
+KEPT = {"msg_1": "threads", "container_1": "containers"}
+
+
+def kept_on(thread: str = "a", container: str = "a", **fields: str) -> dict[str, OwnershipRecord | None]:
+    made = {"key": "dev", "owner": "", **fields}
+    return {
+        "msg_1": OwnershipRecord(kind="threads", account=thread, **made),
+        "container_1": OwnershipRecord(kind="containers", account=container, **made),
+    }
+
+
+def test_a_call_goes_to_the_account_of_its_thread_and_container() -> None:
+    assert set(bound(kept_on(), api_key(), THREE, KEPT)) == {"b", "off"}
+    assert set(bound(kept_on(key="x", owner="crew"), api_key(owner="crew"), THREE, KEPT)) == {"b", "off"}
+
+
+@pytest.mark.parametrize(
+    ("records", "status", "error_code"),
+    [
+        (kept_on(key="other"), 404, "thread_not_found"),
+        ({"msg_1": None, "container_1": None}, 404, "thread_not_found"),
+        (kept_on(thread="off"), 404, "thread_not_found"),
+        (kept_on(thread="gone"), 404, "thread_not_found"),
+        ({**kept_on(), "container_1": None}, 404, ""),
+        (kept_on(container="off"), 409, ""),
+        (kept_on(container="b"), 400, ""),
+        ({**kept_on(), "msg_1": OwnershipRecord(kind="files", account="a", key="dev")}, 404, "thread_not_found"),
+    ],
+)
+def test_what_another_keeps_or_nobody_does_not_exist(records, status: int, error_code: str) -> None:
+    with pytest.raises(Refusal) as error:
+        bound(records, api_key(), THREE, KEPT)
+    assert (error.value.status, error.value.error_code) == (status, error_code)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 129, "é"])
+def test_what_is_no_id_is_not_looked_up(name: str) -> None:
+    with pytest.raises(Refusal, match="404"):
+        check_names({name: "containers"})
+
+
+def test_only_what_is_listed_has_topics() -> None:
+    assert holder_topics("threads", "dev", "crew") == holder_topics("containers", "dev", "crew") == ()
+
+
+@pytest.mark.parametrize("kind", ["files", "batches", "threads", "containers"])
+def test_a_record_of_each_kind_comes_back(kind) -> None:
+    record = OwnershipRecord(kind=kind, account="a", key="dev", owner="crew")
+    assert decode_ownership(encode_ownership(record)) == record
+
+
 # --- files that a body names
 
 
 def files_on(**homes: str) -> dict[str, OwnershipRecord | None]:
     return {name: OwnershipRecord(kind="files", account=home, key="dev") for name, home in homes.items()}
-
-
-THREE = snapshot(accounts=(account("a"), account("b"), account("off", enabled=False)))
 
 
 def test_a_call_is_bound_to_the_account_of_its_files() -> None:
@@ -186,7 +237,7 @@ def test_a_call_is_bound_to_the_account_of_its_files() -> None:
 @pytest.mark.parametrize(
     ("homes", "key", "text"),
     [
-        ({"f": "a", "g": "b"}, "dev", "400 files f and g live on different accounts"),
+        ({"f": "a", "g": "b"}, "dev", "400 file f and file g live on different accounts"),
         ({"f": "a"}, "other", "404 file not found: f"),
         ({"f": "gone"}, "dev", "404 file f lives on account gone, which is no longer configured"),
         ({"f": "off"}, "dev", "409 file f lives on account off, which is disabled"),
@@ -203,7 +254,9 @@ def test_a_call_whose_files_it_cannot_have_is_refused(homes: dict[str, str], key
         (b'{"messages":[{"content":[{"type":"document","source":{"type":"file","file_id":"file_1"}}]}]}', {"file_1"}),
         (b'{"a":{"fil\\u0065_id":"file_\\u0031"}}', {"file_1"}),
         (b'{"properties":{"file_id":{"type":"string"}}, "x":{"file_id":"two words"}}', set()),
-        (b'{"text":""file_id":"file_1""}', set()),
+        (b'{"text":"\\"file_id\\":\\"file_1\\""}', set()),
+        (b'{"x":{"file_id":"file_1","file_id":"file_2"},"x":{}}', {"file_1", "file_2"}),
+        (b'{"x":{"file\\u005fid":"file_1","file_id" :\n"file_2"},"x":{}}', {"file_1", "file_2"}),
         (b'{"file_id":', set()),
         (b"[" * 100_000, set()),
     ],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from builders import account, api_key, call, snapshot
 
-from relayd.core.access.permissions import glob_matches, resolve
+from relayd.core.access.permissions import glob_matches, resolve, served_beyond
 from relayd.core.balancing.candidates import serves
+from relayd.wire.named_models import NamedModels
 from relayd.wire.refusal import Refusal
 
 ALIASES = {"models": {"fast": "claude-haiku-4-5", "best": "claude-opus-5-5"}}
@@ -115,3 +116,39 @@ def test_a_denial_holds_in_capitals_too() -> None:
 )
 def test_names_that_providers_really_have_fit_globs(name: str) -> None:
     assert resolve(call(name), api_key(models=("*claude*",), deny_models=("*opus*",)), snapshot()).model == name
+
+
+NAMED = NamedModels(models=("claude-haiku-4-5", "claude-opus-5-5"), max_tokens=64000)
+
+
+def test_models_that_a_request_names_besides_its_own_must_be_allowed_too() -> None:
+    sonnet = call(named=NAMED)
+
+    assert resolve(sonnet, api_key(), snapshot()).model == "claude-sonnet-4-5"
+    assert resolve(sonnet, api_key(models=("claude-*",)), snapshot()).call.named == NAMED
+    for fields in ({"deny_models": ("*opus*",)}, {"models": ("claude-sonnet-*", "claude-haiku-*")}):
+        no = refusal(api_key(**fields), sonnet)
+        assert (no.status, no.code) == (403, "model_not_allowed")
+        assert "claude-opus-5-5" in no.message
+    assert refusal(api_key(models=("claude-sonnet-4-5", "best")), call(named=NamedModels(models=("claude-opus-5-5",))))
+
+
+def test_a_cap_on_tokens_is_one_on_those_of_named_models_too() -> None:
+    assert refusal(api_key(max_tokens=8192), call(max_tokens=100, named=NAMED)).code == "max_tokens_cap"
+    assert resolve(call(named=NAMED), api_key(max_tokens=64000), snapshot()).model
+
+
+def test_a_key_that_may_not_use_every_model_cannot_leave_the_choice_to_the_upstream() -> None:
+    choice = call(named=NamedModels(any_model=True))
+
+    assert resolve(choice, api_key(), snapshot()).model
+    assert refusal(api_key(models=("claude-*",)), choice).status == 403
+    assert refusal(api_key(deny_models=("claude-fable-*",)), choice).status == 403
+
+
+def test_what_an_answer_says_it_is_from_is_known_for_a_dated_name_and_else_must_be_allowed() -> None:
+    key = api_key(models=("claude-sonnet-4-5",))
+
+    assert served_beyond(("", "claude-sonnet-4-5-20250929"), ("claude-sonnet-4-5",), key) == ""
+    assert served_beyond(("claude-sonnet-4-5", "claude-opus-5-5"), ("claude-sonnet-4-5",), key) == "claude-opus-5-5"
+    assert served_beyond(("claude-opus-5-5",), ("claude-sonnet-4-5",), api_key()) == ""

@@ -141,3 +141,47 @@ def test_jitter_is_up_to_a_fifth_and_never_above_half_a_minute(seconds: float) -
     assert min(rests) >= seconds
     assert max(rests) <= seconds + min(seconds / 5, 30.0)
     assert seconds == 0.0 or max(rests) - min(rests) > 0.1 * min(seconds / 5, 30.0)
+
+
+DAY = 86400.0
+
+
+def test_a_rest_of_many_days_is_questioned_by_one_call_a_day() -> None:
+    gate = Gate()
+    gate.rest(7 * DAY, "rate", "429 from upstream", 0.0, RNG)
+    assert not gate.admits(DAY - 1)
+    assert gate.admits(DAY)
+
+    gate.trials += 1
+    assert not gate.admits(DAY)  # one at a time
+    gate.trials -= 1
+    gate.rest(60.0, "rate", "429 from upstream", DAY, RNG)  # it still has to rest
+    assert gate.until >= 7 * DAY
+    assert not gate.admits(2 * DAY - 1)
+    assert gate.admits(2 * DAY)
+
+    gate.succeed(2 * DAY, trial=True)  # it was wrong
+    assert gate.admits(2 * DAY)
+    assert not gate.resting(2 * DAY)
+
+
+def test_a_rest_of_hours_is_not_questioned() -> None:
+    gate = Gate()
+    gate.rest(20 * 3600.0, "rate", "429 from upstream", 0.0, RNG)
+
+    assert not any(gate.admits(hour * 3600.0) for hour in range(20))
+
+
+def test_what_a_wrong_clock_dated_is_forgotten_and_what_a_right_one_did_is_kept() -> None:
+    for ahead, forgotten in ((4 * 365 * DAY, True), (700.0, True), (30.0, False), (-5.0, False)):
+        gate = Gate()
+        gate.rest(300.0, "rate", "429 from upstream", ahead, random.Random(1))
+        strike(gate, ahead)
+        assert gate.redate(0.0) is forgotten
+        assert gate.open is forgotten
+        assert gate.redate(0.0) is False
+    struck = Gate()
+    for _ in range(4):
+        strike(struck, 4 * 365 * DAY)
+    struck.redate(0.0)
+    assert not strike(struck, 0.0)

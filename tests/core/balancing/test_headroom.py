@@ -86,8 +86,22 @@ def test_spent_windows_hold_nothing_up_while_paid_overage_serves() -> None:
     assert len(read_gauges(unified(status="rejected", **spent), NOW)) == 1
 
 
+@pytest.mark.parametrize("reset", [str(NOW + 30 * 86400), "1e18", "2030-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_a_reset_beyond_the_longest_window_is_clamped(reset: str) -> None:
+    (gauge,) = read_gauges(unified(**{"7d_utilization": "1.0", "7d_reset": reset}), NOW)
+
+    assert gauge.resets == NOW + 7 * 86400
+
+
+@pytest.mark.parametrize("fields", [{"retry_after": "118756561"}, {"retry_after_ms": "118756561000"}])
+def test_no_answer_makes_an_account_rest_longer_than_the_longest_window(fields: dict[str, str]) -> None:
+    found = limited(headers(**fields), NOW)
+    assert found is not None
+    assert found.until == NOW + 7 * 86400
+
+
 def test_a_window_that_has_reset_or_cannot_be_read_is_no_gauge() -> None:
-    for reset in (str(NOW - 1), "soon", "", str(NOW + 30 * 86400), "nan"):
+    for reset in (str(NOW - 1), "soon", "", "-1", "nan"):
         assert read_gauges(unified(**{"5h_utilization": "1.0", "5h_reset": reset}), NOW) == ()
     assert (
         read_gauges(
@@ -115,7 +129,7 @@ def test_a_window_that_has_reset_or_cannot_be_read_is_no_gauge() -> None:
         ("inf", None),
         ("soon", None),
         ("", None),
-        ("99999999999", 8 * 86400.0),
+        ("99999999999", 7 * 86400.0),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:

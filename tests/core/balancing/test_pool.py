@@ -602,3 +602,86 @@ def test_models_that_clients_make_up_do_not_grow_the_pool_without_bound() -> Non
 
     assert len(world.pool._states["a"].models) <= 64
     assert len(world.pool._kept) <= 512
+
+
+# --- clocks
+
+YEARS = 4 * 365 * 86400.0
+DAY = 86400.0
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [answered(429, retry_after="60"), answered(429), answered(401, "authentication_error", "invalid x-api-key")],
+)
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_rest_from_a_moment_in_the_future_ends_when_the_clock_is_right(outcome: Outcome, restart: bool) -> None:
+    world = world_of(*accounts("a"))
+    world.now = NOW + YEARS
+    world.attempt("a", outcome)
+    refused(world.pick())
+    note = json.loads(json.dumps(world.pool.snapshot_health("a")))
+
+    world.now = NOW + 2
+    if restart:
+        world = world_of(*accounts("a"), now=NOW + 2)
+        assert not world.pool.load_health("a", note, NOW + 2)
+    assert served(world) == "a"
+
+
+def test_what_a_wrong_clock_learnt_does_not_stand_against_what_a_right_one_learns() -> None:
+    world, other = world_of(*accounts("a")), world_of(*accounts("a"))
+    spent = {"anthropic_ratelimit_unified_7d_utilization": "1.0"}
+    world.now = NOW + YEARS
+    world.attempt("a", answered(200, anthropic_ratelimit_unified_7d_reset=str(world.now + 5 * DAY), **spent))
+    refused(world.pick())
+    world.now = other.now = NOW + 60
+    assert served(world) == "a"
+
+    other.attempt("a", answered(429, retry_after="300"))
+    assert world.pool.load_health("a", other.pool.snapshot_health("a"), world.now)
+    refused(world.pick())
+
+
+def test_a_pace_used_up_in_the_future_is_free_when_the_clock_is_right() -> None:
+    world = world_of(*accounts("a", pace=Pace(requests_per_minute=1)))
+    world.now = NOW + YEARS
+    assert served(world) == "a"
+    refused(world.pick())
+
+    world.now = NOW
+    assert served(world) == "a"
+    refused(world.pick())
+
+
+def test_a_rest_of_years_is_one_of_days_and_questioned_daily_by_one_call() -> None:
+    world = world_of(*accounts("a"))
+    world.attempt("a", answered(429, retry_after="118756561"))
+    assert NOW < refused(world.pick()).until <= NOW + 7 * DAY + 31
+
+    world.now = NOW + DAY - 1
+    refused(world.pick())
+    world.now = NOW + DAY + 1
+    first = world.pool.begin(picked(world.pick()), MODEL, world.now)
+    refused(world.pick())
+    world.pool.end(first, world.now)
+    world.attempt(picked(world.pick()), answered(429, retry_after="600"))
+    refused(world.pick())
+    world.now += DAY + 1
+    assert served(world) == "a"
+    assert served(world) == "a"
+
+
+def test_a_window_that_is_spent_for_a_week_is_asked_about_daily() -> None:
+    world = world_of(*accounts("a"))
+    spent = {"anthropic_ratelimit_unified_7d_utilization": "1.0"}
+    said = answered(200, anthropic_ratelimit_unified_7d_reset=str(NOW + 6 * DAY), **spent)
+    world.attempt("a", said)
+    refused(world.pick())
+
+    world.now = NOW + DAY + 1
+    lease = world.pool.begin(picked(world.pick()), MODEL, world.now)
+    refused(world.pick())
+    world.pool.end(lease, world.now)
+    world.attempt(picked(world.pick()), said)
+    refused(world.pick())

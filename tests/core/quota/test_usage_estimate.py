@@ -1,7 +1,7 @@
 import pytest
 
 from relayd.core.quota.limits import Estimate
-from relayd.core.quota.usage_estimate import MOST_KNOWN, WARN_EVERY, DoubtfulUsage, completed
+from relayd.core.quota.usage_estimate import MOST_KNOWN, WARN_EVERY, RareWarnings, completed
 from relayd.wire.usage import Usage
 
 RESERVED = Estimate(input=1000, output=500, cost=9, input_cost=4)
@@ -29,10 +29,10 @@ def test_the_estimate_stands_in_for_what_is_in_doubt(usage: Usage, expected: tup
 
 def test_one_warning_an_hour_for_each_account_and_set_of_fields() -> None:
     now = [1000.0]
-    doubtful = DoubtfulUsage(lambda: now[0])
-    odd = Usage(doubts=frozenset({"output", "input"}))
+    doubtful = RareWarnings(lambda: now[0])
+    odd = frozenset({"output", "input"})
 
-    assert doubtful.due("a", Usage()) == ()
+    assert doubtful.due("a", ()) == ()
     assert doubtful.due("a", odd) == ("input", "output")
     assert doubtful.due("a", odd) == ()
     assert doubtful.due("b", odd)

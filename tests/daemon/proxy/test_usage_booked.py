@@ -162,3 +162,32 @@ async def test_a_refusal_before_any_output_costs_nothing_where_the_api_does_not_
         async with answered(tmp_path, refused(category)) as world:
             await world.house.ask(asking())
             assert (row(world).input, row(world).cost, row(world).unpriced) == (106, cost, 0)
+
+
+async def test_a_model_beyond_what_the_key_may_use_is_booked_as_such_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = whole({"input_tokens": 1000, "output_tokens": 100}, model=FABLE)
+    async with serving(Reception([answering(200, answer)])) as upstream:
+        key = api_key(models=(OPUS,))
+        tree = snapshot(keys=(key,), accounts=(upstream_account("a", upstream.port),))
+        async with booked(tree, tmp_path) as world:
+            for _ in range(3):
+                assert (await world.house.ask(asking())).status == 200
+            said = [one for one in caplog.records if one.message == "call.model_beyond_key"]
+            assert [(one.__dict__["key"], one.__dict__["model"]) for one in said] == [("dev", FABLE)]
+            assert row(world).model == FABLE
+            world.house.upstreams.close()
+
+
+async def test_a_request_that_names_a_model_goes_to_an_account_that_serves_it(tmp_path: Path) -> None:
+    here = Reception([answering(200, whole({"input_tokens": 1, "output_tokens": 1}))])
+    async with serving(here) as upstream:
+        few = upstream_account("a", upstream.port, models=(OPUS,), priority=1)
+        all_models = upstream_account("b", upstream.port)
+        async with booked(snapshot(accounts=(few, all_models)), tmp_path) as world:
+            naming = json.dumps({**json.loads(asking()), "fallbacks": [{"model": FABLE}]}).encode()
+            for _ in range(3):
+                assert (await world.house.ask(naming)).status == 200
+            assert {asked.all("x-api-key")[0] for asked in here.asked} == {"sk-ant-test-b"}
+            world.house.upstreams.close()
