@@ -17,13 +17,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from relayd.config.model.addresses import STATE_URL_OPTIONS
 from relayd.state.contract import StoreMisfit
 
 HostPort = tuple[str, int]
 Word = str | bytes | int
 
 _KINDS = {"redis": "server", "redis+sentinel": "sentinel", "redis+cluster": "cluster"}
-_OPTIONS = frozenset({"ca", "cert", "key", "sentinel_auth"})
 _PORTS = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 
 
@@ -114,9 +114,9 @@ def _database(kind: str, path: list[str]) -> int:
 
 def _options(query: str) -> dict[str, Any]:
     options: dict[str, Any] = dict(urllib.parse.parse_qsl(query))
-    unknown = sorted(options.keys() - _OPTIONS)
+    unknown = sorted(options.keys() - set(STATE_URL_OPTIONS))
     if unknown:
-        raise StoreMisfit(f"state.url: unknown option {unknown[0]!r} [{', '.join(sorted(_OPTIONS))}]")
+        raise StoreMisfit(f"state.url: unknown option {unknown[0]!r} [{', '.join(STATE_URL_OPTIONS)}]")
     if "sentinel_auth" in options:
         options["sentinel_auth"] = options["sentinel_auth"] in ("yes", "1", "true")
     return options

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -243,6 +244,23 @@ def test_an_upstream_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
     ran = sealing.tree.run("account", "test", "main", "--identity", str(sealing.file))
     assert ran.code == 1
     assert f"{url} cannot be reached" in ran.out
+
+
+def test_an_upstream_that_breaks_off_its_answer_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        threading.Thread(target=_answer_in_part, args=(listener,), daemon=True).start()
+        sealing = account_at(tmp_path, url)
+        ran = sealing.tree.run("account", "test", "main", "--identity", str(sealing.file))
+    assert ran.code == 1
+    assert f"{url} broke off its answer" in ran.out
+
+
+def _answer_in_part(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"input_')
 
 
 def test_a_credential_that_does_not_open_is_told(tmp_path: Path) -> None:

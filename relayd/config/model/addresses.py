@@ -9,7 +9,7 @@ import functools
 import ipaddress
 import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from relayd.config.model.values import HIDE, Bad, text
 from relayd.config.problems.leaks import redact
@@ -152,9 +152,10 @@ def origin_or_any(value: Any) -> str:
     return "*" if value == "*" else origin(value)
 
 
-_STATE_RE = re.compile(
-    r"(?:rediss?|redis\+(?:sentinel|cluster))://([!-.0-~]{1,500})((?:/[\w.-]{0,100}){0,2})", re.ASCII
-)
+_STATE_RE = re.compile(r"rediss?(?:\+(?:sentinel|cluster))?://([!-.0-~]{1,500})((?:/[\w.-]{0,100}){0,2})", re.ASCII)
+# What may stand behind the ? of a state URL: files of the node, and a switch.
+STATE_URL_FILES = ("ca", "cert", "key")
+STATE_URL_OPTIONS = (*STATE_URL_FILES, "sentinel_auth")
 
 
 def state_url(value: Any) -> str:
@@ -163,9 +164,10 @@ def state_url(value: Any) -> str:
         if not re.fullmatch(r"sqlite:[^\0\n?#]{1,1000}", value) or value.startswith("sqlite://"):
             raise Bad("E-STATE-URL", "expected sqlite: and a path", value, 'such as "sqlite:var/relayd.db"')
         return str(value)
-    match = _STATE_RE.fullmatch(value)
+    address, _, query = value.partition("?")
+    match = _STATE_RE.fullmatch(address)
     if match is None:
-        schemes = "sqlite:PATH, redis://, rediss://, redis+sentinel:// or redis+cluster:// and host:port"
+        schemes = "sqlite:PATH, redis://, redis+sentinel:// or redis+cluster:// (rediss for TLS) and host:port"
         raise Bad("E-STATE-URL", f"expected {schemes}", value)
     user, _, hosts = match[1].rpartition("@")
     if ":" in user:
@@ -173,7 +175,22 @@ def state_url(value: Any) -> str:
         raise Bad("E-PLAINTEXT-SECRET", "the state URL holds a password", HIDE, hint)
     if not all(_is_host_port(host) for host in hosts.split(",")):
         raise Bad("E-STATE-URL", "expected host:port, several separated by commas", value)
+    _refuse_options(query, value)
     return str(value)
+
+
+def _refuse_options(query: str, value: str) -> None:
+    """Raises Bad for an option of a state URL that is unknown, is written twice, or has no sensible value."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    names = [name for name, _ in pairs]
+    if not set(names) <= set(STATE_URL_OPTIONS) or len(names) != len(set(names)) or (query and not pairs):
+        hint = f"options are {', '.join(STATE_URL_OPTIONS)}, each once"
+        raise Bad("E-STATE-URL", "an unknown option stands behind the ?", value, hint)
+    for name, given in pairs:
+        if name in STATE_URL_FILES and not (given.startswith("/") and given.isprintable()):
+            raise Bad("E-STATE-URL", f"{name} is the absolute path of a PEM file on the node", value)
+        if name == "sentinel_auth" and given not in ("yes", "no"):
+            raise Bad("E-STATE-URL", "sentinel_auth is yes or no", value)
 
 
 def _is_host_port(value: str) -> bool:

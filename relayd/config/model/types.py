@@ -55,7 +55,7 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "address-or-off": (addresses.address_or_off, _string(r"(?:unix:/.+|.+:[0-9]{1,5})?")),
     "origin": (addresses.origin, _string(r"https?://[^/?#A-Z]+")),
     "origin-or-any": (addresses.origin_or_any, _string(r"\*|https?://[^/?#A-Z]+")),
-    "state-url": (addresses.state_url, _string(r"sqlite:.+|(?:rediss?|redis\+sentinel|redis\+cluster)://.+")),
+    "state-url": (addresses.state_url, _string(r"sqlite:.+|rediss?(?:\+sentinel|\+cluster)?://.+")),
     "timezone": (values.timezone, _string(r"[A-Za-z0-9_+/-]+")),
     "name": (values.name, _string(NAME)),
     "window": (values.window, _string(r"day|week|month|(?:[0-9.]+(?:ms|s|m|h|d))+")),

@@ -57,7 +57,7 @@ class AccountCheck:
 
 
 async def check_account(account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
-    """Count the tokens of one word on `account`. Raises: httpx2.TransportError when the answer is cut in its body."""
+    """Count the tokens of one word on `account`."""
     transport = Upstreams(tls=shared_context, wall=trio.current_time).transport(account)
     started = trio.current_time()
     with trio.move_on_after(PATIENCE):
@@ -81,14 +81,17 @@ async def _ask(
     # Sent as it is: `client.request` would add headers of its own.
     request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout.as_dict())
     async with open_client(transport, timeout) as client:
+        failed = "cannot be reached"
         try:
             response = await client.send(request, stream=True)
+            failed = "broke off its answer"
+            answer = await read_at_most(response, LONGEST)
         except httpx2.TransportError as error:
             fault = unreachable(error)
             what = fault.kind if isinstance(fault, Unreachable) else "this node"
-            message = f"{outbound.base_url} cannot be reached ({what})"
+            message = f"{outbound.base_url} {failed} ({what})"
             return AccountCheck(ok=False, status=0, message=message, detail=fault.reason)
-        found = judge(response.status_code, await read_at_most(response, LONGEST))
+        found = judge(response.status_code, answer)
     # Some upstreams quote what they refuse.
     quoted = credential.reveal()
     return attrs.evolve(found, detail=found.detail.replace(quoted, MASK)) if quoted else found

@@ -15,7 +15,6 @@ import random
 from collections.abc import Callable, Mapping
 
 import attrs
-import httpx2
 import trio
 
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, SESSION_KEY
@@ -120,10 +119,7 @@ class HealthChecks:
 async def _outcome(account: Account, secret: Secret | str, snapshot: Snapshot) -> Outcome:
     if isinstance(secret, str):
         return NodeDefect(reason=secret)
-    try:
-        return outcome_of(await check_account(account, secret, snapshot.relay, model_for(account)))
-    except (httpx2.TransportError, OSError) as error:  # cut in mid-answer
-        return Unreachable(kind="reset", reason=str(error) or type(error).__name__)
+    return outcome_of(await check_account(account, secret, snapshot.relay, model_for(account)))
 
 
 def outcome_of(check: AccountCheck) -> Outcome:
