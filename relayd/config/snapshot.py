@@ -166,6 +166,7 @@ class AdminUser:
     password_hash: str = key(doc="scrypt hash of the password.", secret=True, form="scrypt")
     role: Literal["viewer", "editor"] = key("viewer", doc="What the person may do.")
     totp: str = key("", doc="Sealed TOTP seed; optional.", secret=True, form="sealed")
+    email: str = key("", doc="Under which their edits are committed; optional.", form="email")
 
 
 @attrs.frozen(kw_only=True)
@@ -184,8 +185,17 @@ class Admin:
     listen: str = key(
         "127.0.0.1:3001", doc='Web pages, /metrics, admin API; "" = off.', reload=DRAIN, form="address-or-off"
     )
-    users: tuple[AdminUser, ...] = key((), doc="People.", idle="this version has no pages to sign in to")
+    users: tuple[AdminUser, ...] = key((), doc="People.")
     tokens: tuple[AdminToken, ...] = key((), doc="Machines.")
+    hosts: tuple[str, ...] = key(
+        (), doc="Names under which the pages are reached; localhost and addresses always are.", form="host"
+    )
+    proxy_user_header: str = key(
+        "", doc="Header in which a trusted proxy names who is signed in there; empty = none.", form="header"
+    )
+    calls: int = key(
+        10_000, doc="Recent calls that are kept for the pages, for seven days; 0 = none.", low=0, high=1_000_000
+    )
 
 
 @attrs.frozen(kw_only=True)

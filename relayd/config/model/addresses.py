@@ -152,6 +152,14 @@ def origin_or_any(value: Any) -> str:
     return "*" if value == "*" else origin(value)
 
 
+def host_name(value: Any) -> str:
+    """A host name in lower case, without a port."""
+    name = text(value)
+    if not is_host(name) or ":" in name or name != name.lower():
+        raise Bad("E-ORIGIN", "expected a host name in lower case, without scheme and port", value)
+    return name
+
+
 _STATE_RE = re.compile(r"rediss?(?:\+(?:sentinel|cluster))?://([!-.0-~]{1,500})((?:/[\w.-]{0,100}){0,2})", re.ASCII)
 # What may stand behind the ? of a state URL: files of the node, and a switch.
 STATE_URL_FILES = ("ca", "cert", "key")

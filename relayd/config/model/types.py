@@ -64,6 +64,9 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "sealed": (values.sealed, _string(r"(?:rlsec[12]\..+)?")),
     "scrypt": (values.scrypt, _string(r"\$?scrypt\$.+")),
     "recipient": (values.recipient, _string(r"rlpub[12]\..+")),
+    "host": (addresses.host_name, _string(r"[0-9a-z.-]+")),
+    "header": (values.header_or_none, _string(r"[A-Za-z0-9-]*")),
+    "email": (values.email_or_none, _string(r"(?:[^\s@<>]+@[^\s@<>]+)?")),
     "path": (values.path, _string(r"(?:/?[^/]+(?:/[^/]+)*)?")),
 }
 FORMS: dict[str, Any] = {form: NewType(form, str) for form in _FORMS}

@@ -284,3 +284,23 @@ def path(value: Any) -> str:
         what = "expected the name of a file, or an absolute path, without . and .."
         raise Bad("E-PATH", what, value, "a file of the node, outside the tree")
     return str(value)
+
+
+_HEADER_RE = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
+_EMAIL_RE = re.compile(r"[^\s@<>\0]{1,100}@[^\s@<>\0]{1,200}")
+
+
+def header_or_none(value: Any) -> str:
+    """The name of a header, or ""."""
+    name = text(value)
+    if name and _HEADER_RE.fullmatch(name) is None:
+        raise Bad("E-HEADER", "expected the name of a header: letters, digits and -", value)
+    return name
+
+
+def email_or_none(value: Any) -> str:
+    """An e-mail address, or ""."""
+    address = text(value)
+    if address and (_EMAIL_RE.fullmatch(address) is None or not address.isprintable()):
+        raise Bad("E-EMAIL", "expected an e-mail address: name@host", value)
+    return address
