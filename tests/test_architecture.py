@@ -51,6 +51,7 @@ DOORS = {
     "cryptography": ("config/secrets/seal",),
     "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/net/", "daemon/accounts/", "daemon/proxy/"),
+    "jinja2": ("daemon/admin/pages/render",),
     "msgspec": ("wire/", "config/diff", "core/", "simulator/", "state/", "daemon/", "cli/"),
     "python_socks": ("daemon/net/connect",),
     "re2": ("config/pattern",),

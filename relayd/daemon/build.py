@@ -33,6 +33,7 @@ from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.admin.app import AdminApp
 from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.control_socket import ControlSocket
+from relayd.daemon.admin.pages.build import build_site
 from relayd.daemon.admin.service_watch import ServiceWatch
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.capacity import ADMIN_CONNECTIONS, client_connections, descriptors, memory
@@ -159,7 +160,8 @@ def build(
     watcher = make_watcher(base, queue, inspector) if node.watch else None
 
     sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app)
-    admin_app = AdminApp(queue=queue, sources=sources, wall=time.time, new_id=base.new_id)
+    site = build_site(sources, time.time, os.urandom)
+    admin_app = AdminApp(queue=queue, sources=sources, site=site, wall=time.time, new_id=base.new_id)
     admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
 
     history = History(generation_store(base.state_url, node.tree, node.own))

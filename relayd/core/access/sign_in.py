@@ -25,7 +25,7 @@ DIGITS = 6
 DRIFT = 1  # steps that the clock of a phone may be off
 SEED_BYTES = 20  # Source: RFC 4226 section 4, R6: 160 bits recommended
 
-LONGEST_WAIT = 900.0  # s
+FIRST_WAIT, LONGEST_WAIT = 10.0, 900.0  # s
 FORGET = 3600.0  # s after the last failure
 MOST_COUNTED = 10_000
 # Failures that cost no wait: of a name from an address, of an address, of a name from anywhere.
@@ -131,7 +131,7 @@ class LockOut:
         count, at = self._failures.get(place, (0, 0.0))
         if count < free or now - at > FORGET:
             return 0.0
-        pause = min(LONGEST_WAIT, 2.0 ** min(count - free + 1, 20))
+        pause = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(count - free, 20))
         return max(0.0, min(pause, at + pause - now))
 
 

@@ -1,7 +1,8 @@
-"""Admin application, behind the admin listener: metrics, and status, report and reload for programs.
+"""Admin application, behind the admin listener: metrics, and status, report and reload for programs; pages for people.
 
-Rule: a request carries its own proof (a bearer token), there are no cookies, so nothing that a browser does unasked can
-act here. Whatever acts is written to the log with the name of the token. Answers are never cached.
+Rule: outside the pages a request carries its own proof (a bearer token), there are no cookies, so nothing that a
+browser does unasked can act there; what is asked under /web is the site's business. Whatever acts is written to the log
+with the name of the token. Answers are never cached.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from relayd.core.access.throttle import BadKeys
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.admin.documents import result_document
+from relayd.daemon.admin.pages.site import Site
+from relayd.daemon.admin.pages.visit import ROOT
 from relayd.daemon.admin.scrape import scrape
 from relayd.daemon.admin.status import StatusSources, status_document
 from relayd.daemon.log import scrub
@@ -56,12 +59,17 @@ class AdminApp:
 
     queue: RequestQueue
     sources: StatusSources
+    site: Site
     wall: Callable[[], float]
     new_id: Callable[[], str]
     bad_tokens: BadKeys = attrs.field(factory=lambda: BadKeys("invalid tokens"))
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request."""
+        path = exchange.head.path
+        if path == ROOT or path.startswith(f"{ROOT}/"):
+            await exchange.reply(self._named(await self.site.answer(exchange)))
+            return
         try:
             reply = await self._answer(exchange)
         except Refusal as refusal:
@@ -87,7 +95,7 @@ class AdminApp:
                 return await self._reload(exchange, self._visitor(exchange, "editor"))
             case "/":
                 _allow(exchange, "GET")
-                return self._json(200, {"name": "relayd", "paths": ["/metrics", "/api/status", "/api/report"]})
+                return self._json(200, {"name": "relayd", "paths": [ROOT, "/metrics", "/api/status", "/api/report"]})
             case path:
                 raise Refusal(status=404, message=f"unknown path {scrub(ascii(path[:200])[1:-1])}", code="unknown_path")
 
@@ -163,8 +171,10 @@ class AdminApp:
         return self._reply(status, msgspec.json.encode(body) + b"\n", JSON, *headers)
 
     def _reply(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> Reply:
-        ours = [*headers, *_HARD, (b"relayd-request-id", self.new_id().encode())]
-        return Reply(status=status, headers=ours, body=body)
+        return self._named(Reply(status=status, headers=[*headers, *_HARD], body=body))
+
+    def _named(self, reply: Reply) -> Reply:
+        return attrs.evolve(reply, headers=[*reply.headers, (b"relayd-request-id", self.new_id().encode())])
 
 
 def _allow(exchange: Exchange, method: str) -> None:

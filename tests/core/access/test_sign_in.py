@@ -59,7 +59,7 @@ def test_waits_grow_and_end() -> None:
         waits.append(lock.wait(guess, 0.0))
         lock.failed(guess, 0.0)
     assert waits[:FREE_PAIR] == [0.0] * FREE_PAIR
-    assert waits[FREE_PAIR : FREE_PAIR + 4] == [2.0, 4.0, 8.0, 16.0]
+    assert waits[FREE_PAIR : FREE_PAIR + 4] == [10.0, 20.0, 40.0, 80.0]
     assert max(waits) == LONGEST_WAIT
     assert lock.wait(guess, LONGEST_WAIT) == 0.0
     lock.succeeded(guess)

@@ -1,0 +1,1 @@
+"""Admin pages: watching and steering for people, made on the server."""

@@ -1,0 +1,214 @@
+"""Rendering: a Page as HTML, JSON or CSV.
+
+Rule: every text is escaped by the engine; a template has no script and no style of its own, which the content security
+policy would not let run anyway. Templates come from the package and from nowhere else.
+
+Theory: the engine is made when the first page is asked for, so that a daemon whose pages nobody reads pays nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+
+from relayd import __version__
+from relayd.core.quota.limits import dollars
+from relayd.daemon.admin.pages.language import LANGUAGES, translator
+from relayd.daemon.admin.pages.visit import ROOT, Form, Page, Visit
+from relayd.wire.call import Reply
+from relayd.wire.refusal import Refusal
+
+if TYPE_CHECKING:
+    import jinja2
+
+MEDIA: dict[Form, bytes] = {
+    "html": b"text/html; charset=utf-8",
+    "json": b"application/json",
+    "csv": b"text/csv; charset=utf-8; header=present",
+}
+STATIC = {"style.css": b"text/css; charset=utf-8", "pages.js": b"text/javascript; charset=utf-8"}
+STATIC_ROOT = f"{ROOT}/static"
+
+# The places that only some may see, in the order of the menu: message, path, who.
+MENU = (
+    ("overview", ROOT, "viewer"),
+    ("accounts", f"{ROOT}/accounts", "viewer"),
+    ("keys", f"{ROOT}/keys", "viewer"),
+    ("calls", f"{ROOT}/calls", "viewer"),
+    ("explain", f"{ROOT}/explain", "viewer"),
+    ("reports", f"{ROOT}/reports", "viewer"),
+    ("config", f"{ROOT}/config", "viewer"),
+    ("audit", f"{ROOT}/audit", "viewer"),
+    ("my_key", f"{ROOT}/my-key", "key"),
+)
+
+
+def page_reply(page: Page, visit: Visit) -> Reply:
+    """The answer to a visit, in the form that was asked for."""
+    if visit.as_form == "html":
+        body = html(page, visit)
+    elif visit.as_form == "csv":
+        if not page.tables:
+            raise Refusal(status=404, message="this page has no rows, and so no CSV", code="form")
+        body = page.tables[0].as_csv().encode()
+    elif page.document is not None:
+        body = msgspec.json.encode(page.document) + b"\n"
+    elif page.tables:
+        body = msgspec.json.encode(page.tables[0].as_json()) + b"\n"
+    else:
+        raise Refusal(status=404, message="this page has no JSON", code="form")
+    return Reply(status=page.status, headers=[(b"content-type", MEDIA[visit.as_form]), *page.headers], body=body)
+
+
+def html(page: Page, visit: Visit) -> bytes:
+    """A page for people."""
+    say = translator(visit.language)
+    values = {
+        **page.values,
+        "page": page,
+        "visit": visit,
+        "t": say,
+        "title": page.title if page.plain_title else say(page.title),
+        "tables": {table.name: table for table in page.tables},
+        "menu": _menu(visit),
+        "languages": LANGUAGES,
+    }
+    return engine().get_template(f"{page.template}.html").render(values).encode()
+
+
+def _menu(visit: Visit) -> list[tuple[str, str, bool]]:
+    """What this visitor may go to: message, URL, whether it is here."""
+    if visit.session is None:
+        return []
+    key_holder = visit.visitor.role == "key"
+    shown = [(name, path) for name, path, need in MENU if key_holder == (need == "key")]
+    here = max((path for _, path in shown if _inside(visit.path, path)), key=len, default="")
+    return [(name, path, path == here) for name, path in shown]
+
+
+def _inside(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
+
+
+@cache
+def engine() -> jinja2.Environment:
+    """The template engine, with what every template may use."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("relayd.daemon.admin.pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters.update(money=_money, count=_count, exact=_exact, span=_span, size=_size, percent=_percent, q=_quoted)
+    made.globals.update(root=ROOT, static=static_url, version=__version__)
+    return made
+
+
+def _money(value: int | None) -> str:
+    """Micro-USD as dollars: cents, or more digits where cents would say nothing."""
+    if value is None:
+        return "–"
+    exact = dollars(value)
+    whole, _, part = exact.partition(".")
+    return f"{whole}.{part.ljust(2, '0')[:2]}" if abs(value) >= 1_000_000 or value == 0 else exact
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def _exact(seconds: float | None) -> str:
+    """RFC 3339, UTC."""
+    if not seconds:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _span(seconds: float | None) -> str:
+    """A duration in its two largest units."""
+    if seconds is None:
+        return "–"
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds) % 60} s"
+
+
+def _size(value: float | None) -> str:
+    if value is None:
+        return "–"
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share * 100:.0f} %"
+
+
+def _quoted(text: object) -> str:
+    """For one segment of a path."""
+    return quote(str(text), safe="")
+
+
+# Files beside the pages
+
+
+@cache
+def static_file(name: str) -> tuple[bytes, bytes] | None:
+    """Media type and content; None for an unknown name."""
+    if name not in STATIC:
+        return None
+    return STATIC[name], (resources.files(__package__) / "static" / name).read_bytes()
+
+
+@cache
+def static_url(name: str) -> str:
+    """Its URL, which changes with the content: so browsers may keep it for ever."""
+    found = static_file(name)
+    assert found is not None
+    return f"{STATIC_ROOT}/{name}?{hashlib.sha256(found[1]).hexdigest()[:12]}"
+
+
+def static_reply(name: str) -> Reply:
+    """Raises: Refusal 404."""
+    found = static_file(name)
+    if found is None:
+        raise Refusal(status=404, message="unknown file", code="unknown_path")
+    keep = (b"cache-control", b"public, max-age=31536000, immutable")
+    return Reply(status=200, headers=[(b"content-type", found[0]), keep], body=found[1])
+
+
+def error_page(refusal: Refusal, details: Mapping[str, Any] | None = None) -> Page:
+    """A "no" for people; for programs the same JSON as elsewhere on this listener."""
+    headers = list(refusal.headers)
+    if refusal.retry_after is not None:
+        headers.append((b"retry-after", str(refusal.retry_after).encode()))
+    error = {"status": refusal.status, "code": refusal.code or refusal.kind, "message": refusal.message}
+    return Page(
+        template="error",
+        title="error.title",
+        values={"refusal": refusal, **(details or {})},
+        document={"error": error},
+        status=refusal.status,
+        headers=headers,
+    )
