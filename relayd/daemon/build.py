@@ -58,6 +58,7 @@ from relayd.daemon.reload.requests import RequestQueue
 from relayd.daemon.reload.tasks import ReloadTasks
 from relayd.daemon.reload.watch import Watcher, inotify
 from relayd.daemon.store.lives import owner_of
+from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.daemon.store.state_client import StateClient, open_state
 from relayd.daemon.systemd import ReloadNotices, notify
 
@@ -86,6 +87,7 @@ class Daemon:
     live: Live
     upstreams: Upstreams
     state: StateClient
+    recent: RecentCalls
     keeper: OAuthKeeper
     app: PublicApp
     server: HttpServer
@@ -146,7 +148,8 @@ def build(
     defects = make_defects(base, keeper)
     call_metrics = CallMetrics()
     watch = make_service_watch(base, state)
-    app = make_app(base, state, keeper, call_metrics, watch)
+    recent = make_recent_calls(base, state)
+    app = make_app(base, state, keeper, call_metrics, recent, watch)
     room = client_connections(descriptors())
     wanted = start.snapshot.relay.server.max_connections
     if room < min(wanted, FEW_CONNECTIONS):
@@ -160,7 +163,7 @@ def build(
     watcher = make_watcher(base, queue, inspector) if node.watch else None
 
     sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app)
-    site = build_site(sources, time.time, os.urandom)
+    site = build_site(sources, recent, time.time, os.urandom)
     admin_app = AdminApp(queue=queue, sources=sources, site=site, wall=time.time, new_id=base.new_id)
     admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
 
@@ -175,6 +178,7 @@ def build(
         live=base.live,
         upstreams=base.upstreams,
         state=state,
+        recent=recent,
         keeper=keeper,
         app=app,
         server=server,
@@ -296,19 +300,31 @@ def make_defects(base: Foundation, keeper: OAuthKeeper) -> NodeDefects:
     return defects
 
 
+def make_recent_calls(base: Foundation, state: StateClient) -> RecentCalls:
+    """The last calls of all nodes, for the pages."""
+    live = base.live
+    return RecentCalls(state=state.main, most=lambda: live.snapshot.relay.admin.calls)
+
+
 def make_service_watch(base: Foundation, state: StateClient) -> ServiceWatch:
     """Whether calls are served here, for status, metrics and /readyz."""
     return ServiceWatch(live=base.live, pool=base.pool, state=state.main, wall=time.time)
 
 
 def make_app(
-    base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics, watch: ServiceWatch
+    base: Foundation,
+    state: StateClient,
+    keeper: OAuthKeeper,
+    call_metrics: CallMetrics,
+    recent: RecentCalls,
+    watch: ServiceWatch,
 ) -> PublicApp:
-    """Serves calls; the receipt of each goes to the metrics and to the access log."""
+    """Serves calls; the receipt of each goes to the metrics, to the access log and to the recent calls."""
 
     def record(receipt: Receipt) -> None:
         call_metrics.record(receipt)
         base.access.record(receipt)
+        recent.record(receipt)
 
     return build_proxy(
         live=base.live,

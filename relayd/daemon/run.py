@@ -129,6 +129,7 @@ class Serving:
         public, admin = sockets_of(daemon.sockets.public), sockets_of(daemon.sockets.admin)
         async with trio.open_nursery() as lasting:  # outlives the calls, whose ends it has to settle
             await lasting.start(daemon.state.run)
+            lasting.start_soon(daemon.recent.run)
             lasting.start_soon(daemon.upstreams.keep_tidy)
             lasting.start_soon(daemon.health_checks.run)
             lasting.start_soon(tell_watchdog, os.environ, notify)
@@ -143,6 +144,7 @@ class Serving:
                     await serving.start(daemon.server.serve, public)
                     self._ready(public, admin)
                 nursery.cancel_scope.cancel()
+            await daemon.recent.flush()
             lasting.cancel_scope.cancel()
         daemon.upstreams.close()
         log.info("daemon.stopped")

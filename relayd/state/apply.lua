@@ -15,6 +15,7 @@
 --        s:COUNTER            slots            sorted set of holders by expiry
 --        u:DAY                books            hash {key, account, model} -> {counts...}
 --        damaged:...          what was found to be something else than it should be, under its name; nobody reads it
+--        calls    sorted set of recent calls by their beginning    call   hash of them: id -> {id, at, ..., body}
 --        began    when all this began: whoever finds another time there knows that what was here before is lost
 --        p:NAME pin   n:TOPIC notes (hash)   v:TOPIC version of a topic   nodes (hash)
 -- Whether something has expired is always decided by the times inside; Redis's own TTLs only sweep up, an hour later.
@@ -25,7 +26,7 @@ local call = redis.call
 local FOREVER = 9007199254740991
 local HOUR = 3600000
 local DAY = 24 * HOUR
-local SETTLED, REAPED, USAGE = 6 * HOUR, 7 * DAY, 400 * DAY
+local SETTLED, REAPED, USAGE, CALLS = 6 * HOUR, 7 * DAY, 400 * DAY, 7 * DAY
 local BACKWARD = 5000
 local LONGEST_LEASE = HOUR
 local MOST_HOLDING = 256
@@ -90,6 +91,7 @@ local function never() return false end
 local function is_names(value) return #value == 3 end
 local function is_note(value) return whole(value[1]) and type(value[2]) == 'string' end
 local function is_node(value) return whole(value[1]) and whole(value[2]) and type(value[3]) == 'string' end
+local function is_kept_call(value) return #value == 9 and whole(value[2]) and type(value[9]) == 'string' end
 local function is_pin(value) return value[1] ~= nil and whole(value[2]) end
 local function is_record(value) return type(value) == 'table' and #value == 14 end
 local function is_call(value)
@@ -617,6 +619,53 @@ function ops.report(day, cursor, size, key)
     if row and (key == '' or names[1] == key) then rows[#rows + 1] = {names, row} end
   end
   return {'reported', rows, page[1]}
+end
+
+-- call: {id, at, key, account, model, client, outcome, status, body}
+local function forget_calls(ids)
+  for i = 1, #ids, 500 do
+    local some = {}
+    for j = i, math.min(i + 499, #ids) do some[#some + 1] = ids[j] end
+    call('ZREM', prefix .. 'calls', unpack(some))
+    call('HDEL', prefix .. 'call', unpack(some))
+  end
+end
+
+function ops.keepcalls(calls, most)
+  local order, bodies = typed(prefix .. 'calls', 'zset'), typed(prefix .. 'call', 'hash')
+  for _, one in ipairs(calls) do
+    call('ZADD', order, one[2], one[1])
+    call('HSET', bodies, one[1], pack(one))
+  end
+  forget_calls(call('ZRANGEBYSCORE', order, '-inf', string.format('(%.0f', now - CALLS), 'LIMIT', 0, 5000))
+  local excess = call('ZCARD', order) - most
+  if excess > 0 then forget_calls(call('ZRANGE', order, 0, math.min(excess, 5000) - 1)) end
+  call('PEXPIRE', order, ttl(CALLS))
+  call('PEXPIRE', bodies, ttl(CALLS))
+  return {'done'}
+end
+
+-- the newest calls before one, whose place is (at, id); of equal times the greater id is the newer
+function ops.findcalls(id, at, name, most)
+  local order, bodies = typed(prefix .. 'calls', 'zset'), typed(prefix .. 'call', 'hash')
+  local ids = {id}
+  if id == '' then
+    ids = {}
+    local top = string.format('%.0f', at)
+    for _, one in ipairs(call('ZRANGE', order, top, top, 'BYSCORE', 'REV')) do
+      if one < name and #ids < most then ids[#ids + 1] = one end
+    end
+    local from = string.format('%.0f', now - CALLS)
+    local older = call('ZRANGE', order, '(' .. top, from, 'BYSCORE', 'REV', 'LIMIT', 0, most - #ids)
+    for _, one in ipairs(older) do ids[#ids + 1] = one end
+  end
+  local found = {}
+  for _, one in ipairs(ids) do
+    local raw = call('HGET', bodies, one)
+    local kept = raw and field_of(bodies, one, raw, is_kept_call)
+    if kept then found[#found + 1] = kept end
+  end
+  return {'calls', found}
 end
 
 function ops.ping() return {'pong', now} end

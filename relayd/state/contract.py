@@ -27,6 +27,8 @@ BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the win
 
 SETTLED_MS = 6 * 3_600_000  # about 150 bytes a call in Redis: at a million calls a day, 40 MB
 REAPED_MS = 7 * 86_400_000  # reaped calls are few, and a node may be cut off for days
+CALLS_MS = 7 * 86_400_000  # recent calls are kept for so long
+MOST_LOOKED_AT = 2_000  # recent calls that one question goes through
 USAGE_MS = 400 * 86_400_000  # the usage of a day is kept for a year and a month
 MOST_HOLDING = 256  # open calls of a key that are looked at when one more is denied
 BACKWARD_MS = 5_000  # a clock that steps back by less than this is held; more is believed (a wrong clock was set right)
@@ -46,6 +48,27 @@ class StoreRefused(StoreUnavailable):
 
 class StoreMisfit(Exception):
     """The store cannot be used as configured: a wrong URL, a missing package, a database of a newer relayd."""
+
+
+@attrs.frozen(kw_only=True)
+class KeptCall:
+    """A recent call: what it is found by, and a text that says all of it.
+
+    Args:
+        at: Unix ms at which it began.
+        client: id of the client rule that matched, or "".
+        body: JSON; no prompt, no secret.
+    """
+
+    id: str
+    at: int
+    key: str = ""
+    account: str = ""
+    model: str = ""
+    client: str = ""
+    outcome: str = ""
+    status: int = 0
+    body: str = ""
 
 
 # -- operations ----------------------------------------------------------------------------------------------------
@@ -233,13 +256,45 @@ class Report:
 
 
 @attrs.frozen(kw_only=True)
+class KeepCalls:
+    """Remember recent calls. One of an id that is kept already takes its place.
+
+    Args:
+        most: so many are kept, the newest; 0 forgets all.
+    """
+
+    calls: tuple[KeptCall, ...]
+    most: int
+
+
+@attrs.frozen(kw_only=True)
+class FindCalls:
+    """Recent calls, the newest first: those whose fields are what is given; "" and 0 stand for any.
+
+    Args:
+        before: only such that began before that call, by (at, id): where a question goes on.
+        limit: at most so many. Fewer come where many were looked through: see `FoundCalls.after`.
+    """
+
+    limit: int = 100
+    before: tuple[int, str] | None = None
+    id: str = ""
+    key: str = ""
+    account: str = ""
+    model: str = ""
+    client: str = ""
+    outcome: str = ""
+    status: int = 0
+
+
+@attrs.frozen(kw_only=True)
 class Ping:
     """Are you there, and what time is it?"""
 
 
 Op = (
     Admit | Settle | Void | Renew | Acquire | Release | Pin | GetPin | Unpin | Publish | Gather | Beat | Nodes | Reap
-    | Peek | Report | Ping
+    | Peek | Report | KeepCalls | FindCalls | Ping
 )  # fmt: skip
 
 
@@ -375,6 +430,18 @@ class Reported:
 
 
 @attrs.frozen(kw_only=True)
+class FoundCalls:
+    """To FindCalls, the newest first.
+
+    Args:
+        after: from where to ask on; None when there are no more.
+    """
+
+    calls: tuple[KeptCall, ...]
+    after: tuple[int, str] | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Pong:
     """To Ping."""
 
@@ -390,7 +457,7 @@ class Failed:
 
 Answer = (
     Granted | Denied | Stale | Closed | Settled | Renewed | Done | Pinned | Published | Gathered | NodeList | Reaped
-    | TermLevels | Reported | Pong | Failed
+    | TermLevels | Reported | FoundCalls | Pong | Failed
 )  # fmt: skip
 
 
@@ -469,3 +536,24 @@ def left_behind(checkpoint: UsageRecord | None, orphan: UsageRecord) -> UsageRec
     """What a reaper books. Once anything was heard the prompt is known exactly, and the estimate, which takes all of it
     for written to the dearest cache, says nothing more."""
     return orphan if checkpoint is None or checkpoint.tokens == 0 else checkpoint
+
+
+CALL_FILTERS = ("key", "account", "model", "client", "outcome", "status")
+
+
+def is_wanted(call: KeptCall, wanted: FindCalls) -> bool:
+    """Whether a call is one of those that were asked for."""
+    return all(getattr(wanted, name) in ("", 0, getattr(call, name)) for name in CALL_FILTERS)
+
+
+def found_calls(looked_at: Sequence[KeptCall], wanted: FindCalls) -> FoundCalls:
+    """The answer from the newest MOST_LOOKED_AT calls before `wanted.before`, in order."""
+    found: list[KeptCall] = []
+    for number, call in enumerate(looked_at, 1):
+        if is_wanted(call, wanted):
+            found.append(call)
+        if len(found) == wanted.limit:
+            more = number < len(looked_at) or number == MOST_LOOKED_AT
+            return FoundCalls(calls=tuple(found), after=(call.at, call.id) if more else None)
+    full = len(looked_at) >= MOST_LOOKED_AT
+    return FoundCalls(calls=tuple(found), after=(looked_at[-1].at, looked_at[-1].id) if full else None)

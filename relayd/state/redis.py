@@ -23,7 +23,7 @@ import attrs
 import msgspec
 import redis
 
-from relayd.core.quota.limits import Calendar, Rolling, Slots, Term, TermLevel
+from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term, TermLevel
 from relayd.state import contract as c
 from relayd.state.redis_address import RedisConnection, RedisConnector, Word, parse_redis_url
 from relayd.state.report import days_between
@@ -346,6 +346,9 @@ def _eviction_warning(name: str, told: dict[str, str]) -> list[str]:
     return [f"{name}: maxmemory-policy is {policy}, which may drop counters and leases [set it to noeviction]"]
 
 
+_CALL_FIELDS = [field.name for field in attrs.fields(c.KeptCall)]
+
+
 def _packed(op: c.Op) -> tuple[Any, ...]:
     """An operation as apply.lua takes it. None is sent as false, for nil would end a Lua array."""
     match op:
@@ -380,6 +383,11 @@ def _packed(op: c.Op) -> tuple[Any, ...]:
             return ("reap", op.limit, op.look, op.owner, op.leases)
         case c.Peek():
             return ("peek", [_term(term) for term in op.terms])
+        case c.KeepCalls():
+            return ("keepcalls", [attrs.astuple(call) for call in op.calls], op.most)
+        case c.FindCalls():
+            at, name = op.before or (FOREVER, "")
+            return ("findcalls", op.id, at, name, c.MOST_LOOKED_AT)
         case c.Report():
             raise AssertionError("a report is asked for page by page")
         case c.Ping():
@@ -420,6 +428,9 @@ def _answer(op: c.Op, row: list[Any]) -> c.Answer:
             return c.Settled(outcome=outcome)
         case ["renewed", lost]:
             return c.Renewed(lost=tuple(lost))
+        case ["calls", rows]:
+            assert isinstance(op, c.FindCalls)
+            return c.found_calls([c.KeptCall(**dict(zip(_CALL_FIELDS, call, strict=True))) for call in rows], op)
         case ["done"]:
             return c.Done()
         case ["pinned", value]:

@@ -39,6 +39,13 @@ _BOOK = (
 )
 
 
+_CALL_COLUMNS = [field.name for field in attrs.fields(c.KeptCall)]
+_FROM_CALLS = f"SELECT {', '.join(_CALL_COLUMNS)} FROM calls"
+_INTO_CALLS = (
+    f"INSERT OR REPLACE INTO calls ({', '.join(_CALL_COLUMNS)}) VALUES ({', '.join('?' * len(_CALL_COLUMNS))})"
+)
+
+
 class _ManyRows(dict[int, str]):
     """An INSERT of n rows of four values, made when first used."""
 
@@ -277,10 +284,34 @@ class SqliteStore:
                 query += f"{' AND key = ?' if op.key else ''} ORDER BY day, key, account, model"
                 rows = sql(query, (op.first, op.last, op.key) if op.key else (op.first, op.last)).fetchall()
                 return c.Reported(rows=tuple(from_row(row) for row in rows if any(row[4:])))
+            case c.KeepCalls():
+                return self._keep_calls(sql, op)
+            case c.FindCalls():
+                return self._find_calls(sql, op)
             case c.Ping():
                 return c.Pong(now=self._now)
             case _:
                 assert_never(op)
+
+    # -- recent calls ----------------------------------------------------------------------------------------------
+
+    def _keep_calls(self, sql: Sql, op: c.KeepCalls) -> c.Answer:
+        for call in op.calls:
+            sql(_INTO_CALLS, attrs.astuple(call))
+        sql("DELETE FROM calls WHERE at < ?", (self._now - c.CALLS_MS,))
+        excess = sql("SELECT count(*) FROM calls").fetchone()[0] - op.most
+        if excess > 0:
+            sql("DELETE FROM calls WHERE rowid IN (SELECT rowid FROM calls ORDER BY at, id LIMIT ?)", (excess,))
+        return c.Done()
+
+    def _find_calls(self, sql: Sql, op: c.FindCalls) -> c.Answer:
+        if op.id:
+            rows = sql(f"{_FROM_CALLS} WHERE id = ?", (op.id,)).fetchall()
+        else:
+            at, name = op.before or (FOREVER, "")
+            where = f"WHERE (at, id) < (?, ?) AND at >= ? ORDER BY at DESC, id DESC LIMIT {c.MOST_LOOKED_AT}"
+            rows = sql(f"{_FROM_CALLS} {where}", (at, name, self._now - c.CALLS_MS)).fetchall()
+        return c.found_calls([c.KeptCall(**dict(zip(_CALL_COLUMNS, row, strict=True))) for row in rows], op)
 
     # -- admission -------------------------------------------------------------------------------------------------
 
@@ -669,7 +700,7 @@ class SqliteStore:
 
 def _reads(batch: Sequence[c.Op]) -> bool:
     """Whether a batch writes nothing."""
-    return all(isinstance(op, c.Peek | c.Report | c.Ping | c.Gather | c.Nodes) for op in batch)
+    return all(isinstance(op, c.Peek | c.Report | c.FindCalls | c.Ping | c.Gather | c.Nodes) for op in batch)
 
 
 def _beginning(batch: Sequence[c.Op]) -> str:

@@ -56,9 +56,14 @@ ALTER TABLE open ADD COLUMN key TEXT NOT NULL DEFAULT '';
 ALTER TABLE open ADD COLUMN likely INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX open_key ON open (key, likely) WHERE key <> '';
 """
+_CALLS = """
+CREATE TABLE calls (id TEXT PRIMARY KEY, at INTEGER NOT NULL, key TEXT NOT NULL, account TEXT NOT NULL,
+  model TEXT NOT NULL, client TEXT NOT NULL, outcome TEXT NOT NULL, status INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX calls_at ON calls (at, id);
+"""
 # MIGRATIONS[n] leads from version n to n + 1; a new file walks through all of them. None that was released is changed:
 # tests/state/test_migrations.py opens files of every version.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _HOLDING)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _HOLDING, _CALLS)
 
 
 def open_file(path: str, busy: int, migrations: tuple[str, ...] = MIGRATIONS) -> sqlite3.Connection:

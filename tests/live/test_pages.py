@@ -105,6 +105,48 @@ def test_pages_have_three_forms(visitor: Browser) -> None:
     assert table.text.splitlines()[0] == "at,who,what,subject,address,result"
 
 
+def test_a_call_is_found_by_the_id_in_its_answer(visitor: Browser, daemon: Daemon) -> None:
+    ask = {
+        "model": "claude-haiku-4-5<script>",
+        "max_tokens": 5,
+        "messages": [{"role": "user", "content": "the prompt"}],
+    }
+    answer = httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask)
+    name = answer.headers["relayd-request-id"]
+    visitor.sign_in()
+    page = visitor.get(f"/web/calls/{name}")
+    assert page.status_code == 200
+    assert "claude-haiku-4-5&lt;script&gt;" in page.text
+    assert "<script>" not in page.text.partition("<main")[2]
+    assert "the prompt" not in page.text
+    document = visitor.get(f"/web/calls/{name}.json").json()
+    assert document["attempts"][0]["account"] == "sim"
+    assert document["revision"]
+    assert visitor.get("/web/calls.json?key=dev&status=200").json()["rows"][0]["id"] == name
+    assert visitor.get("/web/calls.json?key=other").json()["rows"] == []
+    assert visitor.get("/web/calls/req_nothing").status_code == 404
+    assert visitor.get("/web/calls?status=x").status_code == 400
+
+
+def test_calls_survive_the_daemon_and_can_be_turned_off(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, relay=pages_table())
+    ask = {"model": "claude-haiku-4-5", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
+    with running(tree) as daemon:
+        name = httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask).headers[
+            "relayd-request-id"
+        ]
+    with running(tree) as daemon:
+        one = browser(daemon)
+        one.sign_in()
+        assert one.get(f"/web/calls/{name}").status_code == 200
+    (tree / "relay.toml").write_text((tree / "relay.toml").read_text().replace("[admin]", "[admin]\ncalls = 0"))
+    with running(tree) as daemon:
+        httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask)
+        one = browser(daemon)
+        one.sign_in()
+        daemon.wait_until(lambda: "[admin].calls = 0" in one.get("/web/calls").text, "all are forgotten")
+
+
 def test_both_languages(daemon: Daemon) -> None:
     korean = browser(daemon, accept_language="ko-KR,ko;q=0.9,en;q=0.8")
     assert "로그인" in korean.get("/web").text

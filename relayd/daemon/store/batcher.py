@@ -222,6 +222,7 @@ class Batcher:
         kept: Callable[[], None] | None = None,
         *,
         urgent: bool = False,
+        aside: bool = False,
     ) -> None:
         """Carry out an operation some time soon. Sync, for it is called from `finally` blocks.
 
@@ -231,10 +232,13 @@ class Batcher:
             then: called with the answer, in trio's thread.
             kept: called there when a Settle or Void cannot be lost any more: it was carried out or journaled.
             urgent: it does not lie, for somebody waits to be told.
+            aside: it takes long: only the thread carries it out, never the loop.
         """
         pending = _Pending(op, then=then, kept=kept)
         if not self.threaded:
             self._serve([pending])
+        elif aside and self.queued < MOST_QUEUED:
+            self._hand_over([pending])
         elif isinstance(op, Settle | Void) or self.queued < MOST_QUEUED:
             self._fresh.append(pending)
             if urgent:

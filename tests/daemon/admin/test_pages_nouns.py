@@ -89,6 +89,14 @@ def test_templates_name_messages_that_exist() -> None:
     assert used <= catalogue("en").keys()
 
 
+def test_every_column_and_table_has_a_name_for_people() -> None:
+    code = "".join(one.read_text("utf-8") for one in PAGES.iterdir() if one.name.endswith(".py"))
+    columns, tables = re.findall(r'Column\(name="(\w+)"', code), re.findall(r'PageTable\(\s*name="(\w+)"', code)
+    assert columns
+    assert tables
+    assert {f"column.{name}" for name in columns} | {f"table.{name}" for name in tables} <= catalogue("en").keys()
+
+
 def test_templates_have_no_text_script_or_style_of_their_own() -> None:
     for one in TEMPLATES:
         text = one.read_text("utf-8")
