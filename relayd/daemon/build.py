@@ -26,6 +26,7 @@ from relayd.core.live import Live
 from relayd.core.quota.prices import shipped
 from relayd.core.quota.reservation import account_slots
 from relayd.core.receipt import Receipt
+from relayd.core.traffic import Traffic
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.accounts.node_defects import NodeDefects, find_defects
 from relayd.daemon.accounts.oauth import OAuthKeeper
@@ -148,8 +149,8 @@ def build(
     defects = make_defects(base, keeper)
     call_metrics = CallMetrics()
     watch = make_service_watch(base, state)
-    recent = make_recent_calls(base, state)
-    app = make_app(base, state, keeper, call_metrics, recent, watch)
+    recent, traffic = make_recent_calls(base, state), Traffic()
+    app = make_app(base, state, keeper, call_metrics, recent, traffic, watch)
     room = client_connections(descriptors())
     wanted = start.snapshot.relay.server.max_connections
     if room < min(wanted, FEW_CONNECTIONS):
@@ -163,11 +164,12 @@ def build(
     watcher = make_watcher(base, queue, inspector) if node.watch else None
 
     sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app)
-    site = build_site(sources, recent, time.time, os.urandom)
+    history = History(generation_store(base.state_url, node.tree, node.own))
+    site = build_site(
+        sources=sources, queue=queue, history=history, recent=recent, traffic=traffic, wall=time.time, rng=os.urandom
+    )
     admin_app = AdminApp(queue=queue, sources=sources, site=site, wall=time.time, new_id=base.new_id)
     admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
-
-    history = History(generation_store(base.state_url, node.tree, node.own))
     listeners = make_listeners(base, server, admin_server)
     reloader = make_reloader(base, record, queue, inspector, listeners, history, defects)
     keep = HistoryKeeper(record=record, live=base.live, history=history, wall=time.time, proof=node.pace.proof)
@@ -317,14 +319,16 @@ def make_app(
     keeper: OAuthKeeper,
     call_metrics: CallMetrics,
     recent: RecentCalls,
+    traffic: Traffic,
     watch: ServiceWatch,
 ) -> PublicApp:
-    """Serves calls; the receipt of each goes to the metrics, to the access log and to the recent calls."""
+    """Serves calls; the receipt of each goes to the metrics, to the access log and to the pages."""
 
     def record(receipt: Receipt) -> None:
         call_metrics.record(receipt)
         base.access.record(receipt)
         recent.record(receipt)
+        traffic.record(receipt)
 
     return build_proxy(
         live=base.live,

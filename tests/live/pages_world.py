@@ -76,6 +76,13 @@ def browser(daemon: Daemon, **headers: Any) -> Browser:
     )
 
 
+def csrf_of(page: httpx2.Response) -> dict[str, str]:
+    """The token of the session that a page was shown to."""
+    found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
+    assert found is not None, page.text
+    return {"csrf": found[1]}
+
+
 def hidden_fields(text: str, action: str) -> dict[str, str]:
     """The hidden fields of the first form with that action. Raises: AssertionError."""
     form = re.search(rf'<form[^>]*action="{re.escape(action)}"[^>]*>(.*?)</form>', text, re.DOTALL)

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from builders import KEY
 from daemon import Daemon, running, write_tree
-from pages_world import PASSWORD, Browser, admin_url, browser, pages_table
+from pages_world import PASSWORD, Browser, admin_url, browser, csrf_of, pages_table
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +172,17 @@ def test_another_host_name_is_refused(visitor: Browser) -> None:
 )
 def test_no_other_site_can_act_for_a_visitor(visitor: Browser, headers: dict[str, str]) -> None:
     first = visitor.sign_in()
-    assert visitor.post("/web/sign-out", _csrf(first), **headers).status_code == 403
+    assert visitor.post("/web/sign-out", csrf_of(first), **headers).status_code == 403
     assert visitor.get("/web").url.path == "/web"
 
 
 def test_a_form_needs_the_token_of_its_session(visitor: Browser, daemon: Daemon) -> None:
     first = visitor.sign_in()
     other = browser(daemon)
-    foreign = _csrf(other.sign_in())
+    foreign = csrf_of(other.sign_in())
     for fields in ({}, {"csrf": ""}, {"csrf": "0" * 64}, foreign):
         assert visitor.post("/web/sign-out", fields).status_code == 403
-    assert visitor.post("/web/sign-out", _csrf(first)).url.path == "/web/sign-in"
+    assert visitor.post("/web/sign-out", csrf_of(first)).url.path == "/web/sign-in"
     assert visitor.get("/web").url.path == "/web/sign-in"
 
 
@@ -200,7 +200,7 @@ def test_signing_out_everywhere_ends_all_of_them(daemon: Daemon) -> None:
     one, other = browser(daemon), browser(daemon)
     page = one.sign_in()
     other.sign_in()
-    one.post("/web/sign-out-everywhere", _csrf(page))
+    one.post("/web/sign-out-everywhere", csrf_of(page))
     assert [each.get("/web").url.path for each in (one, other)] == ["/web/sign-in"] * 2
 
 
@@ -230,9 +230,3 @@ def test_without_users_the_page_says_how_to_add_one(tmp_path: Path) -> None:
         assert "<form" not in page.text.split("<main")[1]
         assert browser(daemon).sign_in().status_code == 200
         assert browser(daemon).get("/web/audit.json").status_code == 401
-
-
-def _csrf(page: httpx2.Response) -> dict[str, str]:
-    found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
-    assert found is not None, page.text
-    return {"csrf": found[1]}

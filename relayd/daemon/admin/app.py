@@ -22,7 +22,7 @@ from relayd.core.access.addresses import client_address
 from relayd.core.access.admin_tokens import Role, authorise, may_scrape
 from relayd.core.access.throttle import BadKeys
 from relayd.core.quota.limits import day_of
-from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.admin.books import usage_rows
 from relayd.daemon.admin.documents import result_document
 from relayd.daemon.admin.pages.site import Site
 from relayd.daemon.admin.pages.visit import ROOT
@@ -31,9 +31,7 @@ from relayd.daemon.admin.status import StatusSources, status_document
 from relayd.daemon.log import scrub
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.reload.requests import Reload, ReloadOutcome, ReloadResult, RequestQueue
-from relayd.daemon.store.failsafe import RETRY
-from relayd.state.contract import Report, Reported, StoreUnavailable
-from relayd.state.report import DayError, days_between, report_document, span, split_dimensions
+from relayd.state.report import DayError, report_document, span, split_dimensions
 from relayd.wire.anthropic import JSON
 from relayd.wire.call import Reply
 from relayd.wire.refusal import Refusal
@@ -144,18 +142,7 @@ class AdminApp:
             by = split_dimensions(asked["by"] or "key")
         except DayError as error:
             raise Refusal(status=400, message=scrub(str(error)[:300]), code="query") from None
-        try:
-            rows = [row for day in days_between(first, last) for row in await self._records(day)]
-        except StoreUnavailable as error:
-            raise Refusal(status=503, message=f"the state store is away: {error}", retry_after=RETRY) from None
-        return report_document(rows, first, last, by)
-
-    async def _records(self, day: str) -> tuple[UsageRecord, ...]:
-        """The records of one day; days are asked for one by one, for a Redis does nothing else while it reads."""
-        answer = await self.sources.state.ask(Report(first=day, last=day))
-        if not isinstance(answer, Reported):
-            raise StoreUnavailable(str(answer))
-        return answer.rows
+        return report_document(await usage_rows(self.sources.state, first, last), first, last, by)
 
     # Answers
 

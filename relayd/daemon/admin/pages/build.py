@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relayd.core.access.sessions import Sessions
+from relayd.core.traffic import Traffic
+from relayd.daemon.admin.pages.accounts import AccountPages
 from relayd.daemon.admin.pages.audit import AuditTrail
 from relayd.daemon.admin.pages.audit_page import AuditPage
 from relayd.daemon.admin.pages.calls import CallPages
+from relayd.daemon.admin.pages.config_page import ConfigPages
+from relayd.daemon.admin.pages.explain_page import ExplainPage
+from relayd.daemon.admin.pages.keys import KeyPages
 from relayd.daemon.admin.pages.overview import Overview
+from relayd.daemon.admin.pages.reports import ReportPage
 from relayd.daemon.admin.pages.sign_in import SignInPages
 from relayd.daemon.admin.pages.site import Site
 from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.reload.history import History
+from relayd.daemon.reload.requests import RequestQueue
 from relayd.daemon.store.recent_calls import RecentCalls
 
 
 def build_site(
-    sources: StatusSources, recent: RecentCalls, wall: Callable[[], float], rng: Callable[[int], bytes]
+    *,
+    sources: StatusSources,
+    queue: RequestQueue,
+    history: History,
+    recent: RecentCalls,
+    traffic: Traffic,
+    wall: Callable[[], float],
+    rng: Callable[[int], bytes],
 ) -> Site:
     """All pages.
 
@@ -34,8 +49,13 @@ def build_site(
     )
     pages = (
         sign_in,
-        Overview(sources=sources),
+        Overview(sources=sources, traffic=traffic),
+        AccountPages(sources=sources, recent=recent),
+        KeyPages(sources=sources, recent=recent),
         CallPages(recent=recent),
+        ExplainPage(sources=sources),
+        ReportPage(sources=sources),
+        ConfigPages(sources=sources, queue=queue, history=history, audit=audit),
         AuditPage(audit=audit),
     )
     return Site(

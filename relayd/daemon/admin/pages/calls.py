@@ -11,9 +11,9 @@ from typing import Any
 import attrs
 import msgspec
 
+from relayd.daemon.admin.books import store_is_away
 from relayd.daemon.admin.pages.table import Column, PageTable
 from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
-from relayd.daemon.store.failsafe import RETRY
 from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.state.contract import CALL_FILTERS, FindCalls, FoundCalls, KeptCall, StoreUnavailable
 from relayd.wire.refusal import Refusal
@@ -82,7 +82,7 @@ class CallPages:
         try:
             return await self.recent.find(wanted)
         except StoreUnavailable as error:
-            raise Refusal(status=503, message=f"the state store is away: {error}", retry_after=RETRY) from None
+            raise store_is_away(error) from None
 
 
 def wanted_calls(visit: Visit) -> FindCalls:

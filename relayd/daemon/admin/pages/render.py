@@ -110,7 +110,9 @@ def engine() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters.update(money=_money, count=_count, exact=_exact, span=_span, size=_size, percent=_percent, q=_quoted)
+    made.filters.update(
+        money=_money, count=_count, exact=_exact, span=_span, size=_size, percent=_percent, short=_short, q=_quoted
+    )
     made.globals.update(root=ROOT, static=static_url, version=__version__)
     return made
 
@@ -163,6 +165,14 @@ def _size(value: float | None) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share * 100:.0f} %"
+
+
+def _short(value: float) -> str:
+    """A figure for an axis."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g}"
 
 
 def _quoted(text: object) -> str:

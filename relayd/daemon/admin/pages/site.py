@@ -182,7 +182,7 @@ class Site:
             raise Refusal(status=401, message="not signed in, or no longer", code="session")
         role = visit.visitor.role
         if _RANKS[role] < _RANKS[route.need] or (role == "key" and route.need not in ("nobody", "key")):
-            if role == "key" and visit.path == ROOT:
+            if role == "key" and visit.path == ROOT and visit.as_form == "html":
                 return see_other(f"{ROOT}/my-key")
             raise Refusal(
                 status=403, message=f"{visit.visitor.name} is {_ROLES[role]} and may not do this", code="role"

@@ -1,0 +1,130 @@
+"""Config: what runs, what is on the disk and why it does not run, and the way back and forth between them.
+
+Rule: what changes anything goes through the same queue as every other reload, and is written into the audit trail.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import trio
+
+from relayd.daemon.admin.documents import candidate_document, history_document, origin_document, result_document
+from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
+from relayd.daemon.admin.pages.table import Column, PageTable
+from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.status import StatusSources, status_document
+from relayd.daemon.reload.history import History
+from relayd.daemon.reload.requests import Operation, Reload, RequestQueue, Resume, Rollback, Trigger
+from relayd.wire.refusal import Refusal
+
+PROBLEMS = (
+    Column(name="severity"),
+    Column(name="place"),
+    Column(name="code"),
+    Column(name="message"),
+    Column(name="hint"),
+)
+NODES = (
+    Column(name="node"),
+    Column(name="revision"),
+    Column(name="commit"),
+    Column(name="result"),
+    Column(name="since"),
+    Column(name="heard"),
+    Column(name="version"),
+)
+STORED = (
+    Column(name="number", kind="number"),
+    Column(name="stored"),
+    Column(name="trigger"),
+    Column(name="commit"),
+    Column(name="digest"),
+    Column(name="problem"),
+)
+
+
+@attrs.define(eq=False, kw_only=True)
+class ConfigPages:
+    """The running config and its reloads."""
+
+    sources: StatusSources
+    queue: RequestQueue
+    history: History
+    audit: AuditTrail
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(method="GET", pattern=f"{ROOT}/config", need="viewer", handler=self.show),
+            Route(method="POST", pattern=f"{ROOT}/config/reload", need="editor", handler=self.reload),
+            Route(method="POST", pattern=f"{ROOT}/config/rollback", need="editor", handler=self.roll_back),
+            Route(method="POST", pattern=f"{ROOT}/config/resume", need="editor", handler=self.resume),
+        )
+
+    async def show(self, visit: Visit) -> Page:
+        """The state of things; nothing is read from the tree for it."""
+        return await self._page(visit, None)
+
+    async def reload(self, visit: Visit) -> Page:
+        """Take the tree as it is; with the field `accept` one that is held, with `dry_run` only say what would be."""
+        dry_run = visit.form.get("dry_run") == "yes"
+        asked = Reload(accept=visit.form.get("accept", "")[:64], dry_run=dry_run)
+        what = "reload.check" if dry_run else "reload.accept" if asked.accept else "reload"
+        return await self._ask(visit, "http", asked, what, asked.accept)
+
+    async def roll_back(self, visit: Visit) -> Page:
+        """Go back to a stored generation, and stay there until `resume`. Raises: Refusal 400."""
+        number = visit.form.get("generation", "")
+        if not number.isdecimal() or len(number) > 9:
+            raise Refusal(status=400, message="generation: expected a number", code="form")
+        return await self._ask(visit, "rollback", Rollback(generation=int(number)), "rollback", number)
+
+    async def resume(self, visit: Visit) -> Page:
+        """Follow the tree again."""
+        return await self._ask(visit, "resume", Resume(), "resume", "")
+
+    async def _ask(self, visit: Visit, trigger: Trigger, operation: Operation, what: str, subject: str) -> Page:
+        result = await self.queue.request(trigger, operation).wait()
+        self.audit.note(
+            AuditEntry(
+                at=visit.now,
+                who=visit.visitor.name,
+                what=what,
+                subject=subject,
+                address=visit.address,
+                result=result.result if result.result != "applied" else "ok",
+            )
+        )
+        return await self._page(visit, result_document(result))
+
+    async def _page(self, visit: Visit, verdict: dict[str, Any] | None) -> Page:
+        record, live = self.sources.record, self.sources.live
+        stored = await trio.to_thread.run_sync(self.history.listed)
+        candidate = candidate_document(record.candidate, visit.now) if record.candidate is not None else None
+        problems = (verdict or candidate or {}).get("problems", [])
+        status = status_document(self.sources, visit.now)
+        tables = (
+            PageTable(name="problems", columns=PROBLEMS, rows=[_placed(one) for one in problems]),
+            PageTable(name="nodes", columns=NODES, rows=status["nodes"]),
+            PageTable(name="stored", columns=STORED, rows=[_whole(one) for one in history_document(stored, record)]),
+        )
+        document = {
+            "running": origin_document(record.origin, live.generation),
+            "candidate": candidate,
+            "drift": status["drift"],
+            "verdict": verdict,
+            "stored": history_document(stored, record),
+        }
+        values = {**document, "held": record.hold, "degraded": record.degraded, "tree": self.sources.tree}
+        values["restart_required"] = list(record.restart_required)
+        return Page(template="config", title="menu.config", values=values, tables=tables, document=document)
+
+
+def _placed(problem: dict[str, Any]) -> dict[str, Any]:
+    place = ":".join(str(problem[name]) for name in ("file", "line", "column") if problem.get(name))
+    return {**{column.name: problem.get(column.name, "") for column in PROBLEMS}, "place": place}
+
+
+def _whole(stored: dict[str, Any]) -> dict[str, Any]:
+    return {**dict.fromkeys((column.name for column in STORED), ""), "runs": False, "held": False, **stored}

@@ -1,0 +1,199 @@
+"""Keys: their limits as bars, what they used and who holds them; one key; and the page of a key's holder.
+
+Rule: a holder sees its own key and nothing else. A page asks the store for the limits of the keys that it shows, not of
+all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from relayd.config.snapshot import ApiKey, ObjectId
+from relayd.core.access.auth import best_state
+from relayd.core.quota.limits import Slots, day_of, usage_document
+from relayd.core.quota.reservation import shown_terms
+from relayd.daemon.admin.books import store_is_away, usage_rows
+from relayd.daemon.admin.pages.accounts import HISTORY, by_day, last_days
+from relayd.daemon.admin.pages.calls import COLUMNS as CALL_COLUMNS
+from relayd.daemon.admin.pages.calls import row_of
+from relayd.daemon.admin.pages.table import Column, PageTable
+from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.store.recent_calls import RecentCalls
+from relayd.state.contract import FindCalls, KeptCall, Peek, StoreUnavailable, TermLevels
+from relayd.state.report import grouped
+from relayd.wire.refusal import Refusal
+
+PER_PAGE = 50
+CALLS_SHOWN = 20
+DAYS_SHOWN = 31
+
+COLUMNS = (
+    Column(name="key", link="link"),
+    Column(name="name"),
+    Column(name="owner"),
+    Column(name="state"),
+    Column(name="expires", kind="time"),
+    Column(name="limit"),
+    Column(name="used_share", kind="share"),
+    Column(name="resets"),
+    Column(name="calls", kind="number"),
+    Column(name="errors", kind="number"),
+    Column(name="tokens", kind="number"),
+    Column(name="cost", kind="money"),
+)
+LIMITS = (
+    Column(name="limit_name"),
+    Column(name="unit"),
+    Column(name="used"),
+    Column(name="limit"),
+    Column(name="used_share", kind="share"),
+    Column(name="resets_at"),
+)
+MODELS = (
+    Column(name="model"),
+    Column(name="calls", kind="number"),
+    Column(name="tokens", kind="number"),
+    Column(name="cost", kind="money"),
+)
+
+
+@attrs.define(eq=False, kw_only=True)
+class KeyPages:
+    """The API keys of the running config."""
+
+    sources: StatusSources
+    recent: RecentCalls
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(method="GET", pattern=f"{ROOT}/keys", need="viewer", handler=self.show_all),
+            Route(method="GET", pattern=f"{ROOT}/keys/{{key}}", need="viewer", handler=self.show_one),
+            Route(method="GET", pattern=f"{ROOT}/my-key", need="key", handler=self.show_own),
+        )
+
+    async def show_all(self, visit: Visit) -> Page:
+        """Keys by id, some at a time; `?q=` filters by id, name and owner, `?after=` goes on. Raises: Refusal 503."""
+        words, after = visit.query.get("q", "").lower(), visit.query.get("after", "")
+        snapshot = self.sources.live.snapshot
+        fitting = [key for name, key in sorted(snapshot.keys.items()) if name > after and _has(key, words)]
+        shown = fitting[:PER_PAGE]
+        limits = await self._limits(shown, visit.now)
+        day = day_of(round(visit.now * 1000), snapshot.relay.state.timezone)
+        today = {row.key: row for row in grouped(await usage_rows(self.sources.state, day, day), ("key",))}
+        rows = [
+            self._row(key, found, visit.now) | _used(today.get(key.id))
+            for key, found in zip(shown, limits, strict=True)
+        ]
+        more = visit.url(after=shown[-1].id) if len(fitting) > PER_PAGE else ""
+        table = PageTable(name="keys", columns=COLUMNS, rows=rows, after=more)
+        values = {"q": visit.query.get("q", ""), "total": len(snapshot.keys)}
+        return Page(template="keys", title="menu.keys", values=values, tables=(table,))
+
+    async def show_one(self, visit: Visit) -> Page:
+        """One key. Raises: Refusal 404, 503."""
+        return await self._page(visit, visit.captured["key"], own=False)
+
+    async def show_own(self, visit: Visit) -> Page:
+        """The key of whoever is signed in with it. Raises: Refusal 404 for admins, who have none."""
+        if visit.visitor.role != "key":
+            raise Refusal(status=404, message="this page is for holders of a key", code="unknown_path")
+        return await self._page(visit, visit.visitor.name, own=True)
+
+    async def _page(self, visit: Visit, name: str, *, own: bool) -> Page:
+        key = self.sources.live.snapshot.keys.get(ObjectId(name))
+        if key is None:
+            raise Refusal(status=404, message="there is no such key in the running config", code="unknown_key")
+        days = last_days(visit.now, self.sources.live.snapshot.relay.state.timezone, DAYS_SHOWN)
+        rows = await usage_rows(self.sources.state, days[0], days[-1], key=key.id)
+        (limits,) = await self._limits([key], visit.now)
+        calls = await self._calls(key)
+        tables = (
+            PageTable(name="limits", columns=LIMITS, rows=limits),
+            PageTable(name="models", columns=MODELS, rows=[_of_model(row) for row in grouped(rows, ("model",))]),
+            PageTable(name="history", columns=HISTORY, rows=by_day(rows, days)),
+            PageTable(
+                name="calls", columns=_own_columns() if own else CALL_COLUMNS, rows=[row_of(one) for one in calls]
+            ),
+        )
+        clients = sorted({call.client for call in calls if call.client})
+        values = {"key": key, "state": best_state(key, self.sources.live.snapshot, visit.now), "clients": clients}
+        document = {"key": key.id, "owner": key.owner, "state": values["state"]}
+        document |= {table.name: table.as_json()["rows"] for table in tables}
+        return Page(
+            template="key",
+            title=name,
+            plain_title=True,
+            values={**values, "own": own},
+            tables=tables,
+            document=document,
+        )
+
+    async def _calls(self, key: ApiKey) -> Sequence[KeptCall]:
+        try:
+            return (await self.recent.find(FindCalls(key=key.id, limit=CALLS_SHOWN))).calls
+        except StoreUnavailable:
+            return ()
+
+    async def _limits(self, keys: Sequence[ApiKey], now: float) -> list[list[dict[str, Any]]]:
+        """Of each key its limits, with what is used of them. Raises: Refusal 503."""
+        snapshot = self.sources.live.snapshot
+        terms = [shown_terms(key, snapshot, round(now * 1000)) for key in keys]
+        try:
+            answer = await self.sources.state.ask(Peek(terms=tuple(term for some in terms for term in some)))
+        except StoreUnavailable as error:
+            raise store_is_away(error) from None
+        if not isinstance(answer, TermLevels):
+            raise store_is_away(StoreUnavailable(str(answer)))
+        levels = iter(answer.levels)
+        found = []
+        for key, some in zip(keys, terms, strict=True):
+            own = tuple(next(levels) for _ in some)
+            rows = usage_document(key, some, own, answer.now)["limits"]
+            shares = [level.used / term.limit if term.limit else 0.0 for term, level in zip(some, own, strict=True)]
+            kinds = [isinstance(term, Slots) for term in some]
+            found.append(
+                [
+                    {**row, "used_share": min(share, 1.0), "slots": slots}
+                    for row, share, slots in zip(rows, shares, kinds, strict=True)
+                ]
+            )
+        return found
+
+    def _row(self, key: ApiKey, limits: Sequence[dict[str, Any]], now: float) -> dict[str, Any]:
+        """A key, with the limit that is nearest to its end."""
+        tightest = max(limits, key=lambda row: row["used_share"], default=None)
+        return {
+            "key": key.id,
+            "link": f"{ROOT}/keys/{key.id}",
+            "name": key.name,
+            "owner": key.owner,
+            "state": best_state(key, self.sources.live.snapshot, now),
+            "expires": key.expires.timestamp() if key.expires is not None else None,
+            "limit": tightest["limit_name"] if tightest else "",
+            "used_share": tightest["used_share"] if tightest else None,
+            "resets": (tightest["resets_at"] or "") if tightest else "",
+        }
+
+
+def _own_columns() -> tuple[Column, ...]:
+    """What a holder may see of its calls: no account, no links to pages of admins."""
+    shown = [column for column in CALL_COLUMNS if column.name != "account"]
+    return tuple(attrs.evolve(column, link="") for column in shown)
+
+
+def _has(key: ApiKey, words: str) -> bool:
+    return not words or any(words in text.lower() for text in (key.id, key.name, key.owner))
+
+
+def _used(row: Any) -> dict[str, Any]:
+    if row is None:
+        return {"calls": 0, "errors": 0, "tokens": 0, "cost": 0}
+    return {"calls": row.requests, "errors": row.errors, "tokens": row.tokens, "cost": row.cost}
+
+
+def _of_model(row: Any) -> dict[str, Any]:
+    return {"model": row.model, "calls": row.requests, "tokens": row.tokens, "cost": row.cost}

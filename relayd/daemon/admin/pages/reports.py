@@ -1,0 +1,106 @@
+"""Reports: what was used and what it cost, by day, key, owner, account or model, from the books of all nodes."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from relayd.config.snapshot import ObjectId
+from relayd.core.quota.limits import day_of
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.admin.books import usage_rows
+from relayd.daemon.admin.pages.charts import Series, chart
+from relayd.daemon.admin.pages.table import Column, PageTable
+from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.log import scrub
+from relayd.state.report import DayError, days_between, grouped, report_document, span
+from relayd.wire.refusal import Refusal
+
+DIMENSIONS = ("key", "owner", "account", "model", "day")
+FIGURES = (
+    Column(name="calls", kind="number"),
+    Column(name="errors", kind="number"),
+    Column(name="tokens", kind="number"),
+    Column(name="input", kind="number"),
+    Column(name="output", kind="number"),
+    Column(name="cache_read", kind="number"),
+    Column(name="cost", kind="money"),
+    Column(name="unpriced", kind="number"),
+)
+LONGEST = 92  # days of one page
+
+
+@attrs.define(eq=False, kw_only=True)
+class ReportPage:
+    """Usage and cost of some days."""
+
+    sources: StatusSources
+
+    def routes(self) -> tuple[Route, ...]:
+        return (Route(method="GET", pattern=f"{ROOT}/reports", need="viewer", handler=self.show),)
+
+    async def show(self, visit: Visit) -> Page:
+        """`?from=` and `?to=` (days; the default is the last seven), `?by=`. Raises: Refusal 400, 503."""
+        by = visit.query.get("by") or "key"
+        if by not in DIMENSIONS:
+            raise Refusal(status=400, message=f"by: expected one of {', '.join(DIMENSIONS)}", code="query")
+        first, last = self._span(visit)
+        rows = await usage_rows(self.sources.state, first, last)
+        days = days_between(first, last)
+        table = PageTable(name="report", columns=(Column(name=by), *FIGURES), rows=self._rows(rows, by))
+        values = {
+            "first": first,
+            "last": last,
+            "by": by,
+            "dimensions": DIMENSIONS,
+            "report": report_document(rows, first, last, ("day",)),
+            "charts": daily_charts(rows, days) if len(days) > 1 else (),
+        }
+        return Page(template="reports", title="menu.reports", values=values, tables=(table,))
+
+    def _span(self, visit: Visit) -> tuple[str, str]:
+        today = day_of(round(visit.now * 1000), self.sources.live.snapshot.relay.state.timezone)
+        last = visit.query.get("to") or today
+        try:
+            week_before = (datetime.date.fromisoformat(last) - datetime.timedelta(days=6)).isoformat()
+            first, last = span("", visit.query.get("from") or week_before, last, today)
+        except (DayError, ValueError) as error:
+            raise Refusal(status=400, message=scrub(str(error)[:200]), code="query") from None
+        if len(days_between(first, last)) > LONGEST:
+            raise Refusal(status=400, message=f"at most {LONGEST} days on one page", code="query")
+        return first, last
+
+    def _rows(self, rows: Sequence[UsageRecord], by: str) -> list[dict[str, Any]]:
+        if by == "owner":
+            keys = self.sources.live.snapshot.keys
+            owners = {name: key.owner or key.id for name, key in keys.items()}
+            rows = [attrs.evolve(row, key=owners.get(ObjectId(row.key), row.key)) for row in rows]
+        found = grouped(rows, ("key" if by == "owner" else by,))
+        return [_figures(row) | {by: getattr(row, "key" if by == "owner" else by)} for row in found]
+
+
+def _figures(row: UsageRecord) -> dict[str, Any]:
+    named = {column.name: getattr(row, column.name) for column in FIGURES if column.name != "calls"}
+    return {**named, "calls": row.requests}
+
+
+def daily_charts(rows: Sequence[UsageRecord], days: Sequence[str]) -> tuple[Any, ...]:
+    """Calls, tokens and cost by day."""
+    by_day = {row.day: row for row in grouped(rows, ("day",))}
+    starts = [datetime.datetime.fromisoformat(f"{day}T12:00:00+00:00").timestamp() for day in days]
+    found = [by_day.get(day) for day in days]
+    return (
+        chart(
+            "calls",
+            "number",
+            starts,
+            Series(name="calls", values=[row.requests if row else 0 for row in found]),
+            Series(name="errors", values=[row.errors if row else 0 for row in found]),
+        ),
+        chart("tokens", "number", starts, Series(name="tokens", values=[row.tokens if row else 0 for row in found])),
+        chart("cost", "money", starts, Series(name="cost", values=[row.cost if row else 0 for row in found])),
+    )
