@@ -33,7 +33,11 @@ MEDIA: dict[Form, bytes] = {
     "json": b"application/json",
     "csv": b"text/csv; charset=utf-8; header=present",
 }
-STATIC = {"style.css": b"text/css; charset=utf-8", "pages.js": b"text/javascript; charset=utf-8"}
+STATIC = {
+    "style.css": b"text/css; charset=utf-8",
+    "pages.js": b"text/javascript; charset=utf-8",
+    "icon.svg": b"image/svg+xml",
+}
 STATIC_ROOT = f"{ROOT}/static"
 
 # The places that only some may see, in the order of the menu: message, path, who.
