@@ -40,8 +40,10 @@ def test_a_head_that_goes_back_or_aside_is_held() -> None:
     rewound = judge_head(Head(commit=NEW, taken=OLD, onward=False, back=True))
     forced = judge_head(Head(commit=NEW, taken=OLD, onward=False))
 
-    assert rewound is not None and "was rewound" in rewound.reasons[0]
-    assert forced is not None and "a forced push" in forced.reasons[0]
+    assert rewound is not None
+    assert "was rewound" in rewound.reasons[0]
+    assert forced is not None
+    assert "a forced push" in forced.reasons[0]
 
 
 @pytest.mark.parametrize("verdict", ["N", "B", "U", "E", "X", "Y", "R", "?"])

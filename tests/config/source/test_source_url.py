@@ -60,7 +60,7 @@ def test_repositories_branches_and_folders(text: str, url: str, branch: str, fol
     ],
 )
 def test_what_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not the address|not understood|not the name|not a folder"):
+    with pytest.raises(ValueError, match=r"not the address|not understood|not the name|not a folder"):
         parse_source(text)
 
 

@@ -248,6 +248,7 @@ async def test_a_signer_who_is_added_later_is_known_at_the_next_fetch(signed: Si
         await until_priority(world, 2)
 
 
+@pytest.mark.skipif(shutil.which("gpg") is None and "CI" not in os.environ, reason="gpg is not here")
 async def test_a_pgp_signature_of_an_allowed_key_counts_and_another_does_not(tmp_path: Path, signed: Signed) -> None:
     origin = signed.origin
     alice, public = gpg_home(tmp_path, "alice")
