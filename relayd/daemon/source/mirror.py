@@ -20,10 +20,11 @@ import attrs
 import trio
 
 from relayd.config.atomic import replace_file
+from relayd.config.source.past import FOLDER, TAKEN
 from relayd.core.pull import CommitSignature, Head, HeldHead, is_meant, judge_head
 from relayd.daemon.source.git_child import GitChild, PullError
 
-FETCHED, TAKEN = "refs/relayd/fetched", "refs/relayd/taken"
+FETCHED = "refs/relayd/fetched"
 FETCH_TIMEOUT = 60.0  # s for what the network does
 VERIFY_TIMEOUT = 120.0  # s; a signature takes about 10 ms
 LOCAL_TIMEOUT = 20.0  # s for what git does on this machine
@@ -72,6 +73,7 @@ class Mirror:
             raise ValueError(f"{settings.directory}: another relayd pulls into it") from None
         replace_file(self.git.config, self.git.config_text().encode(), mode=0o600)
         settings.mirror.mkdir(mode=0o700, exist_ok=True)
+        replace_file(settings.mirror / FOLDER, f"{settings.at.folder}\n".encode(), mode=0o600)
         self._remove_leftovers()
 
     def close(self) -> None:

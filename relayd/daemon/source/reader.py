@@ -12,8 +12,8 @@ import attrs
 
 from relayd.config.source.git import GitError, commit_of
 from relayd.config.source.git_tree import BlobCache, read_git_tree
+from relayd.config.source.past import TAKEN
 from relayd.config.source.tree import Tree, Unstable
-from relayd.daemon.source.mirror import TAKEN
 from relayd.daemon.source.settings import SourceSettings
 
 
