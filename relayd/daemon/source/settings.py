@@ -60,14 +60,13 @@ def source_settings(source: str, directory: Path, environ: Mapping[str, str], *,
     except ValueError as error:
         raise ValueError(f"RELAYD_SOURCE: {error}") from None
     interval = _interval(environ.get("RELAYD_SOURCE_INTERVAL", ""))
-    signers = environ.get("RELAYD_ALLOWED_SIGNERS", "")
     return SourceSettings(
         at=at,
         directory=directory / "source",
         interval=interval if watch else None,
         key=_file("RELAYD_SOURCE_KEY", environ),
         known_hosts=_file("RELAYD_SOURCE_KNOWN_HOSTS", environ),
-        signers=tuple(_readable("RELAYD_ALLOWED_SIGNERS", part) for part in signers.split(":") if part),
+        signers=_signers(environ.get("RELAYD_ALLOWED_SIGNERS", "")),
     )
 
 
@@ -87,6 +86,14 @@ def _interval(text: str) -> float | None:
 def _file(variable: str, environ: Mapping[str, str]) -> Path | None:
     name = environ.get(variable, "")
     return _readable(variable, name) if name else None
+
+
+def _signers(text: str) -> tuple[Path, ...]:
+    """Raises: ValueError, also for a setting that names nobody: it must not come to mean that nobody has to sign."""
+    found = tuple(_readable("RELAYD_ALLOWED_SIGNERS", part) for part in text.split(":") if part)
+    if text and not found:
+        raise ValueError("RELAYD_ALLOWED_SIGNERS: no file is named in it")
+    return found
 
 
 def _readable(variable: str, name: str) -> Path:
