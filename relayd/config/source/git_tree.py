@@ -6,9 +6,11 @@ half of a commit lie there. What is not in the commit is a problem: a submodule,
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -16,7 +18,7 @@ import attrs
 from relayd.config.model.document import classify
 from relayd.config.model.tree_digest import tree_digest
 from relayd.config.problems.problem import Problem, in_order
-from relayd.config.source.git import GitError, contents_of, run_git
+from relayd.config.source.git import contents_of, run_git
 from relayd.config.source.provenance import Provenance
 from relayd.config.source.scan import MAX_FILES
 from relayd.config.source.tree import Tree
@@ -48,7 +50,8 @@ def read_git_tree(repository: Path, commit: str, folder: str, cache: BlobCache) 
     targets = dict(zip(links, contents_of(repository, list(links.values())), strict=True))
     places, problems = _places(entries, targets)
     if len(places) > MAX_FILES:
-        raise GitError(f"{commit[:12]}: the tree has more than {MAX_FILES} files")
+        problems.append(Problem(code="E-TOO-LARGE", file="", message=f"the tree has more than {MAX_FILES} files"))
+        places = dict(itertools.islice(places.items(), MAX_FILES))
     names = sorted({entries[place].blob for place in places.values()})
     missing = [name for name in names if name not in cache.blobs]
     known = cache.blobs | dict(zip(missing, contents_of(repository, missing), strict=True))
@@ -82,21 +85,29 @@ def _places(entries: Mapping[str, GitEntry], targets: Mapping[str, bytes]) -> tu
         targets: what the links say, by the path of the link.
     """
     places = {path: path for path, entry in entries.items() if entry.mode.startswith(_FILE) and _is_read(path)}
-    problems = []
+    problems, ordered = [], sorted(entries)
     for path, entry in entries.items():
+        if len(places) > MAX_FILES:
+            break
         if entry.mode == _SUBMODULE and _matters(path):
             problems.append(_unreadable(path, "a submodule, whose files are in another repository"))
         elif path in targets:
-            reached = _reached(path, entries, targets)
+            reached = _reached(path, entries, ordered, targets)
             if isinstance(reached, str):
                 problems.append(_unreadable(path, reached))
-            elif len(places) <= MAX_FILES:
+            else:
                 places.update(reached)
     return places, problems
 
 
-def _reached(path: str, entries: Mapping[str, GitEntry], targets: Mapping[str, bytes]) -> dict[str, str] | str:
-    """What a link leads to: a file, or those of a folder, by the path that the link gives them; else why nowhere."""
+def _reached(
+    path: str, entries: Mapping[str, GitEntry], ordered: Sequence[str], targets: Mapping[str, bytes]
+) -> dict[str, str] | str:
+    """What a link leads to: a file, or those of a folder, by the path that the link gives them; else why nowhere.
+
+    Args:
+        ordered: the paths of the entries.
+    """
     place = path
     for _ in range(LINKS):
         place = posixpath.normpath(posixpath.join(posixpath.dirname(place), os.fsdecode(targets[place])))
@@ -104,7 +115,8 @@ def _reached(path: str, entries: Mapping[str, GitEntry], targets: Mapping[str, b
             return "the link leads out of the tree"
         entry = entries.get(place)
         if entry is None:
-            below = [one for one in entries if one.startswith(f"{place}/") and entries[one].mode.startswith(_FILE)]
+            first, end = bisect.bisect_left(ordered, f"{place}/"), bisect.bisect_left(ordered, f"{place}0")
+            below = [one for one in ordered[first:end] if entries[one].mode.startswith(_FILE)]
             found = {f"{path}{one.removeprefix(place)}": one for one in below}
             return {name: one for name, one in found.items() if _is_read(name)} if found else "the link leads nowhere"
         if entry.mode.startswith(_FILE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import attrs
@@ -14,6 +15,7 @@ from pull_world import Origin, allowed, gpg_home, make_origin, new_key, pulling,
 from reload_world import World
 
 from relayd.cli.status import in_words
+from relayd.daemon.admin.metrics import metrics_text
 from relayd.daemon.reload.requests import Resume, Rollback
 
 
@@ -32,6 +34,12 @@ async def until_held(world: World, commit: str) -> None:
         return found is not None and found["commit"] == commit
 
     await world.until(held, f"a hold of {commit}")
+
+
+def source_metrics(world: World) -> dict[str, float]:
+    lines = metrics_text(world.sources, time.time()).splitlines()
+    found = [line.rpartition(" ") for line in lines if line.startswith("relayd_source_")]
+    return {name: float(value) for name, _, value in found}
 
 
 # --- following
@@ -139,11 +147,11 @@ async def test_a_rewound_branch_is_held_until_its_head_is_named_on_the_node(orig
         origin.push("--force")
         await until_held(world, first)
 
-        status = world.status()
+        status, metrics = world.status(), source_metrics(world)
         told = await world.reload()
         by_http = await world.reload("http", accept=first)
 
-        assert (world.priority(), status["well"]) == (2, False)
+        assert (world.priority(), status["well"], metrics["relayd_source_held"]) == (2, False, 1)
         assert status["source"]["held"]["reasons"] == [
             f"the branch was rewound: {first[:12]} does not follow {second[:12]}"
         ]
@@ -375,6 +383,7 @@ async def test_a_source_that_is_away_is_told_and_what_ran_goes_on(origin: Origin
 
         assert (result.result, world.priority()) == ("rejected", 1)
         assert "could not be fetched" in result.reasons[0]
+        assert source_metrics(world)['relayd_source_fetches_total{result="failed"}'] == 1
         status = world.status()
         assert (status["source"]["failures"], status["source"]["error"] != "") == (1, True)
         assert status["well"]  # for a while
