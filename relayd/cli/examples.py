@@ -9,6 +9,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
         "relayd run --config /srv/relay",
         "relayd run --listen 127.0.0.1:8080 --state redis://127.0.0.1:6379/0 --node n1",
+        "relayd run --source git+ssh://git@git.example.com/relay-config.git#main",
     ),
     "check": (
         "relayd check",

@@ -90,7 +90,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     if not status["ready"]:
         yield f"NOT READY: /readyz is 503 ({', '.join(status['unready'])})"
     yield from _running(status["running"], now)
-    yield from _candidate(status["candidate"], now)
+    yield from _candidate(status["candidate"], "is on disk" if status.get("source") is None else "was pulled", now)
     yield from _source(status.get("source"), now)
     watch = _watch(status["watch"]) if status.get("source") is None else "watch: not needed"
     yield f"{watch}; {counted(status['generations_live'], 'generation')} in use"
@@ -116,9 +116,9 @@ def _running(running: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
     yield f"  since {_since(running['since'], now)}, by {running['trigger']}"
 
 
-def _candidate(candidate: dict[str, Any] | None, now: datetime.datetime) -> Iterator[str]:
+def _candidate(candidate: dict[str, Any] | None, there: str, now: datetime.datetime) -> Iterator[str]:
     if candidate is None:
-        yield "candidate: none; the daemon runs what is on disk"
+        yield f"candidate: none; the daemon runs what {there}"
         return
     tree = tree_in_words(candidate) if candidate["digest"] else "the tree"
     yield f"candidate: {tree} is {candidate['result']}, since {_since(candidate['since'], now)}"

@@ -71,7 +71,7 @@ def make_daemon(node: NodeSettings) -> Daemon | int:
         return EX_CONFIG
     store = node.generations("") if source is not None else None
     start = find_start(reader, state_url=node.state_url, own=node.own, store=store, strict=node.strict_boot)
-    tell(start)
+    tell(start, source.behind if source is not None else ())
     if isinstance(start, NoStart):
         return EX_CONFIG
     try:
@@ -100,18 +100,19 @@ def open_source(node: NodeSettings) -> tuple[SourceKeeper | None, Reader]:
             say(f"relayd: {node.tree / 'relay.toml'}: not read, for the tree is pulled from {source.settings.at}")
         known = reader.sign() is not None
         trio.run(source.begin, RESTARTED if known else FIRST_FETCH)
-        for text in source.behind:
-            say(f"relayd: {text}")
     return source, reader
 
 
-def tell(start: Start | NoStart) -> None:
-    """Say on standard error what is wrong with the tree."""
+def tell(start: Start | NoStart, behind: Sequence[str] = ()) -> None:
+    """Say on standard error what is wrong with the tree. `behind`: why it may not be what its source has."""
     problems = [problem for problem in start.problems if problem.severity != "note"]
     if problems:
         say(as_text(problems))
     for note in start.notes:
         say(f"relayd: {note}")
+    if isinstance(start, Start) and not start.degraded:
+        for text in behind:
+            say(f"relayd: {text}")
     if isinstance(start, Start) and start.degraded:
         say(f"relayd: DEGRADED: {start.degraded}; generation {start.origin.stored} is served")
 
