@@ -13,13 +13,13 @@ from pathlib import Path
 
 from relayd.cli.tree import Stop, compiled, compiled_files, folder_of
 from relayd.config.snapshot import Snapshot
-from relayd.config.source.past import SEARCHED, TAKEN, GitPlace, find_past, pulled_places
+from relayd.config.source.past import SEARCHED, TAKEN, TreeRepository, find_past, pulled_places
 from relayd.daemon.paths import SYSTEM_STATE, control_sockets, own_directory, state_directory
 
 
 def snapshot_at(args: argparse.Namespace, revision: str) -> tuple[Snapshot, str]:
     """The config of a revision, and where it was found. Raises: Stop."""
-    here = GitPlace(repository=args.config, folder=folder_of(args.config).rstrip("/"))
+    here = TreeRepository(repository=args.config, folder=folder_of(args.config).rstrip("/"))
     places = [here, *pulled_places(place / "source" for place in _own(args))]
     past = find_past(revision, places, [place / "generations" for place in _own(args)])
     if past is None:

@@ -26,7 +26,7 @@ LEAST_COMMIT = 7  # digits of a commit
 
 
 @attrs.frozen(kw_only=True)
-class GitPlace:
+class TreeRepository:
     """A repository with a tree in it. `tip`: the commit that is looked back from; `folder`: of the tree, "" = top."""
 
     repository: Path
@@ -47,7 +47,7 @@ class PastTree:
         return self.tree.digest[:REVISION_DIGITS]
 
 
-def pulled_places(sources: Iterable[Path]) -> list[GitPlace]:
+def pulled_places(sources: Iterable[Path]) -> list[TreeRepository]:
     """The mirrors in the directories where nodes pull into, the one that was fetched last first."""
     found = []
     for directory in sources:
@@ -57,12 +57,12 @@ def pulled_places(sources: Iterable[Path]) -> list[GitPlace]:
         except OSError:
             continue  # another user's
     return [
-        GitPlace(repository=path, tip=TAKEN, folder=(path / FOLDER).read_text(encoding="utf-8").strip())
+        TreeRepository(repository=path, tip=TAKEN, folder=(path / FOLDER).read_text(encoding="utf-8").strip())
         for _, path in sorted(found, reverse=True)
     ]
 
 
-def find_past(word: str, places: Iterable[GitPlace], stores: Iterable[Path]) -> PastTree | None:
+def find_past(word: str, places: Iterable[TreeRepository], stores: Iterable[Path]) -> PastTree | None:
     """The tree of a revision; None when nobody knows it. `stores`: directories of generations."""
     places = list(places)
     for place in places:
@@ -76,7 +76,7 @@ def find_past(word: str, places: Iterable[GitPlace], stores: Iterable[Path]) -> 
     return next(_by_digest(word, places, stores), None)
 
 
-def _by_digest(word: str, places: Iterable[GitPlace], stores: Iterable[Path]) -> Iterator[PastTree]:
+def _by_digest(word: str, places: Iterable[TreeRepository], stores: Iterable[Path]) -> Iterator[PastTree]:
     for directory in stores:
         for one in history.stored(directory):
             if isinstance(one, history.Generation) and (
@@ -95,7 +95,7 @@ def _by_digest(word: str, places: Iterable[GitPlace], stores: Iterable[Path]) ->
                 yield PastTree(tree=tree, found=f"commit {commit[:12]}")
 
 
-def _back_from(place: GitPlace) -> list[str]:
+def _back_from(place: TreeRepository) -> list[str]:
     try:
         listed = run_git(place.repository, "rev-list", f"--max-count={SEARCHED}", place.tip, "--")
     except GitError:
@@ -103,7 +103,7 @@ def _back_from(place: GitPlace) -> list[str]:
     return listed.decode().split()
 
 
-def _read(place: GitPlace, commit: str, cache: BlobCache) -> Tree:
+def _read(place: TreeRepository, commit: str, cache: BlobCache) -> Tree:
     """The tree in a commit. Raises: GitError, also where there is none."""
     tree = read_git_tree(place.repository, commit, place.folder, cache)
     if "relay.toml" not in tree.files:
