@@ -37,8 +37,9 @@ WINGS = {
     "accounts": {"net"},
     "store": {"net"},
     "proxy": {"net", "accounts", "store"},
-    "reload": {"net", "accounts", "store", "proxy"},
-    "admin": {"net", "accounts", "store", "proxy", "reload"},
+    "source": set(),
+    "reload": {"net", "accounts", "store", "proxy", "source"},
+    "admin": {"net", "accounts", "store", "proxy", "reload", "source"},
 }
 # These lie beside the wings, and every wing may use them; they themselves use no wing.
 BESIDE = {"log", "log_output", "paths", "systemd"}

@@ -9,6 +9,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
         "relayd run --config /srv/relay",
         "relayd run --listen 127.0.0.1:8080 --state redis://127.0.0.1:6379/0 --node n1",
+        "relayd run --source git+ssh://git@git.example.com/relay-config.git#main",
     ),
     "check": (
         "relayd check",
@@ -20,7 +21,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "reload": ("relayd reload", "relayd reload --dry-run", "relayd reload --accept 98c2b1d0f3aa"),
     "rollback": ("relayd rollback",),
     "status": ("relayd status", "relayd status --watch", "relayd status --json"),
-    "explain": ('relayd explain --key dev --model claude-sonnet-4-5 --client "claude-cli/2.1.0 (external, cli)"',),
+    "explain": (
+        'relayd explain --key dev --model claude-sonnet-4-5 --client "claude-cli/2.1.0 (external, cli)"',
+        "relayd explain --key dev --model claude-sonnet-4-5 --at HEAD~1",
+    ),
     "usage": ("relayd usage",),
     "report": ("relayd report --day 2026-11-22", "relayd report --by key,model --json"),
     "manifest": ("relayd manifest --write",),

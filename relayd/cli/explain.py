@@ -2,7 +2,8 @@
 
 Rule: the same decisions as for a real call, in the same order: the key, its client rule, endpoint and model; its
 limits; then the pool. The running daemon is asked, which knows its breakers, its node and what it runs; where none
-runs, the accounts' health, `max_concurrency` and `pace` are as the state store has them. Nothing is taken.
+runs, the accounts' health, `max_concurrency` and `pace` are as the state store has them. A past config (`--at`) no
+daemon runs, so the store is asked. Nothing is taken.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 from relayd.cli.control_client import DaemonRefused, NoDaemon, add_control, ask
 from relayd.cli.output import amount, print_json, say
+from relayd.cli.past_tree import snapshot_at, snapshot_here
 from relayd.cli.store import StateReader, add_state, load_health, now_ms, open_state
-from relayd.cli.tree import Stop, compiled, guarded, pick
+from relayd.cli.tree import Stop, guarded, pick
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.balancing.eligibility import full_elsewhere
 from relayd.core.balancing.pool import Pool
@@ -32,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--client", metavar="UA", default="", help="the client's User-Agent")
     parser.add_argument("--address", metavar="IP", default="", help="the client's address (default: a unix socket)")
     parser.add_argument("--endpoint", choices=ENDPOINTS, default="messages", help="what is called (default: messages)")
+    parser.add_argument(
+        "--at",
+        metavar="REV",
+        default="",
+        help="by the config of this commit, or of this revision as `relayd-config` in answers has it",
+    )
     add_control(parser)
     add_state(parser)
     parser.epilog = "exit status: 0 an account would serve, 1 none would or something failed, 2 usage"
@@ -43,13 +51,13 @@ def main(args: argparse.Namespace) -> int:
 
 def explain(args: argparse.Namespace) -> int:
     """Print the explanation."""
-    snapshot = compiled(args)
+    snapshot, config = snapshot_at(args, args.at) if args.at else (snapshot_here(args), "")
     key = pick(snapshot.keys, "key", args.key)
     if args.endpoint in ("messages", "count_tokens", "openai") and not args.model:
         raise Stop(f"--model is needed: a call of {args.endpoint} names one")
     now = now_ms() / 1000
     asked = {name: getattr(args, name) for name in ("key", "model", "client", "address", "endpoint")}
-    answer = _of_daemon(args, asked)
+    answer = None if config else _of_daemon(args, asked)
     pool = Pool()
     pool.adopt(snapshot, now)
     unknown, limits = _look_up(args, snapshot, key, pool, now)
@@ -58,6 +66,8 @@ def explain(args: argparse.Namespace) -> int:
         answer["health"] = unknown or "as of the state store"
     full = [row["limit_name"] for row in limits if _is_full(row)] if answer["refusal"] is None else []
     answer |= {"served": answer["served"] and not full, "usage": limits, "full": full}
+    if config:
+        answer["config"] = config
     if args.json:
         print_json(answer)
     else:
@@ -122,6 +132,8 @@ def _print(answer: dict[str, Any], now: float) -> None:
     renamed = f" (sent as {answer['sent_model']})" if answer["sent_model"] != answer["model"] else ""
     at = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%H:%M:%S")
     print(f"{answer['key']} asks for {answer['model'] or 'no model'}{renamed}, at {at} UTC")
+    if "config" in answer:
+        print(f"by the config of {answer['config']}; the accounts' health is that of now")
     if answer["refusal"]:
         print(f"refused: {answer['refusal']['status']} {answer['refusal']['message']}")
         print("without that refusal:")

@@ -11,10 +11,34 @@ import signal
 import socket
 
 from relayd.cli import add_config
+from relayd.cli.output import say
 
 # Node-local settings: (variable, command-line option of `relayd run` or "", what it is). docs/config.md prints this.
 ENVIRONMENT = (
     ("RELAYD_CONFIG", "--config", "directory of the config tree; default: the working directory"),
+    (
+        "RELAYD_SOURCE",
+        "--source",
+        "repository from which the daemon pulls the tree by itself: git+ssh://, git+https:// or git+file:// with "
+        "#BRANCH (default main) and :FOLDER; see docs/pull.md",
+    ),
+    ("RELAYD_SOURCE_INTERVAL", "", 'time between fetches, such as "30s"; "off": only when asked; default 60s'),
+    (
+        "RELAYD_SOURCE_KEY",
+        "",
+        "deploy key: for git+ssh a private key file, for git+https a file with a token or `user:token`",
+    ),
+    (
+        "RELAYD_SOURCE_KNOWN_HOSTS",
+        "",
+        "known_hosts file; an ssh host that is not in it is refused; default: ssh's own files",
+    ),
+    (
+        "RELAYD_ALLOWED_SIGNERS",
+        "",
+        "files, separated by colons, of those who must have signed every new commit: ssh allowed signers, armoured PGP "
+        "public keys; default: nobody has to",
+    ),
     ("RELAYD_LISTEN", "--listen", "listen addresses instead of [server].listen, separated by commas"),
     ("RELAYD_ADMIN_LISTEN", "--admin-listen", 'admin listener instead of [admin].listen; "off" for none'),
     ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
@@ -55,6 +79,7 @@ ENVIRONMENT = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
+    _add(parser, "--source", "URL", "RELAYD_SOURCE", "pull the tree from this git repository, URL#BRANCH")
     parser.add_argument(
         "--listen",
         metavar="ADDRESS",
@@ -95,9 +120,18 @@ def _add(parser: argparse.ArgumentParser, option: str, metavar: str, variable: s
 def main(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: the tree is not read yet, nothing is lost
     from relayd.daemon.node import NodeSettings
-    from relayd.daemon.paths import own_directory
-    from relayd.daemon.run import run
+    from relayd.daemon.paths import own_directory, state_directory
+    from relayd.daemon.run import EX_CONFIG, run
+    from relayd.daemon.source.settings import source_settings
 
+    own = own_directory(os.environ)
+    watch = not args.no_watch and os.environ.get("RELAYD_WATCH", "on") != "off"
+    try:
+        place = state_directory(args.state, args.config.absolute(), own)
+        source = source_settings(args.source, place, os.environ, watch=watch)
+    except ValueError as error:
+        say(f"relayd: {error}")
+        return EX_CONFIG
     return run(
         NodeSettings(
             tree=args.config,
@@ -106,10 +140,11 @@ def main(args: argparse.Namespace) -> int:
             state_url=args.state,
             identity=args.identity,
             node=args.node or socket.gethostname(),
-            own=own_directory(os.environ),
+            own=own,
             control=args.control,
-            watch=not args.no_watch and os.environ.get("RELAYD_WATCH", "on") != "off",
+            watch=watch,
             strict_boot=args.strict_boot,
+            source=source,
         )
     )
 

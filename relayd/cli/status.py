@@ -90,8 +90,10 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     if not status["ready"]:
         yield f"NOT READY: /readyz is 503 ({', '.join(status['unready'])})"
     yield from _running(status["running"], now)
-    yield from _candidate(status["candidate"], now)
-    yield f"{_watch(status['watch'])}; {counted(status['generations_live'], 'generation')} in use"
+    yield from _candidate(status["candidate"], "is on disk" if status.get("source") is None else "was pulled", now)
+    yield from _source(status.get("source"), now)
+    watch = _watch(status["watch"]) if status.get("source") is None else "watch: not needed"
+    yield f"{watch}; {counted(status['generations_live'], 'generation')} in use"
     yield f"up: since {_since(status['started'], now)}; {counted(status['calls'], 'call')} in flight, " + counted(
         status["connections"]["open"], "connection"
     )
@@ -114,9 +116,9 @@ def _running(running: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
     yield f"  since {_since(running['since'], now)}, by {running['trigger']}"
 
 
-def _candidate(candidate: dict[str, Any] | None, now: datetime.datetime) -> Iterator[str]:
+def _candidate(candidate: dict[str, Any] | None, there: str, now: datetime.datetime) -> Iterator[str]:
     if candidate is None:
-        yield "candidate: none; the daemon runs what is on disk"
+        yield f"candidate: none; the daemon runs what {there}"
         return
     tree = tree_in_words(candidate) if candidate["digest"] else "the tree"
     yield f"candidate: {tree} is {candidate['result']}, since {_since(candidate['since'], now)}"
@@ -128,6 +130,22 @@ def _candidate(candidate: dict[str, Any] | None, now: datetime.datetime) -> Iter
         yield f"  and {more} more (`relayd check` lists them)"
     if candidate["accept"]:
         yield f"  `relayd diff` shows it, `relayd reload --accept {candidate['accept'][:12]}` applies it"
+
+
+def _source(source: dict[str, Any] | None, now: datetime.datetime) -> Iterator[str]:
+    """Nothing where the tree is not pulled."""
+    if source is None:
+        return
+    fetched = f"fetched {_since(source['fetched'], now)}" if source["fetched"] else "not fetched since the start"
+    signed = ", signatures are verified" if source["signed"] else ""
+    yield f"source: commit {source['taken'][:12] or 'none'} taken, {fetched}{signed}"
+    if source["error"]:
+        times = f" ({counted(source['failures'], 'failure')} in a row)" if source["failures"] else ""
+        yield f"  last error: {source['error']}{times}"
+    if source["held"] is not None:
+        yield f"  HELD: the head of the branch, commit {source['held']['commit'][:12]}, is not taken"
+        yield from (f"    {reason}" for reason in source["held"]["reasons"])
+        yield f"    `relayd reload --accept {source['accept']}` takes it all the same"
 
 
 def _watch(watch: dict[str, Any]) -> str:

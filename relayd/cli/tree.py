@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from relayd.cli import add_config
 from relayd.cli.output import add_json, print_result, say
-from relayd.config.compile import compile_tree
+from relayd.config.compile import Compiled, compile_tree
 from relayd.config.edit.edits import set_enabled
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.write import EditPlan, Files, WriteError, edit_tree
@@ -138,10 +138,18 @@ def now() -> datetime.datetime:
 def compiled(args: argparse.Namespace) -> Snapshot:
     """The tree, compiled. Raises: Stop with the errors."""
     require_tree(args.config)
-    found = load_tree(args.config)
+    return _sound(load_tree(args.config), "the tree")
+
+
+def compiled_files(files: Files, what: str) -> Snapshot:
+    """A tree that does not lie in the directory, compiled. Raises: Stop with the errors."""
+    return _sound(compile_tree(files), what)
+
+
+def _sound(found: Compiled, what: str) -> Snapshot:
     if found.snapshot is None:
         errors = [str(problem) for problem in found.problems if is_error(problem)]
-        raise Stop("\n".join(["the tree does not compile:", *errors]))
+        raise Stop("\n".join([f"{what} does not compile:", *errors]))
     return found.snapshot
 
 

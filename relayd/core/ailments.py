@@ -22,8 +22,19 @@ from relayd.core.oauth import utc
 BRIEF = 60.0  # s; a shorter rest of an account whose group still serves is no ailment
 MANY_ALIVE = 16  # configs that calls still hold; more are streams that never end, or a leak
 
-AilmentKind = Literal["config", "deny", "state", "books", "account", "group", "key", "calls", "cluster"]
-KINDS: tuple[AilmentKind, ...] = ("config", "deny", "state", "books", "account", "group", "key", "calls", "cluster")
+AilmentKind = Literal["config", "source", "deny", "state", "books", "account", "group", "key", "calls", "cluster"]
+KINDS: tuple[AilmentKind, ...] = (
+    "config",
+    "source",
+    "deny",
+    "state",
+    "books",
+    "account",
+    "group",
+    "key",
+    "calls",
+    "cluster",
+)
 ReadyPolicy = Literal["node", "service", "draining"]
 
 
@@ -110,6 +121,7 @@ class RunningFacts:
         alive: configs that calls hold.
         useless: accepted keys that can do nothing, and why.
         losses: what did not reach the books, in words.
+        source: why the tree may not be what its source has, in words.
     """
 
     degraded: str = ""
@@ -121,6 +133,7 @@ class RunningFacts:
     alive: int = 1
     useless: Mapping[str, str] = attrs.field(factory=dict)
     losses: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
 
 
 def ailments(
@@ -129,6 +142,7 @@ def ailments(
     """Everything that is wrong; [] when all is well."""
     return [
         *_of_config(running),
+        *(Ailment("source", text) for text in running.source),
         *service_ailments(service),
         *_of_keys(running.useless),
         *(Ailment("books", text) for text in running.losses),

@@ -43,13 +43,13 @@ from relayd.daemon.log_output import Output
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, OpenSockets, admin_addresses, public_addresses
-from relayd.daemon.paths import generation_store, state_login
+from relayd.daemon.paths import state_login
 from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.build import build_proxy
 from relayd.daemon.proxy.health_checks import HealthChecks
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.boot import Start
-from relayd.daemon.reload.candidate import Inspector, TreeReader
+from relayd.daemon.reload.candidate import Inspector, Reader, TreeReader
 from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.history import History, HistoryKeeper
 from relayd.daemon.reload.prepare import Listener, Preparation
@@ -58,6 +58,8 @@ from relayd.daemon.reload.reloader import Reloader
 from relayd.daemon.reload.requests import RequestQueue
 from relayd.daemon.reload.tasks import ReloadTasks
 from relayd.daemon.reload.watch import Watcher, inotify
+from relayd.daemon.source.build import build_source
+from relayd.daemon.source.keeper import SourceKeeper
 from relayd.daemon.store.lives import owner_of
 from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.daemon.store.state_client import StateClient, open_state
@@ -111,7 +113,7 @@ class Foundation:
     """
 
     node: NodeSettings
-    reader: TreeReader
+    reader: Reader
     sockets: OpenSockets
     output: Output
     access: AccessLog
@@ -139,8 +141,22 @@ def tree_reader(node: NodeSettings) -> TreeReader:
     return TreeReader(tree=node.tree, wall=time.time, patience=node.pace.patience, quiet=node.pace.quiet)
 
 
+def make_source(node: NodeSettings) -> tuple[SourceKeeper | None, Reader]:
+    """Who pulls the node's tree, None where it lies in a directory, and who reads it. Raises: OSError, ValueError."""
+    if node.source is None:
+        return None, tree_reader(node)
+    rng = random.Random(secrets.randbits(64))
+    return build_source(node.source, os.environ, node.tree, time.time, rng)
+
+
 def build(
-    node: NodeSettings, start: Start, reader: TreeReader, sockets: OpenSockets, output: Output, access: AccessLog
+    node: NodeSettings,
+    start: Start,
+    reader: Reader,
+    sockets: OpenSockets,
+    output: Output,
+    access: AccessLog,
+    source: SourceKeeper | None = None,
 ) -> Daemon:
     """Make one of everything. Raises: ValueError when an identity or password cannot be had; StoreMisfit."""
     base = lay_foundation(node, start.snapshot, reader, sockets, output, access)
@@ -161,17 +177,17 @@ def build(
     cluster = make_cluster(base, state, record, app)
     queue = RequestQueue(interval=node.pace.interval, stagger=cluster.stagger)
     inspector = make_inspector(base, start)
-    watcher = make_watcher(base, queue, inspector) if node.watch else None
+    watcher = make_watcher(base, queue, inspector) if node.watch and source is None else None
 
-    sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app)
-    history = History(generation_store(base.state_url, node.tree, node.own))
+    sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app, source)
+    history = History(node.generations(base.state_url))
     site = build_site(
         sources=sources, queue=queue, history=history, recent=recent, traffic=traffic, wall=time.time, rng=os.urandom
     )
     admin_app = AdminApp(queue=queue, sources=sources, site=site, wall=time.time, new_id=base.new_id)
     admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
     listeners = make_listeners(base, server, admin_server)
-    reloader = make_reloader(base, record, queue, inspector, listeners, history, defects)
+    reloader = make_reloader(base, record, queue, inspector, listeners, history, defects, source)
     keep = HistoryKeeper(record=record, live=base.live, history=history, wall=time.time, proof=node.pace.proof)
     return Daemon(
         node=node,
@@ -188,7 +204,13 @@ def build(
         health_checks=make_health_checks(base, keeper),
         queue=queue,
         reload=ReloadTasks(
-            reloader=reloader, record=record, keeper=keep, cluster=cluster, watcher=watcher, defects=defects
+            reloader=reloader,
+            record=record,
+            keeper=keep,
+            cluster=cluster,
+            watcher=watcher,
+            defects=defects,
+            source=source,
         ),
         sources=sources,
         control=make_control_socket(base, queue, history, sources),
@@ -196,7 +218,7 @@ def build(
 
 
 def lay_foundation(
-    node: NodeSettings, snapshot: Snapshot, reader: TreeReader, sockets: OpenSockets, output: Output, access: AccessLog
+    node: NodeSettings, snapshot: Snapshot, reader: Reader, sockets: OpenSockets, output: Output, access: AccessLog
 ) -> Foundation:
     """The running config, who we are upstream, and whose health is known."""
     from relayd.config.environment import mounts_of
@@ -424,6 +446,7 @@ def make_reloader(
     listeners: Sequence[Listener],
     history: History,
     defects: NodeDefects,
+    source: SourceKeeper | None,
 ) -> Reloader:
     """Changes the running config, and tells every part that keeps something of it."""
     preparation = Preparation(
@@ -450,6 +473,7 @@ def make_reloader(
         history=history,
         notices=ReloadNotices(send=notify, monotonic=lambda: time.monotonic_ns() // 1000),
         wall=time.time,
+        source=source,
     )
 
 
@@ -465,6 +489,7 @@ def make_sources(
     watch: ServiceWatch,
     call_metrics: CallMetrics,
     app: PublicApp,
+    source: SourceKeeper | None,
 ) -> StatusSources:
     """What status and metrics are made from."""
     return StatusSources(
@@ -480,9 +505,10 @@ def make_sources(
         call_metrics=call_metrics,
         output=base.output,
         node=base.node.node,
-        tree=str(base.node.tree.absolute()),
+        tree=str(source.settings.at) if source is not None else str(base.node.tree.absolute()),
         started=base.started,
         draining=lambda: app.draining,
+        source=source,
     )
 
 

@@ -17,7 +17,8 @@ import attrs
 from relayd.config.snapshot import Admin, Snapshot
 from relayd.config.source.tree import QUIET
 from relayd.daemon.net.listen import Sockets, open_listeners, open_unix
-from relayd.daemon.paths import MAX_PATH, control_socket
+from relayd.daemon.paths import MAX_PATH, control_socket, generation_store
+from relayd.daemon.source.settings import SourceSettings
 
 CONTROL_BACKLOG = 16  # peers of the control socket that wait; as many are served at a time
 
@@ -60,6 +61,9 @@ class NodeSettings:
         control: path of the control socket; "" = where paths.control_socket says.
         watch: whether to look for changes of the tree; without it only signals and commands reload.
         strict_boot: start with the tree or not at all.
+        source: where the tree is pulled from; None where it lies in `tree`. With a source, `tree` is only the directory
+            from which relative paths count; what is this node's own lies beside the state that the node itself names,
+            else in `own`, else in `var` of that directory.
     """
 
     tree: Path
@@ -72,7 +76,12 @@ class NodeSettings:
     control: str = ""
     watch: bool = True
     strict_boot: bool = False
+    source: SourceSettings | None = None
     pace: Intervals = attrs.field(factory=Intervals)
+
+    def generations(self, state_url: str) -> Path:
+        """Where generations are stored. A node that pulls must find them when it has no tree that names its state."""
+        return generation_store(self.state_url if self.source is not None else state_url, self.tree, self.own)
 
 
 @attrs.frozen(kw_only=True)
@@ -129,7 +138,8 @@ def open_control_socket(node: NodeSettings, state_url: str) -> tuple[socket.sock
 
     Raises: OSError for a path that somebody named.
     """
-    path = control_socket(node.control, node.state_url or state_url, node.tree, os.environ)
+    url = node.state_url or ("" if node.source is not None else state_url)
+    path = control_socket(node.control, url, node.tree, os.environ)
     try:
         return open_control(path), path
     except OSError as error:

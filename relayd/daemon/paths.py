@@ -17,6 +17,7 @@ from relayd.config.snapshot import State
 SOCKET = "relayd.sock"
 MAX_PATH = 107  # bytes of a socket's path: 108 with its NUL (unix(7))
 SYSTEM = Path("/run/relayd") / SOCKET  # RuntimeDirectory=relayd of the unit
+SYSTEM_STATE = Path("/var/lib/relayd")  # StateDirectory=relayd of the unit
 DEFAULT_STATE = "sqlite:var/relayd.db"  # [state].url where the tree names none
 
 

@@ -21,18 +21,23 @@ import trio
 
 from relayd import __version__
 from relayd.config.problems.report import as_text
-from relayd.daemon.build import Daemon, build, tree_reader
+from relayd.daemon.build import Daemon, build, make_source
 from relayd.daemon.capacity import raise_descriptor_limit
 from relayd.daemon.log import open_log
 from relayd.daemon.net.listen import address_text, sockets_of
 from relayd.daemon.node import NodeSettings, open_sockets
 from relayd.daemon.paths import log_file
 from relayd.daemon.reload.boot import NoStart, Start, find_start
+from relayd.daemon.reload.candidate import Reader
 from relayd.daemon.signals import EarlySignals
+from relayd.daemon.source.keeper import SourceKeeper
 from relayd.daemon.systemd import notify, tell_watchdog
 from relayd.state.contract import StoreMisfit
 
 log = logging.getLogger("relayd")
+
+FIRST_FETCH = 45.0  # s for the first fetch of all; systemd waits 90 s for a start
+RESTARTED = 5.0  # s for the first fetch of a node that can serve what it took before
 
 EX_CONFIG = 78  # sysexits.h: something was wrong with the configuration
 
@@ -59,9 +64,14 @@ def run(node: NodeSettings) -> int:
 
 def make_daemon(node: NodeSettings) -> Daemon | int:
     """A daemon that is ready to serve, else the exit code; why has been said. What the start has read is let go of."""
-    reader = tree_reader(node)
-    start = find_start(reader, state_url=node.state_url, own=node.own, strict=node.strict_boot)
-    tell(start)
+    try:
+        source, reader = open_source(node)
+    except (OSError, ValueError) as error:
+        say(f"relayd: {error}")
+        return EX_CONFIG
+    store = node.generations("") if source is not None else None
+    start = find_start(reader, state_url=node.state_url, own=node.own, store=store, strict=node.strict_boot)
+    tell(start, source.behind if source is not None else ())
     if isinstance(start, NoStart):
         return EX_CONFIG
     try:
@@ -76,19 +86,33 @@ def make_daemon(node: NodeSettings) -> Daemon | int:
         say(f"relayd: {error}")
         return 1
     try:
-        return build(node, start, reader, sockets, output, access)
+        return build(node, start, reader, sockets, output, access, source)
     except (ValueError, StoreMisfit) as error:
         say(f"relayd: {error}")
         return EX_CONFIG
 
 
-def tell(start: Start | NoStart) -> None:
-    """Say on standard error what is wrong with the tree."""
+def open_source(node: NodeSettings) -> tuple[SourceKeeper | None, Reader]:
+    """Who reads the tree, and who pulls it, after a first attempt to do so. Raises: OSError, ValueError."""
+    source, reader = make_source(node)
+    if source is not None:
+        if (node.tree / "relay.toml").exists():
+            say(f"relayd: {node.tree / 'relay.toml'}: not read, for the tree is pulled from {source.settings.at}")
+        known = reader.sign() is not None
+        trio.run(source.begin, RESTARTED if known else FIRST_FETCH)
+    return source, reader
+
+
+def tell(start: Start | NoStart, behind: Sequence[str] = ()) -> None:
+    """Say on standard error what is wrong with the tree. `behind`: why it may not be what its source has."""
     problems = [problem for problem in start.problems if problem.severity != "note"]
     if problems:
         say(as_text(problems))
     for note in start.notes:
         say(f"relayd: {note}")
+    if isinstance(start, Start) and not start.degraded:
+        for text in behind:
+            say(f"relayd: {text}")
     if isinstance(start, Start) and start.degraded:
         say(f"relayd: DEGRADED: {start.degraded}; generation {start.origin.stored} is served")
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +20,7 @@ import pytest
 from builders import KEY
 from daemon import PATIENCE, SIMULATOR, Daemon, key_text, running, write_tree
 from redis_server import running as redis_running
+from systemd_units import RELAYD, UNITS, Unit, analyze, needs_systemd, read_unit
 from upstream_api import upstream
 from waiting import wait_until
 
@@ -31,21 +30,10 @@ from relayd.config.secrets.secret import Secret
 from relayd.daemon.run import EX_CONFIG
 from relayd.daemon.systemd import interval
 
-UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
-ANALYZE = shutil.which("systemd-analyze")
 NOTIFY_RELOAD = 253  # the first systemd that has Type=notify-reload
-RELAYD = "/opt/relayd/bin/relayd"
 ASK = {"model": "claude-sonnet-4-5", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
 
-needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is part of systemd")
-
-
 # --- what systemd thinks of them
-
-
-def analyze(*words: str) -> subprocess.CompletedProcess[str]:
-    assert ANALYZE is not None
-    return subprocess.run([ANALYZE, *words], capture_output=True, text=True, timeout=60, check=False)
 
 
 def installed(place: Path, *, drop_in: bool) -> Path:
@@ -81,37 +69,6 @@ def test_the_service_is_exposed_as_little_as_a_service_on_the_network_can_be(tmp
 
 
 # --- what they start
-
-
-@attrs.frozen
-class Unit:
-    """A unit with its drop-ins, as far as starting it goes."""
-
-    settings: dict[str, list[str]]
-
-    def command(self, setting: str) -> list[str]:
-        """The words of an Exec line; the program is this checkout's."""
-        words = shlex.split(self.settings[setting][-1])
-        assert words.pop(0) == RELAYD
-        return [sys.executable, "-m", "relayd", *words]
-
-    def environment(self, tree: Path, state: Path) -> dict[str, str]:
-        """Its Environment= lines, with the places of this test."""
-        pairs = dict(line.split("=", 1) for line in self.settings["Environment"])
-        moved = {"/etc/relayd/tree": str(tree), "/var/lib/relayd": str(state)}
-        for old, new in moved.items():
-            pairs = {name: value.replace(old, new) for name, value in pairs.items()}
-        return pairs
-
-
-def read_unit(*names: str) -> Unit:
-    settings: dict[str, list[str]] = {}
-    for name in names:
-        for line in (UNITS / name).read_text().splitlines():
-            key, equals, value = line.partition("=")
-            if equals and not line.startswith(("#", "[")):
-                settings.setdefault(key, []).append(value)
-    return Unit(settings)
 
 
 SERVICE = read_unit("relayd.service")

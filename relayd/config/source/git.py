@@ -100,11 +100,11 @@ def files_at(root: str | Path, commit: str) -> dict[str, bytes]:
     blobs = blobs_of(root, commit)
     if len(blobs) > MAX_FILES:
         raise GitError(f"{commit[:12]}: the tree has more than {MAX_FILES} files")
-    return dict(zip(blobs, _contents(root, list(blobs.values())), strict=True))
+    return dict(zip(blobs, contents_of(root, list(blobs.values())), strict=True))
 
 
-def _contents(root: str | Path, names: Sequence[str]) -> list[bytes]:
-    """The bytes of blobs. Source: git-cat-file(1), "BATCH OUTPUT"."""
+def contents_of(root: str | Path, names: Sequence[str]) -> list[bytes]:
+    """The bytes of blobs, by their object names. Raises: GitError. Source: git-cat-file(1), "BATCH OUTPUT"."""
     if not names:
         return []
     sizes = run_git(root, "cat-file", "--batch-check=%(objectsize)", stdin="\n".join(names).encode() + b"\n")

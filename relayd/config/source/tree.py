@@ -66,9 +66,15 @@ class Tree:
 
 @attrs.frozen
 class Unstable:
-    """The tree does not hold still, or is known to be unfinished. `reason`: lower case, for people."""
+    """The tree does not hold still, or is known to be unfinished.
+
+    Args:
+        reason: lower case, for people.
+        absent: there is none; waiting would not help.
+    """
 
     reason: str
+    absent: bool = False
 
 
 @attrs.define(eq=False)

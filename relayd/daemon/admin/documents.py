@@ -14,9 +14,11 @@ from relayd.config.source.history import Meta, Skipped, Summary
 from relayd.core.cluster import Drift, Node
 from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord
 from relayd.daemon.reload.requests import ReloadResult
+from relayd.daemon.source.keeper import SourceKeeper
 from relayd.daemon.store.dead_letters import Losses
 
 PROBLEMS_SHOWN = 20
+COMMITS_SHOWN = 100
 
 
 def utc_text(seconds: float) -> str:
@@ -73,6 +75,26 @@ def candidate_document(candidate: PendingTree, now: float) -> dict[str, Any]:
         "accept": outcome.accept,
         "problems": [as_dict(problem) for problem in outcome.problems[:PROBLEMS_SHOWN]],
         "more_problems": max(0, len(outcome.problems) - PROBLEMS_SHOWN),
+    }
+
+
+def source_document(source: SourceKeeper, now: float) -> dict[str, Any]:
+    """Where the tree is pulled from, and how that goes. `now`: Unix time, s."""
+    record, held = source.record, source.record.held
+    return {
+        "url": str(source.settings.at),
+        "interval_seconds": source.settings.interval,
+        "signed": bool(source.settings.signers),
+        "taken": record.taken,
+        "head": record.head,
+        "fetched": utc_text(record.fetched) if record.fetched else None,
+        "age_seconds": round(record.age(now), 1),
+        "error": record.error,
+        "failures": record.failures,
+        "held": None
+        if held is None
+        else {"commit": held.commit, "reasons": list(held.reasons), "unsigned": list(held.unsigned[:COMMITS_SHOWN])},
+        "accept": source.accept,
     }
 
 

@@ -25,6 +25,7 @@ from relayd.daemon.admin.prometheus import (
     config_metrics,
     exposition,
     inventory_metrics,
+    source_metrics,
 )
 from relayd.daemon.admin.status import StatusSources, account_rows, key_state, task_count
 
@@ -37,8 +38,10 @@ def metrics_text(sources: StatusSources, now: float) -> str:
 def metric_families(sources: StatusSources, now: float) -> list[Family | Histogram]:
     """All metrics, as they are now. `now`: Unix time, s."""
     calls, connections = sources.in_flight.count(), sources.server.statistics
+    pulled = sources.source.record if sources.source is not None else None
     return [
         *config_metrics(config_facts(sources, now)),
+        *(source_metrics(pulled.age(now), pulled.held is not None, pulled.fetches) if pulled is not None else ()),
         *inventory_metrics(sources.inventory.of(sources.live.snapshot), now),
         *(cluster_metrics(sources.cluster.nodes(), now) if sources.cluster.known else ()),
         *traffic_families(calls, connections, task_count(), sources.draining()),

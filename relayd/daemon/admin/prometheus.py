@@ -176,3 +176,13 @@ def cluster_metrics(nodes: Sequence[Node], now: float) -> list[Family]:
         family("relayd_nodes", "gauge", "Nodes that live, by the tree that they run.", count),
         gauge("relayd_config_drift_seconds", "How long nodes have run different configs; 0 = they agree.", seconds),
     ]
+
+
+def source_metrics(age: float, held: bool, fetches: Mapping[str, int]) -> list[Family]:
+    """How pulling the tree goes, on a node that does. `age`: s since the last fetch that succeeded."""
+    counts: Samples = {(("result", result),): fetches.get(result, 0) for result in ("ok", "failed")}
+    return [
+        gauge("relayd_source_fetch_age_seconds", "Since the last fetch of the tree's source that succeeded.", age),
+        gauge("relayd_source_held", "1 while a head of the branch is held: not signed, or not a fast-forward.", held),
+        family("relayd_source_fetches_total", "counter", "Fetches of the tree's source.", counts),
+    ]

@@ -29,6 +29,7 @@ from relayd.daemon.admin.documents import (
     losses_document,
     node_document,
     origin_document,
+    source_document,
     utc_text,
 )
 from relayd.daemon.admin.service_watch import InventoryCache, ServiceWatch
@@ -37,6 +38,7 @@ from relayd.daemon.net.server import HttpServer
 from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.record import ReloadRecord
 from relayd.daemon.reload.watch import Watcher
+from relayd.daemon.source.keeper import SourceKeeper
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.dead_letters import loss_ailments
 
@@ -55,7 +57,8 @@ class StatusSources:
         started: Unix time, s.
         output: the log's.
         draining: the daemon is about to stop.
-        tree: the directory that the daemon follows.
+        tree: the directory that the daemon follows, or where it pulls from.
+        source: None where the tree is not pulled.
     """
 
     live: Live
@@ -73,6 +76,7 @@ class StatusSources:
     tree: str
     started: float
     draining: Callable[[], bool]
+    source: SourceKeeper | None = None
 
     @property
     def state(self) -> Batcher:
@@ -97,6 +101,7 @@ class StatusSources:
             alive=self.live.alive(),
             losses=tuple(loss_ailments(self.state.losses())),
             useless=self.inventory.of(self.live.snapshot).useless_now(now),
+            source=self.source.ailments(now) if self.source is not None else (),
         )
         return standing(
             running,
@@ -142,6 +147,7 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "state": {"up": sources.state.up, "reached": sources.state.reached, "reason": sources.state.reason},
         "generations_live": sources.live.alive(),
         "watch": _watch(sources.watcher),
+        "source": source_document(sources.source, now) if sources.source is not None else None,
         "reloads": {f"{trigger}.{result}": n for (trigger, result), n in sorted(record.rounds.items())},
         "accounts": accounts,
         "keys": _key_counts(snapshot, now),

@@ -17,7 +17,7 @@ from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.key_usage import usage_of
-from relayd.daemon.proxy.reply import ReplyWriter, id_headers, preflight
+from relayd.daemon.proxy.reply import ReplyWriter, preflight
 from relayd.daemon.proxy.routes import MESSAGES, Local, Models, OwnUsage, find, local, speaks_openai
 from relayd.daemon.store.state_client import StateClient
 from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
@@ -85,7 +85,7 @@ class PublicApp:
         try:
             snapshot, key = self.calls.identify(exchange, draft)
             body = await usage_of(key, snapshot, self.state, self.calls.wall)
-            headers = [JSON, (b"cache-control", b"no-store"), *id_headers(draft.call_id)]
+            headers = [JSON, (b"cache-control", b"no-store"), *self.replies.ids(draft.call_id, draft.revision)]
             reply = Reply(status=200, headers=headers, body=body)
         except Refusal as refusal:
             reply = self.refuse(refusal, exchange.head.path)
@@ -103,7 +103,7 @@ class PublicApp:
         else:
             entries = usable_models(key, snapshot, self.known_models())
             body = self._page(entries, asked, exchange.head.query)
-        return Reply(status=200, headers=[JSON, *id_headers(draft.call_id)], body=body)
+        return Reply(status=200, headers=[JSON, *self.replies.ids(draft.call_id, draft.revision)], body=body)
 
     def _page(self, entries: list[ModelEntry], asked: Models, query: str) -> bytes:
         return openai_shapes.models_list(entries) if asked.openai else models_page(entries, query)
@@ -115,11 +115,11 @@ class PublicApp:
             reply = openai_shapes.refuse(refusal, call_id)
         else:
             reply = MESSAGES.refuse(refusal, call_id)
-        return attrs.evolve(reply, headers=[*reply.headers, *id_headers(call_id)])
+        return attrs.evolve(reply, headers=[*reply.headers, *self.replies.ids(call_id)])
 
     def _with_ids(self, reply: Reply) -> Reply:
         """An answer that belongs to no call, with ids of its own."""
-        return attrs.evolve(reply, headers=[*reply.headers, *id_headers(self.calls.new_id())])
+        return attrs.evolve(reply, headers=[*reply.headers, *self.replies.ids(self.calls.new_id())])
 
     def _readable(self, exchange: Exchange, reply: Reply) -> Reply:
         """An answer that pages of the listed origins may read."""

@@ -49,7 +49,7 @@ class ObjectLists:
         shown = [(item.id, with_results_url(item.raw, f"{one.results_url}/{item.id}/results")) for item in page]
         one.draft.status = 200
         reply = Reply(status=200, headers=[JSON], body=write_page(shown, more))
-        await one.exchange.reply(self.replies.own(one.exchange, one.draft.call_id, reply))
+        await one.exchange.reply(self.replies.own(one.exchange, one.draft, reply))
 
     async def _owned_on(self, account: Account, one: ObjectCall, window: PageRequest) -> list[Listed]:
         """The objects on an account that the key may reach, in the account's order. Raises: Refusal."""

@@ -32,10 +32,10 @@ from relayd.wire.resumed import made_by_message
 from relayd.wire.usage import usage_of_message
 
 
-def id_headers(call_id: str) -> HeaderPairs:
-    """The ids of an answer that no upstream gave."""
+def id_headers(call_id: str, revision: str) -> HeaderPairs:
+    """The ids of an answer that no upstream gave, and the revision of the config that made it."""
     value = call_id.encode("ascii")
-    return [(b"request-id", value), (b"relayd-request-id", value)]
+    return [(b"request-id", value), (b"relayd-request-id", value), (b"relayd-config", revision.encode("ascii"))]
 
 
 def cors_headers(origin: str, allowed: tuple[str, ...]) -> HeaderPairs:
@@ -90,9 +90,14 @@ class ReplyWriter:
         allowed = self.origins()
         return cors_headers(exchange.head.headers.text(b"origin"), allowed) if allowed else []
 
-    def own(self, exchange: Exchange, call_id: str, reply: Reply) -> Reply:
-        """An answer of our own, with its ids."""
-        return attrs.evolve(reply, headers=[*reply.headers, *id_headers(call_id), *self.readable(exchange)])
+    def ids(self, call_id: str, revision: str = "") -> HeaderPairs:
+        """The ids of an answer of our own. `revision`: the config that it was served under; "" is the running one."""
+        return id_headers(call_id, revision or self.live.snapshot.revision)
+
+    def own(self, exchange: Exchange, draft: Draft, reply: Reply) -> Reply:
+        """An answer of our own to a call, with its ids."""
+        ids = self.ids(draft.call_id, draft.revision)
+        return attrs.evolve(reply, headers=[*reply.headers, *ids, *self.readable(exchange)])
 
     # --- an upstream's answer
 
@@ -184,7 +189,7 @@ class ReplyWriter:
             pairs.append((b"request-id", call_id))
             if context.translator is not None:
                 pairs.append((b"x-request-id", call_id))
-        pairs.append((b"relayd-request-id", call_id))
+        pairs += [(b"relayd-request-id", call_id), (b"relayd-config", draft.revision.encode("ascii"))]
         return pairs + self.readable(context.exchange)
 
     # --- our "no"
@@ -199,7 +204,7 @@ class ReplyWriter:
             exchange.abort()
             return
         exchange.withdraw()
-        await exchange.reply(self.own(exchange, draft.call_id, dialect.refuse(refusal, draft.call_id)))
+        await exchange.reply(self.own(exchange, draft, dialect.refuse(refusal, draft.call_id)))
 
     def cut_short(self, exchange: Exchange, draft: Draft, why: Refusal) -> None:
         """End a call that was cancelled. Raises: `why`, when the client has not been answered yet."""

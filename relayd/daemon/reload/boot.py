@@ -7,6 +7,7 @@ Rule: sync, before the event loop; only reads. The tree if it is sound; else the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import attrs
 
@@ -17,7 +18,7 @@ from relayd.config.problems.problem import Problem
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import Tree, Unstable
 from relayd.daemon.paths import DEFAULT_STATE, generation_store, text_setting
-from relayd.daemon.reload.candidate import TreeReader, understood_deny
+from relayd.daemon.reload.candidate import Reader, understood_deny
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord, idle_settings, kept_back, origin_of
 from relayd.daemon.reload.requests import ReloadResult
@@ -113,17 +114,20 @@ class _Found:
         return deny or Deny(), why
 
 
-def find_start(reader: TreeReader, *, state_url: str = "", own: str = "", strict: bool = False) -> Start | NoStart:
+def find_start(
+    reader: Reader, *, state_url: str = "", own: str = "", store: Path | None = None, strict: bool = False
+) -> Start | NoStart:
     """Read the tree and decide.
 
     Args:
         state_url: the node's own, "" for the tree's.
         own: see `state_directory`.
+        store: where generations are kept; None = beside the state.
         strict: the tree or nothing.
     """
     now, found = reader.wall(), _found(reader)
     url = state_url or found.setting("state", "url") or DEFAULT_STATE
-    history = History(generation_store(url, reader.tree, own))
+    history = History(store or generation_store(url, reader.tree, own))
     held = history.held()
     if strict and found.why:
         return NoStart(problems=found.compiled.problems, notes=(found.why, "no other may be taken (--strict-boot)"))
@@ -138,12 +142,13 @@ def find_start(reader: TreeReader, *, state_url: str = "", own: str = "", strict
     return _from_tree(found, notes, now)
 
 
-def _found(reader: TreeReader) -> _Found:
+def _found(reader: Reader) -> _Found:
     examined, memo = reader.sign(), Memo()
     tree = reader.read()
     if isinstance(tree, Unstable):
         nothing = attrs.evolve(compile_tree({}), problems=())
-        return _Found(tree=None, compiled=nothing, memo=memo, examined=None, why=f"the tree is unstable: {tree.reason}")
+        why = tree.reason if tree.absent else f"the tree is unstable: {tree.reason}"
+        return _Found(tree=None, compiled=nothing, memo=memo, examined=None, why=why)
     compiled = compile_tree(tree.files, memo=memo, reading=tree.problems)
     why = "" if compiled.snapshot is not None else "the tree has errors"
     return _Found(tree=tree, compiled=compiled, memo=memo, examined=examined, why=why)

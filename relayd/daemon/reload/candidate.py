@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 
@@ -23,6 +24,32 @@ from relayd.core.transition import acts_now
 from relayd.daemon.accounts.credentials import Credentials
 
 LARGEST_DENY = 1 << 20  # bytes; no file of a tree is larger
+
+
+class Reader(Protocol):
+    """Reads the tree of a node, wherever it comes from."""
+
+    @property
+    def tree(self) -> Path:
+        """The directory from which this node's relative places count."""
+        ...
+
+    @property
+    def wall(self) -> Callable[[], float]:
+        """Unix time, s."""
+        ...
+
+    def read(self, thorough: bool = False) -> Tree | Unstable:
+        """The tree as it was at one moment. `thorough`: trust nothing that was known before."""
+        ...
+
+    def sign(self) -> object:
+        """Equal while nothing has changed."""
+        ...
+
+    def deny_file(self) -> bytes:
+        """deny.toml, though the tree may not hold still. Raises: FileNotFoundError for none; OSError."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +80,15 @@ class TreeReader:
     def sign(self) -> object:
         """The stat signature: equal while nothing was touched."""
         return signature(self.tree)
+
+    def deny_file(self) -> bytes:
+        """deny.toml as it lies there. Raises: FileNotFoundError; OSError."""
+        root = self.tree.resolve()
+        path = (root / "deny.toml").resolve()
+        if not path.is_relative_to(root):
+            raise OSError("a link that leads out of the tree")
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            return file.read(LARGEST_DENY)
 
 
 @attrs.frozen(kw_only=True)
@@ -118,7 +154,7 @@ class Inspector:
         realm: one that was accepted, and takes effect with a restart; the guard does not ask for it again.
     """
 
-    reader: TreeReader
+    reader: Reader
     clock: Callable[[], float]
     credentials: Credentials
     memo: Memo = attrs.field(factory=Memo)
@@ -189,13 +225,8 @@ class Inspector:
 
     def deny_alone(self) -> tuple[Deny | None, str]:
         """deny.toml as it lies there, though its tree does not hold still: see `understood_deny`. May block."""
-        root = self.reader.tree.resolve()
-        path = (root / "deny.toml").resolve()
-        if not path.is_relative_to(root):
-            return None, "deny.toml: a link that leads out of the tree"
         try:
-            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-                return understood_deny({"deny.toml": file.read(LARGEST_DENY)})
+            return understood_deny({"deny.toml": self.reader.deny_file()})
         except FileNotFoundError:
             return Deny(), ""
         except OSError as error:

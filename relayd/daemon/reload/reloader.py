@@ -43,6 +43,7 @@ from relayd.daemon.reload.requests import (
     fields_of,
     is_expected,
 )
+from relayd.daemon.source.keeper import SourceKeeper
 from relayd.daemon.systemd import ReloadNotices
 
 log = logging.getLogger("relayd.reload")
@@ -63,6 +64,7 @@ class Reloader:
         history: the stored generations.
         notices: tells systemd.
         wall: Unix time, s.
+        source: where the tree is pulled from; None where it lies in a directory.
     """
 
     live: Live
@@ -75,6 +77,7 @@ class Reloader:
     history: History
     notices: ReloadNotices
     wall: Callable[[], float]
+    source: SourceKeeper | None = None
 
     # --- rounds
 
@@ -111,7 +114,17 @@ class Reloader:
                     assert_never(request.operation)
         following = [request for request in requests if not isinstance(request.operation, Rollback)]
         if following:
+            await self._fetch(following)
             await self._follow(following)
+
+    async def _fetch(self, requests: list[ReloadRequest]) -> None:
+        """Whoever asks by hand means the tree as it is where it comes from. On the node itself a person may name a
+        commit that is held."""
+        by_hand = [request for request in requests if request.trigger not in BY_ITSELF]
+        if self.source is not None and by_hand:
+            operations = [request.operation for request in by_hand if request.trigger == "command"]
+            meant = [one.accept for one in operations if isinstance(one, Reload) and one.accept and not one.dry_run]
+            await self.source.refresh(tuple(meant))
 
     async def _follow(self, requests: list[ReloadRequest]) -> None:
         """Read the tree and do what the requests want with it."""
@@ -136,13 +149,23 @@ class Reloader:
         acting = [request for request in requests if _is_to_act(request.operation, inspection)]
         for request in requests:
             if request not in acting:
-                request.answer(self._without_effect(request.operation, inspection))
+                request.answer(self._with_source(self._without_effect(request.operation, inspection)))
         if not acting:
             self.inspector.look_again()  # whoever follows the tree by itself has still to see it
             return
         accepted = [request.operation.accept for request in acting if isinstance(request.operation, Reload)]
         result = await self._act(inspection, self._judge(inspection, accepted), acting[0].trigger)
-        _answer(acting, self._note(acting, result))
+        _answer(acting, self._with_source(self._note(acting, result)))
+
+    def _with_source(self, result: ReloadResult) -> ReloadResult:
+        """A result as it is told: that the tree here runs is not the whole answer where a newer one is held at its
+        source, or could not be had."""
+        if self.source is None or result.result not in ("applied", "unchanged") or not self.source.behind:
+            return result
+        told = attrs.evolve(result, reasons=self.source.behind, accept=self.source.accept)
+        if result.result == "applied":
+            return told
+        return attrs.evolve(told, result="held" if self.source.accept else "rejected")
 
     def _tell_busy(self, requests: list[ReloadRequest], tree: Unstable) -> None:
         result = self._result("busy", reasons=(tree.reason,))

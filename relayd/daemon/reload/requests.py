@@ -21,10 +21,10 @@ from relayd.config.problems.problem import Problem
 from relayd.config.source.tree import Tree
 
 ReloadOutcome = Literal["applied", "unchanged", "rejected", "held", "busy"]
-Trigger = Literal["boot", "event", "poll", "hash", "sighup", "command", "http", "rollback", "resume"]
+Trigger = Literal["boot", "event", "poll", "hash", "sighup", "command", "http", "rollback", "resume", "source"]
 
 # Nobody waits for these, so they may be brought together, and they say nothing when there is no news.
-BY_ITSELF: frozenset[Trigger] = frozenset({"event", "poll", "hash"})
+BY_ITSELF: frozenset[Trigger] = frozenset({"event", "poll", "hash", "source"})
 SHORTEST_COMMIT = 7  # what git abbreviates to
 
 

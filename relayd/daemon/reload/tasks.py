@@ -17,6 +17,7 @@ from relayd.daemon.reload.history import HistoryKeeper
 from relayd.daemon.reload.record import ReloadRecord
 from relayd.daemon.reload.reloader import Reloader
 from relayd.daemon.reload.watch import Watcher
+from relayd.daemon.source.keeper import SourceKeeper
 
 log = logging.getLogger("relayd.reload")
 
@@ -26,15 +27,20 @@ RESTART = 1.0  # s before a task that failed is started again
 
 @attrs.frozen(kw_only=True)
 class ReloadTasks:
-    """The tasks of one process. `watcher`: None where nobody looks for changes."""
+    """The tasks of one process.
+
+    Args:
+        watcher: None where nobody looks for changes on disk.
+        source: None where the tree is not pulled.
+    """
 
     defects: NodeDefects
-
     reloader: Reloader
     record: ReloadRecord
     keeper: HistoryKeeper
     cluster: Cluster
     watcher: Watcher | None
+    source: SourceKeeper | None = None
 
     async def run(self) -> None:
         """Run them for ever."""
@@ -46,6 +52,16 @@ class ReloadTasks:
             nursery.start_soon(_again, "defects", self.defects.run)
             if self.watcher is not None:
                 nursery.start_soon(_again, "watch", self.watcher.run)
+            if self.source is not None:
+                if self.source.settings.interval is not None:
+                    nursery.start_soon(self._follow, self.source)
+                nursery.start_soon(_again, "source", self.source.run)
+
+    async def _follow(self, source: SourceKeeper) -> None:
+        """Ask for a reload whenever another commit was taken. Nodes fetch at different times, so none has to wait."""
+        while True:
+            await source.moved.wait()
+            self.reloader.queue.request("source", hurry=True)
 
     async def _remind(self) -> None:
         while True:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 
+import attrs
 import builders
 import pytest
 from builders import KEY, OTHER_KEY, account, api_key, snapshot
-from fakes import ASK, MODEL, House, Told, relaying
+from fakes import ASK, ASK_STREAM, MODEL, House, Told, relaying
 
 from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.snapshot import Account, ApiKey, Deny, KeyHash, Limits, Server, Snapshot
@@ -268,6 +269,7 @@ async def test_the_edges_own_refusals_have_the_form_and_the_ids_too() -> None:
         told = await client.answer()
     assert told.error[:2] == (400, "invalid_request_error")
     assert told["request-id"] == told["relayd-request-id"] == told.json["request_id"]
+    assert "relayd-config" in dict(told.pairs)
 
 
 @pytest.mark.parametrize("path", ["/", "/api/hello", "/api", "/v1/messages", "/health", "/anything/at/all"])
@@ -292,10 +294,29 @@ ANSWERS = (
 
 
 @pytest.mark.parametrize(("method", "path"), ANSWERS)
-async def test_every_answer_carries_its_ids(method: str, path: str) -> None:
-    async with relaying(snapshot()) as house:
+async def test_every_answer_carries_its_ids_and_the_revision(method: str, path: str) -> None:
+    async with relaying(attrs.evolve(snapshot(), revision="0123456789ab")) as house:
         told = await house.get(path, method=method)
     assert told["request-id"] == told["relayd-request-id"] != ""
+    assert told.all("relayd-config") == ["0123456789ab"]
+
+
+@pytest.mark.parametrize("path", [*NATIVE, *OPENAI])
+@pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+async def test_answers_and_refusals_of_every_dialect_say_which_config_gave_them(path: str, key: str) -> None:
+    async with relaying(attrs.evolve(snapshot(), revision="0123456789ab")) as house:
+        told = await asked(house, path, x_api_key=key)
+    assert told.all("relayd-config") == ["0123456789ab"]
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
+async def test_a_stream_says_which_config_it_began_under(path: str) -> None:
+    async with relaying(attrs.evolve(snapshot(), revision="0123456789ab")) as house:
+        first = await house.ask(ASK_STREAM, path)
+        house.live.swap(attrs.evolve(snapshot(), revision="ba9876543210"))
+        second = await house.ask(ASK_STREAM, path)
+    assert (first["content-type"].partition(";")[0], first["relayd-config"]) == ("text/event-stream", "0123456789ab")
+    assert second["relayd-config"] == "ba9876543210"
 
 
 # Models

@@ -103,6 +103,7 @@ async def test_what_speaks_for_the_upstreams_origin_does_not_pass() -> None:
         "date",
         "request-id",
         "relayd-request-id",
+        "relayd-config",
     }
     assert told["request-id"] == "req_up"
 

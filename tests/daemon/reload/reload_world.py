@@ -27,7 +27,7 @@ from relayd.config.source.tree import Tree as ReadTree
 from relayd.config.source.tree import Unstable
 from relayd.daemon.admin.metrics import metrics_text
 from relayd.daemon.admin.status import StatusSources, status_document
-from relayd.daemon.build import Daemon, build, tree_reader
+from relayd.daemon.build import Daemon, build, make_source
 from relayd.daemon.log import AccessLog, set_log
 from relayd.daemon.log_output import Output
 from relayd.daemon.node import Intervals, NodeSettings, open_sockets
@@ -39,6 +39,7 @@ from relayd.daemon.reload.reloader import Reloader
 from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, RequestQueue, Trigger
 from relayd.daemon.run import Serving
 from relayd.daemon.signals import EarlySignals
+from relayd.daemon.source.settings import SourceSettings
 
 KEY = mint(lambda size: b"\x01" * size)
 PATIENCE = 30.0  # s for anything that is waited for, on a machine that is busy with other things
@@ -247,6 +248,7 @@ async def living(
     strict: bool = False,
     prepared: Callable[[Daemon], None] = lambda daemon: None,
     path: Path | None = None,
+    source: SourceSettings | None = None,
 ) -> AsyncIterator[World]:
     """A daemon on a tree for the length of the block.
 
@@ -254,6 +256,7 @@ async def living(
         deaf: without file events.
         prepared: called before it begins to run.
         path: how the daemon is told to find the tree; by default its root.
+        source: where it pulls the tree from, instead of reading it there.
     """
     with logs_kept(), environment_kept():
         where = path or tree.root
@@ -267,15 +270,19 @@ async def living(
             control=str(outside / "control.sock"),
             watch=watch,
             strict_boot=strict,
+            source=source,
             pace=pace,
         )
-        reader = tree_reader(node)
-        start = find_start(reader, state_url=node.state_url, strict=strict)
+        puller, reader = make_source(node)
+        if puller is not None:
+            await puller.begin(PATIENCE)
+        store = node.generations("") if puller is not None else None
+        start = find_start(reader, state_url=node.state_url, store=store, strict=strict)
         assert isinstance(start, Start), start
         output = Output(outside / "log.jsonl")
         access = AccessLog(output, "json", enabled=False)
         sockets = open_sockets(node, start.snapshot)
-        daemon = build(node, start, reader, sockets, output, access)
+        daemon = build(node, start, reader, sockets, output, access, puller)
         del start
         if deaf and daemon.reload.watcher is not None:
             daemon.reload.watcher.listen = None
@@ -294,6 +301,8 @@ async def living(
                 for client in world.clients:
                     client.stream.socket.close()
         daemon.upstreams.close()
+        if puller is not None:
+            puller.mirror.close()
         os.close(output._fd)
 
 
