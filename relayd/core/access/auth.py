@@ -49,7 +49,7 @@ def authenticate(headers: Headers, snapshot: Snapshot, address: str, now: float)
     if not hmac.compare_digest(entry.sha256, digest.hex()):
         raise _unauthorized("unknown key")  # unreachable while the snapshot is sound; then better closed than open
     _check_acceptance(key, entry, snapshot, now)
-    _check_address(key, snapshot, address)
+    check_address(key, snapshot, address)
     return key
 
 
@@ -89,7 +89,8 @@ def _check_acceptance(key: ApiKey, entry: KeyHash, snapshot: Snapshot, now: floa
             assert_never(state)
 
 
-def _check_address(key: ApiKey, snapshot: Snapshot, address: str) -> None:
+def check_address(key: ApiKey, snapshot: Snapshot, address: str) -> None:
+    """Raises: Refusal 403 for an address that may not use the key."""
     if not key.allowed_ips and not snapshot.deny.ips:
         return
     if address == UNKNOWN:
