@@ -2,7 +2,8 @@
 
 Rule: without --env the report depends on the bytes of the tree, and on which places the environment says the nodes
 permit (RELAYD_CREDENTIALS, RELAYD_ORIGINS, RELAYD_LOG_DIR): no clock, no network, no secret, no file but the tree's,
-and nothing is written. --base asks git for another commit; --env asks this machine, and says so.
+and nothing is written. --base asks git for another commit; --env asks this machine, and says so. Whether the clone's
+hook is on is no part of the report.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import attrs
 
+from relayd.cli.first_run import hook_is_off
 from relayd.cli.output import add_format, counted, print_report, say
 from relayd.cli.replay import ReplayReport, add_replay, replay_files
 from relayd.cli.tree import UNSTABLE, Stop, add_directory, at_revision, folder_of, read_steadily
@@ -123,6 +125,8 @@ def main(args: argparse.Namespace) -> int:
         return USAGE
     checked = attrs.evolve(checked, problems=_chosen(checked.problems, chosen, ignored))
     print_report(report(checked, args.format))
+    if hook_is_off(directory):
+        say("note: this clone's pre-commit hook is off (git config core.hooksPath .githooks)")
     return verdict(checked, deny_warnings=args.deny_warnings)
 
 

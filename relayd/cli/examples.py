@@ -16,6 +16,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "relayd check --base HEAD --replay calls.log --format markdown",
         "relayd check --env                 also what this machine needs: files and identities",
     ),
+    "ci-comment": ("relayd ci-comment < comment.md", "relayd ci-comment --name eu < comment.md"),
     "test": (
         "relayd test",
         "relayd test -v /srv/relay",

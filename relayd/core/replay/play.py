@@ -93,7 +93,7 @@ class Held:
     """A limit with its level. Flat, for each call goes through all of its key's."""
 
     level: RollingLevel | CalendarLevel
-    unit: Unit
+    unit: int  # of _UNITS
     limit: int
     name: str
     short: bool
@@ -158,11 +158,12 @@ class Player:
         for level, limit, name in slots:
             if not level.has_room(now, limit, int(key.limits.wait * 1000)):
                 return f"limit: {name}"
-        used = {"requests": 1, "tokens": call.tokens, "cost": cost}
+        used = (1, call.tokens, cost)
         needed = _worst(route, call) if key.limits.reserve == "worst-case" else used
         windows = [one for one in held.windows if not one.short] if call.even else held.windows
         for one in windows:
-            if not one.level.has_room(now, min(needed[one.unit], one.limit), one.limit):
+            amount, limit = needed[one.unit], one.limit
+            if not one.level.has_room(now, amount if amount < limit else limit, limit):
                 return f"limit: {one.name}"
         for one in windows:
             one.level.take(now, used[one.unit])
@@ -191,17 +192,16 @@ class Player:
         return cost(call.usage, served_model(sent, call.answered, prices) if call.answered else sent, prices)
 
 
-def _worst(route: Route, call: PastCall) -> dict[Unit, int]:
-    """What a call may use at most."""
+def _worst(route: Route, call: PastCall) -> tuple[int, int, int]:
+    """What a call may use at most: requests, tokens, micro-USD."""
     if call.endpoint != "messages":
-        return {"requests": 1, "tokens": 0, "cost": 0}
+        return 1, 0, 0
     prompt = prompt_bound(call.bytes_in, 0)
     guesses = [estimate(prompt, call.max_tokens, price) for price in route.prices]
-    return {
-        "requests": 1,
-        "tokens": max(guess.tokens for guess in guesses),
-        "cost": max(guess.cost or 0 for guess in guesses),
-    }
+    return 1, max(guess.tokens for guess in guesses), max(guess.cost or 0 for guess in guesses)
+
+
+_UNITS: dict[Unit, int] = {"requests": 0, "tokens": 1, "cost": 2}
 
 
 def _hold(terms: tuple[Term, ...], levels: dict[str, Level]) -> HeldLimits:
@@ -213,7 +213,7 @@ def _hold(terms: tuple[Term, ...], levels: dict[str, Level]) -> HeldLimits:
             slots.append((level, term.limit, term.name))
         elif not isinstance(term, Slots):
             short = isinstance(term, Rolling) and term.window < _SHORT
-            windows.append(Held(level, term.unit, term.limit, term.name, short))
+            windows.append(Held(level, _UNITS[term.unit], term.limit, term.name, short))
     end = min((term.end for term in terms if isinstance(term, Calendar)), default=FOREVER)
     return HeldLimits(end=end, slots=tuple(slots), windows=tuple(windows))
 
