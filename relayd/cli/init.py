@@ -75,9 +75,9 @@ examples:
   relayd init . --only-ci --install git+https://git.example.com/relayd@v0.1.0
 
 The directory gets relay.toml, a simulator account and a key to try it with, scenarios for `relayd test`, a README for
-colleagues, a pre-commit hook, and CI files for GitHub, GitLab, Forgejo and Gitea: delete those that you do not need. The
-identity, which opens sealed credentials, is put outside of it. If git is installed and DIR is not in a repository yet,
-it becomes one, with the hook switched on; nothing is committed.
+colleagues, a pre-commit hook, and CI files for GitHub, GitLab, Forgejo and Gitea (delete those that you do not need).
+The identity, which opens sealed credentials, is put outside of it. If git is installed and DIR is not in a repository
+yet, it becomes one, with the hook switched on; nothing is committed.
 """
 
 
@@ -126,9 +126,7 @@ def install_of(args: argparse.Namespace) -> str:
     """Where CI gets relayd from. Says so where that is not known."""
     found: str = args.install or install_source()
     if not found:
-        say(
-            "note: where CI gets relayd from is not known, so its job will stop until RELAYD_INSTALL says it (--install)"
-        )
+        say("note: where CI gets relayd from is not known: its job stops until RELAYD_INSTALL says it")
     return found
 
 

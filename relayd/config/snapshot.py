@@ -11,7 +11,7 @@ RESTART is reported until the daemon restarts.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NewType
 
@@ -319,6 +319,9 @@ class Secrets:
     """[secrets]."""
 
     recipients: tuple[Recipient, ...] = key((), doc="Who can open sealed values; at most 16.")
+    crs_encryption_key: str = key(
+        "", doc="Sealed ENCRYPTION_KEY of the relay whose keys have scheme crs-sha256.", secret=True, form="sealed"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -428,6 +431,7 @@ class Account:
     name: str = key("", doc="For people.")
     email: str = key("", doc="For people.")
     enabled: bool = key(True, doc="Whether it may serve.", reload=REVOKE)
+    imported: str = key("", doc="From which relay and id it was taken over, so that an import finds it again.")
     groups: tuple[str, ...] = key(("default",), doc="Which keys may use it.", form="name")
     priority: int = key(50, doc="Lower first.", low=0, high=1000)
     weight: int = key(1, doc="Share within a priority.", low=1, high=1000)
@@ -442,11 +446,17 @@ class Account:
     simulator: Simulator = key(Simulator(), doc='Answers of kind "simulator".')
 
 
+KeyScheme = Literal["relayd-v1", "crs-sha256", "litellm-sha256"]
+
+
 @attrs.frozen(kw_only=True)
 class KeyHash:
     """One hash of an API key; two while rotating."""
 
     sha256: str = key(doc='SHA-256 of "relayd-key-v1\\0" + key, 64 hex digits.', reload=REVOKE, form="sha256")
+    scheme: KeyScheme = key(
+        "relayd-v1", doc="What else the hash is of, for keys that another relay issued (docs/keys.md).", reload=REVOKE
+    )
     hint: str = key("", doc="The key's first characters, for people.", form="hint")
     expires: datetime.datetime | None = key(None, doc="When this hash stops counting.")
 
@@ -465,6 +475,7 @@ class ApiKey:
     created: datetime.datetime | None = key(None, doc="When it was issued.")
     expires: datetime.datetime | None = key(None, doc="When it stops being accepted.")
     hashes: tuple[KeyHash, ...] = key(doc="One hash, or two while rotating.", reload=REVOKE)
+    imported: str = key("", doc="From which relay and id it was taken over, so that an import finds it again.")
     groups: tuple[str, ...] = key(("default",), doc="Account groups it may use, in order of preference.", form="name")
     models: tuple[Glob, ...] = key((), doc="Models it may ask for; [] = all.")
     deny_models: tuple[Glob, ...] = key((), doc="Models it may not ask for.")
@@ -556,6 +567,8 @@ class Snapshot:
         keys_by_hash: the 32 bytes of each hash, with the key and the hash entry.
         deny: deny.toml.
         prices: overrides of prices.toml, by model id.
+        old_digests: how a key of another relay becomes the digest in `keys_by_hash`, by scheme; what needs a secret is
+            there once the daemon has opened it.
         revision: the first 12 hex digits of the digest over the files of the tree.
     """
 
@@ -565,4 +578,5 @@ class Snapshot:
     keys_by_hash: Mapping[bytes, tuple[ApiKey, KeyHash]] = attrs.field(repr=False)
     deny: Deny = Deny()
     prices: Mapping[str, Price] = attrs.field(factory=dict, repr=False)
+    old_digests: Mapping[str, Callable[[bytes], bytes]] = attrs.field(factory=dict, repr=False, eq=False)
     revision: str = ""

@@ -119,7 +119,7 @@ def _identify(scenario: Scenario, snapshot: Snapshot, now: float) -> ApiKey:
 
 
 def _present(scenario: Scenario, snapshot: Snapshot, key: ApiKey, entry: KeyHash, now: float) -> ApiKey:
-    stand_in = attrs.evolve(entry, sha256=key_hash(_STAND_IN))
+    stand_in = attrs.evolve(entry, sha256=key_hash(_STAND_IN), scheme="relayd-v1")
     deny = snapshot.deny
     if entry.sha256 in deny.sha256:
         deny = attrs.evolve(deny, sha256=(*deny.sha256, stand_in.sha256))

@@ -22,7 +22,7 @@ from relayd.daemon.log_output import Output
 
 # What must not be read in a log, wherever it came from: keys of relayd and of the API, identities, bearer tokens.
 _SECRETS = re.compile(
-    r"sk-relay-[0-9A-Za-z]{8,}|sk-ant-[0-9A-Za-z_-]{8,}|rlkey[12][0-9A-Za-z_.-]{8,}|rladm_[0-9A-Za-z]{8,}|rlsec[12]\.[0-9A-Za-z_.~-]{16,}"
+    r"sk-relay-[0-9A-Za-z]{8,}|\b(?:cr_|sk-)[0-9A-Za-z_-]{20,}|sk-ant-[0-9A-Za-z_-]{8,}|rlkey[12][0-9A-Za-z_.-]{8,}|rladm_[0-9A-Za-z]{8,}|rlsec[12]\.[0-9A-Za-z_.~-]{16,}"
     r"|(?i:bearer\s+)[0-9A-Za-z._~+/=-]{12,}|(?i:sessionkey=)[^\s;,\"']+|://[^/\s:@]+:[^/\s@]+@"
 )
 
