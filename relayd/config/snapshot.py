@@ -2,7 +2,7 @@
 
 Rule: frozen data only, defaults applied, no parsing (compile.py) and no behaviour. This file is also the one table of
 the schema: every field carries its unit (the type), its reload class and a sentence of documentation; the compiler,
-`relayd schema`, the diff and docs/config.md are all made from it.
+`relayd schema`, the diff and docs/config-reference.md are all made from it.
 
 Reload classes: HOT acts on the next call; DRAIN opens anew and lets the old finish; REVOKE may act on live streams;
 RESTART is reported until the daemon restarts.
@@ -52,7 +52,7 @@ def key(
 
     Args:
         default: what holds when the key is absent; none means that it is required.
-        doc: one sentence for people, shown by `relayd schema` and docs/config.md.
+        doc: one sentence for people, shown by `relayd schema` and docs/config-reference.md.
         reload: the reload class.
         low, high: bounds of a number, a duration (s) or a size (bytes), inclusive.
         secret: never quoted in a problem, a diff or a status.
