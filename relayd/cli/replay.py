@@ -46,12 +46,13 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
 
 def replay_files(names: Sequence[str], candidate: Snapshot, base: Snapshot | None = None) -> Replay:
     """Play the calls of some logs. Raises: Stop for what is no such log; OSError."""
+    damaged: list[int] = []
     with ExitStack() as stack:
         logs = [_opened(name, stack) for name in names]
-        found = replay(_in_order(logs, names), candidate, base)
+        found = replay(_in_order(logs, damaged), candidate, base)
     if not found.calls:
         raise Stop(f"{', '.join(names)}: no line of a call (the log is needed as JSON: log.format, log.access)")
-    return found
+    return attrs.evolve(found, damaged=len(damaged))
 
 
 def replay_books(args: argparse.Namespace, candidate: Snapshot, base: Snapshot | None = None) -> Replay:
@@ -99,15 +100,19 @@ def _mapped(file: IO[bytes], stack: ExitStack) -> mmap.mmap | bytes:
     return stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _in_order(logs: Sequence[mmap.mmap | bytes], names: Sequence[str]) -> Iterator[PastCall]:
-    """The calls of all logs by when they began. Raises: Stop."""
+def _in_order(logs: Sequence[mmap.mmap | bytes], damaged: list[int]) -> Iterator[PastCall]:
+    """The calls of all logs by when they began.
+
+    Args:
+        damaged: gets where each line began that cannot be read, such as one that was cut off when the disk was full.
+    """
     places = sorted(place for which, log in enumerate(logs) for place in _places(log, which))
     for _, which, start, end in places:
         try:
             call = past_call(logs[which][start:end])
-        except (ValueError, msgspec.MsgspecError) as error:
-            line = logs[which][:start].count(b"\n") + 1
-            raise Stop(f"{names[which]}:{line}: not the line of a call as relayd writes it: {error}") from None
+        except (ValueError, msgspec.MsgspecError):
+            damaged.append(start)
+            continue
         if call is not None:
             yield call
 
@@ -158,6 +163,8 @@ class ReplayReport:
         found, notes = self.found, []
         if left := found.calls - found.judged - found.keyless:
             notes.append(f"{counted(left, 'call')} failed for reasons that no config decides, and are left out")
+        if found.damaged:
+            notes.append(f"{counted(found.damaged, 'line')} of calls could not be read, and are left out")
         if found.keyless:
             notes.append(f"{counted(found.keyless, 'call')} had no known key, and are left out")
         if found.even:

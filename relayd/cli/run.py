@@ -12,7 +12,7 @@ import socket
 
 from relayd.cli import add_config
 
-# Node-local settings: (variable, command-line option of `relayd run` or "", what it is). docs/config-reference.md prints this.
+# Node-local settings: (variable, command-line option of `relayd run` or "", what it is), for docs/config-reference.md.
 ENVIRONMENT = (
     ("RELAYD_CONFIG", "--config", "directory of the config tree; default: the working directory"),
     ("RELAYD_LISTEN", "--listen", "listen addresses instead of [server].listen, separated by commas"),

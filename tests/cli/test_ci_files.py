@@ -92,6 +92,19 @@ def broken(clone: Clone) -> Iterator[None]:
     account.write_text(before)
 
 
+def test_every_file_fits_the_schema_of_its_forge(clone: Clone, tmp_path: Path) -> None:
+    component = tmp_path / "component.yml"
+    component.write_text((ROOT / "deploy/ci/gitlab/relayd.yml").read_text().partition("\n---\n")[2])
+    for schema, files in {
+        "vendor.github-workflows": [clone.root / path for path in WORKFLOWS],
+        "vendor.github-actions": [ROOT / "deploy/ci/github/action.yml"],
+        "vendor.gitlab-ci": [clone.root / ".gitlab-ci.yml", component],
+    }.items():
+        program = Path(sys.executable).with_name("check-jsonschema")
+        ran = subprocess.run([program, "--builtin-schema", schema, *files], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 @pytest.mark.parametrize("path", WORKFLOWS)
 def test_a_workflow_has_the_form_of_one(clone: Clone, path: str) -> None:
     workflow = read(clone, path)

@@ -88,6 +88,7 @@ class Replay:
         calls: that were read; `judged` of them could be, and `keyless` had no key.
         first, last: when the first and the last of them began; None without any.
         rows: by key and model.
+        damaged: lines that could not be read.
         even: they were made of the books' sums (past_call.py).
     """
 
@@ -97,6 +98,7 @@ class Replay:
     first: datetime.datetime | None = None
     last: datetime.datetime | None = None
     rows: tuple[Tally, ...] = ()
+    damaged: int = 0
     even: bool = False
 
     def total(self, name: str) -> int:
