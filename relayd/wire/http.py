@@ -115,12 +115,13 @@ _SHORTEST_KEY = 16  # bytes; anything shorter may stand in a header for other re
 
 def client_headers(headers: Headers) -> HeaderPairs:
     """A client's end-to-end headers, without its key, in whatever header it stands, and what proxies said of it."""
-    keys = (_OUR_KEY, *_foreign_keys(headers))
-    return [
+    pairs = [
         (name, value)
         for name, value in end_to_end(headers, NOT_FOR_UPSTREAM)
-        if not any(key in value for key in keys) and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES)
+        if _OUR_KEY not in value and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES)
     ]
+    foreign = _foreign_keys(headers)
+    return [pair for pair in pairs if not any(key in pair[1] for key in foreign)] if foreign else pairs
 
 
 def _foreign_keys(headers: Headers) -> tuple[bytes, ...]:

@@ -249,7 +249,7 @@ def crs_hash(text: str) -> str:
     return hashlib.sha256((text + PEPPER).encode()).hexdigest()
 
 
-def test_old_keys_go_on_working_with_the_old_secret_sealed(tmp_path: Path) -> None:
+def test_old_keys_go_on_working_with_the_old_secret_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sealing = make_sealing_tree(tmp_path)
     tree, file = sealing.tree, written(tmp_path, export([key(apiKey=crs_hash(OLD_KEY)), key(id="2", apiKey="")]))
     ran = tree.run("import", "crs", file, "--keep-keys", "--json", stdin=PEPPER + "\n")
@@ -268,6 +268,9 @@ def test_old_keys_go_on_working_with_the_old_secret_sealed(tmp_path: Path) -> No
     with pytest.raises(Refusal, match="not a key of this relay"):
         authenticate(headers(x_api_key=OLD_KEY), compiled.require(), "", 0.0)
     assert PEPPER not in ran.all + tree.content + repr(snapshot)
+    monkeypatch.setenv("RELAYD_IDENTITY", str(sealing.file))
+    assert tree.run("key", "which", stdin=OLD_KEY).out == "team-key\n"
+    assert tree.run("key", "which", stdin=OLD_KEY[:-1]).err.endswith("not a key of this tree\n")
     with pytest.raises(SealError):
         with_old_keys(compiled.require(), [new_identity(lambda size: b"\x05" * size)])
 

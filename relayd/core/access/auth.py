@@ -41,7 +41,7 @@ def authenticate(headers: Headers, snapshot: Snapshot, address: str, now: float)
     Raises: Refusal 401 for an unknown, malformed, revoked or expired key, 403 for the address.
     """
     presented = presented_key(headers)
-    found, digest = _look_up(presented, snapshot)
+    found, digest = look_up(presented, snapshot)
     if found is None:
         raise _unauthorized(_what_is_wrong(presented, snapshot))
     key, entry = found
@@ -52,7 +52,7 @@ def authenticate(headers: Headers, snapshot: Snapshot, address: str, now: float)
     return key
 
 
-def _look_up(presented: bytes, snapshot: Snapshot) -> tuple[tuple[ApiKey, KeyHash] | None, bytes]:
+def look_up(presented: bytes, snapshot: Snapshot) -> tuple[tuple[ApiKey, KeyHash] | None, bytes]:
     """The key with its hash, and the digest by which it was found.
 
     A key of our own form is looked up as one of ours alone; another one in each scheme that the tree has, however early

@@ -24,7 +24,8 @@ from relayd.wire.usage import Usage
 CALL = "call.done"  # the event of a call's line
 
 # What a config decides of refusals. The others (a body too large, no account at that moment) would come out the same.
-_JUDGED = frozenset({400, 401, 403, 429})
+_JUDGED = frozenset({401, 403, 429})
+_CAP = "more than this key's cap"  # in the reason of a 400; others are of bodies that cannot be read
 _OF_THE_MOMENT = ("no account has room", "request bodies of this key", "this relay did not say")
 
 
@@ -86,6 +87,8 @@ class PastCall(msgspec.Struct, frozen=True, kw_only=True):
             return False
         if not self.refused:
             return True
+        if self.status == 400:
+            return _CAP in self.reason
         return self.status in _JUDGED and not any(why in self.reason for why in _OF_THE_MOMENT)
 
     @property

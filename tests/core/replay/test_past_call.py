@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from builders import api_key, call, snapshot
 
+from relayd.core.access.permissions import resolve
 from relayd.core.quota.prices import cost
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.core.receipt import Receipt
 from relayd.core.replay.past_call import PastCall, past_call, past_calls
 from relayd.daemon.log import call_fields, render
+from relayd.wire.refusal import Refusal
 from relayd.wire.usage import Usage, UsagePart
 
 
@@ -65,6 +68,14 @@ def test_other_events_are_no_calls_and_other_text_is_an_error() -> None:
         past_call(b"2027-01-01T00:00:00Z INFO something")
 
 
+def refusal_of_the_cap() -> str:
+    """The words of the daemon itself."""
+    key = api_key(max_tokens=5)
+    with pytest.raises(Refusal) as caught:
+        resolve(call(max_tokens=9), key, snapshot(keys=(key,)))
+    return caught.value.message
+
+
 @pytest.mark.parametrize(
     ("fields", "judged"),
     [
@@ -73,6 +84,8 @@ def test_other_events_are_no_calls_and_other_text_is_an_error() -> None:
         ({"outcome": "refused", "status": 429, "reason": "Rate limit exceeded: daily cost $5.00."}, True),
         ({"outcome": "refused", "status": 429, "reason": "Rate limit exceeded: no account has room now (a)"}, False),
         ({"outcome": "refused", "status": 529}, False),
+        ({"outcome": "refused", "status": 400, "reason": "the body is not a JSON object"}, False),
+        ({"outcome": "refused", "status": 400, "reason": refusal_of_the_cap()}, True),
         ({"outcome": "upstream", "status": 500}, True),
     ],
 )
