@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import httpx2
-from daemon import Daemon, running, write_tree
+from builders import KEY
+from daemon import Daemon, key_text, running, write_tree
 
 from relayd.config.secrets.binding import crs_binding
 from relayd.config.secrets.identity import write_identity
@@ -39,6 +40,14 @@ def test_an_old_key_is_served_at_the_start_and_after_a_reload(tmp_path: Path) ->
         (tree / "keys.d/old.toml").write_text(KEY_FILE + "max_tokens = 5\n")
         daemon.wait_for("reload.applied")
         assert status(daemon) == 400  # the new limit holds for the same old key
+        relay = (tree / "relay.toml").read_text()
+        (tree / "keys.d/old.toml").write_text(key_text())
+        (tree / "relay.toml").write_text(relay.replace("crs_encryption_key", "# crs_encryption_key"))
+        daemon.wait_until(lambda: status(daemon, KEY) == 200, "the key of its own")
+        assert status(daemon) == 401
+        (tree / "keys.d/old.toml").write_text(KEY_FILE)
+        (tree / "relay.toml").write_text(relay)
+        daemon.wait_until(lambda: status(daemon) == 200, "the old key again")
         assert OLD not in daemon.text()
         assert PEPPER not in daemon.text()
     with running(tree, "--identity", str(_another(tmp_path, tree))) as daemon:
