@@ -47,6 +47,7 @@ BESIDE = {"log", "log_output", "paths", "systemd"}
 
 # Packages, each with the modules that may import it. Each third-party package has a door, and two of the library's.
 DOORS = {
+    "anyascii": ("cli/tree",),
     "attrs": ("",),  # the nouns are everywhere
     "cattrs": ("config/model/structure",),
     "cryptography": ("config/secrets/seal",),
@@ -62,6 +63,7 @@ DOORS = {
     "ssl": ("daemon/net/", "daemon/accounts/"),
     "tomlkit": ("config/edit/toml_edit",),
     "trio": ("daemon/", "cli/"),
+    "yaml": ("cli/litellm",),
     "watchfiles": ("daemon/reload/watch",),
 }
 

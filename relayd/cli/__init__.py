@@ -40,6 +40,7 @@ VERBS = {
     "account": ("account", "add, list, test, enable and disable accounts; seal their credentials"),
     "secret": ("secret", "make identities; seal, inspect and reseal secrets"),
     "import": ("import_", "import accounts and keys from another relay"),
+    "ci-comment": ("ci_comment", "write text from stdin as one comment on the pull request that CI runs for"),
     "completion": ("completion", "print a completion script for bash, zsh or fish"),
     "simulate": ("simulate", "serve the simulator: a Claude API that needs no account"),
 }

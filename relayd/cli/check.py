@@ -2,7 +2,8 @@
 
 Rule: without --env the report depends on the bytes of the tree, and on which places the environment says the nodes
 permit (RELAYD_CREDENTIALS, RELAYD_ORIGINS, RELAYD_LOG_DIR): no clock, no network, no secret, no file but the tree's,
-and nothing is written. --base asks git for another commit; --env asks this machine, and says so.
+and nothing is written. --base asks git for another commit; --env asks this machine, and says so. Whether the clone's
+hook is on is no part of the report.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from typing import Any
 
 import attrs
 
+from relayd.cli.first_run import hook_is_off
 from relayd.cli.output import add_format, counted, print_report, say
-from relayd.cli.tree import UNSTABLE, add_directory, at_revision, folder_of, read_steadily
+from relayd.cli.replay import ReplayReport, add_replay, replay_files
+from relayd.cli.tree import UNSTABLE, Stop, add_directory, at_revision, folder_of, read_steadily
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff
 from relayd.config.environment import environment_problems, place_problems
 from relayd.config.guard import held
 from relayd.config.problems.codes import explanations
 from relayd.config.problems.problem import Problem, in_order
-from relayd.config.problems.report import as_dict, as_github, as_sarif, as_text, totals
+from relayd.config.problems.report import as_dict, as_github, as_markdown, as_sarif, as_text, fenced, totals
 from relayd.config.source.git import GitError
 from relayd.config.source.tree import Tree, Unstable
 
@@ -41,12 +44,14 @@ class CheckPlan:
         base: that commit.
         changes: None when one of the two does not compile; `why` says which.
         held: the guard's reasons.
+        replay: what past calls would say to it, where there are some.
     """
 
     base: str
     changes: Changes | None
     why: str = ""
     held: tuple[str, ...] = ()
+    replay: ReplayReport | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="REV", help="also say what changes since that commit, and whether it would be held"
     )
+    add_replay(parser)
     parser.add_argument(
         "--env", action="store_true", help="also check this machine: the files that are named, identities, secrets"
     )
@@ -102,6 +108,9 @@ def main(args: argparse.Namespace) -> int:
     if wrong := _bad_code([*chosen, *ignored], ignored):
         say(f"relayd check: {wrong}")
         return USAGE
+    if args.replay and args.base is None:
+        say("relayd check: --replay: needs --base, for it says what the change would have done")
+        return USAGE
     tree = read_steadily(directory)
     if isinstance(tree, Unstable):
         say(f"relayd check: the tree does not hold still: {tree.reason}")
@@ -111,8 +120,13 @@ def main(args: argparse.Namespace) -> int:
     except GitError as error:
         say(f"relayd check: --base {args.base}: {error}")
         return USAGE
+    except (Stop, OSError) as error:
+        say(f"relayd check: --replay: {error}")
+        return USAGE
     checked = attrs.evolve(checked, problems=_chosen(checked.problems, chosen, ignored))
     print_report(report(checked, args.format))
+    if hook_is_off(directory):
+        say("note: this clone's pre-commit hook is off (git config core.hooksPath .githooks)")
     return verdict(checked, deny_warnings=args.deny_warnings)
 
 
@@ -122,7 +136,7 @@ def check(directory: Path, tree: Tree, args: argparse.Namespace) -> Checked:
     problems = list(compiled.problems)
     if compiled.snapshot is not None:
         problems += place_problems(tree.files, compiled.snapshot, os.environ)
-    plan = against(directory, compiled, args.base) if args.base is not None else None
+    plan = against(directory, compiled, args.base, args.replay) if args.base is not None else None
     if plan and plan.held:
         message = f"the daemon would hold this change: {'; '.join(plan.held)}"
         hint = f"if it is meant: relayd reload --accept {tree.digest[:12]}"
@@ -141,8 +155,11 @@ def check(directory: Path, tree: Tree, args: argparse.Namespace) -> Checked:
     )
 
 
-def against(directory: Path, compiled: Compiled, base: str) -> CheckPlan:
-    """What a tree changes since a commit. Raises: GitError."""
+def against(directory: Path, compiled: Compiled, base: str, logs: Sequence[str] = ()) -> CheckPlan:
+    """What a tree changes since a commit, and would have done to the calls of some logs.
+
+    Raises: GitError; Stop and OSError for a log.
+    """
     if base and not base.strip("0"):  # what CI names as the commit before the first one of a branch
         return CheckPlan(base=base, changes=None, why="there was no commit before")
     commit, files = at_revision(directory, base)
@@ -153,7 +170,10 @@ def against(directory: Path, compiled: Compiled, base: str) -> CheckPlan:
         which = f"the tree at {commit[:12]}" if before is None else "the tree"
         return CheckPlan(base=commit, changes=None, why=f"{which} does not compile")
     changes = diff(before, compiled.snapshot)
-    return CheckPlan(base=commit, changes=changes, held=held(before, compiled.snapshot, changes))
+    replay = None
+    if logs:
+        replay = ReplayReport(found=replay_files(logs, compiled.snapshot, before), base=commit[:12])
+    return CheckPlan(base=commit, changes=changes, held=held(before, compiled.snapshot, changes), replay=replay)
 
 
 def explain(code: str) -> int:
@@ -220,6 +240,8 @@ def report(checked: Checked, form: str) -> str:
             return as_sarif(checked.every, checked.folder)
         case "github":
             return as_github(checked.every, checked.folder) + _notice(checked.plan) + summary(checked) + "\n"
+        case "markdown":
+            return _as_markdown(checked)
     return as_text(checked.problems) + _here(checked.here) + _plan(checked.plan) + summary(checked) + "\n"
 
 
@@ -242,9 +264,26 @@ def _plan(plan: CheckPlan | None) -> str:
         return ""
     if plan.changes is None:
         return f"changes since {plan.base[:12]}: unknown, {plan.why}\n"
-    if plan.changes.empty:
+    return _changes(plan) + (plan.replay.as_text() if plan.replay else "")
+
+
+def _changes(plan: CheckPlan) -> str:
+    if plan.changes is None or plan.changes.empty:
         return f"changes since {plan.base[:12]}: none\n"
     return f"changes since {plan.base[:12]}:\n" + textwrap.indent(plan.changes.as_text(), "  ")
+
+
+def _as_markdown(checked: Checked) -> str:
+    """A comment on a pull request: the verdict, the problems, what changes, and what past calls say to that."""
+    plan, parts = checked.plan, [f"**{summary(checked)}**\n"]
+    parts.append(as_markdown(checked.every))
+    if plan is not None and plan.changes is not None and not plan.changes.empty:
+        parts += [f"Changes since `{plan.base[:12]}`:\n", fenced(plan.changes.as_text(), "diff")]
+    elif plan is not None:
+        parts.append(_plan(plan) if plan.changes is None else _changes(plan))
+    if plan is not None and plan.replay is not None:
+        parts.append(plan.replay.as_markdown())
+    return "\n".join(part for part in parts if part)
 
 
 def _notice(plan: CheckPlan | None) -> str:
@@ -282,4 +321,5 @@ def _as_json(checked: Checked) -> dict[str, Any]:
 def _plan_as_json(plan: CheckPlan) -> dict[str, Any]:
     if plan.changes is None:
         return {"base": plan.base, "error": plan.why}
-    return {"base": plan.base, **plan.changes.as_json(), "held": list(plan.held)}
+    replay = {"replay": plan.replay.as_json()} if plan.replay else {}
+    return {"base": plan.base, **plan.changes.as_json(), "held": list(plan.held), **replay}

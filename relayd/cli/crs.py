@@ -1,63 +1,38 @@
-"""What an export of claude-relay-service says, in relayd's terms.
+"""Exports of claude-relay-service.
 
-Rule: pure; text in, nouns and notes out. What cannot be carried over is a note, never a silent loss: a limit that got
-lost would be no limit.
+Theory: the export is JSON of Redis hashes, so every value is a string and lists are JSON inside strings. A key is kept
+there as SHA-256(key + the installation's ENCRYPTION_KEY), in the field `apiKey`. With that secret sealed in the tree
+old keys go on working (scheme crs-sha256); without it keys are issued anew, with the same name and limits. Accounts
+come with OAuth tokens in clear (unless the export was sanitized or left encrypted), and are sealed on the way in.
 
-Theory: the export (`scripts/data-transfer-enhanced.js export`) is JSON of Redis hashes, so every value is a string and
-lists are JSON inside strings. A key is kept there as SHA-256(key + the installation's ENCRYPTION_KEY), which only that
-installation can check; so keys are issued anew, with the same name and limits. Accounts come with their OAuth tokens in
-clear (unless the export was sanitized or left encrypted), and are sealed on the way in.
+Source: claude-relay-service, scripts/data-transfer-enhanced.js (exportData, hashApiKey, sanitizeData).
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
+from relayd.cli.export import (
+    API,
+    BadExport,
+    Export,
+    ExportRow,
+    ImportedAccount,
+    ImportedKey,
+    expiry_of,
+    plain,
+    proxy_of,
+    usd,
+)
 from relayd.config.edit.toml_edit import Value
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import PREDEFINED_CLIENTS
 
-ExportRow = Mapping[str, Any]
-
-
-class BadExport(ValueError):
-    """The file is not an export; the text says why, without quoting it."""
-
-
-@attrs.frozen(kw_only=True)
-class ImportedKey:
-    """A key to be issued anew. `account`: the export's id of the account it was bound to, or ""."""
-
-    name: str
-    fields: dict[str, Value]
-    limits: dict[str, Value]
-    account: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class ImportedAccount:
-    """An account of kind oauth. `origin`: the export's id; `dedicated`: only keys bound to it may use it."""
-
-    name: str
-    origin: str
-    fields: dict[str, Value]
-    credential: Secret
-    dedicated: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class Export:
-    """Everything that can be taken over, and what cannot."""
-
-    keys: tuple[ImportedKey, ...]
-    accounts: tuple[ImportedAccount, ...]
-    notes: tuple[str, ...]
+SCHEME = "crs-sha256"
+_TAKEN = ("apiKeys", "claudeAccounts")
 
 
 def read_export(text: str) -> Export:
@@ -73,9 +48,10 @@ def read_export(text: str) -> Export:
     if accounts and not readable:
         notes.append("accounts: left out, their tokens are not in the export (export with decryption, not sanitized)")
     taken = [_account(row, notes) for row in accounts] if readable else []
-    counts = {other: len(_rows(tables, other)) for other in ("geminiAccounts", "admins")}
-    notes += [f"{other}: {count} left out, relayd has nothing like them" for other, count in counts.items() if count]
+    left = {name: len(rows) for name, rows in tables.items() if name not in _TAKEN and isinstance(rows, list) and rows}
+    notes += [f"{name}: {count} left out, relayd has nothing like them" for name, count in left.items()]
     return Export(
+        relay="crs",
         keys=tuple(key for row in keys if (key := _key(row, notes)) is not None),
         accounts=tuple(account for account in taken if account is not None),
         notes=tuple(notes),
@@ -104,7 +80,16 @@ def _key(row: ExportRow, notes: list[str]) -> ImportedKey | None:
     if account.startswith("group:"):
         notes.append(f"{where}: it was bound to a group of accounts; set `groups` by hand")
         account = ""
-    return ImportedKey(name=name, fields=fields, limits=_limits(row, where, notes), account=account)
+    known = _text(row, "apiKey").lower()
+    return ImportedKey(
+        name=name,
+        fields=fields,
+        limits=_limits(row, where, notes),
+        origin=_text(row, "id"),
+        account=account,
+        old_hash=known if re.fullmatch(r"[0-9a-f]{64}", known) else "",
+        scheme=SCHEME,
+    )
 
 
 def _may_use_claude(permissions: str) -> bool:
@@ -119,12 +104,8 @@ def _add_expiry(row: ExportRow, fields: dict[str, Value], where: str, notes: lis
         if _text(row, "expirationMode") == "activation":
             notes.append(f"{where}: it was to expire some time after its first use; set `expires` by hand")
         return
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        notes.append(f"{where}: its expiry is not a date; set `expires` by hand")
-        return
-    fields["expires"] = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).replace(microsecond=0)
+    if moment := expiry_of(text, where, notes):
+        fields["expires"] = moment
 
 
 def _add_restrictions(row: ExportRow, fields: dict[str, Value], where: str, notes: list[str]) -> None:
@@ -188,7 +169,7 @@ def _account(row: ExportRow, notes: list[str]) -> ImportedAccount | None:
         "kind": "oauth",
         "name": name,
         "enabled": False,
-        "base_url": "https://api.anthropic.com",
+        "base_url": API,
     }
     if email := _text(row, "email"):
         fields["email"] = email
@@ -206,20 +187,12 @@ def _add_proxy(row: ExportRow, fields: dict[str, Value], where: str, notes: list
         proxy = json.loads(_text(row, "proxy") or "null")
     except ValueError:
         proxy = None
-    if not isinstance(proxy, dict) or not proxy.get("host"):
+    if not isinstance(proxy, dict):
         return
-    if proxy.get("username") or proxy.get("password"):
-        notes.append(
-            f"{where}: its proxy has a password, which does not belong in a tree in clear; set `proxy` by hand"
-        )
-        return
-    scheme = {"http": "http", "https": "https", "socks5": "socks5"}.get(str(proxy.get("type", "")))
-    host = str(proxy["host"])
-    if scheme is None or not re.fullmatch(r"[A-Za-z0-9.:-]+", host):
-        notes.append(f"{where}: its proxy is of an unknown type; set `proxy` by hand")
-        return
-    shown = f"[{host}]" if ":" in host else host
-    fields["proxy"] = f"{scheme}://{shown}:{proxy.get('port', '')}".rstrip(":")
+    secret = bool(proxy.get("username") or proxy.get("password"))
+    host, port = plain(proxy.get("host")), plain(proxy.get("port"))
+    if url := proxy_of(plain(proxy.get("type")), host, port, secret, where, notes):
+        fields["proxy"] = url
 
 
 # --- strings of Redis -----------------------------------------------------------------------------------------------
@@ -231,11 +204,7 @@ def _rows(tables: Mapping[str, Any], name: str) -> list[ExportRow]:
 
 def _text(row: ExportRow, name: str) -> str:
     value = row.get(name)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | dict):
-        return json.dumps(value)
-    return "" if value is None else "".join(char for char in str(value) if char.isprintable()).strip()
+    return json.dumps(value) if isinstance(value, list | dict) else plain(value)
 
 
 def _integer(row: ExportRow, name: str) -> int:
@@ -244,13 +213,7 @@ def _integer(row: ExportRow, name: str) -> int:
 
 
 def _money(row: ExportRow, name: str) -> str:
-    """USD with at most 6 decimals, as relayd writes it; "" for none."""
-    match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]+))?", _text(row, name))
-    if match is None:
-        return ""
-    decimals = (match[2] or "")[:6].rstrip("0")
-    whole = str(int(match[1]))
-    return "" if whole == "0" and not decimals else f"{whole}.{decimals}" if decimals else whole
+    return usd(_text(row, name))
 
 
 def _listed(text: str) -> list[str]:

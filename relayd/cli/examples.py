@@ -14,9 +14,16 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "check": (
         "relayd check",
         "relayd check --deny-warnings --format github --base origin/main     in CI",
+        "relayd check --base HEAD --replay calls.log --format markdown",
         "relayd check --env                 also what this machine needs: files and identities",
     ),
-    "test": ("relayd test", "relayd test -v /srv/relay"),
+    "ci-comment": ("relayd ci-comment < comment.md", "relayd ci-comment --name eu < comment.md"),
+    "test": (
+        "relayd test",
+        "relayd test -v /srv/relay",
+        "relayd test --replay /var/log/relayd/relayd.log      what the tree would have done to past calls",
+        "relayd test --days 7 --base HEAD",
+    ),
     "diff": ("relayd diff", "relayd diff HEAD~3", "relayd diff v1..v2 --json"),
     "reload": ("relayd reload", "relayd reload --dry-run", "relayd reload --accept 98c2b1d0f3aa"),
     "rollback": ("relayd rollback",),

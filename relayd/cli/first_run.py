@@ -69,14 +69,25 @@ def make_repository(directory: Path) -> str:
     """
     if not shutil.which("git"):
         return ""
-    top = _git(directory, "rev-parse", "--show-toplevel")
+    top = ask_git(directory, "rev-parse", "--show-toplevel")
     if top is not None:
         return top or str(directory)
-    made = _git(directory, "init", "--quiet") is not None
-    return "made" if made and _git(directory, "config", "core.hooksPath", ".githooks") is not None else ""
+    made = ask_git(directory, "init", "--quiet") is not None
+    return "made" if made and ask_git(directory, "config", "core.hooksPath", ".githooks") is not None else ""
 
 
-def _git(directory: Path, *words: str) -> str | None:
+def hook_is_off(directory: Path) -> bool:
+    """Whether this is a clone of a tree with a hook that nobody has switched on: git takes no hooks along.
+
+    In CI and inside a hook the question does not arise.
+    """
+    if {"CI", "GIT_DIR", "GIT_INDEX_FILE"} & os.environ.keys() or not (directory / ".githooks/pre-commit").exists():
+        return False
+    hooks = ask_git(directory, "rev-parse", "--git-path", "hooks")
+    return hooks is not None and not (directory / hooks / "pre-commit").exists()
+
+
+def ask_git(directory: Path, *words: str) -> str | None:
     """What git prints; None when it fails."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(directory), *words]

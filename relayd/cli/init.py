@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from relayd.cli.ci_files import HELP, ci_files, install_source, wrong_source
 from relayd.cli.first_run import NOBODY, farewell, found_by_itself, keep_identity, make_repository
 from relayd.cli.output import add_json, print_json, say
 from relayd.cli.tree import Stop, guarded
@@ -35,7 +36,7 @@ TEMPLATES = {
     ".gitignore": "gitignore",
     ".gitattributes": "gitattributes",
     ".githooks/pre-commit": "pre-commit.sh",
-    ".github/workflows/relayd.yml": "workflow.yml",
+    "README.md": "README.md",
 }
 
 
@@ -60,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="write into a directory that is not empty, over the files that are there"
     )
+    parser.add_argument("--install", metavar="SOURCE", help=HELP)
+    parser.add_argument(
+        "--only-ci", action="store_true", help="write the CI files of a tree that is there anew, and nothing else"
+    )
     add_json(parser)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """\
@@ -67,10 +72,12 @@ examples:
   relayd init ~/relay                           a first look
   relayd init /srv/relay --realm prod           on a server; several nodes share one realm
   relayd init . --identity /secure/prod.identity --no-git
+  relayd init . --only-ci --install git+https://git.example.com/relayd@v0.1.0
 
-The directory gets relay.toml, a simulator account and a key to try it with, scenarios for `relayd test`, a GitHub
-workflow and a pre-commit hook. The identity, which opens sealed credentials, is put outside of it. If git is
-installed and DIR is not in a repository yet, it becomes one, with the hook switched on; nothing is committed.
+The directory gets relay.toml, a simulator account and a key to try it with, scenarios for `relayd test`, a README for
+colleagues, a pre-commit hook, and CI files for GitHub, GitLab, Forgejo and Gitea (delete those that you do not need).
+The identity, which opens sealed credentials, is put outside of it. If git is installed and DIR is not in a repository
+yet, it becomes one, with the hook switched on; nothing is committed.
 """
 
 
@@ -79,7 +86,8 @@ def main(args: argparse.Namespace) -> int:
     if wrong := wrong_usage(args, realm):
         say(f"relayd init: {wrong}")
         return 2
-    return guarded("init", lambda args: make_tree(args, realm), args)
+    act = renew_ci if args.only_ci else make_tree
+    return guarded("init", lambda args: act(args, realm), args)
 
 
 def make_tree(args: argparse.Namespace, realm: str) -> int:
@@ -89,7 +97,7 @@ def make_tree(args: argparse.Namespace, realm: str) -> int:
         raise Stop(f"{directory} is not empty (--force writes into it all the same)")
     kept = NOBODY if args.no_identity else keep_identity(directory, realm, args.identity, args.post_quantum)
     key = mint(secrets.token_bytes)
-    files = tree_files(key, realm, args.listen, kept.identities)
+    files = tree_files(key, realm, args.listen, kept.identities) | ci_files(install_of(args))
     write_files(directory, files)
     git = "" if args.no_git else make_repository(directory)
     if args.json:
@@ -99,10 +107,35 @@ def make_tree(args: argparse.Namespace, realm: str) -> int:
     return 0
 
 
+def renew_ci(args: argparse.Namespace, _realm: str) -> int:
+    """Write the CI files of a tree that is there. Those that have been deleted stay away. Raises: Stop; OSError."""
+    directory: Path = args.directory
+    if not (directory / "relay.toml").exists():
+        raise Stop(f"{directory}: not a config tree, there is no relay.toml")
+    made = ci_files(install_of(args))
+    files = {path: text for path, text in made.items() if (directory / path).exists()} or made
+    write_files(directory, files)
+    if args.json:
+        print_json({"directory": str(directory), "files": sorted(files)})
+    else:
+        say("\n".join(f"wrote {directory / path}" for path in sorted(files)))
+    return 0
+
+
+def install_of(args: argparse.Namespace) -> str:
+    """Where CI gets relayd from. Says so where that is not known."""
+    found: str = args.install or install_source()
+    if not found:
+        say("note: where CI gets relayd from is not known: its job stops until RELAYD_INSTALL says it")
+    return found
+
+
 def wrong_usage(args: argparse.Namespace, realm: str) -> str:
     """What is wrong with the options; "" when nothing is."""
     if realm != realm_of(realm):
         return f"--realm: expected a-z, 0-9, _ and -, not {realm!r}"
+    if args.install and (wrong := wrong_source(args.install)):
+        return f"--install: {wrong}"
     if args.no_identity and (args.identity or args.post_quantum):
         return "--no-identity cannot be combined with --identity or --post-quantum"
     try:

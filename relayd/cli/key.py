@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import secrets
 import sys
 from collections.abc import Mapping
@@ -39,9 +40,12 @@ from relayd.config.edit.toml_edit import Value
 from relayd.config.edit.write import Files
 from relayd.config.model.types import write as written
 from relayd.config.model.values import Bad, seconds
-from relayd.config.secrets.api_keys import checksum_ok, hint, key_digest, key_hash, mint
+from relayd.config.secrets.api_keys import PREFIX, checksum_ok, hint, key_hash, mint
+from relayd.config.secrets.identity import identity_paths, load_identities
+from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import ApiKey, KeyHash, Limits, MicroUsd, Snapshot
-from relayd.core.access.auth import key_state
+from relayd.core.access.auth import key_state, look_up
+from relayd.daemon.accounts.old_keys import with_old_keys
 
 LISTS = (
     ("groups", "account groups it may use, in order of preference (default: default)"),
@@ -145,6 +149,16 @@ def remove(args: argparse.Namespace) -> int:
     return print_result(args, {"id": args.id, "deleted": list(changed)})
 
 
+def _knowing_old_keys(snapshot: Snapshot, args: argparse.Namespace) -> Snapshot:
+    """The snapshot with what it takes to know the keys of a relay before it, where this machine can open that."""
+    paths = identity_paths(None, os.environ, snapshot.relay.realm)
+    try:
+        return with_old_keys(snapshot, load_identities(paths, args.config, os.environ))
+    except SealError as error:
+        say(f"note: keys of scheme crs-sha256 are not known here: {error}")
+        return snapshot
+
+
 def show_list(args: argparse.Namespace) -> int:
     """All keys, one a line, with what they have consumed since the first of the month."""
     snapshot = compiled(args)
@@ -174,10 +188,11 @@ def show(args: argparse.Namespace) -> int:
 def which(args: argparse.Namespace) -> int:
     """Whose key is it? It is read from stdin, because arguments are seen by others and kept by shells."""
     key = read_secret("API key").reveal().strip()
-    snapshot = compiled(args)
-    found = snapshot.keys_by_hash.get(key_digest(key.encode()))
+    snapshot = _knowing_old_keys(compiled(args), args)
+    found, _ = look_up(key.encode(), snapshot)
     if found is None:
-        wrong = "" if checksum_ok(key) else "; its checksum is wrong, so it was cut or mistyped"
+        old = bool(snapshot.old_digests) and not key.startswith(PREFIX)
+        wrong = "" if old or checksum_ok(key) else "; its checksum is wrong, so it was cut or mistyped"
         raise Stop(f"not a key of this tree{wrong}")
     owner, entry = found
     problem = why_refused(owner, entry, snapshot, now())

@@ -22,8 +22,8 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
-    """`--format`: reports for people, programs, code scanning and the workflows of GitHub."""
-    forms = ("text", "json", "sarif", "github")
+    """`--format`: reports for people, programs, code scanning, the workflows of GitHub, and comments on a change."""
+    forms = ("text", "json", "sarif", "github", "markdown")
     parser.add_argument("--format", choices=forms, default="text", help="format of the report (default: text)")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
 

@@ -13,7 +13,7 @@ import socket
 from relayd.cli import add_config
 from relayd.cli.output import say
 
-# Node-local settings: (variable, command-line option of `relayd run` or "", what it is). docs/config.md prints this.
+# Node-local settings: (variable, command-line option of `relayd run` or "", what it is), for docs/config-reference.md.
 ENVIRONMENT = (
     ("RELAYD_CONFIG", "--config", "directory of the config tree; default: the working directory"),
     (

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anyascii import anyascii
+
 from relayd.cli import add_config
 from relayd.cli.output import add_json, print_result, say
 from relayd.config.compile import Compiled, compile_tree
@@ -120,8 +122,11 @@ def words(text: str) -> list[str]:
 
 
 def object_id(text: str) -> str:
-    """An id from a name for people: "Development Key" is development-key. Raises: Stop when nothing is left."""
-    name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+    """An id from a name for people: "Development Key" is development-key, and 김철수 is gimcheolsu.
+
+    Raises: Stop when nothing is left.
+    """
+    name = re.sub(r"[^a-z0-9_-]+", "-", anyascii(text).lower()).strip("-_")[:63]
     if not re.fullmatch(NAME, name):
         raise Stop(f"no id can be made from {text!r} (use letters a-z, digits, - and _)")
     return name

@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -40,6 +40,7 @@ from relayd.config.rules.cross_file import Parsed, cross_file_problems
 from relayd.config.rules.lint import file_lint, tree_lint
 from relayd.config.rules.scenario import scenario_findings, scenario_problems
 from relayd.config.rules.sealed_values import sealed_value_problems
+from relayd.config.secrets.api_keys import litellm_digest
 from relayd.config.snapshot import (
     PREDEFINED_CLIENTS,
     Account,
@@ -300,6 +301,7 @@ def _snapshot(files: Sequence[Parsed], revision: str, memo: Memo) -> Snapshot:
         keys_by_hash=MappingProxyType(_by_hash(keys.values())),
         deny=next((file.noun for file in files if file.kind == "deny"), Deny()),
         prices=prices.models,
+        old_digests=MappingProxyType(_old_digests(keys.values())),
         revision=revision,
     )
 
@@ -321,6 +323,12 @@ def _with_limits(file: Parsed, defaults: Limits) -> ApiKey:
         return attrs.evolve(key, limits=defaults)
     given = {field: getattr(key.limits, field) for field in file.given_limits}
     return attrs.evolve(key, limits=attrs.evolve(defaults, **given))
+
+
+def _old_digests(keys: Iterable[ApiKey]) -> dict[str, Callable[[bytes], bytes]]:
+    """Those that need no secret, of the schemes that are there."""
+    schemes = {entry.scheme for key in keys for entry in key.hashes}
+    return {"litellm-sha256": litellm_digest} if "litellm-sha256" in schemes else {}
 
 
 def _by_hash(keys: Iterable[ApiKey]) -> dict[bytes, tuple[ApiKey, KeyHash]]:

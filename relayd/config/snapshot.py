@@ -2,7 +2,7 @@
 
 Rule: frozen data only, defaults applied, no parsing (compile.py) and no behaviour. This file is also the one table of
 the schema: every field carries its unit (the type), its reload class and a sentence of documentation; the compiler,
-`relayd schema`, the diff and docs/config.md are all made from it.
+`relayd schema`, the diff and docs/config-reference.md are all made from it.
 
 Reload classes: HOT acts on the next call; DRAIN opens anew and lets the old finish; REVOKE may act on live streams;
 RESTART is reported until the daemon restarts.
@@ -11,7 +11,7 @@ RESTART is reported until the daemon restarts.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NewType
 
@@ -52,7 +52,7 @@ def key(
 
     Args:
         default: what holds when the key is absent; none means that it is required.
-        doc: one sentence for people, shown by `relayd schema` and docs/config.md.
+        doc: one sentence for people, shown by `relayd schema` and docs/config-reference.md.
         reload: the reload class.
         low, high: bounds of a number, a duration (s) or a size (bytes), inclusive.
         secret: never quoted in a problem, a diff or a status.
@@ -329,6 +329,9 @@ class Secrets:
     """[secrets]."""
 
     recipients: tuple[Recipient, ...] = key((), doc="Who can open sealed values; at most 16.")
+    crs_encryption_key: str = key(
+        "", doc="Sealed ENCRYPTION_KEY of the relay whose keys have scheme crs-sha256.", secret=True, form="sealed"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -438,6 +441,7 @@ class Account:
     name: str = key("", doc="For people.")
     email: str = key("", doc="For people.")
     enabled: bool = key(True, doc="Whether it may serve.", reload=REVOKE)
+    imported: str = key("", doc="From which relay and id it was taken over, so that an import finds it again.")
     groups: tuple[str, ...] = key(("default",), doc="Which keys may use it.", form="name")
     priority: int = key(50, doc="Lower first.", low=0, high=1000)
     weight: int = key(1, doc="Share within a priority.", low=1, high=1000)
@@ -452,11 +456,17 @@ class Account:
     simulator: Simulator = key(Simulator(), doc='Answers of kind "simulator".')
 
 
+KeyScheme = Literal["relayd-v1", "crs-sha256", "litellm-sha256"]
+
+
 @attrs.frozen(kw_only=True)
 class KeyHash:
     """One hash of an API key; two while rotating."""
 
     sha256: str = key(doc='SHA-256 of "relayd-key-v1\\0" + key, 64 hex digits.', reload=REVOKE, form="sha256")
+    scheme: KeyScheme = key(
+        "relayd-v1", doc="What else the hash is of, for keys that another relay issued (docs/keys.md).", reload=REVOKE
+    )
     hint: str = key("", doc="The key's first characters, for people.", form="hint")
     expires: datetime.datetime | None = key(None, doc="When this hash stops counting.")
 
@@ -475,6 +485,7 @@ class ApiKey:
     created: datetime.datetime | None = key(None, doc="When it was issued.")
     expires: datetime.datetime | None = key(None, doc="When it stops being accepted.")
     hashes: tuple[KeyHash, ...] = key(doc="One hash, or two while rotating.", reload=REVOKE)
+    imported: str = key("", doc="From which relay and id it was taken over, so that an import finds it again.")
     groups: tuple[str, ...] = key(("default",), doc="Account groups it may use, in order of preference.", form="name")
     models: tuple[Glob, ...] = key((), doc="Models it may ask for; [] = all.")
     deny_models: tuple[Glob, ...] = key((), doc="Models it may not ask for.")
@@ -566,6 +577,8 @@ class Snapshot:
         keys_by_hash: the 32 bytes of each hash, with the key and the hash entry.
         deny: deny.toml.
         prices: overrides of prices.toml, by model id.
+        old_digests: how a key of another relay becomes the digest in `keys_by_hash`, by scheme; what needs a secret is
+            there once the daemon has opened it.
         revision: the first 12 hex digits of the digest over the files of the tree.
     """
 
@@ -575,4 +588,5 @@ class Snapshot:
     keys_by_hash: Mapping[bytes, tuple[ApiKey, KeyHash]] = attrs.field(repr=False)
     deny: Deny = Deny()
     prices: Mapping[str, Price] = attrs.field(factory=dict, repr=False)
+    old_digests: Mapping[str, Callable[[bytes], bytes]] = attrs.field(factory=dict, repr=False, eq=False)
     revision: str = ""

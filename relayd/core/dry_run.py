@@ -119,7 +119,7 @@ def _identify(scenario: Scenario, snapshot: Snapshot, now: float) -> ApiKey:
 
 
 def _present(scenario: Scenario, snapshot: Snapshot, key: ApiKey, entry: KeyHash, now: float) -> ApiKey:
-    stand_in = attrs.evolve(entry, sha256=key_hash(_STAND_IN))
+    stand_in = attrs.evolve(entry, sha256=key_hash(_STAND_IN), scheme="relayd-v1")
     deny = snapshot.deny
     if entry.sha256 in deny.sha256:
         deny = attrs.evolve(deny, sha256=(*deny.sha256, stand_in.sha256))
@@ -209,7 +209,7 @@ def _used_windows(used: Used, name: str, limits: Limits) -> Iterator[tuple[str, 
 
 def _choose(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> DryRunOutcome:
     """Who may serve, when every account is healthy but those that are down."""
-    candidates = build_candidates(snapshot, plan.groups, plan.model, _healthy)
+    candidates = build_candidates(snapshot, plan.groups, plan.model, idle_candidate)
     resting = [name for name in scenario.down if name in candidates.by_id]
     able = tuple(sorted(name for name in candidates.by_id if name not in resting))
     blocks = [Block(name, "overload", now + _REST, "is resting") for name in resting] + [*candidates.never]
@@ -218,11 +218,11 @@ def _choose(scenario: Scenario, plan: Plan, snapshot: Snapshot, now: float) -> D
         return DryRunOutcome(refusal=refusal_of(unavailable(blocks, plan.model), now=now), why_not=why_not)
     sent = {snapshot.accounts[name].model_map.get(plan.model, plan.model) for name in able}
     return DryRunOutcome(
-        accounts=able, first=_first(candidates, able), sent_models=tuple(sorted(sent)), why_not=why_not
+        accounts=able, first=first_tier(candidates, able), sent_models=tuple(sorted(sent)), why_not=why_not
     )
 
 
-def _first(candidates: Candidates, able: tuple[str, ...]) -> tuple[str, ...]:
+def first_tier(candidates: Candidates, able: tuple[str, ...]) -> tuple[str, ...]:
     """The first tier of the first group in which anybody is able."""
     for tiers in candidates.groups:
         for tier in tiers:
@@ -231,7 +231,7 @@ def _first(candidates: Candidates, able: tuple[str, ...]) -> tuple[str, ...]:
     return ()
 
 
-def _healthy(account: Account) -> Candidate:
+def idle_candidate(account: Account) -> Candidate:
     """An idle account of which nothing is known but its config."""
     gate = Gate()
     return Candidate(

@@ -27,6 +27,7 @@ class Receipt:
     Args:
         outcome: "ok"; "refused" (by us); "upstream" (its error passed on); "cut" (broken off by the upstream);
             "left" (the client went away); "failed" (our bug).
+        max_tokens: the client's cap on the answer; None when it gave none.
         status: as the client saw it; 499 when it left before an answer began.
         cost: micro-USD; None when nothing of it has a price.
         partly_priced: a model without a price was at work beside one that has one.
@@ -46,6 +47,7 @@ class Receipt:
     model: str = ""
     sent_model: str = ""
     stream: bool = False
+    max_tokens: int | None = None
     status: int = 0
     outcome: str = "ok"
     reason: str = ""
@@ -90,6 +92,7 @@ class Draft:
     model: str = ""
     sent_model: str = ""
     stream: bool = False
+    max_tokens: int | None = None
     status: int = 0
     outcome: str = "ok"
     reason: str = ""
@@ -120,6 +123,7 @@ class Draft:
             model=self.model,
             sent_model=self.sent_model,
             stream=self.stream,
+            max_tokens=self.max_tokens,
             status=self.status,
             outcome=self.outcome,
             reason=self.reason,

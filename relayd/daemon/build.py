@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.secret_files import SecretFiles, secret_files
 from relayd.config.snapshot import Server, Snapshot
 from relayd.core.access.body_budget import BodyBudget
@@ -30,6 +31,7 @@ from relayd.core.traffic import Traffic
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.accounts.node_defects import NodeDefects, find_defects
 from relayd.daemon.accounts.oauth import OAuthKeeper
+from relayd.daemon.accounts.old_keys import with_old_keys
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.admin.app import AdminApp
 from relayd.daemon.admin.call_metrics import CallMetrics
@@ -229,6 +231,10 @@ def lay_foundation(
     credentials = Credentials(load_identities(node, snapshot.relay.realm), permitted_files(node, snapshot.relay.realm))
     pool = Pool()
     pool.adopt(snapshot, started)
+    try:
+        snapshot = with_old_keys(snapshot, credentials.identities)
+    except SealError as error:
+        log.warning("old_keys.closed", extra={"reason": str(error), "hint": "keys of scheme crs-sha256 are refused"})
     live = Live(snapshot)
     return Foundation(
         node=node,

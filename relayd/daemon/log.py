@@ -22,7 +22,7 @@ from relayd.daemon.log_output import Output
 
 # What must not be read in a log, wherever it came from: keys of relayd and of the API, identities, bearer tokens.
 _SECRETS = re.compile(
-    r"sk-relay-[0-9A-Za-z]{8,}|sk-ant-[0-9A-Za-z_-]{8,}|rlkey[12][0-9A-Za-z_.-]{8,}|rladm_[0-9A-Za-z]{8,}|rlsec[12]\.[0-9A-Za-z_.~-]{16,}"
+    r"sk-relay-[0-9A-Za-z]{8,}|\b(?:cr_|sk-)[0-9A-Za-z_-]{20,}|sk-ant-[0-9A-Za-z_-]{8,}|rlkey[12][0-9A-Za-z_.-]{8,}|rladm_[0-9A-Za-z]{8,}|rlsec[12]\.[0-9A-Za-z_.~-]{16,}"
     r"|(?i:bearer\s+)[0-9A-Za-z._~+/=-]{12,}|(?i:sessionkey=)[^\s;,\"']+|://[^/\s:@]+:[^/\s@]+@"
 )
 
@@ -148,10 +148,13 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
         entry["reason"] = scrub(receipt.reason)
     if receipt.stream:
         entry["stream"] = True
+    if receipt.max_tokens is not None:
+        entry["max_tokens"] = receipt.max_tokens
     if usage.total:
         entry["tokens_in"], entry["tokens_out"] = usage.input, usage.output
         entry["cache_write"] = usage.cache_write_5m + usage.cache_write_1h
         entry["cache_read"] = usage.cache_read
+        entry |= _priced_otherwise(receipt)
     if receipt.cost is not None:
         entry["cost_usd"] = f"{receipt.cost // 1_000_000}.{receipt.cost % 1_000_000:06d}"
     if receipt.unpriced:
@@ -161,6 +164,26 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
     entry["bytes_in"], entry["bytes_out"] = receipt.bytes_in, receipt.bytes_out
     entry["revision"] = receipt.revision
     return entry
+
+
+def _priced_otherwise(receipt: Receipt) -> dict[str, Any]:
+    """What else of a call has a say in its cost, where it is not as usual: `relayd test --replay` adds it up again."""
+    usage = receipt.usage
+    found: dict[str, Any] = {}
+    if usage.cache_write_1h:
+        found["cache_write_1h"] = usage.cache_write_1h
+    if usage.web_searches:
+        found["web_searches"] = usage.web_searches
+    if usage.model and usage.model != (receipt.sent_model or receipt.model):
+        found["answered"] = scrub(usage.model)
+    if usage.parts:
+        found["parts"] = len(usage.parts)
+    if usage.free:
+        found["free"] = True
+    return found | {name: special for name, special in _SPECIAL if getattr(usage, name) == special}
+
+
+_SPECIAL = (("service_tier", "batch"), ("inference_geo", "us"), ("speed", "fast"))
 
 
 def open_log(settings: Log, path: Path | None = None) -> tuple[Output, AccessLog]:

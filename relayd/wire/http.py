@@ -110,12 +110,21 @@ _NOT_FOR_UPSTREAM_PREFIXES = (
     b"x-envoy-", b"relayd-",
 )  # fmt: skip
 _OUR_KEY = b"sk-relay-"
+_SHORTEST_KEY = 16  # bytes; anything shorter may stand in a header for other reasons
 
 
 def client_headers(headers: Headers) -> HeaderPairs:
     """A client's end-to-end headers, without its key, in whatever header it stands, and what proxies said of it."""
-    return [
+    pairs = [
         (name, value)
         for name, value in end_to_end(headers, NOT_FOR_UPSTREAM)
         if _OUR_KEY not in value and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES)
     ]
+    foreign = _foreign_keys(headers)
+    return [pair for pair in pairs if not any(key in pair[1] for key in foreign)] if foreign else pairs
+
+
+def _foreign_keys(headers: Headers) -> tuple[bytes, ...]:
+    """What a client presents that is no key of relayd's own form, such as one that another relay issued."""
+    presented = (headers.get(b"x-api-key") or b"", (headers.get(b"authorization") or b"").rpartition(b" ")[2])
+    return tuple(key for key in presented if len(key) >= _SHORTEST_KEY and not key.startswith(_OUR_KEY))

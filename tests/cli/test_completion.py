@@ -174,7 +174,7 @@ def test_a_value_after_an_equals_sign_is_completed_too(tree: Path, shell: str) -
             "source .bash; COMP_WORDS=(relayd check --format = sa); COMP_CWORD=4; _relayd; echo ${COMPREPLY[0]}\n"
             "COMP_WORDS=(relayd check --format =); COMP_CWORD=3; _relayd; echo ${#COMPREPLY[@]}"
         )
-        expected = "sarif\n4"
+        expected = "sarif\n5"
     ran = subprocess.run([shell, "-c", program], cwd=tree, capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert ran.stdout.strip().split("\t")[0] == expected
 

@@ -124,7 +124,7 @@ def test_json_names_the_files_and_the_key(tmp_path: Path, capsys: pytest.Capture
     assert key_hash(result["key"]) in (tmp_path / "new" / "keys.d" / "demo.toml").read_text()
 
 
-# --- git: the hook and the workflow, run as they are written
+# --- git: the hook, run as it is written
 
 
 def shim(tmp_path: Path) -> dict[str, str]:
@@ -173,31 +173,6 @@ def test_the_new_repository_refuses_commits_that_relayd_would_not_load_or_that_f
 
     missing = git(tree, "commit", "-m", "none", environment={**environment, "PATH": "/usr/bin:/bin"})
     assert (missing.returncode, "no relayd on the PATH" in missing.stderr) == (1, True)
-
-
-def test_the_workflow_checks_a_pull_request_against_its_base(tmp_path: Path) -> None:
-    tree, environment = tmp_path / "new", shim(tmp_path)
-    main(["init", str(tree)])
-    workflow = (tree / ".github" / "workflows" / "relayd.yml").read_text()
-    push, request, scenarios = [line.split("run: ", 1)[1] for line in workflow.splitlines() if "run: relayd" in line]
-    for words in (("add", "."), ("commit", "--no-verify", "-m", "first"), ("branch", "-M", "main")):
-        assert git(tree, *words, environment=environment).returncode == 0
-    clone = tmp_path / "clone"
-    assert git(tmp_path, "clone", str(tree), str(clone), environment=environment).returncode == 0
-
-    def step(command: str) -> tuple[int, str]:
-        ran = subprocess.run(
-            ["bash", "-e", "-c", command], cwd=clone, env={**environment, "GITHUB_BASE_REF": "main"},
-            capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        return ran.returncode, ran.stdout + ran.stderr
-
-    assert [step(command)[0] for command in (push, request, scenarios)] == [0, 0, 0]
-    (clone / "accounts.d" / "simulator.toml").write_text('kind = "simulator"\nenabled = false\n')
-    assert step(push)[0] == 3  # a group that keys use and that has no account
-    code, said = step(request)
-    assert (code, "W-HELD" in said) == (3, True)  # and, against its base, a change that the daemon would hold
-    assert step(scenarios)[0] == 1
 
 
 def test_a_directory_in_a_repository_becomes_no_other_and_no_git_makes_none(

@@ -249,3 +249,12 @@ def test_an_action_is_needed_and_help_names_them(tmp_path: Path) -> None:
     assert ran.returncode == 0
     for action in ("new", "list", "show", "rotate", "disable", "enable", "delete", "which"):
         assert f"\n    {action} " in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"), [("김철수", "gimcheolsu"), ("王小明", "wangxiaoming"), ("Ünsal Şahin", "unsal-sahin")]
+)
+def test_a_name_in_any_script_makes_a_readable_id(tmp_path: Path, name: str, identity: str) -> None:
+    tree = make_tree(tmp_path)
+    assert tree.run("key", "new", name).code == 0
+    assert load_tree(tree.root).require().keys[identity].name == name

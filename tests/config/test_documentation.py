@@ -1,4 +1,4 @@
-"""docs/config.md and the sample tree say what the code does. UPDATE_DOCS=1 writes the generated parts."""
+"""The pages of docs and the sample tree say what the code does. UPDATE_DOCS=1 writes the generated parts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from relayd.cli.run import ENVIRONMENT
 from relayd.config import snapshot
+from relayd.config.compile import compile_tree
 from relayd.config.model import scenario
 from relayd.config.model.json_schema import KINDS, json_schema, markdown, rows, taplo_config
 from relayd.config.model.types import FORMS
@@ -63,9 +64,39 @@ def keys() -> list[tuple[type, attrs.Attribute]]:
     return [(noun, field) for noun in nouns() for field in attrs.fields(noun) if field.name != "id"]
 
 
-def test_the_reference_in_docs_config_md_is_that_of_the_code() -> None:
-    path = ROOT / "docs" / "config.md"
+def test_the_reference_is_that_of_the_code() -> None:
+    path = ROOT / "docs" / "config-reference.md"
     assert_current(path, with_generated(path.read_text()))
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in found}
+
+
+def test_every_link_between_the_pages_leads_to_a_heading() -> None:
+    pages = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+    links = [
+        (page, target or page, anchor)
+        for page, text in pages.items()
+        for target, anchor in re.findall(r"\]\(([\w-]+\.md)?(?:#([\w-]+))?\)", text)
+    ]
+    assert len(links) > 25
+    missing = [link for link in links if link[1] not in pages or (link[2] and link[2] not in headings(pages[link[1]]))]
+    assert missing == []
+
+
+def test_the_examples_of_the_guide_are_a_tree_without_errors() -> None:
+    text = (ROOT / "docs" / "config.md").read_text()
+    sections = re.findall(r"^### (\S+)\n(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL)
+    examples = {
+        name: found[1] for name, part in sections if (found := re.search(r"```toml\n(.*?)```", part, re.DOTALL))
+    }
+    places = {"relay.toml": "relay.toml", "accounts.d/ID.toml": "accounts.d/a.toml", "keys.d/ID.toml": "keys.d/k.toml"}
+    assert examples.keys() == places.keys()
+    found = compile_tree({places[name]: example.encode() for name, example in examples.items()})
+    assert [str(problem) for problem in found.problems if problem.severity == "error"] == []
 
 
 def test_the_editors_config_names_the_schemas_that_relayd_schema_writes() -> None:

@@ -173,6 +173,16 @@ def test_the_clients_key_stays_here_in_whatever_header_it_stands() -> None:
     assert client_headers(given) == client_headers(CLIENT)
 
 
+@pytest.mark.parametrize("presented", [(b"x-api-key", b"%b"), (b"authorization", b"Bearer %b")])
+def test_a_key_of_the_relay_before_stays_here_too(presented: tuple[bytes, bytes]) -> None:
+    name, form = presented
+    old = b"cr_" + b"5e" * 32
+    given = Headers([*CLIENT.pairs, (b"x-mine", b"Key %b;" % old)])
+    assert len(client_headers(given)) == len(client_headers(CLIENT)) + 1
+    asked = [pair for pair in given.pairs if pair[0] not in (b"x-api-key", b"authorization")]
+    assert client_headers(Headers([*asked, (name, form % old)])) == client_headers(CLIENT)
+
+
 @pytest.mark.parametrize(
     "name",
     [

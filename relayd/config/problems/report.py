@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -73,6 +74,19 @@ def as_dict(problem: Problem) -> dict[str, Any]:
             for other in problem.related
         ],
     }
+
+
+def as_markdown(problems: Sequence[Problem]) -> str:
+    """For a comment on a pull request: a line each, in a block in which nothing is markup."""
+    lines = [f"{one.place}: {one.severity}[{one.code}]: {_text(one)}\n" for one in problems]
+    return fenced("".join(lines)) if lines else ""
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A text as a code block of Markdown, whatever backticks are in it."""
+    runs = [len(run) for run in re.findall("`{3,}", text)]
+    fence = "`" * (max(runs, default=2) + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
 def as_github(problems: Iterable[Problem], folder: str = "") -> str:

@@ -63,6 +63,7 @@ def cross_file_problems(files: Sequence[Parsed], now: datetime.datetime | None) 
     if relay is not None and relay.document.table is not None:
         yield from _clients(relay, keys)
         yield from _oauth(relay, accounts)
+        yield from _schemes(relay, keys)
     if now is not None:
         yield from _expired(keys, now)
 
@@ -147,6 +148,18 @@ def _oauth(relay: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
             message = "kind: without [oauth].client_id in relay.toml its tokens are not refreshed when they expire"
             hint = "it is the id of your own OAuth registration; an access token alone does not need one"
             yield file.problem("W-OAUTH-CLIENT", ("kind",), message, hint=hint)
+
+
+def _schemes(relay: Parsed, keys: Iterable[Parsed]) -> Iterator[Problem]:
+    """Hashes that nobody can check, for the secret that they need is not there."""
+    if not isinstance(relay.noun, Relay) or relay.noun.secrets.crs_encryption_key:
+        return
+    for file in keys:
+        for number, entry in enumerate(file.noun.hashes if file.noun else ()):
+            if entry.scheme == "crs-sha256":
+                path: KeyPath = ("hashes", number, "scheme")
+                message = f"{dotted(path)}: crs-sha256 needs [secrets].crs_encryption_key in relay.toml"
+                yield file.problem("E-HASH-SCHEME", path, message, hint="relayd import crs FILE --keep-keys")
 
 
 def _expired(keys: Iterable[Parsed], now: datetime.datetime) -> Iterator[Problem]:

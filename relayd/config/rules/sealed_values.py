@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from relayd.config.model.structure import dotted
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
-from relayd.config.secrets.binding import Binding, alert_binding, credential_binding, totp_binding
+from relayd.config.secrets.binding import Binding, alert_binding, credential_binding, crs_binding, totp_binding
 from relayd.config.secrets.recipients import SealError, check_recipients, parse_public
 from relayd.config.secrets.seal import inspect
 from relayd.config.snapshot import Account, KeyPath, Recipient, Relay
@@ -29,6 +29,10 @@ def sealed_value_problems(files: Sequence[Parsed]) -> Iterator[Problem]:
     for place in files:
         if isinstance(place.noun, Account) and place.noun.credential.sealed:
             yield from _credential(place, relay)
+    if relay.secrets.crs_encryption_key:
+        place_of_key: KeyPath = ("secrets", "crs_encryption_key")
+        binding = crs_binding(relay.realm)
+        yield from _value(file, place_of_key, relay.secrets.crs_encryption_key, binding, recipients)
     for number, user in enumerate(relay.admin.users):
         if user.totp:
             path: KeyPath = ("admin", "users", number, "totp")

@@ -58,6 +58,19 @@ def key_digest(key: bytes) -> bytes:
     return hashlib.sha256(_DOMAIN + key).digest()
 
 
+def crs_digest(key: bytes, secret: bytes) -> bytes:
+    """The digest of a key that claude-relay-service issued.
+
+    Source: claude-relay-service, scripts/data-transfer-enhanced.js, hashApiKey.
+    """
+    return hashlib.sha256(key + secret).digest()
+
+
+def litellm_digest(key: bytes) -> bytes:
+    """The digest of a key that LiteLLM issued. Source: litellm/proxy/_types.py, hash_token."""
+    return hashlib.sha256(key).digest()
+
+
 def key_hash(key: str) -> str:
     """The hash that a key's file holds: 64 lower-case hex digits."""
     return key_digest(key.encode()).hex()

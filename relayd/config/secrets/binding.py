@@ -89,6 +89,11 @@ def totp_binding(realm: str, user: str) -> Binding:
     return Binding(realm=realm, kind="admin-user", id=user, field="totp")
 
 
+def crs_binding(realm: str) -> Binding:
+    """The binding of `[secrets] crs_encryption_key`."""
+    return Binding(realm=realm, kind="relay", id="crs", field="secrets.crs_encryption_key")
+
+
 def endpoint_of(token_url: str) -> str:
     """A token endpoint as values are bound to it: origin and path; "" for none and for UNNAMED_TOKEN_URL.
 

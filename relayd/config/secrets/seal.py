@@ -1,4 +1,4 @@
-"""Sealed values: secrets that may lie in git. The format is specified in docs/sealed-secrets.md.
+"""Sealed values: secrets that may lie in git. The format is specified in docs/sealed-format.md.
 
 Rule: the only module that imports cryptography, and only when something is sealed, opened or made: `inspect` needs no
 key and no cryptography, so a tree without sealed values never pays for the import.

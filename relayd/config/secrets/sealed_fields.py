@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
-from relayd.config.secrets.binding import Binding, account_binding, alert_binding, totp_binding
+from relayd.config.secrets.binding import Binding, account_binding, alert_binding, crs_binding, totp_binding
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import KeyPath, OAuth, Recipient, Upstream
 
@@ -124,6 +124,10 @@ def _account_field(relay: Table, file: str, account: str, table: Table, value: s
 
 def _relay_fields(relay: Table) -> Iterator[SealedField]:
     realm = str(relay.get("realm", ""))
+    old = _table(relay, "secrets").get("crs_encryption_key")
+    if isinstance(old, str) and old:
+        place: KeyPath = ("secrets", "crs_encryption_key")
+        yield SealedField(name="crs key", file="relay.toml", path=place, value=old, binding=crs_binding(realm))
     for alert, table in _table(relay, "alerts").items():
         value = table.get("url") if isinstance(table, dict) else None
         if isinstance(value, str) and value:

@@ -41,16 +41,34 @@ def authenticate(headers: Headers, snapshot: Snapshot, address: str, now: float)
     Raises: Refusal 401 for an unknown, malformed, revoked or expired key, 403 for the address.
     """
     presented = presented_key(headers)
-    digest = key_digest(presented)
-    found = snapshot.keys_by_hash.get(digest)
+    found, digest = look_up(presented, snapshot)
     if found is None:
-        raise _unauthorized(_what_is_wrong(presented))
+        raise _unauthorized(_what_is_wrong(presented, snapshot))
     key, entry = found
     if not hmac.compare_digest(entry.sha256, digest.hex()):
         raise _unauthorized("unknown key")  # unreachable while the snapshot is sound; then better closed than open
     _check_acceptance(key, entry, snapshot, now)
-    _check_address(key, snapshot, address)
+    check_address(key, snapshot, address)
     return key
+
+
+def look_up(presented: bytes, snapshot: Snapshot) -> tuple[tuple[ApiKey, KeyHash] | None, bytes]:
+    """The key with its hash, and the digest by which it was found.
+
+    A key of our own form is looked up as one of ours alone; another one in each scheme that the tree has, however early
+    it is found, so that the time tells nothing of which one fits.
+    """
+    if presented.startswith(_OURS) or not snapshot.old_digests:
+        digest = key_digest(presented)
+        return _of_scheme("relayd-v1", digest, snapshot), digest
+    digests = [(scheme, digest_of(presented)) for scheme, digest_of in snapshot.old_digests.items()]
+    matches = [(_of_scheme(scheme, digest, snapshot), digest) for scheme, digest in digests]
+    return next((match for match in matches if match[0] is not None), (None, b""))
+
+
+def _of_scheme(scheme: str, digest: bytes, snapshot: Snapshot) -> tuple[ApiKey, KeyHash] | None:
+    found = snapshot.keys_by_hash.get(digest)
+    return found if found is not None and found[1].scheme == scheme else None
 
 
 KeyState = Literal["active", "disabled", "denied", "expired", "rotated"]
@@ -89,7 +107,8 @@ def _check_acceptance(key: ApiKey, entry: KeyHash, snapshot: Snapshot, now: floa
             assert_never(state)
 
 
-def _check_address(key: ApiKey, snapshot: Snapshot, address: str) -> None:
+def check_address(key: ApiKey, snapshot: Snapshot, address: str) -> None:
+    """Raises: Refusal 403 for an address that may not use the key."""
     if not key.allowed_ips and not snapshot.deny.ips:
         return
     if address == UNKNOWN:
@@ -103,10 +122,12 @@ def _check_address(key: ApiKey, snapshot: Snapshot, address: str) -> None:
         )
 
 
-def _what_is_wrong(presented: bytes) -> str:
+def _what_is_wrong(presented: bytes, snapshot: Snapshot) -> str:
     text = presented.decode("latin-1")
     if not text:
         return "none was sent (send it as x-api-key or as Authorization: Bearer)"
+    if not text.startswith("sk-relay-") and snapshot.old_digests:
+        return "unknown key"
     if not text.startswith("sk-relay-"):
         return "this is not a key of this relay (they begin with sk-relay-)"
     if not KEY_PATTERN.fullmatch(text) or not checksum_ok(text):

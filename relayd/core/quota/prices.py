@@ -92,6 +92,9 @@ def cost(usage: Usage, model: str, overrides: Mapping[str, Price]) -> int | None
     Args:
         model: of what is in no part, and of the parts that name none: `served_model`.
     """
+    if not usage.parts:
+        price = price_of(model, overrides)
+        return None if price is None else cost_at(usage, price)
     known = [(one, price) for one, price in _priced(usage, model, overrides) if price is not None]
     return _rounded(sum(_numerator(one, price) for one, price in known)) if known else None
 

@@ -144,7 +144,7 @@ class CallServer:
             await self.accounting.pass_in_advance(draft.call_id, dialect.endpoint, key, snapshot)
         aliases = snapshot.relay.models
         call = await self.large.read(len(body), dialect.parse, exchange.head, body, now=draft.started, aliases=aliases)
-        draft.model, draft.stream = call.model[:LONGEST], call.stream
+        draft.model, draft.stream, draft.max_tokens = call.model[:LONGEST], call.stream, call.max_tokens
         context = CallContext(
             exchange=exchange,
             dialect=dialect,

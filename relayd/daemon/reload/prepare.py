@@ -16,6 +16,7 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import Account, Snapshot
 from relayd.daemon.accounts.credentials import Credentials
+from relayd.daemon.accounts.old_keys import with_old_keys
 from relayd.daemon.net.listen import Sockets, open_listener
 from relayd.daemon.net.server import HttpServer
 
@@ -73,7 +74,7 @@ class Preparation:
     def prepare(self, old: Snapshot, new: Snapshot) -> Prepared:
         """Open the secrets of new and changed accounts, then new listeners. Raises: Unprepared with every reason."""
         reasons = self._secrets(old, new)
-        prepared = Prepared()
+        prepared = Prepared(snapshot=self._with_old_keys(old, new, reasons))
         for listener in self.listeners:
             wanted = listener.addresses(new)
             prepared.unneeded += [(listener, address) for address in listener.listening if address not in wanted]
@@ -87,6 +88,18 @@ class Preparation:
             prepared.discard()
             raise Unprepared(reasons)
         return prepared
+
+    def _with_old_keys(self, old: Snapshot, new: Snapshot, reasons: list[str]) -> Snapshot:
+        """The new config as it will run. A secret that could not be opened before either is no news."""
+        try:
+            return with_old_keys(new, self._fresh_identities(new))
+        except SealError as error:
+            if old.relay.secrets.crs_encryption_key != new.relay.secrets.crs_encryption_key:
+                reasons.append(f"secrets.crs_encryption_key: {error}")
+            return new
+
+    def _fresh_identities(self, new: Snapshot) -> Sequence[Identity]:
+        return self.identities() if new.relay.secrets.crs_encryption_key else ()
 
     def _why(self, error: Exception, address: str) -> str:
         """The error, with a hint where our own listener has the port (such as 127.0.0.1:80 before *:80)."""
@@ -123,8 +136,9 @@ def _presents(account: Account | None, snapshot: Snapshot) -> tuple[object, ...]
 
 @attrs.define(eq=False)
 class Prepared:
-    """What was opened for one config."""
+    """What was opened for one config, and that config as it will run."""
 
+    snapshot: Snapshot
     opened: list[tuple[Listener, str, list[socket.socket]]] = attrs.field(factory=list)
     unneeded: list[tuple[Listener, str]] = attrs.field(factory=list)
 

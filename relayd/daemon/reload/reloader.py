@@ -250,6 +250,7 @@ class Reloader:
             prepared = await trio.to_thread.run_sync(self.preparation.prepare, old, new)
         except Unprepared as error:
             return attrs.evolve(result, result="rejected", reasons=error.reasons)
+        new = prepared.snapshot
         self.record.seconds["prepare"] = trio.current_time() - began
         try:
             prepared.commit()

@@ -1,4 +1,4 @@
-"""A second implementation of sealed values, written from docs/sealed-secrets.md and the RFCs it names, and from nothing
+"""A second implementation of sealed values, written from docs/sealed-format.md and the RFCs it names, and from nothing
 else: no line of relayd and no HPKE of the cryptography package is used here.
 """
 

@@ -1,0 +1,1 @@
+"""Past calls played against a config: what would become of them."""
