@@ -23,6 +23,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "explain": ('relayd explain --key dev --model claude-sonnet-4-5 --client "claude-cli/2.1.0 (external, cli)"',),
     "usage": ("relayd usage",),
     "report": ("relayd report --day 2026-11-22", "relayd report --by key,model --json"),
+    "serve-git": ("relayd serve-git /srv/relay", "relayd serve-git /etc/relayd/tree --bare /srv/git/relay.git"),
     "manifest": ("relayd manifest --write",),
     "schema": ("relayd schema --table",),
     "key new": (

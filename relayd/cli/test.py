@@ -6,30 +6,15 @@ import argparse
 import json
 from typing import Any
 
-import attrs
-
 from relayd.cli.output import add_format, counted, print_report, say
 from relayd.cli.tree import UNSTABLE, add_directory, folder_of, read_steadily
-from relayd.config.compile import Compiled, compile_tree
-from relayd.config.model.scenario import Scenario, Scenarios
+from relayd.config.compile import compile_tree
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.problems.report import as_dict, as_github, as_sarif, as_text, totals
-from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Unstable
-from relayd.core.dry_run import DryRunOutcome, dry_run, failures
+from relayd.core.scenario_run import ScenarioResult, play
 
 PASSED, FAILED = 0, 1
-
-
-@attrs.frozen(kw_only=True)
-class ScenarioResult:
-    """One scenario. `problem`: what differs from what is expected; None when nothing does."""
-
-    file: str
-    line: int
-    scenario: Scenario
-    outcome: DryRunOutcome
-    problem: Problem | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,23 +40,6 @@ def main(args: argparse.Namespace) -> int:
     problems = tuple(result.problem for result in results if result.problem)
     print_report(_report(problems, results, args.format, folder_of(directory), verbose=args.verbose))
     return FAILED if problems else PASSED
-
-
-def play(compiled: Compiled, snapshot: Snapshot) -> tuple[ScenarioResult, ...]:
-    """Every scenario of a tree, in order."""
-    results = []
-    for file in compiled.scenarios:
-        for number, scenario in enumerate(file.noun.scenario if isinstance(file.noun, Scenarios) else ()):
-            outcome = dry_run(scenario, snapshot)
-            place = file.document.related(("scenario", number, "name"), "")
-            problem = None
-            if wrong := failures(scenario, outcome):
-                message = f"{scenario.name}: {'; '.join(wrong)}"
-                problem = file.document.problem("E-SCENARIO", ("scenario", number, "name"), message)
-            results.append(
-                ScenarioResult(file=place.file, line=place.line, scenario=scenario, outcome=outcome, problem=problem)
-            )
-    return tuple(results)
 
 
 def _report(

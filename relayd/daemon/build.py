@@ -351,10 +351,13 @@ def make_cluster(base: Foundation, state: StateClient, record: ReloadRecord, app
 
 def make_inspector(base: Foundation, start: Start) -> Inspector:
     """Reads and compiles the tree; what the start knows of it is not found out again."""
+    from relayd.config.environment import place_problems
+
     return Inspector(
         reader=base.reader,
         clock=time.monotonic,
         credentials=base.credentials,
+        places=lambda files, snapshot: place_problems(files, snapshot, os.environ),
         memo=start.memo,
         examined=start.examined,
         denied=start.denied,

@@ -4,9 +4,9 @@ Rule: for the daemon's own user and root alone: the file has mode 0600 and each 
 request is one line of JSON, the answer is another; a peer may ask several times. Everything is bounded.
 
 Request: {"verb": "reload", "accept": "", "expect": "", "dry_run": false}, {"verb": "rollback", "generation": 3,
-"allow_unrevoke": false}, {"verb": "resume"}, {"verb": "diff"}, {"verb": "generations"}, {"verb": "status"},
-{"verb": "metrics"}, {"verb": "wake", "account": "main"}, {"verb": "explain", "key": "dev", "model": "", "client": "",
-"address": "", "endpoint": "messages"}.
+"allow_unrevoke": false}, {"verb": "resume"}, {"verb": "examine", "tree": "/srv/relay.trees/COMMIT", "accept": ""},
+{"verb": "diff"}, {"verb": "generations"}, {"verb": "status"}, {"verb": "metrics"}, {"verb": "wake", "account": "main"},
+{"verb": "explain", "key": "dev", "model": "", "client": "", "address": "", "endpoint": "messages"}.
 Answer: {"ok": true, "result" | "diff" | "generations" | "status" | "metrics" | "explanation" | "woken": ...} or
 {"ok": false, "error": "..."}.
 """
@@ -19,6 +19,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,22 @@ from relayd.daemon.admin.documents import history_document, origin_document, res
 from relayd.daemon.admin.scrape import scrape
 from relayd.daemon.admin.status import StatusSources, status_document
 from relayd.daemon.net.accepting import Acceptor
+from relayd.daemon.reload.examination import why_not_examined
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, RequestQueue, Resume, Rollback, Trigger
+from relayd.daemon.reload.requests import (
+    Examine,
+    Operation,
+    Reload,
+    ReloadResult,
+    RequestQueue,
+    Resume,
+    Rollback,
+    Trigger,
+)
 
 log = logging.getLogger("relayd.control")
 
-VERBS = ("reload", "rollback", "resume", "diff", "generations", "status", "metrics", "explain", "wake")
+VERBS = ("reload", "rollback", "resume", "examine", "diff", "generations", "status", "metrics", "explain", "wake")
 MAX_REQUEST = 64 << 10  # bytes of a line
 AT_ONCE = 16  # peers; a further one waits in the backlog
 IDLE = 60.0  # s for a peer to ask
@@ -88,6 +99,8 @@ class ControlSocket:
                 return await self._ask("rollback", _operation(Rollback, asked))
             case "resume":
                 return await self._ask("resume", _operation(Resume, asked))
+            case "examine":
+                return await self._examine(asked)
             case "diff":
                 # What is compared is what runs, with all that waits for a restart or was denied meanwhile, and the
                 # tree as the daemon itself reads it. Nobody else knows the one, and nobody else's reading counts.
@@ -111,6 +124,14 @@ class ControlSocket:
     async def _ask(self, trigger: Trigger, operation: Operation) -> dict[str, Any]:
         result = await self.queue.request(trigger, operation).wait()
         return {"ok": True, "result": result_document(result)}
+
+    async def _examine(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What would become of a tree that is not in place yet. Raises: BadRequest."""
+        texts = _texts(asked, "tree", "accept")
+        look = partial(why_not_examined, Path(self.sources.tree), Path(texts["tree"]))
+        if why := await trio.to_thread.run_sync(look):
+            raise BadRequest(f"tree: {why}")
+        return await self._ask("command", Examine(**texts))
 
     def _explain(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Why a call would go where, by what runs. Raises: BadRequest."""
