@@ -15,20 +15,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from relayd.cli.push_words import PushRefused
+
 PAUSE = 0.05  # s between looks
 PATIENCE = 120.0  # s; a push of a large tree takes a few
 
 
-class PushBusy(Exception):
-    """Another push does not come to its end."""
-
-
 def take(path: Path, tell: Callable[[str], None]) -> None:
-    """Take the lock for our parent. Raises: PushBusy; OSError."""
+    """Take the lock for our parent. Raises: PushRefused, in the end; OSError."""
     deadline, told = time.monotonic() + PATIENCE, False
     while holder := _entered(path):
         if time.monotonic() > deadline:
-            raise PushBusy(f"another push (process {holder}) has been at work for {PATIENCE:.0f} s")
+            raise PushRefused(f"another push (process {holder}) has been at work for {PATIENCE:.0f} s")
         if not told:
             tell("another push is at work; this one waits for it")
             told = True

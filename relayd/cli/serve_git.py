@@ -18,7 +18,9 @@ from relayd.cli.git_place import MARK, GitPlace
 from relayd.cli.output import add_json, print_json
 from relayd.cli.tree import Stop, add_directory, guarded
 from relayd.config.source.git import GitError, run_git
-from relayd.config.source.versions import NotALink
+from relayd.config.source.pushed import Objects
+from relayd.config.source.version_link import NotALink
+from relayd.config.source.versions import stage
 
 HOOKS = ("pre-receive", "post-receive")
 BRANCH = "main"
@@ -57,7 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the daemon's control socket (RELAYD_CONTROL; default: where the daemon of this tree puts it)",
     )
     parser.add_argument("--deny-warnings", action="store_true", help="refuse a push that has warnings, too")
-    parser.add_argument("--hook", choices=HOOKS, help=argparse.SUPPRESS)
     add_json(parser)
     parser.epilog = "exit status: 0 it is ready, 1 it could not be made"
 
@@ -65,10 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     os.umask(0o022)  # the daemon may be another user, and no secret is here in clear
     place = place_of(args)
-    if args.hook:
-        from relayd.cli.push_gate import run_hook
-
-        return run_hook(args.hook, place)
     return guarded("serve-git", lambda args: serve(args, place), args)
 
 
@@ -130,9 +127,10 @@ def write_hooks(place: GitPlace) -> None:
 
 def put_tip_in_place(place: GitPlace, branch: str) -> str:
     """The commit that is in place in the end, the branch's tip; "" where there is none. Raises: GitError; OSError."""
-    tip, versions = place.objects.commit(f"refs/heads/{branch}"), place.versions
+    objects, versions = Objects(root=place.bare, folder=place.folder), place.versions
+    tip = objects.commit(f"refs/heads/{branch}")
     if tip and versions.current() != tip:
-        versions.stage(place.objects.listing(tip), place.objects.contents, None)
+        stage(versions, objects.listing(tip), objects.contents, None)
         versions.put_in_place(tip)
     return tip
 

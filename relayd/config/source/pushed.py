@@ -89,7 +89,7 @@ def _listing(commit: str, listed: bytes) -> Listing:
         head, _, raw = line.partition(b"\t")
         mode, _, name = head.split(b" ")
         path = os.fsdecode(raw)
-        if not _is_ours(path):
+        if not is_ours(path):
             continue
         match mode[:3]:  # 100644 and 100755 are files, 120000 links, 160000 submodules
             case b"100":
@@ -103,7 +103,7 @@ def _listing(commit: str, listed: bytes) -> Listing:
     return Listing(commit=commit, files=files, links=links, problems=in_order(problems))
 
 
-def _is_ours(path: str) -> bool:
+def is_ours(path: str) -> bool:
     """Whether a file, or what may stand for a directory of files, is of the tree. Parts that begin with a dot are not,
     `..` among them."""
     return path not in ("manifest.toml", "REVISION") and _kind(path) != "ignored"

@@ -301,7 +301,8 @@ def _read_exactly(looked: Scan, cache: FileCache | None, now: float) -> Reading:
             except OSError as error:
                 problems.append(_unreadable(file, error))
                 continue
-        if cache is not None and not 0 <= now - stamp[4] / 1e9 < _RACY:
+        # A write sets the time of both; where the inode's alone is new, the file was given a name and not written to.
+        if cache is not None and not 0 <= now - min(stamp[3], stamp[4]) / 1e9 < _RACY:
             kept[file] = stamp, files[file]
     if cache is not None:
         cache.files = kept

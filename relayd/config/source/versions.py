@@ -1,12 +1,7 @@
-"""Versions: the commits of a tree that were put in place, each whole in a directory of its own, and the link to one.
+"""Versions: how the directory of a commit is made, and compared with what the commit has.
 
-Rule: what the link leads to is never written to; a new version is made beside it, synced, and counts from the moment
-when the link is replaced. So a reader sees one commit or another and nothing in between, and a full disk, a crash or a
-power cut leaves what was there. A version whose REVISION is missing was not finished.
-
-Layout: `relay -> relay.trees/COMMIT`; `relay.trees/COMMIT/` with the tree and REVISION, the file that is written last;
-`relay.trees/var`, to which `var` in each version leads, because a daemon keeps its state in the tree where nobody says
-otherwise.
+Rule: what is in place is never written to; a new version is made beside it and synced, and nothing leads to it until
+somebody replaces the link (see version_link).
 
 Theory: what two commits have in common is one file with two names (a hard link), so that ten thousand keys cost no ten
 thousand new files. A file that somebody changed on this machine is not its blob any more: it is seen, told, and never
@@ -19,7 +14,6 @@ import ctypes
 import errno
 import os
 import re
-import shutil
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,22 +23,15 @@ import attrs
 from relayd.config.atomic import create_file, sync_directory
 from relayd.config.model.document import MAX_FILE
 from relayd.config.source.provenance import blob_name
-from relayd.config.source.pushed import Listing
-from relayd.config.source.scan import REVISION, scan
+from relayd.config.source.pushed import Listing, is_ours
 from relayd.config.source.tree import MAX_TREE
+from relayd.config.source.version_link import COMMIT, REVISION, UNFINISHED, VersionLink, looks
 
-KEEP = 3  # versions, the one in place among them: enough to look at what was
 READABLE, SEARCHABLE = 0o644, 0o755  # a tree holds no secret in clear, and the daemon is another user
 STATE = "var"
-_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_UNFINISHED = ".new-"
 _AT_ONCE = 2000  # blobs read into memory at once
 
 Contents = Callable[[Sequence[str]], list[bytes]]  # of blobs, by their names
-
-
-class NotALink(Exception):
-    """Something lies where the link should be. The text says what, and what to do."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,93 +47,40 @@ class Version:
     changed: frozenset[str] = frozenset()
 
 
-@attrs.frozen(kw_only=True)
-class Versions:
-    """The versions of one tree. `link`: what the daemon reads, an absolute path."""
+def compared(link: VersionLink, listing: Listing) -> Version:
+    """A version that is on disk, compared with its commit: by its bytes, where it does not look as it did."""
+    directory, known = link.place(listing.commit), link.noted(listing.commit)
+    found = looks(directory)
+    suspects = [path for path in listing.files if path not in known or found.get(path) != known[path]]
+    changed = {path for path in suspects if not _is_blob(directory / path, listing.files[path])}
+    changed |= {path for path in found.keys() - listing.files.keys() if is_ours(path)}
+    return Version(directory=directory, listing=listing, changed=frozenset(changed))
 
-    link: Path
 
-    @property
-    def home(self) -> Path:
-        """Where they lie."""
-        return self.link.with_name(f"{self.link.name}.trees")
+def stage(link: VersionLink, listing: Listing, contents: Contents, before: Version | None) -> Path:
+    """Make the directory of a commit, whole and synced; nothing leads to it yet. Raises: OSError, naming a file.
 
-    def place(self, commit: str) -> Path:
-        """The directory of a version."""
-        return self.home / commit
-
-    def current(self) -> str:
-        """The commit in place; "" for none. Raises: NotALink."""
-        if not self.link.is_symlink():
-            if os.path.lexists(self.link):
-                raise NotALink(f"{self.link} is there already, and is not a link to a version of the tree")
-            return ""
-        target = Path(os.path.normpath(self.link.parent / os.readlink(self.link)))
-        if target.parent != self.home or not _COMMIT.fullmatch(target.name):
-            raise NotALink(f"{self.link} is a link to {target}, which is not one of {self.home}")
-        return target.name if (target / REVISION).is_file() else ""
-
-    def look(self, listing: Listing) -> Version:
-        """A version that is on disk, compared with its commit."""
-        directory = self.place(listing.commit)
-        found = scan(directory).files.keys()
-        changed = {path for path, name in listing.files.items() if not _is_blob(directory / path, name)}
-        changed |= {path for path in found if not _is_known(path, listing)}
-        return Version(directory=directory, listing=listing, changed=frozenset(changed))
-
-    def stage(self, listing: Listing, contents: Contents, before: Version | None) -> Path:
-        """Make the directory of a commit, whole and synced; nothing leads to it yet. Raises: OSError, naming a file.
-
-        Args:
-            before: the version in place, whose unchanged files are taken over.
-        """
-        final = self.place(listing.commit)
-        if before is not None and before.listing.commit == listing.commit and not before.changed:
-            return final
-        fresh = self.home / f"{_UNFINISHED}{listing.commit}"
-        self.discard(fresh)
-        fresh.mkdir(SEARCHABLE)
-        try:
-            _fill(fresh, listing, contents, before)
-            _lead_to_state(fresh, self.home)
-            create_file(fresh / REVISION, f"{listing.commit}\n".encode(), mode=READABLE)
-            _sync_all(fresh)
-            self.discard(final)
-            os.rename(fresh, final)
-        except BaseException:
-            self.discard(fresh)
-            raise
-        sync_directory(self.home)
+    Args:
+        before: the version in place, whose unchanged files are taken over.
+    """
+    final = link.place(listing.commit)
+    if before is not None and before.listing.commit == listing.commit and not before.changed:
         return final
-
-    def put_in_place(self, commit: str) -> None:
-        """Let the link lead to a version, in one step. Raises: OSError; NotALink."""
-        self.current()
-        fresh = self.link.with_name(f".{self.link.name}.new")
-        fresh.unlink(missing_ok=True)
-        os.symlink(f"{self.home.name}/{commit}", fresh)
-        try:
-            os.replace(fresh, self.link)
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
-        sync_directory(self.link.parent)
-
-    def discard(self, directory: Path) -> None:
-        """Take a version away, or what there is of it; never the one in place."""
-        if directory.name != self.current():
-            shutil.rmtree(directory, ignore_errors=True)
-
-    def prune(self) -> None:
-        """Keep the one in place and the newest others; what was not finished goes."""
-        current, old = self.current(), []
-        for directory in self.home.iterdir():
-            if directory.name.startswith(_UNFINISHED):
-                self.discard(directory)
-            elif _COMMIT.fullmatch(directory.name) and directory.name != current:
-                old.append((directory.stat().st_mtime_ns, directory))
-        for _, directory in sorted(old, reverse=True)[KEEP - 1 :]:
-            self.discard(directory)
+    fresh = link.home / f"{UNFINISHED}{listing.commit}"
+    link.discard(fresh)
+    fresh.mkdir(SEARCHABLE)
+    try:
+        _fill(fresh, listing, contents, before)
+        _lead_to_state(fresh, link.home)
+        create_file(fresh / REVISION, f"{listing.commit}\n".encode(), mode=READABLE)
+        _sync_all(fresh)
+        link.discard(final)
+        os.rename(fresh, final)
+    except BaseException:
+        link.discard(fresh)
+        raise
+    sync_directory(link.home)
+    return final
 
 
 def _fill(fresh: Path, listing: Listing, contents: Contents, before: Version | None) -> None:
@@ -158,14 +92,14 @@ def _fill(fresh: Path, listing: Listing, contents: Contents, before: Version | N
         if folder not in made:
             (fresh / folder).mkdir(SEARCHABLE, parents=True, exist_ok=True)
             made.add(folder)
-    source = before.directory if before else fresh
-    missing = [path for path in listing.files if path not in kept or not _linked(source / path, fresh / path)]
+    source, target = str(before.directory if before else fresh), str(fresh)
+    missing = [path for path in listing.files if path not in kept or not _linked(source, target, path)]
     for start in range(0, len(missing), _AT_ONCE):
         part = missing[start : start + _AT_ONCE]
         for path, data in zip(part, contents([listing.files[path] for path in part]), strict=True):
             _write(fresh / path, data)
-    for path, target in zip(listing.links, contents(list(listing.links.values())), strict=True):
-        os.symlink(target, os.fsencode(fresh / path))
+    for path, leads_to in zip(listing.links, contents(list(listing.links.values())), strict=True):
+        os.symlink(leads_to, os.fsencode(fresh / path))
 
 
 def _in_common(listing: Listing, before: Version | None) -> set[str]:
@@ -176,10 +110,10 @@ def _in_common(listing: Listing, before: Version | None) -> set[str]:
     return {path for path, name in listing.files.items() if old.get(path) == name and path not in before.changed}
 
 
-def _linked(source: Path, target: Path) -> bool:
+def _linked(source: str, target: str, path: str) -> bool:
     """Give a file a second name. It may belong to somebody else, or be named too often already."""
     try:
-        os.link(source, target, follow_symlinks=False)
+        os.link(f"{source}/{path}", f"{target}/{path}", follow_symlinks=False)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -216,7 +150,7 @@ def state_folder(relay_toml: bytes) -> str:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return STATE
     parts = rest.removeprefix("//").split("/")
-    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", parts[0]) and not _COMMIT.fullmatch(parts[0])
+    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", parts[0]) and not COMMIT.fullmatch(parts[0])
     return parts[0] if scheme == "sqlite" and len(parts) > 1 and plain else STATE
 
 
@@ -236,11 +170,6 @@ def _is_blob(path: Path, name: str) -> bool:
         return blob_name(_bytes(path, MAX_TREE), len(name)) == name
     except OSError:
         return False
-
-
-def _is_known(path: str, listing: Listing) -> bool:
-    """Whether a commit has a file, or a link to the directory that it lies in."""
-    return path in listing.files or path in listing.links or any(path.startswith(f"{one}/") for one in listing.links)
 
 
 def _bytes(path: Path, most: int) -> bytes:
