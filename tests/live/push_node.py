@@ -63,7 +63,7 @@ class Laptop:
     def key(self, name: str, more: str = "") -> None:
         """keys.d/NAME.toml for a key that nobody has."""
         digest = f"{sum(name.encode()):064x}"
-        self.write(f"keys.d/{name}.toml", f'hashes = [{{ sha256 = "{digest}", hint = "sk-relay-x" }}]\n{more}')
+        self.write(f"keys.d/{name}.toml", f'hashes = [{{ sha256 = "{digest}" }}]\n{more}')
 
     def commit(self, message: str = "change") -> str:
         """Commit everything; its name."""

@@ -27,9 +27,10 @@ class SshServer:
 
     port: int
     command: str
+    user: str = attrs.field(factory=getpass.getuser)
 
     def url(self, path: Path) -> str:
-        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{path}"
+        return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"
 
 
 def find_sshd() -> str:
@@ -46,15 +47,15 @@ def _key(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving_ssh(root: Path) -> Iterator[SshServer]:
-    """A server for the length of a block."""
+def serving_ssh(root: Path, authorized: Path | None = None) -> Iterator[SshServer]:
+    """A server for the length of a block. `authorized`: another file than the one that lets our client's key in."""
     root.mkdir(mode=0o700)
     port, host, client = free_port(), _key(root / "host"), _key(root / "client")
     (root / "authorized").write_text(f"{FORCED} {client.with_suffix('.pub').read_text()}")
     (root / "known").write_text(f"[127.0.0.1]:{port} {host.with_suffix('.pub').read_text()}")
-    path = os.environ.get("PYTHONPATH", "")
+    path, keys = os.environ.get("PYTHONPATH", ""), authorized or root / "authorized"
     (root / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nPidFile none\nAuthorizedKeysFile {root}/authorized\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nPidFile none\nAuthorizedKeysFile {keys}\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         f"PermitRootLogin prohibit-password\n{f'SetEnv PYTHONPATH={path}' if path else ''}\n"
     )
