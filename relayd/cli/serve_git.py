@@ -137,7 +137,7 @@ def put_tip_in_place(place: GitPlace, branch: str) -> str:
 
 def farewell(place: GitPlace, branch: str, made: bool, commit: str) -> str:
     """What there is, and what to do next."""
-    where = f"ssh://{getpass.getuser()}@{socket.gethostname()}{place.bare}"
+    where = f"ssh://{_user()}@{socket.gethostname()}{place.bare}"
     first = f"{place.tree} is at commit {commit[:12]}." if commit else f"{place.tree} appears with the first push."
     return f"""\
 {"Made" if made else "Checked"} {place.bare}: what is pushed to its branch {branch} runs here. {first}
@@ -150,3 +150,11 @@ On the laptop, in the tree's repository:
 The daemon reads the tree at its own path, which is a link that changes with each push:
 
   relayd run --config {shlex.quote(str(place.tree))}"""
+
+
+def _user() -> str:
+    """Our own name; a container's user may have none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "USER"

@@ -474,4 +474,7 @@ def make_control_socket(
     if base.sockets.control is None:
         return None
     sock, path = base.sockets.control
-    return ControlSocket(sock=sock, path=path, queue=queue, history=history, sources=sources, wall=time.time)
+    group = base.node.control_group
+    return ControlSocket(
+        sock=sock, path=path, queue=queue, history=history, sources=sources, wall=time.time, group=group
+    )
