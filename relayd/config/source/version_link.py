@@ -52,7 +52,8 @@ class VersionLink:
         """The commit in place; "" for none. Raises: NotALink."""
         if not self.link.is_symlink():
             if os.path.lexists(self.link):
-                raise NotALink(f"{self.link} is there already, and is not a link to a version of the tree")
+                hint = "move it away; the tree appears here with the first push"
+                raise NotALink(f"{self.link} is there already, and is not a link to a version of the tree ({hint})")
             return ""
         target = Path(os.path.normpath(self.link.parent / os.readlink(self.link)))
         if target.parent != self.home or not COMMIT.fullmatch(target.name):
