@@ -30,6 +30,10 @@ class NoDaemon(Exception):
     """Nobody answers. The text says where we looked."""
 
 
+class NotForUs(NoDaemon):
+    """A daemon may well be there, but its socket is not for us."""
+
+
 class DaemonRefused(Exception):
     """The daemon does not understand, or will not talk to us."""
 
@@ -98,7 +102,7 @@ def _connected(paths: list[Path]) -> tuple[Path, socket.socket]:
             sock.connect(str(path))
         except PermissionError:
             sock.close()
-            raise NoDaemon(f"{path}: permission denied (the daemon answers root and its own user: try sudo)") from None
+            raise NotForUs(f"{path}: permission denied (the daemon answers root and its own user: try sudo)") from None
         except OSError as error:
             sock.close()
             tried.append(f"{path}: {(error.strerror or str(error)).lower()}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from relayd.cli.control_client import DaemonRefused, NoDaemon, ask, in_words
+from relayd.cli.control_client import DaemonRefused, NoDaemon, NotForUs, ask, in_words
 from relayd.cli.git_place import GitPlace
 from relayd.cli.push_words import ACCEPTED, NAMED, REFUSED, PushOptions, RefUpdate, asker, tell
 
@@ -32,6 +32,10 @@ def verdict(place: GitPlace, commit: str, options: PushOptions) -> Iterator[str]
     """What the daemon made of the tree in place."""
     try:
         result = ask(asker(place), verb="reload", expect=commit, accept=options.accept)["result"]
+    except NotForUs as error:
+        yield f"the tree is in place at {commit[:12]}; a daemon takes it by itself, but its verdict is not to be had:"
+        yield f"{error}, or RELAYD_CONTROL_GROUP"
+        return
     except NoDaemon as error:
         yield f"the tree is in place at {commit[:12]}; no daemon answers, so nothing runs it yet"
         yield str(error)

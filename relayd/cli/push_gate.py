@@ -100,7 +100,7 @@ def version_in_place(place: GitPlace, objects: Objects, options: PushOptions) ->
 
 def judge(place: GitPlace, staged: Path, options: PushOptions) -> None:
     """Show what a version is and does. Raises: PushRefused when it may not come in."""
-    result, by_daemon = examined(place, staged, options)
+    result, alone = examined(place, staged, options)
     print_report(plan_in_words(result))
     warned = any(problem["severity"] == "warning" for problem in result["problems"])
     match result["result"]:
@@ -118,8 +118,8 @@ def judge(place: GitPlace, staged: Path, options: PushOptions) -> None:
         raise PushRefused("there are warnings, which this node does not let in")
     if options.dry_run:
         raise PushRefused("a dry run, as you asked; without -o relayd.dry-run it would be let in")
-    if not by_daemon:
-        tell("no daemon answers here: compared with the tree in place")
+    if alone:
+        tell(f"{alone}: compared with the tree in place" if result["changes"] else alone)
 
 
 def plan_in_words(result: Mapping[str, Any]) -> str:
@@ -131,12 +131,16 @@ def plan_in_words(result: Mapping[str, Any]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def examined(place: GitPlace, staged: Path, options: PushOptions) -> tuple[dict[str, Any], bool]:
-    """What the daemon says of a version, or what can be said without one; and whether it was the daemon."""
+def examined(place: GitPlace, staged: Path, options: PushOptions) -> tuple[dict[str, Any], str]:
+    """What the daemon says of a version, or what can be said without one; and why it was not the daemon."""
     try:
         answer = ask(asker(place), verb="examine", tree=str(staged), accept=options.accept)
-    except (NoDaemon, DaemonRefused):
-        from relayd.cli.push_alone import examine_alone
+    except NoDaemon:
+        alone = "no daemon answers here"
+    except DaemonRefused as error:
+        alone = f"the daemon here does not judge it ({error})"
+    else:
+        return dict(answer["result"]), ""
+    from relayd.cli.push_alone import examine_alone
 
-        return examine_alone(place, staged, options.accept), False
-    return dict(answer["result"]), True
+    return examine_alone(place, staged, options.accept), alone

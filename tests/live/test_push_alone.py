@@ -34,7 +34,7 @@ def test_without_a_daemon_the_tree_in_place_stands_for_what_runs(pair: tuple[Pus
 
     assert pushed.code == 0, pushed.all
     assert "+ key alice" in pushed.said
-    assert "no daemon answers here: compared with the tree in place" in pushed.said
+    assert "relayd: no daemon answers here: compared with the tree in place" in pushed.said
     assert node.commit() == commit
 
 

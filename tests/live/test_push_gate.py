@@ -304,3 +304,20 @@ def test_a_running_daemon_and_its_state_are_found_through_every_version(road: Ro
     assert done.returncode in (0, 1), done.stderr
     assert road.node.tip()[:12] in done.stdout
     assert (road.node.versions / "var" / "relayd.db").exists()
+
+
+def test_a_daemon_that_was_started_within_a_version_is_told_to_the_pusher(tmp_path: Path) -> None:
+    node = make_node(tmp_path / "n")
+    laptop = make_laptop(tmp_path / "laptop", str(node.bare))
+    assert laptop.push().code == 0
+    control = tmp_path / "c.sock"
+    assert node.serve("--control", str(control)).returncode == 0
+    with running(node.tree.resolve(), "--control", str(control)):
+        laptop.key("next")
+        laptop.commit()
+        pushed = laptop.push()
+
+    assert pushed.code == 0, pushed.all
+    assert "the daemon here does not judge it" in pushed.said
+    assert "is not a link to one of several trees" in pushed.said
+    assert "rejected: tree " in pushed.said

@@ -118,6 +118,7 @@ def test_who_is_not_in_the_group_is_told_that_the_daemon_does_not_answer_them(pu
     done = change(pushed, "c", groups=())
 
     assert done.returncode == 0
+    assert "a daemon takes it by itself, but its verdict is not to be had" in done.stderr
     assert "permission denied" in done.stderr
 
 
