@@ -55,7 +55,7 @@ def first_call(daemon: Daemon, key: str) -> float:
         answer.read()
         if answer.status == 200:
             return time.perf_counter()
-        time.sleep(0.01)
+        time.sleep(0.025)
 
 
 def daemon_cpu(daemon: Daemon) -> float:
