@@ -33,6 +33,7 @@ VERBS = {
     "report": ("report", "add up the requests, tokens and cost of some days"),
     "usage": ("usage", "show the limits of keys and how much of them is used"),
     "init": ("init", "make a new config tree"),
+    "serve-git": ("serve_git", "make a repository to push to: each push is checked, put in place and reported on"),
     "manifest": ("manifest", "list a tree's files with their digests, for copies that are not atomic"),
     "schema": ("schema", "print JSON Schemas for editors, or the table of keys"),
     "key": ("key", "mint, list, rotate, disable and look up API keys"),

@@ -15,6 +15,7 @@ from typing import Any
 
 from relayd.cli import add_config
 from relayd.cli.output import add_json, print_json, say
+from relayd.config.problems.problem import printable
 from relayd.daemon.paths import MAX_PATH, control_sockets
 
 OK, REJECTED, HELD, BUSY, NO_DAEMON = 0, 1, 3, 4, 5
@@ -27,6 +28,10 @@ PATIENCE = 60.0  # s
 
 class NoDaemon(Exception):
     """Nobody answers. The text says where we looked."""
+
+
+class NotForUs(NoDaemon):
+    """A daemon may well be there, but its socket is not for us."""
 
 
 class DaemonRefused(Exception):
@@ -97,7 +102,7 @@ def _connected(paths: list[Path]) -> tuple[Path, socket.socket]:
             sock.connect(str(path))
         except PermissionError:
             sock.close()
-            raise NoDaemon(f"{path}: permission denied (the daemon answers root and its own user: try sudo)") from None
+            raise NotForUs(f"{path}: permission denied (the daemon answers root and its own user: try sudo)") from None
         except OSError as error:
             sock.close()
             tried.append(f"{path}: {(error.strerror or str(error)).lower()}")
@@ -140,7 +145,9 @@ def in_words(result: dict[str, Any]) -> str:
 
 def place_and_message(problem: dict[str, Any]) -> str:
     """A problem on one line, as `check` writes it."""
-    place = f"{problem['file'] or 'tree'}" + (f":{problem['line']}:{problem['column']}" if problem["line"] else "")
+    place = (printable(problem["file"]) or "tree") + (
+        f":{problem['line']}:{problem['column']}" if problem["line"] else ""
+    )
     hint = f" ({problem['hint']})" if problem["hint"] else ""
     return f"{place}: {problem['severity']}[{problem['code']}]: {problem['message']}{hint}"
 

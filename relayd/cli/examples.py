@@ -34,6 +34,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "usage": ("relayd usage",),
     "report": ("relayd report --day 2026-11-22", "relayd report --by key,model --json"),
+    "serve-git": ("relayd serve-git /srv/relay", "relayd serve-git /etc/relayd/tree --bare /srv/git/relay.git"),
     "manifest": ("relayd manifest --write",),
     "schema": ("relayd schema --table",),
     "key new": (

@@ -401,10 +401,13 @@ def make_cluster(base: Foundation, state: StateClient, record: ReloadRecord, app
 
 def make_inspector(base: Foundation, start: Start) -> Inspector:
     """Reads and compiles the tree; what the start knows of it is not found out again."""
+    from relayd.config.environment import place_problems
+
     return Inspector(
         reader=base.reader,
         clock=time.monotonic,
         credentials=base.credentials,
+        places=lambda files, snapshot: place_problems(files, snapshot, os.environ),
         memo=start.memo,
         examined=start.examined,
         denied=start.denied,
@@ -525,4 +528,7 @@ def make_control_socket(
     if base.sockets.control is None:
         return None
     sock, path = base.sockets.control
-    return ControlSocket(sock=sock, path=path, queue=queue, history=history, sources=sources, wall=time.time)
+    group = base.node.control_group
+    return ControlSocket(
+        sock=sock, path=path, queue=queue, history=history, sources=sources, wall=time.time, group=group
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import assert_never
 
 import attrs
@@ -26,11 +27,13 @@ from relayd.core.transition import added, keep_running
 from relayd.daemon.accounts.node_defects import NodeDefects
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.candidate import Inspection, Inspector
+from relayd.daemon.reload.examination import examine, judged
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.prepare import Preparation, Unprepared
 from relayd.daemon.reload.record import ConfigOrigin, ReloadRecord, kept_back, origin_of
 from relayd.daemon.reload.requests import (
     BY_ITSELF,
+    Examine,
     Operation,
     Reload,
     ReloadOutcome,
@@ -108,11 +111,13 @@ class Reloader:
                 case Resume():
                     await trio.to_thread.run_sync(self.history.hold, 0)
                     self.record.hold = 0
+                case Examine():
+                    request.answer(await self._examine(request.operation))
                 case Reload():
                     pass
                 case _:
                     assert_never(request.operation)
-        following = [request for request in requests if not isinstance(request.operation, Rollback)]
+        following = [request for request in requests if not isinstance(request.operation, Rollback | Examine)]
         if following:
             await self._fetch(following)
             await self._follow(following)
@@ -125,6 +130,14 @@ class Reloader:
             operations = [request.operation for request in by_hand if request.trigger == "command"]
             meant = [one.accept for one in operations if isinstance(one, Reload) and one.accept and not one.dry_run]
             await self.source.refresh(tuple(meant))
+
+    async def _examine(self, operation: Examine) -> ReloadResult:
+        """What another tree would come to."""
+        look = partial(examine, self.inspector, self.live.snapshot, Path(operation.tree))
+        examined = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        if isinstance(examined, Unstable):
+            return attrs.evolve(self._result("busy", reasons=(examined.reason,)), dry_run=True)
+        return judged(examined, self._result("applied", examined.inspection), operation.accept)
 
     async def _follow(self, requests: list[ReloadRequest]) -> None:
         """Read the tree and do what the requests want with it."""

@@ -56,7 +56,20 @@ class Resume:
     """End a rollback: follow the tree again."""
 
 
-Operation = Reload | Rollback | Resume
+@attrs.frozen(kw_only=True)
+class Examine:
+    """Say what would become of a tree that is not in place yet; nothing follows from it.
+
+    Args:
+        tree: its directory, which lies beside the one that the daemon's tree is a link to.
+        accept: digest of a tree that the guard holds and that is meant.
+    """
+
+    tree: str = ""
+    accept: str = ""
+
+
+Operation = Reload | Rollback | Resume | Examine
 
 
 @attrs.frozen(kw_only=True)
