@@ -29,6 +29,10 @@ class NoDaemon(Exception):
     """Nobody answers. The text says where we looked."""
 
 
+class DaemonSilent(NoDaemon):
+    """Somebody is there, but does not answer, or not us."""
+
+
 class DaemonRefused(Exception):
     """The daemon does not understand, or will not talk to us."""
 
@@ -74,15 +78,15 @@ def _exchanged(sock: socket.socket, path: Path, line: bytes, patience: float) ->
         answer = sock.makefile("rb").readline()
     except TimeoutError:
         silent = f"has not answered for {patience:.0f} s (is it stopped or overloaded?)"
-        raise NoDaemon(f"{path}: a daemon listens there, but {silent}") from None
+        raise DaemonSilent(f"{path}: a daemon listens there, but {silent}") from None
     except ConnectionResetError:  # it hung up with our request unread
         answer = b""
     except OSError as error:
-        raise NoDaemon(
+        raise DaemonSilent(
             f"{path}: the connection to the daemon broke: {(error.strerror or str(error)).lower()}"
         ) from None
     if not answer:
-        raise NoDaemon(f"{path}: the daemon hung up without an answer (it may just have ended)")
+        raise DaemonSilent(f"{path}: the daemon hung up without an answer (it may just have ended)")
     return answer
 
 
@@ -97,7 +101,9 @@ def _connected(paths: list[Path]) -> tuple[Path, socket.socket]:
             sock.connect(str(path))
         except PermissionError:
             sock.close()
-            raise NoDaemon(f"{path}: permission denied (the daemon answers root and its own user: try sudo)") from None
+            raise DaemonSilent(
+                f"{path}: permission denied (the daemon answers root and its own user: try sudo)"
+            ) from None
         except OSError as error:
             sock.close()
             tried.append(f"{path}: {(error.strerror or str(error)).lower()}")

@@ -17,6 +17,7 @@ import attrs
 from relayd.cli.control_client import DaemonRefused, NoDaemon, add_control, ask, place_and_message, tree_in_words
 from relayd.cli.output import print_json, say
 from relayd.cli.tree import at_revision, read_steadily
+from relayd.cli.verdict import same_directory
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import Changes, diff, model_digest
 from relayd.config.guard import held
@@ -93,7 +94,7 @@ def _from_running(args: argparse.Namespace) -> int:
         answer = ask(args, verb="diff")["diff"]
     except (NoDaemon, DaemonRefused) as error:
         raise NotRunning(str(error).partition(" [")[0]) from None
-    if not _same_directory(answer["tree"], args.config):
+    if not same_directory(answer["tree"], args.config):
         raise NotRunning(
             f"the daemon that answers follows another tree, {answer['tree']}, not {args.config.absolute()}"
         )
@@ -107,14 +108,6 @@ def _from_running(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(running_as_text(answer))
     return SAME if found["changes"]["empty"] else DIFFERS
-
-
-def _same_directory(theirs: str, ours: Path) -> bool:
-    """Whether the daemon's tree is ours, also by another name."""
-    try:
-        return ours.samefile(theirs)
-    except OSError:
-        return False
 
 
 def running_as_text(answer: dict[str, Any]) -> str:

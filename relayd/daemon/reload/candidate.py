@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
 from relayd.config.diff import Changes, diff, model_digest
-from relayd.config.guard import held
+from relayd.config.guard import held, taken_out
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import FileCache, Tree, Unstable, read_coherent, signature
@@ -145,11 +145,13 @@ class Inspector:
         known: str = "",
         *,
         thorough: bool = False,
+        revoked: Iterable[str] = (),
         deny_first: Callable[[Deny], None] = lambda deny: None,
     ) -> Inspection | Unstable:
         """Read the tree and compile it, unless its digest is `known`.
 
         Args:
+            revoked: what was taken out by name; see `guard.taken_out`.
             deny_first: told of deny.toml before anything else is made of the tree: whom it refuses does not wait for
                 thousands of other files.
         """
@@ -164,9 +166,11 @@ class Inspector:
         deny, why = understood_deny(tree.files, tree.problems)
         if deny is not None:
             deny_first(deny)
-        return attrs.evolve(self.compile(tree, running, began), deny=deny, deny_problem=why)
+        return attrs.evolve(self.compile(tree, running, began, revoked), deny=deny, deny_problem=why)
 
-    def compile(self, tree: Tree, running: Snapshot, began: float | None = None) -> Inspection:
+    def compile(
+        self, tree: Tree, running: Snapshot, began: float | None = None, revoked: Iterable[str] = ()
+    ) -> Inspection:
         """What a tree means, and what it would change. Nothing is said of deny.toml alone."""
         read = self.clock()
         compiled = compile_tree(tree.files, memo=self.memo, reading=tree.problems)
@@ -175,7 +179,7 @@ class Inspector:
         if compiled.snapshot is None:
             return Inspection(tree=tree, compiled=compiled, seconds=seconds)
         changes = self.credentials.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
-        reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
+        reasons = held(taken_out(self._of_realm(running), revoked), compiled.snapshot, changes, digest=tree.digest)
         model = model_digest(compiled.snapshot)
         seconds["diff"] = self.clock() - compiled_at
         return Inspection(
