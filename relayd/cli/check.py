@@ -20,8 +20,9 @@ import attrs
 
 from relayd.cli.output import add_format, counted, print_report, say
 from relayd.cli.tree import UNSTABLE, add_directory, at_revision, folder_of, read_steadily
+from relayd.config.changes import Changes
 from relayd.config.compile import Compiled, compile_tree
-from relayd.config.diff import Changes, diff
+from relayd.config.diff import diff
 from relayd.config.environment import environment_problems, place_problems
 from relayd.config.guard import held
 from relayd.config.problems.codes import explanations

@@ -132,9 +132,12 @@ def carry_out(args: argparse.Namespace, **request: Any) -> int:
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """A result for people."""
+    """A result for people. A refusal ends with its reason, and does not show a plan that is not carried out."""
     lines = [place_and_message(problem) for problem in result["problems"] if problem["severity"] != "note"]
-    lines += [f"  {reason}" for reason in result["reasons"]]
+    reasons = [f"  {reason}" for reason in result["reasons"]]
+    if result["result"] == "rejected" and not result["dry_run"]:
+        return "\n".join([*lines, _verdict(result), *reasons]) + "\n"
+    lines += reasons
     if result["changes_text"]:
         lines.append(result["changes_text"].rstrip("\n"))
     lines.append(_verdict(result))

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import attrs
 
-from relayd.config.diff import Changes
+from relayd.config.changes import Changes
 from relayd.config.snapshot import Account, ApiKey, Deny, Snapshot
 
 T = TypeVar("T")

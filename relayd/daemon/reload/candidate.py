@@ -13,8 +13,9 @@ from pathlib import Path
 
 import attrs
 
+from relayd.config.changes import Changes
 from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
-from relayd.config.diff import Changes, diff, model_digest
+from relayd.config.diff import diff, model_digest
 from relayd.config.guard import held, taken_out
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.snapshot import Deny, Snapshot

@@ -15,7 +15,7 @@ from typing import Literal
 import attrs
 import trio
 
-from relayd.config.diff import Changes
+from relayd.config.changes import Changes
 from relayd.config.guard import LEAST_DIGITS, accepts
 from relayd.config.problems.problem import Problem
 from relayd.config.source.tree import Tree
