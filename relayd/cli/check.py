@@ -229,6 +229,8 @@ def summary(checked: Checked) -> str:
     compiled = checked.compiled
     counts = [counted(compiled.files, "file"), counted(compiled.accounts, "account"), counted(compiled.keys, "key")]
     more = f" (and {compiled.omitted} more)" if compiled.omitted else ""
+    if compiled.acknowledged:
+        more += f"; {counted(len(compiled.acknowledged), 'warning')} acknowledged in [check] allow"
     return f"checked {', '.join(counts)}: revision {compiled.revision}, {totals(checked.every)}{more}"
 
 
@@ -272,6 +274,7 @@ def _as_json(checked: Checked) -> dict[str, Any]:
         "notes": severities.count("note"),
         "omitted": compiled.omitted,
         "problems": [as_dict(problem) for problem in checked.problems],
+        "acknowledged": [{**as_dict(one.problem), "why": one.why} for one in compiled.acknowledged],
     }
     if checked.here is not None:
         result["environment"] = [as_dict(problem) for problem in checked.here]

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from relayd.cli.output import counted, say
-from relayd.cli.revoke import Denied, take_out
+from relayd.cli.revoke import DenyEntry, take_out
 from relayd.cli.tree import Stop, add_action, find_object, guarded, print_written, require_tree, tree_files
 from relayd.config.edit.removal import Removal, removal, simulators
 from relayd.config.edit.write import Files
@@ -52,8 +52,8 @@ def delete(args: argparse.Namespace, *, accounts: Sequence[str] = (), keys: Sequ
     found = _planned(args, tree_files(args), accounts, keys)
     for file, count in found.scenarios.items():
         say(f"removed {counted(count, 'scenario')} from {file}")
-    entries = [Denied(field="accounts", value=one) for one in found.accounts]
-    entries += [Denied(field="keys", value=one) for one in found.keys]
+    entries = [DenyEntry(field="accounts", value=one) for one in found.accounts]
+    entries += [DenyEntry(field="keys", value=one) for one in found.keys]
 
     def plan(files: Files) -> Mapping[str, bytes | None]:
         return _planned(args, files, accounts, keys).changes

@@ -48,7 +48,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @attrs.frozen(kw_only=True)
-class Denied:
+class DenyEntry:
     """An entry of deny.toml."""
 
     field: DenyField
@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
 def revoke(args: argparse.Namespace) -> int:
     """Write deny.toml. What is in it already stays, and is asked of the daemon again."""
     require_tree(args.config)
-    found: list[Denied] = []
+    found: list[DenyEntry] = []
 
     def plan(files: Files) -> Mapping[str, bytes | None]:
         found[:] = [denied_by(files, args.what, args.field)]
@@ -101,15 +101,15 @@ def revoke(args: argparse.Namespace) -> int:
     return print_written(args, {"field": entry.field, "value": entry.value, "changed": list(changed)})
 
 
-def denied_by(files: Files, text: str, field: DenyField | None) -> Denied:
+def denied_by(files: Files, text: str, field: DenyField | None) -> DenyEntry:
     """What a word on the command line means. Raises: Stop, LookupError."""
     if field is None:
         if _API_KEY.fullmatch(text):
-            return Denied(field="sha256", value=key_hash(text))
+            return DenyEntry(field="sha256", value=key_hash(text))
         if _HASH.fullmatch(text.lower()):
-            return Denied(field="sha256", value=text.lower())
+            return DenyEntry(field="sha256", value=text.lower())
         if network := _network(text):
-            return Denied(field="ips", value=network)
+            return DenyEntry(field="ips", value=network)
     folders: dict[DenyField, str] = {"keys": "keys.d", "accounts": "accounts.d"}
     able = [one for one in folders if field in (None, one)]
     there = [one for one in able if text in _ids(files, folders[one])]
@@ -119,7 +119,7 @@ def denied_by(files: Files, text: str, field: DenyField | None) -> Denied:
     there = there or [one for one in able if text in _listed(files, one)]
     if not there:
         raise LookupError(_unknown(files, text, [folders[one] for one in able]))
-    return Denied(field=there[0], value=text)
+    return DenyEntry(field=there[0], value=text)
 
 
 def disable(folder: str) -> VerbAction:
@@ -127,7 +127,7 @@ def disable(folder: str) -> VerbAction:
     field: DenyField = "keys" if folder == "keys.d" else "accounts"
 
     def act(args: argparse.Namespace) -> int:
-        entry = Denied(field=field, value=args.id)
+        entry = DenyEntry(field=field, value=args.id)
         off = edit_object(folder, args.id, lambda text: set_enabled(text, False))
 
         def plan(files: Files) -> Mapping[str, bytes | None]:
@@ -157,7 +157,7 @@ def enable(folder: str) -> VerbAction:
     return act
 
 
-def take_out(args: argparse.Namespace, entries: Sequence[Denied], plan: EditPlan) -> tuple[str, ...]:
+def take_out(args: argparse.Namespace, entries: Sequence[DenyEntry], plan: EditPlan) -> tuple[str, ...]:
     """Write a change that takes these out, and see to it that it holds. Returns the files that changed."""
 
     def whole(files: Files) -> Mapping[str, bytes | None]:
@@ -195,7 +195,7 @@ def _see_refused(args: argparse.Namespace, names: Sequence[str]) -> DaemonVerdic
     return outcome(args)
 
 
-def _deny(files: Files, entries: Sequence[Denied], edit: Callable[..., str] = add_denied) -> dict[str, bytes | None]:
+def _deny(files: Files, entries: Sequence[DenyEntry], edit: Callable[..., str] = add_denied) -> dict[str, bytes | None]:
     """deny.toml, changed by these entries."""
 
     def whole(text: str) -> str:

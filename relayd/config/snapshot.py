@@ -382,6 +382,22 @@ class Policy:
 
 
 @attrs.frozen(kw_only=True)
+class AllowedWarning:
+    """[check] allow: a warning that somebody has looked at."""
+
+    code: str = key(doc='Code of a warning, such as "W-OAUTH-PERSONAL".', form="warning-code")
+    file: str = key(doc='File that it is about, as `check` shows it; "" = the tree as a whole.')
+    why: str = key(doc="Why it is all right, for whoever reads it next.")
+
+
+@attrs.frozen(kw_only=True)
+class CheckSettings:
+    """[check]: what `check` may pass over."""
+
+    allow: tuple[AllowedWarning, ...] = key((), doc="Warnings that were looked at: they are counted, and not reported.")
+
+
+@attrs.frozen(kw_only=True)
 class Pace:
     """[pace]: our own ceiling, below the provider's."""
 
@@ -543,6 +559,7 @@ class Relay:
     alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.", idle="this version sends no alerts")
     log: Log = key(Log(), doc="The log.")
     policy: Policy = key(Policy(), doc="What `check` insists on.")
+    check: CheckSettings = key(CheckSettings(), doc="What `check` may pass over.")
 
 
 @attrs.frozen(kw_only=True)

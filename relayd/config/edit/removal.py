@@ -14,9 +14,8 @@ from typing import Any
 import attrs
 
 from relayd.config.edit.toml_edit import remove_value
+from relayd.config.edit.write import Files
 from relayd.config.secrets.sealed_fields import objects, parsed
-
-Files = Mapping[str, bytes]
 
 DEFAULT_GROUPS = ["default"]
 NAMED_IN_SCENARIO = ("accounts", "first", "down")

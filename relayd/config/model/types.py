@@ -64,6 +64,7 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "sealed": (values.sealed, _string(r"(?:rlsec[12]\..+)?")),
     "scrypt": (values.scrypt, _string(r"\$?scrypt\$.+")),
     "recipient": (values.recipient, _string(r"rlpub[12]\..+")),
+    "warning-code": (values.warning_code, _string(r"W-[A-Z0-9-]+")),
     "path": (values.path, _string(r"(?:/?[^/]+(?:/[^/]+)*)?")),
 }
 FORMS: dict[str, Any] = {form: NewType(form, str) for form in _FORMS}
