@@ -47,6 +47,11 @@ VERBS = {
 }
 
 
+# What people call a verb who know other programs.
+MEANT = {"start": "run", "serve": "run", "up": "run", "daemon": "run", "validate": "check", "lint": "check",
+         "plan": "diff", "apply": "reload", "block": "revoke", "deny": "revoke", "models": "explain"}  # fmt: skip
+
+
 def build_parser(*filled: str) -> argparse.ArgumentParser:
     """The parser, with the arguments of these verbs filled in (the others are only named)."""
     parser = argparse.ArgumentParser(
@@ -82,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, 1)
+        close = [MEANT[verb]] if verb in MEANT else difflib.get_close_matches(verb, VERBS, 1)
         hint = f"did you mean `relayd {close[0]}`?" if close else "`relayd` alone lists them"
         print(f"relayd: there is no verb {verb!r} ({hint})", file=sys.stderr)
         return 2

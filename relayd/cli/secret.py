@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="?",
         help="new file for the private half, outside the tree (default: REALM.identity in ~/.config/relayd, or in "
-        "/etc/relayd for root)",
+        "/etc/relayd for root, where that exists)",
     )
     make.add_argument("--post-quantum", action="store_true", help="make a hybrid of ML-KEM-768 and X25519")
     one = add_action(actions, "seal", "seal a secret from stdin and print the value; nothing is written", seal_one)

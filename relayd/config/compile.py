@@ -169,7 +169,7 @@ def _no_relay_toml() -> Problem:
         code="E-NO-RELAY-TOML",
         file="relay.toml",
         message="the tree has no relay.toml",
-        hint="relayd init DIR makes one",
+        hint="another directory: --config DIR; a new tree: relayd init DIR",
     )
 
 

@@ -353,7 +353,9 @@ class Log:
     """[log]."""
 
     level: Literal["debug", "info", "warning", "error"] = key("info", doc="Least severe line written.")
-    format: Literal["json", "text"] = key("json", doc="One JSON object or one text line per event.")
+    format: Literal["auto", "json", "text"] = key(
+        "auto", doc='One JSON object or one text line per event; "auto" = text on a terminal, JSON elsewhere.'
+    )
     file: str = key(
         "", doc='A file in RELAYD_LOG_DIR, reopened on SIGUSR1; "" = standard error.', reload=RESTART, form="path"
     )

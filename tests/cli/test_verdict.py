@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
+import sys
 import threading
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 from cli_tree import Tree as OfflineTree
-from reload_world import FAST, World, living, make_tree
+from reload_world import FAST, Tree, World, living, make_tree
 
 from relayd.cli import main
 
 
-async def run(world: World, *words: str, control: str = "") -> tuple[int, str, list[str]]:
+async def run(world: World, *words: str, stdin: str = "") -> tuple[int, str, list[str]]:
     """Run a verb on the daemon of a world: exit code, stdout, lines of stderr."""
     out, err = io.StringIO(), io.StringIO()
-    where = ["--config", str(world.tree.root), "--control", control or str(world.control_path)]
+    where = ["--config", str(world.tree.root), "--control", str(world.control_path)]
 
     def act() -> int:
+        sys.stdin = io.StringIO(stdin)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             return main([*words, *where])
 
@@ -112,8 +116,6 @@ async def test_where_no_daemon_runs_the_way_is_to_commit_and_push(tmp_path: Path
 
 
 def test_a_daemon_that_does_not_answer_is_no_silent_success(tmp_path: Path) -> None:
-    import socket
-
     tree = make_tree(tmp_path / "tree")
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -130,3 +132,23 @@ def test_a_daemon_that_does_not_answer_is_no_silent_success(tmp_path: Path) -> N
     assert ran.code == 5
     assert "unknown: " in ran.err.splitlines()[-1]
     assert (tree.root / "keys.d/alice.toml").exists()
+
+
+async def test_the_first_steps_of_a_newcomer_are_applied_one_by_one_and_nothing_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "new"
+    monkeypatch.setenv("RELAYD_IDENTITY", str(tmp_path / "identity"))
+    words = ["init", str(root), "--identity", str(tmp_path / "identity"), "--no-git", "--listen", "127.0.0.1:0"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(words) == 0
+    steps = [line.split()[1:] for line in said.getvalue().splitlines() if line.startswith("  relayd ")]
+    writing = [step[: step.index("--config")] for step in steps if step[0] in ("account", "key", "demo")]
+    assert [step[:2] for step in writing] == [["account", "add"], ["key", "new"], ["demo", "remove"]]
+    tree = Tree(root)
+    with (root / "relay.toml").open("a") as file:
+        file.write('\n[admin]\nlisten = ""\n')
+    async with living(tree, watch=False) as world:
+        for number, step in enumerate(writing, 2):
+            code, _, err = await run(world, *step, stdin="sk-ant-api03-abc")
+            assert (code, err[-1]) == (0, f"applied: generation {number}"), step
