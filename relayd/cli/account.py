@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from relayd.cli import login
-from relayd.cli.delete import add_dependents, delete
+from relayd.cli.delete import add_delete, delete
 from relayd.cli.output import print_json, print_table, say
 from relayd.cli.revoke import disable, enable
 from relayd.cli.tree import (
@@ -70,8 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _named(add_action(actions, "disable", "take an account out of service", disable("accounts.d"), writes=True))
     gone = add_action(actions, "delete", "remove an account's file", remove, writes=True)
     _named(gone)
-    gone.add_argument("--yes", action="store_true", help="do not ask")
-    add_dependents(gone, "keys that no other account could serve, and scenarios")
+    add_delete(gone, "keys that no other account could serve, and scenarios")
     _named(add_action(actions, "seal", "seal a new credential from stdin", seal_credential, writes=True))
     check = add_action(actions, "test", "make the smallest real call and say what is wrong, if anything", test)
     _named(check)

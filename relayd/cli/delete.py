@@ -41,8 +41,9 @@ def remove(args: argparse.Namespace) -> int:
     return delete(args, accounts=found)
 
 
-def add_dependents(parser: argparse.ArgumentParser, what: str) -> None:
-    """`--with-dependents`."""
+def add_delete(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--yes` and `--with-dependents`."""
+    parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--with-dependents", action="store_true", help=f"also remove what depends on it: {what}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from relayd.cli import add_config
-from relayd.cli.delete import add_dependents, delete
+from relayd.cli.delete import add_delete, delete
 from relayd.cli.limit import HELP, BadLimit, describe, read_limits
 from relayd.cli.output import add_json, moment, print_json, print_table, say
 from relayd.cli.revoke import disable, enable
@@ -72,8 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _named(add_action(actions, "enable", "accept a disabled key again", enable("keys.d"), writes=True))
     gone = add_action(actions, "delete", "remove a key's file", remove, writes=True)
     _named(gone)
-    gone.add_argument("--yes", action="store_true", help="do not ask")
-    add_dependents(gone, "scenarios")
+    add_delete(gone, "scenarios")
     add_action(actions, "which", "read a key from stdin and say whose it is", which)
 
 

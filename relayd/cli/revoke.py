@@ -37,7 +37,7 @@ from relayd.cli.verdict import DaemonVerdict
 from relayd.config.edit.edits import add_denied, remove_denied, set_enabled
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.write import EditPlan, Files, compiles
-from relayd.config.secrets.api_keys import key_hash
+from relayd.config.secrets.api_keys import checksum_ok, key_hash
 from relayd.config.secrets.sealed_fields import objects, parsed
 
 DENY = "deny.toml"
@@ -90,6 +90,7 @@ def revoke(args: argparse.Namespace) -> int:
 
     def plan(files: Files) -> Mapping[str, bytes | None]:
         found[:] = [denied_by(files, args.what, args.field)]
+        _note_unknown_hash(files, found[0])
         return _deny(files, found, remove_denied if args.undo else add_denied)
 
     changed = write(args, plan, tolerate=True)
@@ -105,6 +106,10 @@ def denied_by(files: Files, text: str, field: DenyField | None) -> DenyEntry:
     """What a word on the command line means. Raises: Stop, LookupError."""
     if field is None:
         if _API_KEY.fullmatch(text):
+            if not checksum_ok(text):
+                raise Stop(
+                    "this is not a whole key: its checksum is wrong, so it was cut or mistyped; nothing was written"
+                )
             return DenyEntry(field="sha256", value=key_hash(text))
         if _HASH.fullmatch(text.lower()):
             return DenyEntry(field="sha256", value=text.lower())
@@ -120,6 +125,14 @@ def denied_by(files: Files, text: str, field: DenyField | None) -> DenyEntry:
     if not there:
         raise LookupError(_unknown(files, text, [folders[one] for one in able]))
     return DenyEntry(field=there[0], value=text)
+
+
+def _note_unknown_hash(files: Files, entry: DenyEntry) -> None:
+    """Whoever revokes a key that is not one of this tree's should know that it changes nothing here."""
+    listed = [table.get("hashes") for _, _, table in objects(files, "keys.d")]
+    hashes = {one.get("sha256") for many in listed if isinstance(many, list) for one in many if isinstance(one, dict)}
+    if entry.field == "sha256" and entry.value not in hashes:
+        say("note: no key of this tree has this hash, so it was refused already")
 
 
 def disable(folder: str) -> VerbAction:

@@ -108,6 +108,16 @@ def test_what_a_word_means(tmp_path: Path) -> None:
     assert "accounts = []" in tree.read("deny.toml")
 
 
+def test_a_key_that_was_cut_or_is_not_of_this_tree_is_told(tmp_path: Path) -> None:
+    tree = offline_tree(tmp_path)
+    made = tree.run("key", "new", "alice").out.strip()
+    cut = tree.run("revoke", made[:-1])
+    assert (cut.code, "cut or mistyped" in cut.err, made[:-1] in cut.all) == (1, True, False)
+    assert "note: no key of this tree" in tree.run("revoke", PRINTED).err
+    assert "note: " not in tree.run("revoke", made).err
+    assert made not in tree.content
+
+
 def test_comments_of_deny_toml_stay_and_a_broken_one_is_told(tmp_path: Path) -> None:
     tree = offline_tree(tmp_path)
     tree.run("key", "new", "alice")

@@ -25,9 +25,12 @@ async def run(world: World, *words: str, stdin: str = "") -> tuple[int, str, lis
     where = ["--config", str(world.tree.root), "--control", str(world.control_path)]
 
     def act() -> int:
-        sys.stdin = io.StringIO(stdin)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            return main([*words, *where])
+        before, sys.stdin = sys.stdin, io.StringIO(stdin)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                return main([*words, *where])
+        finally:
+            sys.stdin = before
 
     with trio.fail_after(60):
         code = await trio.to_thread.run_sync(act)
