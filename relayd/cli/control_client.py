@@ -56,7 +56,7 @@ def add_control_path(parser: argparse.ArgumentParser) -> None:
 
 def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
     """The daemon's answer to one request, within `patience` s. Raises: NoDaemon, DaemonRefused."""
-    path, sock = _connected(control_sockets(args.control, args.config, os.environ))
+    path, sock = _connected(control_sockets(args.control, args.config, os.environ), _what_to_do(args))
     with sock:
         line = _exchanged(sock, path, json.dumps(request).encode() + b"\n", patience)
     try:
@@ -90,7 +90,14 @@ def _exchanged(sock: socket.socket, path: Path, line: bytes, patience: float) ->
     return answer
 
 
-def _connected(paths: list[Path]) -> tuple[Path, socket.socket]:
+def _what_to_do(args: argparse.Namespace) -> str:
+    """Where nobody answers: most often the directory is the wrong one."""
+    if args.control or os.path.lexists(args.config / "relay.toml"):
+        return "relayd run, or --control PATH"
+    return f"{args.config.absolute()} is not a config tree: --config DIR"
+
+
+def _connected(paths: list[Path], otherwise: str) -> tuple[Path, socket.socket]:
     tried = []
     for path in paths:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -109,7 +116,7 @@ def _connected(paths: list[Path]) -> tuple[Path, socket.socket]:
             tried.append(f"{path}: {(error.strerror or str(error)).lower()}")
         else:
             return path, sock
-    raise NoDaemon(f"no daemon answers ({'; '.join(tried)}) [relayd run, or --control PATH]")
+    raise NoDaemon(f"no daemon answers ({'; '.join(tried)}) [{otherwise}]")
 
 
 def refused(args: argparse.Namespace, error: NoDaemon | DaemonRefused) -> int:

@@ -70,7 +70,13 @@ class DaemonVerdict:
     def as_json(self) -> dict[str, Any]:
         known = self.document or {}
         fields = ("generation", "digest", "accept", "reasons", "problems", "restart_required")
-        return {"result": self.result, "exit": self.code, **{name: known[name] for name in fields if name in known}}
+        refused = {"refused": sorted(self.refused)} if self.refused else {}
+        return {
+            "result": self.result,
+            "exit": self.code,
+            **refused,
+            **{name: known[name] for name in fields if name in known},
+        }
 
 
 def add_waiting(parser: argparse.ArgumentParser) -> None:

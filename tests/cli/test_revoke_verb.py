@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,9 @@ async def test_a_rollback_does_not_keep_a_disabled_account_in_service(tmp_path: 
 async def test_revoking_twice_and_taking_it_back(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with living(tree, watch=False) as world:
-        assert (await run(world, "revoke", "k0"))[0] == 0
+        code, out, _ = await run(world, "revoke", "k0", "--json")
+        found = json.loads(out)
+        assert (code, found["field"], found["daemon"]["refused"]) == (0, "keys", ["key k0"])
         written = (tree.root / "deny.toml").read_text()
         code, _, err = await run(world, "revoke", "k0")
         assert (code, err) == (0, ["nothing to change", "applied: generation 2"])

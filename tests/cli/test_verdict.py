@@ -155,3 +155,11 @@ async def test_the_first_steps_of_a_newcomer_are_applied_one_by_one_and_nothing_
         for number, step in enumerate(writing, 2):
             code, _, err = await run(world, *step, stdin="sk-ant-api03-abc")
             assert (code, err[-1]) == (0, f"applied: generation {number}"), step
+
+
+def test_where_nobody_answers_in_a_directory_that_is_no_tree_the_option_is_named(tmp_path: Path) -> None:
+    ran = OfflineTree(tmp_path).run("status")
+    assert ran.code == 5
+    assert f"[{tmp_path} is not a config tree: --config DIR]" in ran.err
+    (tmp_path / "relay.toml").touch()
+    assert "[relayd run, or --control PATH]" in OfflineTree(tmp_path).run("status").err
