@@ -9,8 +9,8 @@ import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from relayd.cli.output import print_json, say
-from relayd.cli.tree import Stop, add_action, edit_file, read_new_secret, write
+from relayd.cli.output import say
+from relayd.cli.tree import Stop, add_action, edit_file, print_written, read_new_secret, write
 from relayd.config.edit.edits import add_admin_token, set_admin_user
 from relayd.config.edit.toml_edit import render
 from relayd.config.secrets.password_hash import hash_password, mint_token, token_hash, weak_password
@@ -66,7 +66,7 @@ def _show_admin(
     args: argparse.Namespace, what: str, entry: Mapping[str, str], changed: Sequence[str], more: Mapping[str, str]
 ) -> int:
     if args.json:
-        print_json({"name": args.name, "role": entry["role"], "changed": list(changed), **more})
+        print_written(args, {"name": args.name, "role": entry["role"], "changed": list(changed), **more})
     elif not args.add:
         say("for relay.toml (or --add):")
         print(f"[[admin.{what}]]\n" + "\n".join(f"{name} = {render(value)}" for name, value in entry.items()))

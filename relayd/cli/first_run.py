@@ -115,10 +115,11 @@ Next:
     -H "content-type: application/json" \\
     -d '{{"model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-Then a real account and a key that may use it (the running daemon takes both up by itself):
+Then a real account, and a key that may use it; the demo can go. Where the daemon runs, each ends with its verdict:
 
   relayd account add main --kind api-key --config {where}
   relayd key new alice --config {where}
+  relayd demo remove --config {where}
 
 {_about_git(directory, git)}{_warning(git, kept)}"""
 

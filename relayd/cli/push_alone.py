@@ -12,8 +12,9 @@ from typing import Any
 
 from relayd.cli.git_place import GitPlace
 from relayd.cli.tree import PATIENCE
+from relayd.config.changes import Changes
 from relayd.config.compile import Compiled, compile_tree
-from relayd.config.diff import Changes, diff
+from relayd.config.diff import diff
 from relayd.config.environment import place_problems
 from relayd.config.guard import accepts, held
 from relayd.config.problems.problem import Problem, in_order, is_error

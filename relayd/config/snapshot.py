@@ -366,7 +366,9 @@ class Log:
     """[log]."""
 
     level: Literal["debug", "info", "warning", "error"] = key("info", doc="Least severe line written.")
-    format: Literal["json", "text"] = key("json", doc="One JSON object or one text line per event.")
+    format: Literal["auto", "json", "text"] = key(
+        "auto", doc='One JSON object or one text line per event; "auto" = text on a terminal, JSON elsewhere.'
+    )
     file: str = key(
         "", doc='A file in RELAYD_LOG_DIR, reopened on SIGUSR1; "" = standard error.', reload=RESTART, form="path"
     )
@@ -392,6 +394,22 @@ class Policy:
         doc="When /readyz is 503 besides draining: when this node alone cannot serve, when nobody can, or never.",
     )
     on_revoke: Literal["finish", "cut"] = key("finish", doc="What a live stream of a revoked key does.", reload=REVOKE)
+
+
+@attrs.frozen(kw_only=True)
+class AllowedWarning:
+    """[check] allow: a warning that somebody has looked at."""
+
+    code: str = key(doc='Code of a warning, such as "W-OAUTH-PERSONAL".', form="warning-code")
+    file: str = key(doc='File that it is about, as `check` shows it; "" = the tree as a whole.')
+    why: str = key(doc="Why it is all right, for whoever reads it next.")
+
+
+@attrs.frozen(kw_only=True)
+class CheckSettings:
+    """[check]: what `check` may pass over."""
+
+    allow: tuple[AllowedWarning, ...] = key((), doc="Warnings that were looked at: they are counted, and not reported.")
 
 
 @attrs.frozen(kw_only=True)
@@ -564,6 +582,7 @@ class Relay:
     alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.", idle="this version sends no alerts")
     log: Log = key(Log(), doc="The log.")
     policy: Policy = key(Policy(), doc="What `check` insists on.")
+    check: CheckSettings = key(CheckSettings(), doc="What `check` may pass over.")
 
 
 @attrs.frozen(kw_only=True)

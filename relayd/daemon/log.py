@@ -18,7 +18,7 @@ import msgspec
 
 from relayd.config.snapshot import Log
 from relayd.core.receipt import Receipt
-from relayd.daemon.log_output import Output
+from relayd.daemon.log_output import Output, Screen
 
 # What must not be read in a log, wherever it came from: keys of relayd and of the API, identities, bearer tokens.
 _SECRETS = re.compile(
@@ -89,16 +89,42 @@ def _clean(value: Any) -> Any:
     return scrub(str(value))  # as the encoder would write it: a path, an exception, a noun
 
 
+_COLOURS = {"debug": "2", "info": "32", "warning": "33;1", "error": "31;1", "critical": "31;1"}
+
+
+def line_form(wanted: str, screen: Screen) -> str:
+    """How lines are written: "json", "text" or "colour". `wanted`: [log].format."""
+    if wanted == "json" or (wanted == "auto" and screen == "none"):
+        return "json"
+    return "colour" if screen == "colour" else "text"
+
+
 def render(entry: dict[str, Any], form: str) -> bytes:
-    """One line: JSON, or `time LEVEL event name=value ...` for people."""
+    """One line: JSON, or `time LEVEL event name=value ...` for people, maybe in colour (ECMA-48, SGR)."""
     if form == "json":
         return msgspec.json.encode(entry, enc_hook=str) + b"\n"
     rest = dict(entry)
     traceback = rest.pop("traceback", "")
-    head = f"{rest.pop('time')} {str(rest.pop('level')).upper():7} {rest.pop('event')}"
-    words = " ".join(f"{name}={_word(value)}" for name, value in rest.items())
+    paint = _painted if form == "colour" else _plain
+    level = str(rest.pop("level"))
+    head = " ".join(
+        (
+            paint(rest.pop("time"), "2"),
+            paint(f"{level.upper():7}", _COLOURS.get(level, "1")),
+            paint(rest.pop("event"), "1"),
+        )
+    )
+    words = " ".join(f"{paint(f'{name}=', '2')}{_word(value)}" for name, value in rest.items())
     text = f"{head} {words}".rstrip() + (f"\n{traceback}" if traceback else "")
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _plain(text: str, colour: str) -> str:
+    return text
+
+
+def _painted(text: str, colour: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m"
 
 
 def _word(value: object) -> str:
@@ -186,15 +212,16 @@ def _priced_otherwise(receipt: Receipt) -> dict[str, Any]:
 _SPECIAL = (("service_tier", "batch"), ("inference_geo", "us"), ("speed", "fast"))
 
 
-def open_log(settings: Log, path: Path | None = None) -> tuple[Output, AccessLog]:
+def open_log(settings: Log, path: Path | None = None, screen: Screen = "none") -> tuple[Output, AccessLog]:
     """Set up the root logger and the access log.
 
     Args:
         path: of its file (`paths.log_file`); None for standard error.
+        screen: what standard error is.
     Raises: OSError when the file cannot be opened.
     """
-    output = Output(path)
-    access = AccessLog(output, settings.format)
+    output = Output(path, "none" if path else screen)
+    access = AccessLog(output, line_form(settings.format, output.screen))
     set_log(settings, output, access)
     logging.captureWarnings(True)
     for chatty in ("httpx2", "httpcore2", "hpack", "watchfiles"):
@@ -205,6 +232,7 @@ def open_log(settings: Log, path: Path | None = None) -> tuple[Output, AccessLog
 def set_log(settings: Log, output: Output, access: AccessLog) -> None:
     """Go by new settings. The file stays the one that was opened. Sync."""
     root = logging.getLogger()
-    root.handlers[:] = [Lines(output, settings.format)]
+    form = line_form(settings.format, output.screen)
+    root.handlers[:] = [Lines(output, form)]
     root.setLevel(settings.level.upper())
-    access.form, access.enabled = settings.format, settings.access
+    access.form, access.enabled = form, settings.access

@@ -13,13 +13,25 @@ import os
 import queue
 import select
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import attrs
 
 MOST_WAITING = 10_000  # lines; some 5 MB
 TOGETHER = 256  # lines in one write
 LAST_WORDS = 2.0  # s that a stop waits for a slow reader
+
+
+Screen = Literal["none", "plain", "colour"]  # no terminal, one without colours, one with
+
+
+def screen_of(terminal: bool, environ: Mapping[str, str]) -> Screen:
+    """What a terminal can show. Source: no-color.org; terminfo(5), TERM=dumb."""
+    if not terminal:
+        return "none"
+    return "plain" if environ.get("NO_COLOR") or environ.get("TERM", "dumb") == "dumb" else "colour"
 
 
 @attrs.frozen
@@ -31,9 +43,15 @@ class _NewFile:
 
 @attrs.define(eq=False)
 class Output:
-    """Where lines go. A line is written whole or counted as lost, and a full disk never stops a call."""
+    """Where lines go. A line is written whole or counted as lost, and a full disk never stops a call.
+
+    Args:
+        path: of the file; None for standard error.
+        screen: what standard error is, if lines go there.
+    """
 
     path: Path | None
+    screen: Screen = "none"
     _fd: int = 2
     _lost: int = 0  # by whoever writes a line
     _unwritten: int = 0  # by the thread

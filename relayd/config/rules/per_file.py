@@ -38,6 +38,10 @@ def relay_findings(relay: Relay) -> Iterator[Finding]:
     yield from _repeated("E-DUP-NAME", ("admin", "users"), [user.name for user in relay.admin.users])
     yield from _repeated("E-DUP-NAME", ("admin", "tokens"), [token.name for token in relay.admin.tokens])
     yield from _recipient_findings(relay)
+    for number, entry in enumerate(relay.check.allow):
+        if not entry.why.strip():
+            path = ("check", "allow", number, "why")
+            yield Finding(path=path, code="E-CHOICE", message=f"{dotted(path)}: say why the warning is all right")
 
 
 def account_findings(account: Account) -> Iterator[Finding]:

@@ -15,13 +15,14 @@ import attrs
 import httpx2
 import trio
 
+from relayd.config.environment import NO_SOCKS, has_socks
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Snapshot, Upstream
 from relayd.core.balancing.outcomes import ConnectionFault, NodeDefect, Unreachable
 from relayd.core.outbound import Outbound
 from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
-from relayd.daemon.net.connect import NO_SOCKS, PackageMissing, Resolver, has_socks
+from relayd.daemon.net.connect import PackageMissing, Resolver
 from relayd.daemon.net.connection_pool import NoDescriptors
 from relayd.daemon.net.request import build_request
 from relayd.daemon.net.response_stream import Disconnected

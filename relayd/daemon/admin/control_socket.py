@@ -4,12 +4,13 @@ Rule: for the daemon's own user and root alone: the file has mode 0600 and each 
 Where the node names a group, its members may ask for what a push needs. A request is one line of JSON, the answer is
 another; a peer may ask several times. Everything is bounded.
 
-Request: {"verb": "reload", "accept": "", "expect": "", "dry_run": false}, {"verb": "rollback", "generation": 3,
-"allow_unrevoke": false}, {"verb": "resume"}, {"verb": "examine", "tree": "/srv/relay.trees/COMMIT", "accept": ""},
-{"verb": "diff"}, {"verb": "generations"}, {"verb": "status"}, {"verb": "metrics"}, {"verb": "wake", "account": "main"},
-{"verb": "explain", "key": "dev", "model": "", "client": "", "address": "", "endpoint": "messages"}.
-Answer: {"ok": true, "result" | "diff" | "generations" | "status" | "metrics" | "explanation" | "woken": ...} or
-{"ok": false, "error": "..."}.
+Request: {"verb": "reload", "accept": "", "expect": "", "dry_run": false, "revoked": ["key alice"]}, {"verb":
+"rollback", "generation": 3, "allow_unrevoke": false}, {"verb": "resume"}, {"verb": "examine", "tree":
+"/srv/relay.trees/COMMIT", "accept": ""}, {"verb": "diff"}, {"verb": "generations"}, {"verb": "status"}, {"verb":
+"tree"}, {"verb": "metrics"}, {"verb": "wake", "account": "main"}, {"verb": "explain", "key": "dev", "model": "",
+"client": "", "address": "", "endpoint": "messages"}.
+Answer: {"ok": true, "result" | "diff" | "generations" | "status" | "tree" | "metrics" | "explanation" | "woken": ...}
+or {"ok": false, "error": "..."}. A reload's has `refused` besides: those of `revoked` that are refused now.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import struct
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
+from relayd.config.guard import refuses
 from relayd.core.explanation import ENDPOINTS, explanation
 from relayd.daemon.admin.documents import history_document, origin_document, result_document
 from relayd.daemon.admin.scrape import scrape
@@ -47,12 +49,17 @@ from relayd.daemon.reload.requests import (
 
 log = logging.getLogger("relayd.control")
 
-VERBS = ("reload", "rollback", "resume", "examine", "diff", "generations", "status", "metrics", "explain", "wake")
+VERBS = (
+    "reload", "rollback", "resume", "examine", "diff", "generations", "status", "tree", "metrics", "explain", "wake",
+)  # fmt: skip
 PUSH_VERBS = ("reload", "examine", "diff", "status")  # for members of the node's control group
 MAX_REQUEST = 64 << 10  # bytes of a line
 AT_ONCE = 16  # peers; a further one waits in the backlog
 IDLE = 60.0  # s for a peer to ask
 _PEERGROUPS = 59  # the module socket does not name it; source: asm-generic/socket.h
+
+
+Kind = TypeVar("Kind", Reload, Rollback, Resume)
 
 
 class BadRequest(Exception):
@@ -102,7 +109,7 @@ class ControlSocket:
             raise BadRequest(f"verb: {verb!r} is for root and the daemon's own user ({', '.join(verbs)} are for all)")
         match verb:
             case "reload":
-                return await self._ask("command", _operation(Reload, asked))
+                return await self._reload(_reload_operation(asked))
             case "rollback":
                 return await self._ask("rollback", _operation(Rollback, asked))
             case "resume":
@@ -117,6 +124,8 @@ class ControlSocket:
             case "generations":
                 stored = await trio.to_thread.run_sync(self.history.listed)
                 return {"ok": True, "generations": history_document(stored, self.sources.record)}
+            case "tree":
+                return {"ok": True, "tree": self.sources.tree}
             case "status":
                 await self.sources.cluster.look_now()
                 return {"ok": True, "status": status_document(self.sources, self.wall())}
@@ -128,6 +137,11 @@ class ControlSocket:
                 return {"ok": True, "woken": self._wake(asked)}
             case _:
                 raise BadRequest(f"verb: {verb!r} is not one of {', '.join(VERBS)}")
+
+    async def _reload(self, operation: Reload) -> dict[str, Any]:
+        answer = await self._ask("command", operation)
+        running = self.sources.live.snapshot
+        return {**answer, "refused": [name for name in operation.revoked if refuses(running, name)]}
 
     async def _ask(self, trigger: Trigger, operation: Operation) -> dict[str, Any]:
         result = await self.queue.request(trigger, operation).wait()
@@ -189,7 +203,15 @@ def _texts(asked: dict[str, Any], *names: str) -> dict[str, str]:
     return {name: asked.get(name, "") for name in names}
 
 
-def _operation(kind: type[Operation], fields: dict[str, Any]) -> Operation:
+def _reload_operation(asked: dict[str, Any]) -> Reload:
+    """A reload from its JSON fields. Raises: BadRequest."""
+    revoked = asked.pop("revoked", [])
+    if not isinstance(revoked, list) or not all(isinstance(name, str) for name in revoked):
+        raise BadRequest("revoked: expected a list of texts")
+    return attrs.evolve(_operation(Reload, asked), revoked=tuple(revoked))
+
+
+def _operation(kind: type[Kind], fields: dict[str, Any]) -> Kind:
     """An operation from its JSON fields; each must be known and of its type."""
     known = {field.name: field.default for field in attrs.fields(kind)}
     for name, value in fields.items():

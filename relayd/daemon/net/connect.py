@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import importlib.util
 import math
 import os
 import re
@@ -25,6 +24,7 @@ from typing import NamedTuple
 import attrs
 import trio
 
+from relayd.config.environment import NO_SOCKS
 from relayd.daemon.net.stream import PlainStream, Stream, send_all, tune
 from relayd.daemon.net.tls import TlsStream
 
@@ -74,15 +74,6 @@ def authority(host: str, port: int) -> str:
 
 class PackageMissing(ProxyRefused):
     """This node lacks what the proxy needs: nobody was asked."""
-
-
-NO_SOCKS = "python-socks is not installed (pip install 'relayd[proxy]')"
-
-
-def has_socks() -> bool:
-    """Whether python-socks can be imported now."""
-    importlib.invalidate_caches()
-    return importlib.util.find_spec("python_socks") is not None
 
 
 class NameUnknown(OSError):

@@ -14,9 +14,10 @@ from typing import Protocol
 
 import attrs
 
+from relayd.config.changes import Changes
 from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
-from relayd.config.diff import Changes, diff, model_digest
-from relayd.config.guard import held
+from relayd.config.diff import diff, model_digest
+from relayd.config.guard import held, taken_out
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import FileCache, Tree, Unstable, read_coherent, signature
@@ -184,11 +185,13 @@ class Inspector:
         known: str = "",
         *,
         thorough: bool = False,
+        revoked: Iterable[str] = (),
         deny_first: Callable[[Deny], None] = lambda deny: None,
     ) -> Inspection | Unstable:
         """Read the tree and compile it, unless its digest is `known`.
 
         Args:
+            revoked: what was taken out by name; see `guard.taken_out`.
             deny_first: told of deny.toml before anything else is made of the tree: whom it refuses does not wait for
                 thousands of other files.
         """
@@ -203,27 +206,30 @@ class Inspector:
         deny, why = understood_deny(tree.files, tree.problems)
         if deny is not None:
             deny_first(deny)
-        return attrs.evolve(self.compile(tree, running, began), deny=deny, deny_problem=why)
+        return attrs.evolve(self.compile(tree, running, began, revoked), deny=deny, deny_problem=why)
 
     def inspect_beside(self, running: Snapshot, directory: Path) -> Inspection | Unstable:
         """What another directory than our tree holds, in which nobody writes any more."""
         reader = self.reader
-        usual = reader if isinstance(reader, TreeReader) else TreeReader(tree=directory, wall=reader.wall, patience=0.0)
-        tree = attrs.evolve(usual, tree=directory, quiet=0.0).read()
+        if not isinstance(reader, TreeReader):
+            reader = TreeReader(tree=directory, wall=reader.wall, patience=0.0, quiet=0.0)
+        tree = attrs.evolve(reader, tree=directory, quiet=0.0).read()
         if isinstance(tree, Unstable):
             return tree
         inspection = self.compile(tree, running)
         self._beside = running, inspection
         return inspection
 
-    def compile(self, tree: Tree, running: Snapshot, began: float | None = None) -> Inspection:
+    def compile(
+        self, tree: Tree, running: Snapshot, began: float | None = None, revoked: Iterable[str] = ()
+    ) -> Inspection:
         """What a tree means, and what it would change. Nothing is said of deny.toml alone.
 
         A tree that was inspected beside ours, and has come into its place since, is not compiled again.
         """
         read = self.clock()
         beside, self._beside = self._beside, None
-        if beside is not None and beside[0] is running and _same_bytes(beside[1].tree, tree):
+        if beside is not None and not revoked and beside[0] is running and _same_bytes(beside[1].tree, tree):
             seconds = {"read": read - (began if began is not None else read), "compile": 0.0, "diff": 0.0}
             return attrs.evolve(beside[1], tree=tree, seconds=seconds)
         compiled = compile_tree(tree.files, memo=self.memo, reading=tree.problems)
@@ -232,7 +238,7 @@ class Inspector:
         if compiled.snapshot is None:
             return Inspection(tree=tree, compiled=compiled, seconds=seconds)
         changes = self.credentials.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
-        reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
+        reasons = held(taken_out(self._of_realm(running), revoked), compiled.snapshot, changes, digest=tree.digest)
         model = model_digest(compiled.snapshot)
         seconds["diff"] = self.clock() - compiled_at
         return Inspection(

@@ -144,8 +144,10 @@ class Reloader:
         by_hand = any(request.trigger not in BY_ITSELF for request in requests)
         thorough = any(request.trigger == "hash" for request in requests)
         known = "" if by_hand else self.record.last_digest
-        inspect = partial(self.inspector.inspect, self.live.snapshot, known, thorough=thorough)
-        if any(_acts_on_any_tree(request.operation) for request in requests):
+        operations = [request.operation for request in requests]
+        revoked = [name for one in operations if isinstance(one, Reload) for name in one.revoked]
+        inspect = partial(self.inspector.inspect, self.live.snapshot, known, thorough=thorough, revoked=revoked)
+        if any(_acts_on_any_tree(operation) for operation in operations):
             inspect = partial(inspect, deny_first=lambda deny: trio.from_thread.run_sync(self._deny_at_once, deny))
         inspection = await trio.to_thread.run_sync(inspect, abandon_on_cancel=True)
         if isinstance(inspection, Unstable):

@@ -15,7 +15,7 @@ from typing import Literal
 import attrs
 import trio
 
-from relayd.config.diff import Changes
+from relayd.config.changes import Changes
 from relayd.config.guard import LEAST_DIGITS, accepts
 from relayd.config.problems.problem import Problem
 from relayd.config.source.tree import Tree
@@ -36,11 +36,13 @@ class Reload:
         accept: digest of a tree that the guard holds and that is to be applied all the same.
         expect: digest or commit that the tree must have; with another one nothing is applied.
         dry_run: say what would happen.
+        revoked: what somebody took out by name, such as "key alice": that is not what the guard is for.
     """
 
     accept: str = ""
     expect: str = ""
     dry_run: bool = False
+    revoked: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

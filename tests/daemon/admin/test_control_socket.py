@@ -82,6 +82,8 @@ async def test_several_requests_on_a_connection_are_answered_in_order(tmp_path: 
         (b'{"verb":"reload","force":true}', "force: unknown field"),
         (b'{"verb":"reload","accept":1}', "accept: expected str"),
         (b'{"verb":"reload","dry_run":1}', "dry_run: expected bool"),
+        (b'{"verb":"reload","revoked":"key a"}', "revoked: expected a list of texts"),
+        (b'{"verb":"reload","revoked":[1]}', "revoked: expected a list of texts"),
         (b'{"verb":"rollback","generation":"1"}', "generation: expected int"),
         (b'{"verb":"rollback","generation":true}', "generation: expected int"),
     ],
