@@ -47,6 +47,9 @@ BESIDE = {"log", "log_output", "paths", "systemd"}
 # Packages, each with the modules that may import it. Each third-party package has a door, and two of the library's.
 DOORS = {
     "attrs": ("",),  # the nouns are everywhere
+    "backports": ("wire/content_coding",),
+    "brotli": ("wire/content_coding",),
+    "compression": ("wire/content_coding",),  # of the library from 3.14 on
     "cattrs": ("config/model/structure",),
     "cryptography": ("config/secrets/seal",),
     "httptools": ("daemon/net/response_stream",),

@@ -25,6 +25,12 @@ from relayd.wire.call import Call, Reply
 from relayd.wire.openai import shapes as openai_shapes
 from relayd.wire.refusal import Refusal
 
+WEBSOCKET = Refusal(
+    status=426,
+    message="WebSockets are not spoken here: ask by HTTP, and for a stream of events",
+    code="upgrade_required",
+)
+
 
 @attrs.define(eq=False, kw_only=True)
 class PublicApp:
@@ -48,7 +54,9 @@ class PublicApp:
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request."""
         head = exchange.head
-        if head.method == "HEAD":
+        if head.websocket:
+            await exchange.reply(self._readable(exchange, self.refuse(WEBSOCKET, head.path)))
+        elif head.method == "HEAD":
             await exchange.reply(self._with_ids(Reply(status=200, headers=[], body=b"")))
         elif head.method == "OPTIONS":
             await exchange.reply(self._with_ids(preflight(head, self.replies.origins())))

@@ -34,6 +34,7 @@ from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
 from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP
 from relayd.wire.call import Call, Dialect
+from relayd.wire.content_coding import CODINGS, coding_of
 from relayd.wire.conversation import conversation
 from relayd.wire.peek import LARGE
 from relayd.wire.refusal import Refusal
@@ -121,17 +122,20 @@ class CallServer:
     async def body(
         self, exchange: Exchange, draft: Draft, snapshot: Snapshot, key: ApiKey
     ) -> tuple[bytes, Snapshot, ApiKey]:
-        """The whole body of a request, and who sends it as the newest config has it.
+        """The whole body of a request, decoded, and who sends it as the newest config has it.
 
         The sender is asked for again, unless nothing can have changed: a body may take minutes, and a key be revoked in
         that time.
 
-        Raises: Refusal 413, 400, 408; 429, 529 where there is no room for it; what `identify` raises.
+        Raises: Refusal 413, 415, 400, 408; 429, 529 where there is no room for it; what `identify` raises.
         """
         server = snapshot.relay.server
         self.bodies.check(key, server, exchange.head.content_length or 0)
-        body = await exchange.body(server.max_request_body, partial(self.bodies.take, draft.call_id, key, server))
+        limit, took = server.max_request_body, partial(self.bodies.take, draft.call_id, key, server)
+        body = await exchange.body(limit, took, codings=CODINGS)
         draft.bytes_in = len(body)
+        if coding := coding_of(exchange.head.headers):
+            body = await self.large.decode(coding, body, limit, took)
         if self.live.snapshot is snapshot and self.wall() - draft.started < _MOMENT:
             return body, snapshot, key
         return body, *self.identify(exchange, draft)
