@@ -13,7 +13,7 @@ import trio
 
 from relayd.config.snapshot import Snapshot
 from relayd.core.live import Live
-from relayd.core.outbound import answer_headers
+from relayd.core.outbound import answer_headers, retry_advice
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.context import CallContext
@@ -178,7 +178,7 @@ class ReplyWriter:
         if context.translator is not None:
             pairs = context.translator.head(draft.status, pairs)
             own = rate_headers(own, self.wall())
-        pairs += own
+        pairs += own + retry_advice(draft.status, upstream, self.wall())
         call_id = draft.call_id.encode("ascii")
         if not draft.upstream_request_id:
             pairs.append((b"request-id", call_id))

@@ -6,14 +6,13 @@ import gzip
 import random
 import sys
 import zlib
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import brotli
 import pytest
 from builders import KEY, api_key, snapshot
-from fakes import ASK, House, Reception, Told, answering, message, relaying, upstream_account
-from scripted import Upstream, serving
+from fakes import ASK, House, Reception, Told, answering, message, relaying, through, upstream_account
+from scripted import serving
 
 from relayd.config.snapshot import Server, Size
 from relayd.wire.content_coding import CODINGS
@@ -34,11 +33,6 @@ PATHS = ("/v1/messages", "/v1/messages/count_tokens", "/v1/chat/completions", "/
 OPENAI = PATHS[2:]
 # Longer than what is read on the loop, and hard to compress, so that it is decoded in a thread and in portions.
 LONG = ASK[:-1] + b', "metadata": {"padding": "%b"}}' % random.Random(4).randbytes(1 << 20).hex().encode()
-
-
-def through(upstream: Upstream) -> AbstractAsyncContextManager[House]:
-    """A relay with one account, at `upstream`."""
-    return relaying(snapshot(accounts=(upstream_account("a", upstream.port),)))
 
 
 def wording(told: Told, path: str) -> str:
