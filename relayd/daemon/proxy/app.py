@@ -17,10 +17,12 @@ from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.key_usage import usage_of
+from relayd.daemon.proxy.own_address import own_address
 from relayd.daemon.proxy.reply import ReplyWriter, id_headers, preflight
-from relayd.daemon.proxy.routes import MESSAGES, Local, Models, OwnUsage, find, local, speaks_openai
+from relayd.daemon.proxy.routes import MESSAGES, Local, Models, OwnUsage, find, local
 from relayd.daemon.store.state_client import StateClient
 from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
+from relayd.wire.api_paths import speaks_openai
 from relayd.wire.call import Call, Reply
 from relayd.wire.openai import shapes as openai_shapes
 from relayd.wire.refusal import Refusal
@@ -71,7 +73,7 @@ class PublicApp:
             return
         match target:
             case Local():
-                await exchange.reply(self._with_ids(local(target, draining=self.draining, unready=self.unready)))
+                await exchange.reply(self._with_ids(self._local(exchange, target)))
             case Models():
                 await self._models(exchange, target)
             case OwnUsage():
@@ -80,6 +82,10 @@ class PublicApp:
                 await self.objects.serve(exchange, target)
             case _:
                 await self.calls.serve_call(exchange, target)
+
+    def _local(self, exchange: Exchange, target: Local) -> Reply:
+        address = own_address(exchange.head, exchange.peer, self.replies.live.snapshot)
+        return local(target, draining=self.draining, unready=self.unready, address=address)
 
     async def _models(self, exchange: Exchange, asked: Models) -> None:
         try:
