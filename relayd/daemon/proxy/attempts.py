@@ -73,7 +73,7 @@ class Attempts:
     async def _attempt(self, context: CallContext, account: Account, snapshot: Snapshot) -> Retry | None:
         """Try one account. None when the client has its answer, else why another try is worth while."""
         plan = context.plan
-        lease = self.pool.begin(account.id, plan.limited_model, self.wall())
+        lease = self.pool.begin(account.id, plan.limited_model, self.wall(), counting=context.counting)
         began = context.asked_at = trio.current_time()
         answer: AccountAnswer | None = None
         try:

@@ -25,6 +25,7 @@ from relayd.core.access.throttle import BadKeys
 from relayd.core.balancing.affinity import affinity_id
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
+from relayd.core.quota.count_estimate import estimated_count, has_no_counting
 from relayd.core.receipt import Draft, Receipt
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.accounting import CallAccounting
@@ -32,10 +33,13 @@ from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
-from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP
+from relayd.daemon.proxy.response import Response
+from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP, BufferedBody
+from relayd.wire.anthropic import JSON
 from relayd.wire.call import Call, Dialect
 from relayd.wire.content_coding import CODINGS, coding_of
 from relayd.wire.conversation import conversation
+from relayd.wire.http import Headers
 from relayd.wire.peek import LARGE
 from relayd.wire.refusal import Refusal
 
@@ -160,9 +164,24 @@ class CallServer:
             affinity=await self.large.read(len(body), _affinity, exchange, call, key, snapshot),
             keep=partial(self.ownership.keep, call.resumed.in_thread, key) if call.endpoint == "messages" else None,
         )
+        if context.counting:
+            context.amend = partial(self._counted, context)
         files = await self.ownership.bind(call.body, key, snapshot, call.resumed.ids())
         context.barred = {**unfit(call.named.models, snapshot), **files} if call.named.models else files
         await self.carry(context, snapshot)
+
+    async def _counted(self, context: CallContext, account: str, answer: Response) -> Response:
+        """The answer to a `count_tokens`; our own estimate where the upstream has none."""
+        inbound, body, call = answer.inbound, answer.body, context.plan.call
+        if not body.ended or not has_no_counting(inbound.status, body.data, (call.model, context.draft.sent_model)):
+            return answer
+        context.notes.append((b"relayd-estimated", b"input_tokens"))
+        data = await self.large.read(len(call.body), estimated_count, call.body)
+        return attrs.evolve(
+            answer,
+            inbound=attrs.evolve(inbound, status=200, headers=Headers([JSON])),
+            body=BufferedBody(data=data, ended=True),
+        )
 
     async def carry(self, context: CallContext, snapshot: Snapshot) -> None:
         """Deliver a call, or end it when the client leaves or the time is up. Raises: Refusal."""
@@ -170,15 +189,21 @@ class CallServer:
         async def deliver() -> None:
             await self.accounting.deliver(context, snapshot)
 
-        await self.within(context.exchange, context.draft, context.deadline, deliver)
+        await self.within(context.exchange, context.draft, context.deadline, deliver, context.served)
 
     async def within(
-        self, exchange: Exchange, draft: Draft, deadline: float, serve: Callable[[], Awaitable[None]]
+        self,
+        exchange: Exchange,
+        draft: Draft,
+        deadline: float,
+        serve: Callable[[], Awaitable[None]],
+        served: Callable[[], bool] = lambda: False,
     ) -> None:
         """Do something for a client that is still there and whose key is accepted, until a deadline.
 
         Args:
             deadline: on trio's clock, s.
+            served: whether a client that has left had its whole answer.
         Raises: Refusal.
         """
 
@@ -197,7 +222,8 @@ class CallServer:
             scope.deadline = deadline
             await serve()
         if exchange.gone:
-            draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
+            if not served():
+                draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
         elif scope.cancelled_caught:
             self.replies.cut_short(exchange, draft, REVOKED if draft.revoked else TIME_IS_UP)
 

@@ -44,6 +44,7 @@ class CallContext:
         suspects: its failed attempts whose blame waits for what another account says.
         lost: attempts that were sent and had no answer.
         amend: given an account's id and its answer, returns the answer that goes to the client.
+        notes: headers in which the relay says what it did to the answer.
         keep: given an account's id and the ids of its answer and of the container that it used, each "" where there is
             none, writes down what the upstream keeps of the call.
     """
@@ -72,3 +73,13 @@ class CallContext:
     lost: int = 0
     amend: Amend | None = None
     keep: Keep | None = None
+    notes: HeaderPairs = attrs.field(factory=list)
+
+    @property
+    def counting(self) -> bool:
+        """It counts tokens, and takes no place of an account's `max_concurrency`."""
+        return self.plan.call.endpoint == "count_tokens"
+
+    def served(self) -> bool:
+        """Whether the client was given a stream to its last word; it may close then, and some do."""
+        return self.stream is not None and self.stream.whole

@@ -178,7 +178,7 @@ class ReplyWriter:
         if context.translator is not None:
             pairs = context.translator.head(draft.status, pairs)
             own = rate_headers(own, self.wall())
-        pairs += own + retry_advice(draft.status, upstream, self.wall())
+        pairs += own + context.notes + retry_advice(draft.status, upstream, self.wall())
         call_id = draft.call_id.encode("ascii")
         if not draft.upstream_request_id:
             pairs.append((b"request-id", call_id))
