@@ -524,6 +524,7 @@ async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: 
     house = House(live, pool, upstreams, app, server, sockets, receipts, wall)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve, sockets)
+        nursery.start_soon(app.signs.run)
         try:
             yield house
         finally:

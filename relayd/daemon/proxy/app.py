@@ -20,6 +20,7 @@ from relayd.daemon.proxy.key_usage import usage_of
 from relayd.daemon.proxy.own_address import own_address
 from relayd.daemon.proxy.reply import ReplyWriter, id_headers, preflight
 from relayd.daemon.proxy.routes import MESSAGES, Local, Models, OwnUsage, find, local
+from relayd.daemon.proxy.signs_of_life import SignsOfLife
 from relayd.daemon.store.state_client import StateClient
 from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
 from relayd.wire.api_paths import speaks_openai
@@ -48,6 +49,7 @@ class PublicApp:
     calls: CallServer
     objects: BatchesAndFiles
     replies: ReplyWriter
+    signs: SignsOfLife
     state: StateClient | None
     known_models: Callable[[], Iterable[str]]
     unready: Callable[[], tuple[str, ...]] = tuple

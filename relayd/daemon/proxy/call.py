@@ -189,7 +189,12 @@ class CallServer:
         async def deliver() -> None:
             await self.accounting.deliver(context, snapshot)
 
-        await self.within(context.exchange, context.draft, context.deadline, deliver, context.served)
+        try:
+            await self.within(context.exchange, context.draft, context.deadline, deliver, context)
+        except Refusal as refusal:
+            if not context.early:
+                raise
+            await self.replies.refuse_late(context, refusal)
 
     async def within(
         self,
@@ -197,13 +202,13 @@ class CallServer:
         draft: Draft,
         deadline: float,
         serve: Callable[[], Awaitable[None]],
-        served: Callable[[], bool] = lambda: False,
+        context: CallContext | None = None,
     ) -> None:
         """Do something for a client that is still there and whose key is accepted, until a deadline.
 
         Args:
             deadline: on trio's clock, s.
-            served: whether a client that has left had its whole answer.
+            context: of the call that is made for it; None where there is none.
         Raises: Refusal.
         """
 
@@ -222,10 +227,13 @@ class CallServer:
             scope.deadline = deadline
             await serve()
         if exchange.gone:
-            if not served():
+            if context is None or not context.served():
                 draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
         elif scope.cancelled_caught:
-            self.replies.cut_short(exchange, draft, REVOKED if draft.revoked else TIME_IS_UP)
+            why = REVOKED if draft.revoked else TIME_IS_UP
+            if not (exchange.answered if context is None else context.answered()):
+                raise why
+            self.replies.cut_short(exchange, draft, why)
 
 
 def _affinity(exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:
