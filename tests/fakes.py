@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -21,7 +21,8 @@ import msgspec
 import trio
 from builders import KEY, account
 from builders import head as request_head
-from scripted import Conversation
+from builders import snapshot as config_tree
+from scripted import Conversation, Upstream
 
 from relayd.config import snapshot as config
 from relayd.config.secrets.secret import Secret
@@ -523,6 +524,7 @@ async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: 
     house = House(live, pool, upstreams, app, server, sockets, receipts, wall)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve, sockets)
+        nursery.start_soon(app.signs.run)
         try:
             yield house
         finally:
@@ -531,3 +533,8 @@ async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: 
                 client.stream.socket.close()
             upstreams.close()
     assert house.in_flight() == 0
+
+
+def through(upstream: Upstream) -> AbstractAsyncContextManager[House]:
+    """A relay with one account, at `upstream`."""
+    return relaying(config_tree(accounts=(upstream_account("a", upstream.port),)))

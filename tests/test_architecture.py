@@ -49,6 +49,9 @@ BESIDE = {"log", "log_output", "paths", "systemd"}
 DOORS = {
     "anyascii": ("cli/tree",),
     "attrs": ("",),  # the nouns are everywhere
+    "backports": ("wire/content_coding",),
+    "brotli": ("wire/content_coding",),
+    "compression": ("wire/content_coding",),  # of the library from 3.14 on
     "cattrs": ("config/model/structure",),
     "cryptography": ("config/secrets/seal",),
     "httptools": ("daemon/net/response_stream",),

@@ -156,6 +156,13 @@ class Server:
     sse_keepalive: Seconds = key(
         Seconds(15.0), doc='An SSE comment after so much upstream silence; "0s" = off.', low=0, high=3600
     )
+    sse_head_after: Seconds = key(
+        Seconds(20.0),
+        doc="A stream whose upstream has not begun to answer gets its head and comments after so much silence, and "
+        'stays with that account from then on; "0s" = never.',
+        low=0,
+        high=3600,
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -67,6 +67,7 @@ class AccountState:
         identity: a digest of what the health is about: credential and origin.
         origin: the gate that all accounts with the same way to the same origin share.
         pace: calls that may start in any minute; 0 = no limit.
+        counting: how many of those in flight count tokens, and take no place of `max_concurrency`.
         starts: when the calls of the last minute started; kept only where there is a pace.
         defect: why this node cannot use the account; "" when it can. Never shared.
         elsewhere: what the calls of all processes together leave no room for, as the state store said.
@@ -83,6 +84,7 @@ class AccountState:
     origin: Gate
     pace: int = 0
     in_flight: int = 0
+    counting: int = 0
     starts: deque[float] = attrs.field(factory=deque)
     defect: str = ""
     elsewhere: Block | None = None
@@ -138,6 +140,7 @@ class Lease:
 
     Args:
         model: as sent; "" for endpoints whose limits are not the model's.
+        counting: it takes no place of `max_concurrency`.
         health: the account's when the attempt began; another one by now means another credential.
         trials: gates where this attempt is on trial, with their round.
     """
@@ -148,6 +151,7 @@ class Lease:
     state: AccountState
     health: Health
     trials: tuple[tuple[Gate, int], ...] = ()
+    counting: bool = False
     observed: bool = False
     ended: bool = False
 

@@ -24,6 +24,7 @@ import trio
 from relayd.config import snapshot
 from relayd.daemon.net.connection import LINGER, UNREAD_LIMIT, ClientConnection
 from relayd.wire.call import Reply
+from relayd.wire.content_coding import coding_of, unsupported
 from relayd.wire.h1 import CONTINUE, LAST_CHUNK, ChunkedDecoder, FramingError, bodyless, chunk, response_head
 from relayd.wire.http import HeaderPairs, RequestHead
 from relayd.wire.refusal import Refusal
@@ -85,19 +86,25 @@ class Exchange:
 
     # Reading
 
-    async def body(self, limit: int, took: Callable[[int], None] = lambda size: None) -> bytes:
-        """The whole request body. A client that waits for `100 Continue` gets it first.
+    async def body(
+        self, limit: int, took: Callable[[int], None] = lambda size: None, *, codings: tuple[str, ...] = ()
+    ) -> bytes:
+        """The whole request body, as it came. A client that waits for `100 Continue` gets it first.
 
         Args:
             limit: bytes; a longer body is refused, before anything is read where its length is known.
             took: told of bytes as they are kept; may refuse them.
+            codings: content codings that the caller can undo.
 
-        Raises: Refusal 413 too large; 408 no byte for `body_timeout`, or not the whole body by `body_deadline`;
-            400 chunk framing; 499 the client left (`gone` is True); what `took` raises. RuntimeError when the body was
-            asked for before.
+        Raises: Refusal 413 too large; 415 another coding; 408 no byte for `body_timeout`, or not the whole body by
+            `body_deadline`; 400 chunk framing; 499 the client left (`gone` is True); what `took` raises. RuntimeError
+            when the body was asked for before.
         """
         if self._begun_body:
             raise RuntimeError("the body was read before")
+        coding = coding_of(self.head.headers)
+        if coding and coding not in codings:
+            raise unsupported(coding, codings)
         self._begun_body = True
         length = self.head.content_length
         if length is not None and length > limit:

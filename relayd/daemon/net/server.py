@@ -29,7 +29,7 @@ from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.net.listen import open_listener
 from relayd.daemon.net.stream import PlainStream, tune
 from relayd.wire.call import Reply
-from relayd.wire.h1 import FramingError, find_head, parse_head, response_head
+from relayd.wire.h1 import FramingError, find_head, parse_head, path_of, response_head
 from relayd.wire.http import RequestHead
 from relayd.wire.refusal import Refusal
 
@@ -228,10 +228,12 @@ class HttpServer:
                     if not await self._serve_request(connection, head):
                         return
         except FramingError as error:
-            await self._refuse(connection, Refusal(status=error.status, message=f"malformed request: {error.reason}"))
+            refusal = Refusal(status=error.status, message=f"malformed request: {error.reason}")
+            await self._refuse(connection, refusal, error.path)
             return
         if connection.expired and connection.buffer:
-            await self._refuse(connection, Refusal(status=408, message="the request head took too long"))
+            refusal = Refusal(status=408, message="the request head took too long")
+            await self._refuse(connection, refusal, path_of(connection.buffer))
 
     async def _next_head(self, connection: ClientConnection) -> RequestHead | None:
         """Wait for the next request. None when there will be none.
@@ -292,9 +294,9 @@ class HttpServer:
         refusal = error if isinstance(error, Refusal) else Refusal(status=500, message="internal error")
         await exchange.reply(self._application.refuse(refusal, exchange.head.path))
 
-    async def _refuse(self, connection: ClientConnection, refusal: Refusal) -> None:
+    async def _refuse(self, connection: ClientConnection, refusal: Refusal, path: str = "") -> None:
         """Our own refusal, where there is no exchange; the connection is to be closed after it."""
-        reply = self._application.refuse(refusal, "")
+        reply = self._application.refuse(refusal, path)
         date = self._edge.date()
         length = len(reply.body)
         head = response_head(reply.status, reply.headers, length=length, keep_alive=False, date=date, http_minor=1)

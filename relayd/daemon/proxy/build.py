@@ -28,6 +28,7 @@ from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.object_lists import ObjectLists
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
+from relayd.daemon.proxy.signs_of_life import SignsOfLife
 from relayd.daemon.store.state_client import StateClient
 
 
@@ -65,7 +66,10 @@ def build_proxy(
     replies = ReplyWriter(live=live, large=large, wall=wall)
     requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, large=large, wall=wall)
     choice = AccountChoice(live=live, pool=pool, state=state, large=large, wall=wall, rng=rng)
-    attempts = Attempts(live=live, pool=pool, choice=choice, requests=requests, replies=replies, wall=wall, rng=rng)
+    signs = SignsOfLife(replies=replies)
+    attempts = Attempts(
+        live=live, pool=pool, choice=choice, requests=requests, replies=replies, signs=signs, wall=wall, rng=rng
+    )
     ownership = OwnershipIndex(state=state, large=large)
     names, learned = ModelNames(), LearnedUsage()
     admission = None
@@ -94,5 +98,11 @@ def build_proxy(
     lists = ObjectLists(requests=requests, ownership=ownership, replies=replies)
     objects = BatchesAndFiles(calls=calls, ownership=ownership, lists=lists)
     return PublicApp(
-        calls=calls, objects=objects, replies=replies, state=state, known_models=known_models, unready=unready
+        calls=calls,
+        objects=objects,
+        replies=replies,
+        signs=signs,
+        state=state,
+        known_models=known_models,
+        unready=unready,
     )

@@ -44,6 +44,8 @@ class CallContext:
         suspects: its failed attempts whose blame waits for what another account says.
         lost: attempts that were sent and had no answer.
         amend: given an account's id and its answer, returns the answer that goes to the client.
+        early: the client has been given a head and comments, before the upstream began to answer.
+        notes: headers in which the relay says what it did to the answer.
         keep: given an account's id and the ids of its answer and of the container that it used, each "" where there is
             none, writes down what the upstream keeps of the call.
     """
@@ -72,3 +74,18 @@ class CallContext:
     lost: int = 0
     amend: Amend | None = None
     keep: Keep | None = None
+    early: bool = False
+    notes: HeaderPairs = attrs.field(factory=list)
+
+    @property
+    def counting(self) -> bool:
+        """It counts tokens, and takes no place of an account's `max_concurrency`."""
+        return self.plan.call.endpoint == "count_tokens"
+
+    def answered(self) -> bool:
+        """Whether the client has been given anything of an answer; signs of life are nothing."""
+        return self.exchange.answered and not (self.early and self.stream is None)
+
+    def served(self) -> bool:
+        """Whether the client was given a stream to its last word; it may close then, and some do."""
+        return self.stream is not None and self.stream.whole

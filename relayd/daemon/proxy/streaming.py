@@ -135,6 +135,9 @@ class EventStream:
         revoked: whether whoever cancels does so because the key is no longer accepted.
         before_end: awaited once the upstream has said its last word, before the client hears it.
         unnamed: as in BufferedBody; the meter is told the names, the client gets the bytes as they are.
+
+    Attributes:
+        whole: the client's kernel has the last word of it; Codex closes then, and does not wait for the end.
     """
 
     exchange: Exchange
@@ -148,6 +151,7 @@ class EventStream:
     revoked: Callable[[], bool] = lambda: False
     before_end: Callable[[], Awaitable[None]] | None = None
     unnamed: bool = False
+    whole: bool = attrs.field(default=False, init=False)
     heard: float = attrs.field(default=0.0, init=False)  # when the upstream last sent a byte
     _over: bool = attrs.field(default=False, init=False)  # the upstream has ended it, or went silent
     _last: bytes = attrs.field(default=b"", init=False)  # what waits for before_end
@@ -200,6 +204,7 @@ class EventStream:
         while not ended:
             if self.exchange.pending:
                 await self.exchange.flush()  # outside the scope: a slow client is not a silent upstream
+                self._see_whether_whole()
                 self.heard = trio.current_time()
             if self.exchange.gone:
                 return None
@@ -242,7 +247,16 @@ class EventStream:
         if data and self.before_end is not None and self.meter.finished:
             self._last += data
             return False
-        return self.exchange.push(data) if data else True
+        if not data:
+            return True
+        taken = self.exchange.push(data)
+        self._see_whether_whole()
+        return taken
+
+    def _see_whether_whole(self) -> None:
+        exchange = self.exchange
+        if self.meter.finished and not (self._half or self._last or exchange.pending or exchange.gone):
+            self.whole = True
 
     async def _let_go(self) -> None:
         """Send the end, once what has to be done before has been done."""
@@ -251,6 +265,7 @@ class EventStream:
             before, self.before_end = self.before_end, None
             await before()
         self.exchange.push(last)
+        self._see_whether_whole()
 
     def _named(self, data: bytes) -> bytes:
         """The events that are complete by now, with their names."""
