@@ -17,7 +17,7 @@ from relayd.wire.anthropic import JSON, Native
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import RequestHead
 from relayd.wire.openai.chat import OPENAI_CHAT
-from relayd.wire.openai.responses import OPENAI_RESPONSES
+from relayd.wire.openai.responses import OPENAI_COMPACT, OPENAI_COUNT, OPENAI_RESPONSES
 from relayd.wire.refusal import Refusal
 
 MESSAGES = Native()
@@ -30,6 +30,8 @@ DIALECTS: Mapping[str, Dialect] = {
     "/v1/messages/count_tokens": COUNT_TOKENS,
     **{f"{base}/chat/completions": OPENAI_CHAT for base in _OPENAI},
     **{f"{base}/responses": OPENAI_RESPONSES for base in _OPENAI},
+    **{f"{base}/responses/compact": OPENAI_COMPACT for base in _OPENAI},
+    **{f"{base}/responses/input_tokens": OPENAI_COUNT for base in _OPENAI},
 }
 
 
@@ -122,7 +124,7 @@ def _allow(head: RequestHead, *methods: str) -> None:
 def speaks_openai(path: str) -> bool:
     """Whether a path's clients expect OpenAI's error shape."""
     path = canonical(path)
-    return path.startswith("/openai/") or path in ("/v1/chat/completions", "/v1/responses")
+    return path.startswith(("/openai/", "/v1/responses/")) or path in ("/v1/chat/completions", "/v1/responses")
 
 
 def local(target: Local, *, draining: bool, unready: Callable[[], Sequence[str]] = tuple) -> Reply:
