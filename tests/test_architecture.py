@@ -48,7 +48,7 @@ BESIDE = {"log", "log_output", "paths", "systemd"}
 DOORS = {
     "attrs": ("",),  # the nouns are everywhere
     "cattrs": ("config/model/structure",),
-    "cryptography": ("config/secrets/seal",),
+    "cryptography": ("config/secrets/seal", "config/secrets/locked_text"),
     "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/net/", "daemon/accounts/", "daemon/proxy/"),
     "msgspec": ("wire/", "config/diff", "core/", "simulator/", "state/", "daemon/", "cli/"),

@@ -214,6 +214,13 @@ class State:
         low=2,
         high=3600,
     )
+    keep_items: Seconds = key(
+        Seconds(86400.0),
+        doc='How long items of Responses answers are kept for clients that refer to them, after their last use; "0s" = '
+        "not at all.",
+        low=0,
+        high=2_592_000,
+    )
     timezone: str = key("UTC", doc="Where days, weeks and months begin (an IANA name).", form="timezone")
 
 

@@ -24,6 +24,7 @@ from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.kept_items import KeptItems
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.object_lists import ObjectLists
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
@@ -84,6 +85,7 @@ def build_proxy(
             wall=wall,
         ),
         ownership=ownership,
+        items=KeptItems(state=state, large=large),
         replies=replies,
         record=record,
         bodies=bodies,

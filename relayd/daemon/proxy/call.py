@@ -29,12 +29,15 @@ from relayd.core.receipt import Draft, Receipt
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.accounting import CallAccounting
 from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.proxy.kept_items import KeptItems
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
 from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP
 from relayd.wire.call import Call, Dialect
 from relayd.wire.conversation import conversation
+from relayd.wire.openai.responses import OPENAI_RESPONSES
+from relayd.wire.openai.responses_answer import ResponsesTranslator
 from relayd.wire.peek import LARGE
 from relayd.wire.refusal import Refusal
 
@@ -56,6 +59,7 @@ class CallServer:
     in_flight: InFlight
     accounting: CallAccounting
     ownership: OwnershipIndex
+    items: KeptItems
     replies: ReplyWriter
     record: Callable[[Receipt], None]
     bodies: BodyBudget
@@ -142,6 +146,8 @@ class CallServer:
         body, snapshot, key = await self.body(exchange, draft, snapshot, key)
         if len(body) >= LARGE:
             await self.accounting.pass_in_advance(draft.call_id, dialect.endpoint, key, snapshot)
+        if dialect.name == OPENAI_RESPONSES.name:
+            body = await self.items.restored(body, key, snapshot)
         aliases = snapshot.relay.models
         call = await self.large.read(len(body), dialect.parse, exchange.head, body, now=draft.started, aliases=aliases)
         draft.model, draft.stream = call.model[:LONGEST], call.stream
@@ -156,6 +162,9 @@ class CallServer:
             affinity=await self.large.read(len(body), _affinity, exchange, call, key, snapshot),
             keep=partial(self.ownership.keep, call.resumed.in_thread, key) if call.endpoint == "messages" else None,
         )
+        translator = context.translator
+        if isinstance(translator, ResponsesTranslator) and translator.hints.store:
+            context.keep_items = partial(self.items.keep, translator.finished, key, snapshot)
         files = await self.ownership.bind(call.body, key, snapshot, call.resumed.ids())
         context.barred = {**unfit(call.named.models, snapshot), **files} if call.named.models else files
         await self.carry(context, snapshot)

@@ -44,6 +44,7 @@ class CallContext:
         suspects: its failed attempts whose blame waits for what another account says.
         lost: attempts that were sent and had no answer.
         amend: given an account's id and its answer, returns the answer that goes to the client.
+        keep_items: called before the answer is whole, to keep what its client may refer to later; None keeps nothing.
         keep: given an account's id and the ids of its answer and of the container that it used, each "" where there is
             none, writes down what the upstream keeps of the call.
     """
@@ -71,4 +72,12 @@ class CallContext:
     suspects: Suspects = attrs.field(factory=Suspects)
     lost: int = 0
     amend: Amend | None = None
+    keep_items: Callable[[], None] | None = None
     keep: Keep | None = None
+
+    async def settle(self) -> None:
+        """What has to be done before the answer's last byte is sent."""
+        if self.keep_items is not None:
+            self.keep_items()
+        if self.before_last_byte is not None:
+            await self.before_last_byte()

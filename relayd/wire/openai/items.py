@@ -103,10 +103,9 @@ def response_object(
     return encode(own)[:-1] + b"," + echo + b"}"
 
 
-def response(message: Message, hints: Hints) -> bytes:
-    """A whole answer. Raises: Garbled."""
+def response(message: Message, items: list[Item], hints: Hints) -> bytes:
+    """A whole answer with its items."""
     base = base_id(hints, message.id)
-    items = answer_items(message, base, hints)
     status, why = end_state(message.stop_reason)
     usage = message.usage or UsageCounts()
     return response_object(hints, base, status, encode(items), usage=usage, why=why)

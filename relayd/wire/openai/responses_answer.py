@@ -39,6 +39,7 @@ from relayd.wire.openai.client_calls import BUILT_IN, free_text
 from relayd.wire.openai.compaction import compaction_item
 from relayd.wire.openai.items import (
     Item,
+    answer_items,
     base_id,
     call_item,
     compacted,
@@ -67,9 +68,14 @@ from relayd.wire.sse import EventDecoder, TooLong
 
 @attrs.define(eq=False)
 class ResponsesTranslator:
-    """One answer on its way to a Responses client. See call.Translator."""
+    """One answer on its way to a Responses client. See call.Translator.
+
+    Args:
+        finished: items that the client may refer to later, with their ids; whoever keeps them takes them out.
+    """
 
     hints: Hints
+    finished: list[tuple[str, bytes]] = attrs.field(factory=list, init=False)
     _stream: ResponsesStream | None = attrs.field(default=None, init=False)
 
     def head(self, status: int, headers: HeaderPairs) -> HeaderPairs:
@@ -85,7 +91,11 @@ class ResponsesTranslator:
                 case "compact":
                     return compacted(read_message(body), self.hints)
                 case _:
-                    return response(read_message(body), self.hints)
+                    message = read_message(body)
+                    items = answer_items(message, base_id(self.hints, message.id), self.hints)
+                    if self.hints.store:
+                        self.finished += [(item["id"], encode(item)) for item in items]
+                    return response(message, items, self.hints)
         except Garbled as error:
             raise unreadable(error) from None
 
@@ -107,7 +117,7 @@ class ResponsesTranslator:
 
     def _open(self) -> ResponsesStream:
         if self._stream is None:
-            self._stream = ResponsesStream(self.hints)
+            self._stream = ResponsesStream(self.hints, self.finished)
         return self._stream
 
 
@@ -139,9 +149,10 @@ class _OpenItem:
 
 @attrs.define(eq=False)
 class ResponsesStream:
-    """A Claude API event stream in, Responses events out."""
+    """A Claude API event stream in, Responses events out. `finished`: as in ResponsesTranslator."""
 
     hints: Hints
+    finished: list[tuple[str, bytes]] = attrs.field(factory=list)
     _events: EventDecoder = attrs.field(factory=EventDecoder, init=False)
     _reader: EventReader = attrs.field(factory=EventReader, init=False)
     _base: str = attrs.field(default="", init=False)
@@ -260,6 +271,8 @@ class ResponsesStream:
     def _finish_item(self, item: _OpenItem, shape: Item) -> None:
         encoded = encode(shape)
         self._done[item.index] = encoded
+        if self.hints.store:
+            self.finished.append((item.id, encoded))
         self._put(b"response.output_item.done", b'"output_index":%d,"item":' % item.index + encoded)
 
     def _begin_block(self, block: ContentBlock, index: int) -> None:
