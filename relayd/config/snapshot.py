@@ -238,6 +238,9 @@ class Upstream:
     )
     idle_timeout: Seconds = key(Seconds(300.0), doc="Between bytes of an answer.", low=0.1)
     total_timeout: Seconds = key(Seconds(3600.0), doc="For the whole call.", low=0.1)
+    models_every: Seconds = key(
+        Seconds(3600.0), doc='How often an account is asked which models it has; "0s" = never.', low=0
+    )
     max_attempts: int = key(3, doc="Accounts tried for one call.", low=1, high=20)
 
 

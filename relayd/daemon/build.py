@@ -45,6 +45,8 @@ from relayd.daemon.paths import generation_store, state_login
 from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.build import build_proxy
 from relayd.daemon.proxy.health_checks import HealthChecks
+from relayd.daemon.proxy.large_bodies import LargeBodies
+from relayd.daemon.proxy.model_offers import ModelOffers
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.boot import Start
 from relayd.daemon.reload.candidate import Inspector, TreeReader
@@ -90,6 +92,7 @@ class Daemon:
     server: HttpServer
     admin_server: HttpServer
     health_checks: HealthChecks
+    model_offers: ModelOffers
     queue: RequestQueue
     reload: ReloadTasks
     sources: StatusSources
@@ -145,7 +148,8 @@ def build(
     defects = make_defects(base, keeper)
     call_metrics = CallMetrics()
     watch = make_service_watch(base, state)
-    app = make_app(base, state, keeper, call_metrics, watch)
+    offers = make_model_offers(base, keeper)
+    app = make_app(base, state, keeper, call_metrics, watch, offers)
     room = client_connections(descriptors())
     wanted = start.snapshot.relay.server.max_connections
     if room < min(wanted, FEW_CONNECTIONS):
@@ -178,6 +182,7 @@ def build(
         server=server,
         admin_server=admin_server,
         health_checks=make_health_checks(base, keeper),
+        model_offers=offers,
         queue=queue,
         reload=ReloadTasks(
             reloader=reloader, record=record, keeper=keep, cluster=cluster, watcher=watcher, defects=defects
@@ -300,7 +305,12 @@ def make_service_watch(base: Foundation, state: StateClient) -> ServiceWatch:
 
 
 def make_app(
-    base: Foundation, state: StateClient, keeper: OAuthKeeper, call_metrics: CallMetrics, watch: ServiceWatch
+    base: Foundation,
+    state: StateClient,
+    keeper: OAuthKeeper,
+    call_metrics: CallMetrics,
+    watch: ServiceWatch,
+    offers: ModelOffers,
 ) -> PublicApp:
     """Serves calls; the receipt of each goes to the metrics and to the access log."""
 
@@ -318,6 +328,7 @@ def make_app(
         keeper=keeper,
         record=record,
         known_models=shipped,
+        offers=offers.known,
         bodies=BodyBudget(memory()),
         wall=time.time,
         new_id=base.new_id,
@@ -329,6 +340,18 @@ def make_app(
 def make_health_checks(base: Foundation, keeper: OAuthKeeper) -> HealthChecks:
     """Tries accounts that rest or are idle."""
     return HealthChecks(live=base.live, pool=base.pool, credential=keeper.of, wall=time.time, rng=base.rng)
+
+
+def make_model_offers(base: Foundation, keeper: OAuthKeeper) -> ModelOffers:
+    """Asks accounts which models they have."""
+    return ModelOffers(
+        live=base.live,
+        pool=base.pool,
+        upstreams=base.upstreams,
+        credential=keeper.of,
+        large=LargeBodies(),
+        wall=time.time,
+    )
 
 
 # --- reloads

@@ -131,6 +131,7 @@ class Serving:
             await lasting.start(daemon.state.run)
             lasting.start_soon(daemon.upstreams.keep_tidy)
             lasting.start_soon(daemon.health_checks.run)
+            lasting.start_soon(daemon.model_offers.run)
             lasting.start_soon(tell_watchdog, os.environ, notify)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
 from relayd.core.access.body_budget import BodyBudget
+from relayd.core.access.model_list import NOTHING_ASKED, Offers
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
@@ -43,6 +44,7 @@ def build_proxy(
     keeper: OAuthKeeper | None,
     record: Callable[[Receipt], None],
     known_models: Callable[[], Iterable[str]],
+    offers: Callable[[], Offers] = lambda: NOTHING_ASKED,
     bodies: BodyBudget,
     wall: Callable[[], float],
     new_id: Callable[[], str],
@@ -57,6 +59,7 @@ def build_proxy(
         keeper: renews tokens that an upstream no longer takes; None: nobody does.
         record: takes every receipt; sync, must not raise.
         known_models: ids of models that exist (those with a price).
+        offers: what the upstreams of accounts list.
         bodies: the memory that request bodies may take.
         wall: Unix time, s.
         new_id: a fresh call id.
@@ -96,5 +99,11 @@ def build_proxy(
     lists = ObjectLists(requests=requests, ownership=ownership, replies=replies)
     objects = BatchesAndFiles(calls=calls, ownership=ownership, lists=lists)
     return PublicApp(
-        calls=calls, objects=objects, replies=replies, state=state, known_models=known_models, unready=unready
+        calls=calls,
+        objects=objects,
+        replies=replies,
+        state=state,
+        known_models=known_models,
+        offers=offers,
+        unready=unready,
     )

@@ -270,8 +270,10 @@ def _until(moment: bytes, now: float) -> bytes:
 
 
 def model_object(entry: ModelEntry, owned_by: str = "anthropic") -> dict[str, Any]:
-    """One model as OpenAI's `GET /v1/models/{id}` gives it; `created` in Unix seconds."""
-    return {"id": entry.id, "object": "model", "created": _unix(entry.created), "owned_by": owned_by}
+    """One model as OpenAI's `GET /v1/models/{id}` gives it; `created` in Unix seconds. One that goes is marked."""
+    own = {"id": entry.id, "object": "model", "created": _unix(entry.created), "owned_by": owned_by}
+    marks = {name: entry.more[name] for name in ("lifecycle", "retires_at") if name in entry.more}
+    return own | (marks if marks.get("lifecycle") != "active" else {})
 
 
 def models_list(entries: Iterable[ModelEntry], owned_by: str = "anthropic") -> bytes:
