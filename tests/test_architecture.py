@@ -53,7 +53,7 @@ DOORS = {
     "brotli": ("wire/content_coding",),
     "compression": ("wire/content_coding",),  # of the library from 3.14 on
     "cattrs": ("config/model/structure",),
-    "cryptography": ("config/secrets/seal",),
+    "cryptography": ("config/secrets/seal", "config/secrets/locked_text"),
     "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/net/", "daemon/accounts/", "daemon/proxy/"),
     "jinja2": ("daemon/admin/pages/render",),

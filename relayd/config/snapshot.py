@@ -231,6 +231,13 @@ class State:
         low=2,
         high=3600,
     )
+    keep_items: Seconds = key(
+        Seconds(86400.0),
+        doc='How long items of Responses answers are kept for clients that refer to them, after their last use; "0s" = '
+        "not at all.",
+        low=0,
+        high=2_592_000,
+    )
     timezone: str = key("UTC", doc="Where days, weeks and months begin (an IANA name).", form="timezone")
 
 
@@ -248,6 +255,9 @@ class Upstream:
     )
     idle_timeout: Seconds = key(Seconds(300.0), doc="Between bytes of an answer.", low=0.1)
     total_timeout: Seconds = key(Seconds(3600.0), doc="For the whole call.", low=0.1)
+    models_every: Seconds = key(
+        Seconds(3600.0), doc='How often an account is asked which models it has; "0s" = never.', low=0
+    )
     max_attempts: int = key(3, doc="Accounts tried for one call.", low=1, high=20)
 
 

@@ -159,6 +159,7 @@ class Serving:
             lasting.start_soon(daemon.upstreams.keep_tidy)
             lasting.start_soon(daemon.health_checks.run)
             lasting.start_soon(daemon.app.signs.run)
+            lasting.start_soon(daemon.model_offers.run)
             lasting.start_soon(tell_watchdog, os.environ, notify)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)

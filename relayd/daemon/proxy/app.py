@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import attrs
 import msgspec
 
-from relayd.core.access.model_list import find_model, usable_models
+from relayd.core.access.model_list import NOTHING_ASKED, Offers, find_model, usable_models
 from relayd.core.access.ownership import ObjectRequest
 from relayd.core.access.permissions import allow_endpoint
 from relayd.daemon.net.exchange import Exchange
@@ -42,6 +42,7 @@ class PublicApp:
     Args:
         state: what keys have used; None where nothing is counted.
         known_models: ids of models that exist (those with a price).
+        offers: what the upstreams of accounts list.
         unready: what keeps calls from being served here; () for nothing.
         draining: whether /readyz sends load balancers elsewhere.
     """
@@ -52,6 +53,7 @@ class PublicApp:
     signs: SignsOfLife
     state: StateClient | None
     known_models: Callable[[], Iterable[str]]
+    offers: Callable[[], Offers] = lambda: NOTHING_ASKED
     unready: Callable[[], tuple[str, ...]] = tuple
     draining: bool = False
 
@@ -112,12 +114,12 @@ class PublicApp:
         snapshot, key = self.calls.identify(exchange, draft)
         allow_endpoint(Call(endpoint="models"), key)
         if asked.one:
-            found = find_model(asked.one, key, snapshot)
+            found = find_model(asked.one, key, snapshot, self.known_models(), self.offers())
             if found is None:
                 raise Refusal(status=404, message=f"model: {ascii(asked.one[:100])[1:-1]}", param="model")
             body = msgspec.json.encode(openai_shapes.model_object(found) if asked.openai else model_object(found))
         else:
-            entries = usable_models(key, snapshot, self.known_models())
+            entries = usable_models(key, snapshot, self.known_models(), self.offers())
             body = self._page(entries, asked, exchange.head.query)
         return Reply(status=200, headers=[JSON, *self.replies.ids(draft.call_id, draft.revision)], body=body)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
 from relayd.core.access.body_budget import BodyBudget
+from relayd.core.access.model_list import NOTHING_ASKED, Offers
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
@@ -24,6 +25,7 @@ from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.kept_items import KeptItems
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.object_lists import ObjectLists
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
@@ -43,6 +45,7 @@ def build_proxy(
     keeper: OAuthKeeper | None,
     record: Callable[[Receipt], None],
     known_models: Callable[[], Iterable[str]],
+    offers: Callable[[], Offers] = lambda: NOTHING_ASKED,
     bodies: BodyBudget,
     wall: Callable[[], float],
     new_id: Callable[[], str],
@@ -57,6 +60,7 @@ def build_proxy(
         keeper: renews tokens that an upstream no longer takes; None: nobody does.
         record: takes every receipt; sync, must not raise.
         known_models: ids of models that exist (those with a price).
+        offers: what the upstreams of accounts list.
         bodies: the memory that request bodies may take.
         wall: Unix time, s.
         new_id: a fresh call id.
@@ -88,6 +92,7 @@ def build_proxy(
             wall=wall,
         ),
         ownership=ownership,
+        items=KeptItems(state=state, large=large),
         replies=replies,
         record=record,
         bodies=bodies,
@@ -104,5 +109,6 @@ def build_proxy(
         signs=signs,
         state=state,
         known_models=known_models,
+        offers=offers,
         unready=unready,
     )

@@ -30,6 +30,7 @@ from relayd.core.receipt import Draft, Receipt
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.accounting import CallAccounting
 from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.proxy.kept_items import KeptItems
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
@@ -40,6 +41,8 @@ from relayd.wire.call import Call, Dialect
 from relayd.wire.content_coding import CODINGS, coding_of
 from relayd.wire.conversation import conversation
 from relayd.wire.http import Headers
+from relayd.wire.openai.responses import OPENAI_RESPONSES
+from relayd.wire.openai.responses_answer import ResponsesTranslator
 from relayd.wire.peek import LARGE
 from relayd.wire.refusal import Refusal
 
@@ -61,6 +64,7 @@ class CallServer:
     in_flight: InFlight
     accounting: CallAccounting
     ownership: OwnershipIndex
+    items: KeptItems
     replies: ReplyWriter
     record: Callable[[Receipt], None]
     bodies: BodyBudget
@@ -150,6 +154,8 @@ class CallServer:
         body, snapshot, key = await self.body(exchange, draft, snapshot, key)
         if len(body) >= LARGE:
             await self.accounting.pass_in_advance(draft.call_id, dialect.endpoint, key, snapshot)
+        if dialect.name == OPENAI_RESPONSES.name:
+            body = await self.items.restored(body, key, snapshot)
         aliases = snapshot.relay.models
         call = await self.large.read(len(body), dialect.parse, exchange.head, body, now=draft.started, aliases=aliases)
         draft.model, draft.stream, draft.max_tokens = call.model[:LONGEST], call.stream, call.max_tokens
@@ -166,6 +172,9 @@ class CallServer:
         )
         if context.counting:
             context.amend = partial(self._counted, context)
+        translator = context.translator
+        if isinstance(translator, ResponsesTranslator) and translator.hints.store:
+            context.keep_items = partial(self.items.keep, translator.finished, key, snapshot)
         files = await self.ownership.bind(call.body, key, snapshot, call.resumed.ids())
         context.barred = {**unfit(call.named.models, snapshot), **files} if call.named.models else files
         await self.carry(context, snapshot)

@@ -46,6 +46,7 @@ class CallContext:
         amend: given an account's id and its answer, returns the answer that goes to the client.
         early: the client has been given a head and comments, before the upstream began to answer.
         notes: headers in which the relay says what it did to the answer.
+        keep_items: called before the answer is whole, to keep what its client may refer to later; None keeps nothing.
         keep: given an account's id and the ids of its answer and of the container that it used, each "" where there is
             none, writes down what the upstream keeps of the call.
     """
@@ -73,6 +74,7 @@ class CallContext:
     suspects: Suspects = attrs.field(factory=Suspects)
     lost: int = 0
     amend: Amend | None = None
+    keep_items: Callable[[], None] | None = None
     keep: Keep | None = None
     early: bool = False
     notes: HeaderPairs = attrs.field(factory=list)
@@ -89,3 +91,10 @@ class CallContext:
     def served(self) -> bool:
         """Whether the client was given a stream to its last word; it may close then, and some do."""
         return self.stream is not None and self.stream.whole
+
+    async def settle(self) -> None:
+        """What has to be done before the answer's last byte is sent."""
+        if self.keep_items is not None:
+            self.keep_items()
+        if self.before_last_byte is not None:
+            await self.before_last_byte()

@@ -164,8 +164,7 @@ class ReplyWriter:
                 await context.keep(context.draft.account, *await self.large.read(len(body), _made_by, body))
         if context.translator is not None:
             body = await self.large.read(len(body), context.translator.whole, status, body)
-        if context.before_last_byte is not None:
-            await context.before_last_byte()
+        await context.settle()
         await context.exchange.reply(Reply(status=status, headers=headers, body=body))
 
     async def _pass(self, context: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:
@@ -189,7 +188,7 @@ class ReplyWriter:
             request_id=draft.upstream_request_id or draft.call_id,
             deadline=context.deadline,
             revoked=lambda: draft.revoked,
-            before_end=context.before_last_byte,
+            before_end=context.settle if context.keep_items or context.before_last_byte else None,
             unnamed=answer.body.unnamed,
         )
         if context.keep is not None and context.plan.call.resumed.in_thread:

@@ -18,7 +18,7 @@ from relayd.wire.api_paths import canonical, meant
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import RequestHead
 from relayd.wire.openai.chat import OPENAI_CHAT
-from relayd.wire.openai.responses import OPENAI_RESPONSES
+from relayd.wire.openai.responses import OPENAI_COMPACT, OPENAI_COUNT, OPENAI_RESPONSES
 from relayd.wire.refusal import Refusal
 
 MESSAGES = Native()
@@ -31,6 +31,8 @@ DIALECTS: Mapping[str, Dialect] = {
     "/v1/messages/count_tokens": COUNT_TOKENS,
     **{f"{base}/chat/completions": OPENAI_CHAT for base in _OPENAI},
     **{f"{base}/responses": OPENAI_RESPONSES for base in _OPENAI},
+    **{f"{base}/responses/compact": OPENAI_COMPACT for base in _OPENAI},
+    **{f"{base}/responses/input_tokens": OPENAI_COUNT for base in _OPENAI},
 }
 
 

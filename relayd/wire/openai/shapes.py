@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import msgspec
@@ -41,13 +41,19 @@ def upstream_headers(head: RequestHead) -> HeaderPairs:
     return pairs + [pair for pair in head.headers if pair[0] in _TRAVELS]
 
 
+# How a client writes calls of a tool: JSON arguments, free text, or the form of one of OpenAI's own tools.
+CallForm = Literal["function", "custom", "shell", "local_shell", "apply_patch"]
+# What a call is for: an answer; a summary, as one item of an answer or on its own path; the count of its tokens.
+Purpose = Literal["answer", "checkpoint", "compact", "count"]
+
+
 @attrs.frozen(kw_only=True)
 class ToolName:
     """What a client calls a tool whose name the upstream knows in another form."""
 
     name: str
     namespace: str = ""
-    custom: bool = False  # free text instead of JSON arguments
+    form: CallForm = "function"
 
 
 NO_NAMES: Mapping[str, ToolName] = MappingProxyType({})
@@ -68,7 +74,10 @@ class Hints:
         ignored: parameters that were accepted without effect.
         mended: what had to be put in order.
         names: the client's names of tools, by the upstream's, where they differ.
-        echo: members of a Responses object that repeat the request, as JSON without braces.
+        purpose: what was asked for, in Responses.
+        store: whether the client leaves its items here.
+        echo: members of a Responses object that repeat the request, as JSON without braces; of a compaction, the items
+            that stay, as JSON.
     """
 
     model: str
@@ -81,7 +90,14 @@ class Hints:
     ignored: tuple[str, ...] = ()
     mended: tuple[str, ...] = ()
     names: Mapping[str, ToolName] = attrs.field(default=NO_NAMES, repr=False)
+    purpose: Purpose = "answer"
+    store: bool = False
     echo: bytes = attrs.field(default=b"", repr=False)
+
+    @property
+    def compacts(self) -> bool:
+        """Whether the answer's text is a summary."""
+        return self.purpose in ("checkpoint", "compact")
 
     def unwraps(self, tool: str | None) -> bool:
         """Whether a call of `tool` is the structured answer itself."""
@@ -254,8 +270,10 @@ def _until(moment: bytes, now: float) -> bytes:
 
 
 def model_object(entry: ModelEntry, owned_by: str = "anthropic") -> dict[str, Any]:
-    """One model as OpenAI's `GET /v1/models/{id}` gives it; `created` in Unix seconds."""
-    return {"id": entry.id, "object": "model", "created": _unix(entry.created), "owned_by": owned_by}
+    """One model as OpenAI's `GET /v1/models/{id}` gives it; `created` in Unix seconds. One that goes is marked."""
+    own = {"id": entry.id, "object": "model", "created": _unix(entry.created), "owned_by": owned_by}
+    marks = {name: entry.more[name] for name in ("lifecycle", "retires_at") if name in entry.more}
+    return own | (marks if marks.get("lifecycle") != "active" else {})
 
 
 def models_list(entries: Iterable[ModelEntry], owned_by: str = "anthropic") -> bytes:
