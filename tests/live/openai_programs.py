@@ -23,7 +23,7 @@ from pathlib import Path
 import attrs
 
 HERE = Path(__file__).parent
-PATIENCE = 240.0  # s for an installation over a slow line
+PATIENCE = 600.0  # s for an installation over a slow line
 _READY = "ready"  # written last, so a half-made directory is made anew
 
 
