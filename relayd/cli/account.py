@@ -51,10 +51,9 @@ from relayd.config.secrets.seal import seal
 from relayd.config.secrets.sealed_fields import account_place, parsed, recipients_of, relay_table, table_binding
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
+from relayd.wire.current_models import SMALL
 
 KINDS = tuple(ACCOUNT_KINDS)
-# The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
-TEST_MODEL = "claude-haiku-4-5"
 SIGN_IN = 300.0  # s that a person may take in the browser
 
 
@@ -340,7 +339,7 @@ def _fields(args: argparse.Namespace, kind: str) -> dict[str, Value]:
 
 def _test_model(account: Account) -> str:
     """A model that the account says it serves by name, else the default."""
-    return next((model for model in account.models if "*" not in model and "?" not in model), TEST_MODEL)
+    return next((model for model in account.models if "*" not in model and "?" not in model), SMALL)
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
+from relayd.wire.current_models import LARGE, USUAL
+
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
         "relayd run --config /srv/relay",
@@ -34,8 +36,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "rollback": ("relayd rollback",),
     "status": ("relayd status", "relayd status --watch", "relayd status --json"),
     "explain": (
-        'relayd explain --key dev --model claude-sonnet-4-5 --client "claude-cli/2.1.0 (external, cli)"',
-        "relayd explain --key dev --model claude-sonnet-4-5 --at HEAD~1",
+        f'relayd explain --key dev --model {USUAL} --client "claude-cli/2.1.0 (external, cli)"',
+        f"relayd explain --key dev --model {USUAL} --at HEAD~1",
     ),
     "usage": ("relayd usage",),
     "report": ("relayd report --day 2026-11-22", "relayd report --by key,model --json"),
@@ -60,7 +62,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "relayd account add lab --kind simulator",
     ),
     "account seal": ("relayd account seal main < new-key.txt",),
-    "account test": ("relayd account test main", "relayd account test main --model claude-opus-4-1"),
+    "account test": ("relayd account test main", f"relayd account test main --model {LARGE}"),
     "account login": ("relayd account login max", "relayd account login max --paste      no browser on this machine"),
     "account disable": ("relayd account disable main",),
     "account delete": ("relayd account delete old --with-dependents",),

@@ -28,8 +28,10 @@ encode = msgspec.json.encode
 API_VERSION = b"2023-06-01"
 
 # A translated call is a new request, so headers are chosen, not filtered. The client's name travels on as it is, and so
-# does what an operator's tracing needs. openai-*, x-stainless-*, session-id and the like speak of another API.
+# does what an operator's tracing needs, and what is asked of the simulator. openai-*, x-stainless-*, session-id and the
+# like speak of another API.
 _TRAVELS = frozenset({b"user-agent", b"traceparent", b"tracestate", b"baggage", b"idempotency-key"})
+_SIMULATE = b"x-simulate-"
 
 
 def upstream_headers(head: RequestHead) -> HeaderPairs:
@@ -38,7 +40,7 @@ def upstream_headers(head: RequestHead) -> HeaderPairs:
     beta = head.headers.joined(b"anthropic-beta")
     if beta:
         pairs.append((b"anthropic-beta", beta))
-    return pairs + [pair for pair in head.headers if pair[0] in _TRAVELS]
+    return pairs + [pair for pair in head.headers if pair[0] in _TRAVELS or pair[0].startswith(_SIMULATE)]
 
 
 # How a client writes calls of a tool: JSON arguments, free text, or the form of one of OpenAI's own tools.
