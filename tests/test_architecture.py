@@ -51,6 +51,7 @@ DOORS = {
     "cryptography": ("config/secrets/seal",),
     "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/net/", "daemon/accounts/", "daemon/proxy/"),
+    "outcome": ("daemon/net/polled_stream",),
     "msgspec": ("wire/", "config/diff", "core/", "simulator/", "state/", "daemon/", "cli/"),
     "python_socks": ("daemon/net/connect",),
     "re2": ("config/pattern",),

@@ -204,8 +204,10 @@ def body(stream: bool, size: int = 2) -> bytes:
     return json.dumps({**fields, "messages": messages}, separators=(",", ":")).encode()
 
 
-def start_daemon(directory: Path, upstream_port: int) -> tuple[subprocess.Popen[str], int, float]:
-    """`relayd run` on a tree of its own. Process, port, and seconds until it listened."""
+def start_daemon(
+    directory: Path, upstream_port: int, *, command: tuple[str, ...] = (sys.executable,), patience: float = 30
+) -> tuple[subprocess.Popen[str], int, float]:
+    """`relayd run` on a tree of its own, by the Python in `command`. Process, port, seconds until it listened."""
     for name in ("accounts.d", "keys.d"):
         (directory / name).mkdir()
     (directory / "secret").write_text("sk-ant-bench")
@@ -220,7 +222,7 @@ def start_daemon(directory: Path, upstream_port: int) -> tuple[subprocess.Popen[
     began = time.monotonic()
     log = (directory / "log").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", "relayd", "run", "--config", str(directory)],
+        [*command, "-m", "relayd", "run", "--config", str(directory)],
         stderr=log,
         text=True,
         env={**os.environ, "RELAYD_CREDENTIALS": str(directory)},
@@ -230,7 +232,7 @@ def start_daemon(directory: Path, upstream_port: int) -> tuple[subprocess.Popen[
             entry = json.loads(line) if line.startswith("{") else {}
             if entry.get("event") == "daemon.listening":
                 return process, int(entry["listen"][0].rpartition(":")[2]), time.monotonic() - began
-        if process.poll() is not None or time.monotonic() > began + 30:
+        if process.poll() is not None or time.monotonic() > began + patience:
             raise SystemExit((directory / "log").read_text())
         time.sleep(0.01)
 

@@ -94,6 +94,10 @@ class SimulatedBody(httpx2.AsyncByteStream):
     async def wait(self) -> None:
         await trio.sleep_until(self._play.due)
 
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        while not turn():
+            await self.wait()
+
     def close(self) -> None:
         self._closed = True
 

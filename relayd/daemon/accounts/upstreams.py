@@ -131,19 +131,23 @@ class BlottedBody:
 
     def take(self) -> bytes | None:
         """The next bytes, `b""` at the end, None when there are none yet."""
-        if self._ended:
-            return b""
-        data = self._source.take()
-        if data:
-            return self._blotter.feed(data) or None
-        if data is None:
-            return None
-        self._ended = True
-        return self._blotter.rest()
+        while not self._ended:
+            data = self._source.take()
+            if data is None:
+                return None
+            self._ended = not data
+            clean = self._blotter.feed(data) if data else self._blotter.rest()
+            if clean:
+                return clean
+        return b""
 
     async def wait(self) -> None:
         """Wait until `take` may have something to say."""
         await self._source.wait()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `BodySource.carry`."""
+        await self._source.carry(turn)
 
     def close(self) -> None:
         """Be done with it."""

@@ -25,7 +25,6 @@ from relayd.daemon.net.connect import Origin, Resolver, cause, parse_proxy
 from relayd.daemon.net.connection_pool import ConnectionPool, PoolStatistics, UpstreamConnection
 from relayd.daemon.net.request import Body, body_of, encode, origin_of
 from relayd.daemon.net.response_stream import ResponseStream
-from relayd.daemon.net.stream import Stream
 
 # Body bytes that travel in one write with the request head. Beyond it, joining costs more than a second write.
 JOIN_LIMIT = 65536
@@ -202,7 +201,7 @@ async def _send_piece(answer: ResponseStream, connection: UpstreamConnection, pi
     rest = memoryview(piece)[taken:]
     while rest:
         with trio.move_on_after(patience) as scope:
-            await _either(connection.stream)
+            await connection.stream.ready()
         if scope.cancelled_caught:
             raise httpx2.WriteTimeout(f"{connection.origin}: took no byte of the request for {patience:g} s")
         answer.poll()
@@ -210,19 +209,6 @@ async def _send_piece(answer: ResponseStream, connection: UpstreamConnection, pi
             return False
         rest = rest[connection.stream.send(rest) :]
     return True
-
-
-async def _either(stream: Stream) -> None:
-    """Wait until `stream` is readable or writable."""
-    async with trio.open_nursery() as nursery:
-
-        async def wait_readable() -> None:
-            await stream.readable()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(wait_readable)
-        await stream.writable()
-        nursery.cancel_scope.cancel()
 
 
 async def _await_head(answer: ResponseStream) -> None:

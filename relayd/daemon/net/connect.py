@@ -25,7 +25,8 @@ from typing import NamedTuple
 import attrs
 import trio
 
-from relayd.daemon.net.stream import PlainStream, Stream, send_all, tune
+from relayd.daemon.net.polled_stream import open_stream
+from relayd.daemon.net.stream import Stream, send_all, tune
 from relayd.daemon.net.tls import TlsStream
 
 # A name is looked up again after this long, s. Cloud front doors announce records of 60 to 300 s; half of the shortest.
@@ -253,7 +254,7 @@ async def _secure(stream: Stream, host: str, context: ssl.SSLContext) -> Stream:
 
 async def _connect_direct(origin: Origin, resolver: Resolver) -> Stream:
     try:
-        return PlainStream(await try_addresses(origin.host, origin.port, resolver, connect_tcp))
+        return open_stream(await try_addresses(origin.host, origin.port, resolver, connect_tcp))
     except OSError as exc:
         raise ConnectFailed(f"{origin}: {cause(exc)}") from exc
 
@@ -263,7 +264,7 @@ async def _connect_by_proxy(origin: Origin, proxy: ProxyServer, tls: ssl.SSLCont
     try:
         if proxy.scheme == "socks5":
             return await _connect_by_socks5(origin, proxy, resolver)
-        stream: Stream = PlainStream(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
+        stream: Stream = open_stream(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
         if proxy.scheme == "https":
             stream = await _secure(stream, proxy.host, tls)
     except OSError as exc:
@@ -380,7 +381,7 @@ async def _connect_by_socks5(origin: Origin, proxy: ProxyServer, resolver: Resol
         return sock
 
     try:
-        return PlainStream(await try_addresses(proxy.host, proxy.port, resolver, attempt))
+        return open_stream(await try_addresses(proxy.host, proxy.port, resolver, attempt))
     except python_socks.ProxyConnectionError as exc:
         raise OSError(exc.errno or 0, str(exc)) from exc
     except python_socks.ProxyError as exc:

@@ -430,7 +430,7 @@ class _Watch:
         if exchange.gone or exchange._stream.fileno() < 0:
             self._scope.cancel()
         else:
-            exchange._connection.edge.disconnects.add(exchange._stream.sock, exchange._client_left)
+            exchange._connection.notice_leaving(exchange._client_left)
         return self._scope.__enter__()
 
     def __exit__(
@@ -438,7 +438,7 @@ class _Watch:
     ) -> bool | None:
         exchange = self._exchange
         exchange._scope = None
-        exchange._connection.edge.disconnects.discard(exchange._stream.sock)
+        exchange._connection.notice_leaving(None)
         return self._scope.__exit__(kind, error, trace)
 
 

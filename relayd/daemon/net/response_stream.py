@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httptools
 import httpx2
@@ -199,6 +199,10 @@ class ResponseStream(httpx2.AsyncByteStream):
             await trio.lowlevel.checkpoint()
         else:
             await self._connection.stream.readable()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `BodySource.carry`."""
+        await self._connection.stream.carry(turn)
 
     def close(self) -> None:
         """As `BodySource.close`."""

@@ -4,8 +4,10 @@ Rule: no decision about accounts is taken here, and no event is decoded. From th
 failover; a body that ends before its time ends with an error in the client's words, never neatly.
 
 Theory: between two waits everything is sync: take what the upstream has sent, let the meter look at it, hand it to the
-client's socket. Waits lose nothing when they are cancelled, so one deadline per silence (not per chunk) is enough:
-when it fires, the loop looks how long it has really been silent and goes on.
+client's socket. So the source itself carries a stream (`Stream.carry`), and the stream's task sleeps until there is
+something to decide: the end, an error, silence, a client that is slower than the upstream. Waits lose nothing when they
+are cancelled, so one deadline per silence (not per chunk) is enough: when it fires, the loop looks how long it has
+really been silent and goes on.
 """
 
 from __future__ import annotations
@@ -150,6 +152,7 @@ class EventStream:
     unnamed: bool = False
     heard: float = attrs.field(default=0.0, init=False)  # when the upstream last sent a byte
     _over: bool = attrs.field(default=False, init=False)  # the upstream has ended it, or went silent
+    _at_end: bool = attrs.field(default=False, init=False)  # all of it has been taken
     _last: bytes = attrs.field(default=b"", init=False)  # what waits for before_end
     _spoken: float = 0.0  # when the client was last sent one
     _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
@@ -221,17 +224,20 @@ class EventStream:
 
         Raises: httpx2.TransportError.
         """
+        await self.source.carry(self._carry_on)
+        return self._at_end
+
+    def _carry_on(self) -> bool:
+        """Pass on what is there; whether there is something to decide. As `Stream.carry` asks of its function."""
         source = self.source
-        while True:
-            data = source.take()
-            if data is None:
-                await source.wait()
-            elif data:
-                self.heard = trio.current_time()
-                if not self._forward(data):
-                    return False
-            else:
+        while (data := source.take()) is not None:
+            if not data:
+                self._at_end = True
                 return True
+            self.heard = trio.current_time()
+            if not self._forward(data):
+                return True
+        return False
 
     def _forward(self, data: bytes) -> bool:
         self.meter.feed(self._named(data) if self.unnamed else data)

@@ -122,6 +122,7 @@ async def test_after_close_calls_are_served_but_no_connection_is_kept(transport:
 # Stale connections.
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_connection_closed_while_idle_is_noticed_before_it_is_used(transport: Transport) -> None:
     async with serving(answering_once()) as upstream:
         await ask(transport, upstream.url())
@@ -130,6 +131,7 @@ async def test_a_connection_closed_while_idle_is_noticed_before_it_is_used(trans
         assert transport.statistics().retried == 0
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_connection_that_spoke_unasked_is_not_used(transport: Transport) -> None:
     spoken = trio.Event()
 
@@ -330,6 +332,7 @@ async def test_no_proxy_comes_from_the_environment(transport: Transport, monkeyp
         assert await ask(transport, upstream.url()) == (200, b"hi")
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_an_unread_body_makes_the_upstream_wait(transport: Transport) -> None:
     stuck = trio.Event()
 
@@ -350,6 +353,7 @@ async def test_an_unread_body_makes_the_upstream_wait(transport: Transport) -> N
         source(response).close()
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_an_early_answer_to_a_large_body_is_noticed(transport: Transport) -> None:
     async def too_large(conversation: Conversation) -> None:
         await conversation.head()
@@ -409,6 +413,7 @@ async def test_a_head_that_never_ends_is_a_read_timeout(transport: Transport) ->
             await ask(transport, upstream.url(), timeout={"first_byte": 0.1})
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_an_upstream_that_takes_no_more_is_a_write_timeout(transport: Transport) -> None:
     async def deaf(conversation: Conversation) -> None:
         await conversation.head()
@@ -449,6 +454,7 @@ async def test_error_texts_show_neither_headers_nor_the_urls_credentials(transpo
 # Cancellation.
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_cancelling_any_wait_of_a_call_leaves_nothing_open() -> None:
     async def slow(conversation: Conversation) -> None:
         while await conversation.request():
@@ -475,6 +481,7 @@ async def test_cancelling_any_wait_of_a_call_leaves_nothing_open() -> None:
         assert step > 10
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_many_calls_with_random_cancels_leave_a_transport_that_works(transport: Transport) -> None:
     rng = random.Random(7)
 

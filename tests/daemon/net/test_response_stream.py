@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import ssl
+from collections.abc import Callable
 
 import attrs
 import httpx2
@@ -44,6 +45,13 @@ class Feed:
 
     async def writable(self) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        while not turn():
+            await self.readable()
 
     def close(self) -> None:
         self.closed = True
