@@ -9,7 +9,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from functools import lru_cache
-from typing import cast
 
 import attrs
 import httpx2
@@ -23,7 +22,7 @@ from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import NO_SOCKS, PackageMissing, Resolver, has_socks
 from relayd.daemon.net.connection_pool import NoDescriptors
-from relayd.daemon.net.request import build_request
+from relayd.daemon.net.request import PlainRequest, Target, target_of
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
 from relayd.wire.blot import SHORTEST, Blotter, blotted
@@ -63,20 +62,22 @@ class Upstreams:
             repeatable: as in `build_request`.
         """
         timeout = {"connect": limits.connect_timeout, "write": limits.idle_timeout, "first_byte": first_byte}
-        url = url_of(outbound.base_url, outbound.target)
-        request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout, repeatable=repeatable)
         try:
-            response = await self.transport(account).handle_async_request(request)
+            target = _target_of(outbound.base_url, outbound.target)
+            request = PlainRequest(
+                outbound.method, target, outbound.headers, outbound.body, timeout, repeatable=repeatable
+            )
+            answer = await self.transport(account).ask(request)
         except httpx2.TransportError as error:
             return unreachable(error, outbound.credential)
         inbound = Inbound(
-            status=response.status_code,
-            headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
-            source=cast("BodySource", response.stream),
+            status=answer.status,
+            headers=Headers(answer.headers),  # both transports give lower-case names
+            source=answer,
         )
         return inbound if len(outbound.credential) < SHORTEST else without_echo(inbound, outbound.credential)
 
-    def transport(self, account: Account) -> httpx2.AsyncBaseTransport:
+    def transport(self, account: Account) -> Transport | SimulatorTransport:
         """The transport that serves `account`; one for each proxy, and one for each simulated account."""
         if ACCOUNT_KINDS[account.kind].in_process:
             simulator = self._simulators.get(account.id)
@@ -178,6 +179,12 @@ _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
     (httpx2.ProtocolError, "protocol"),
     (httpx2.TransportError, "reset"),
 )
+
+
+@lru_cache(maxsize=1024)
+def _target_of(base_url: str, target: str) -> Target:
+    """Raises: httpx2.UnsupportedProtocol."""
+    return target_of(url_of(base_url, target))
 
 
 @lru_cache(maxsize=1024)

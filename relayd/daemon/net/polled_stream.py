@@ -11,6 +11,7 @@ itself calls a function for each edge, until that function has something to tell
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable
 
@@ -64,6 +65,18 @@ class PolledStream(PlainStream):
         else:
             self._reader = _alone(self._reader)
             await trio.lowlevel.wait_task_rescheduled(self._forget_reader)
+
+    async def readable_within(self, seconds: float) -> bool:
+        """As Stream.readable_within."""
+        if self._in or seconds == math.inf:
+            await self.readable()
+            return True
+        self._reader = _alone(self._reader)
+        self._poller.patience.begin(seconds, self._expire)
+        try:
+            return bool(await trio.lowlevel.wait_task_rescheduled(self._forget_reader))
+        finally:
+            self._poller.patience.end(seconds, self._expire)
 
     async def writable(self) -> None:
         """As Stream.writable."""
@@ -144,7 +157,11 @@ class PolledStream(PlainStream):
             self._reader = self._turn = None
         if self._writer is task:
             self._writer = None
-        trio.lowlevel.reschedule(task, end or outcome.Value(None))
+        trio.lowlevel.reschedule(task, end or outcome.Value(True))
+
+    def _expire(self) -> None:
+        if self._reader is not None:
+            self._wake(self._reader, outcome.Value(False))
 
     # Cancellation
 

@@ -17,6 +17,8 @@ from collections.abc import Callable
 
 import trio
 
+from relayd.daemon.net.patience import Patience
+
 # Streams that are told in one go before other tasks have a turn; the others' edges wait in the epoll.
 TOLD_PER_TURN = 256
 
@@ -29,9 +31,10 @@ Told = Callable[[int], None]
 
 
 class Poller:
-    """The streams of one trio run."""
+    """The streams of one trio run. `patience` is for those waits of theirs that have a time."""
 
     def __init__(self) -> None:
+        self.patience = Patience()
         self._epoll = select.epoll()
         self._told: dict[int, Told] = {}
 
@@ -72,4 +75,5 @@ def current_poller() -> Poller | None:
         current.set(poller)
         if poller is not None:
             trio.lowlevel.spawn_system_task(poller.run)
+            trio.lowlevel.spawn_system_task(poller.patience.run)
         return poller

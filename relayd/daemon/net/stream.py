@@ -36,6 +36,10 @@ class Stream(Protocol):
         """Wait until `recv` may have something to say. Cancellation loses nothing."""
         ...
 
+    async def readable_within(self, seconds: float) -> bool:
+        """As `readable`; False when there was nothing for so long."""
+        ...
+
     async def writable(self) -> None:
         """Wait until `send` may take something. Cancellation loses nothing."""
         ...
@@ -81,6 +85,11 @@ class PlainStream:
 
     async def readable(self) -> None:
         await trio.lowlevel.wait_readable(self.sock)
+
+    async def readable_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds) as scope:
+            await self.readable()
+        return not scope.cancelled_caught
 
     async def writable(self) -> None:
         await trio.lowlevel.wait_writable(self.sock)

@@ -149,6 +149,12 @@ class TlsStream:
         else:
             await trio.lowlevel.checkpoint()
 
+    async def readable_within(self, seconds: float) -> bool:
+        if self._verdict is None:
+            return await self._inner.readable_within(seconds)
+        await trio.lowlevel.checkpoint()
+        return True
+
     async def writable(self) -> None:
         await self._inner.writable()
 

@@ -40,6 +40,9 @@ FIRST_EVENT_LIMIT = 64 << 10
 # by a cut, is what no SDK can decode. Events are some hundred bytes, those with documents up to some hundred thousand.
 HALF_LIMIT = 256 << 10
 
+# How nearly every stream begins.
+_USUAL = b"event: message_start\ndata: {"
+
 COMMENT = b": keep-alive\n\n"
 CUT = Refusal(status=502, message="the upstream broke off its answer", code="upstream_cut")
 SILENT = Refusal(status=504, message="the upstream went silent in the middle of its answer", code="upstream_silent")
@@ -98,6 +101,8 @@ async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody
             if not more:
                 return BufferedBody(data=data, ended=True), ""
             data += more
+            if _begins_as_usual(data):
+                return BufferedBody(data=data), "message_start"
             for event in decoder.feed(more):
                 name = event_name(event)
                 if name not in ("ping", ""):
@@ -108,6 +113,12 @@ async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody
     except httpx2.TransportError as error:
         return BufferedBody(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
     return BufferedBody(data=data), "unknown"
+
+
+def _begins_as_usual(data: bytes) -> bool:
+    """Whether the first event is a whole `message_start` of one line of data, which says nothing that decides."""
+    end = data.find(b"\n", len(_USUAL))
+    return end > 0 and data.startswith(_USUAL) and data.startswith(b"\n\n", end)
 
 
 async def _next(source: BodySource, patience: float) -> bytes:

@@ -43,6 +43,10 @@ class Feed:
     async def readable(self) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def readable_within(self, seconds: float) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
     async def writable(self) -> None:
         await trio.lowlevel.checkpoint()
 

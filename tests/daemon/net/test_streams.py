@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import socket
 import struct
@@ -12,7 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
+from relayd.daemon.net.patience import Patience
 from relayd.daemon.net.polled_stream import PolledStream, open_stream
 from relayd.daemon.net.stream import READ_SIZE, PlainStream, send_all, tune
 
@@ -182,14 +185,61 @@ async def _receive(sock: socket.socket, size: int) -> None:
             await trio.lowlevel.wait_readable(sock)
 
 
+async def _within(stream: PlainStream, seconds: float) -> None:
+    assert await stream.readable_within(seconds)
+
+
+# Patience.
+
+
+async def test_a_wait_with_a_time_ends_by_itself_or_by_what_comes(ends: Ends) -> None:
+    began = trio.current_time()
+    assert not await ends.ours.readable_within(0.01)
+    assert trio.current_time() >= began + 0.01
+    ends.theirs.send(b"a")
+    assert await ends.ours.readable_within(PATIENCE)
+    assert await received(ends.ours, 1) == b"a"
+    assert not await ends.ours.readable_within(0.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_within, ends.ours, math.inf)
+        await settled()
+        ends.theirs.send(b"b")
+
+
+async def test_waits_end_in_the_order_of_their_times_and_those_that_ended_early_do_not(
+    autojump_clock: MockClock,
+) -> None:
+    patience, rung = Patience(), list[tuple[str, float]]()
+
+    def ring(name: str) -> Callable[[], None]:
+        return lambda: rung.append((name, trio.current_time()))
+
+    early = ring("early")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(patience.run)
+        for name, seconds in (("long", 50.0), ("short", 5.0), ("same", 5.0), ("none", 0.0)):
+            patience.begin(seconds, ring(name))
+        patience.begin(20.0, early)
+        await trio.sleep(3)
+        patience.begin(5.0, ring("later"))
+        patience.end(20.0, early)
+        patience.end(20.0, early)
+        await trio.sleep(100)
+        patience.begin(1.0, ring("afterwards"))
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert rung == [("none", 0), ("short", 5), ("same", 5), ("later", 8), ("long", 50), ("afterwards", 104)]
+
+
 # Cancellation and closing.
 
 
-@pytest.mark.parametrize("wait", ["readable", "writable", "ready", "carry"])
+@pytest.mark.parametrize("wait", ["readable", "readable_within", "writable", "ready", "carry"])
 async def test_every_wait_can_be_cancelled_and_loses_nothing(ends: Ends, wait: str) -> None:
     full = fill(ends.ours)
     waits: dict[str, Callable[[], Awaitable[None]]] = {
         "readable": ends.ours.readable,
+        "readable_within": lambda: _within(ends.ours, PATIENCE),
         "writable": ends.ours.writable,
         "ready": ends.ours.ready,
         "carry": lambda: ends.ours.carry(lambda: ends.ours.recv() is not None),
