@@ -41,6 +41,8 @@ class Usage:
     @property
     def rest(self) -> Usage:
         """What is in no part."""
+        if not self.parts:
+            return self
         left = {name: getattr(self, name) - sum(getattr(part.usage, name) for part in self.parts) for name in _TOKENS}
         return attrs.evolve(self, parts=(), **{name: max(count, 0) for name, count in left.items()})
 

@@ -210,8 +210,9 @@ async def _send_piece(answer: ResponseStream, connection: UpstreamConnection, pi
 async def _await_head(answer: ResponseStream, origin: Origin, patience: float) -> None:
     """Read until the head is complete or broken. Raises: httpx2.ReadTimeout after `patience` s."""
     left, due = patience, trio.current_time() + patience
-    while not answer.head_complete and answer.failure is None:
-        if not await answer.wait_within(left):  # first: an answer is never there as soon as its request is sent
-            raise httpx2.ReadTimeout(f"{origin}: no answer in {patience:g} s")
+    while await answer.wait_within(left):  # first: an answer is never there as soon as its request is sent
         answer.poll()
+        if answer.head_complete or answer.failure is not None:
+            return
         left = max(0.0, due - trio.current_time())
+    raise httpx2.ReadTimeout(f"{origin}: no answer in {patience:g} s")

@@ -189,8 +189,7 @@ class CallServer:
             draft.revoked = True
             scope.cancel()
 
-        with exchange.watch() as scope, self.in_flight.revocable(draft.key, allowed, revoke):
-            scope.deadline = deadline
+        with exchange.watch(deadline) as scope, self.in_flight.revocable(draft.key, allowed, revoke):
             await serve()
         if exchange.gone:
             draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
