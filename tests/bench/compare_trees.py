@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import socket
 import statistics
 import tempfile
@@ -19,14 +18,11 @@ from pathlib import Path
 
 import relay_cost as cost
 
-HERE = Path(__file__).parents[2]
-
 
 def start(tree: Path, place: Path, upstream_port: int) -> tuple[int, int, Callable[[], None]]:
     """A daemon of a checkout: its process number, its port, and how to stop it."""
     place.mkdir()
-    os.environ["PYTHONPATH"] = str(tree)
-    process, port, _ = cost.start_daemon(place, upstream_port)
+    process, port, _ = cost.start_daemon(place, upstream_port, tree=tree)
 
     def stop() -> None:
         process.terminate()
@@ -62,7 +58,10 @@ def main() -> None:
     answering.start()
     with tempfile.TemporaryDirectory() as folder:
         port = listener.getsockname()[1]
-        daemons = [start(args.other.resolve(), Path(folder, "other"), port), start(HERE, Path(folder, "here"), port)]
+        daemons = [
+            start(args.other.resolve(), Path(folder, "other"), port),
+            start(cost.HERE, Path(folder, "here"), port),
+        ]
         try:
             for name, run in rows(args.connections, args.seconds, args.streams).items():
                 if name.startswith(args.only):

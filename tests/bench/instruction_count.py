@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="instructions of the daemon per request and event")
     parser.add_argument("--calls", type=int, default=300)
     parser.add_argument("--connections", type=int, default=8)
-    parser.add_argument("--tree", default=str(Path(__file__).parents[2]), help="the checkout whose daemon is counted")
+    parser.add_argument("--tree", type=Path, default=cost.HERE, help="the checkout whose daemon is counted")
     parser.add_argument("--rows", default="JSON,SSE,200,paced")
     parser.add_argument("--where", action="store_true", help="also the C functions that take most")
     args = parser.parse_args()
@@ -82,9 +82,10 @@ def main() -> None:
     answering.start()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        os.environ["PYTHONPATH"] = args.tree
         command = (*VALGRIND, f"--callgrind-out-file={place}/callgrind.out.{os.getpid()}", sys.executable)
-        process, port, _ = cost.start_daemon(place, listener.getsockname()[1], command=command, patience=300)
+        process, port, _ = cost.start_daemon(
+            place, listener.getsockname()[1], tree=args.tree.resolve(), command=command, patience=900
+        )
         try:
             count(process.pid, port, place, args)
         finally:

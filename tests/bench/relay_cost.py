@@ -27,6 +27,7 @@ import attrs
 
 from relayd.config.secrets.api_keys import key_hash, mint
 
+HERE = Path(__file__).parents[2]
 KEY = mint(os.urandom)
 MODEL = "claude-sonnet-4-5"
 EVENTS = 20
@@ -205,9 +206,19 @@ def body(stream: bool, size: int = 2) -> bytes:
 
 
 def start_daemon(
-    directory: Path, upstream_port: int, *, command: tuple[str, ...] = (sys.executable,), patience: float = 30
+    directory: Path,
+    upstream_port: int,
+    *,
+    tree: Path = HERE,
+    command: tuple[str, ...] = (sys.executable,),
+    patience: float = 30,
 ) -> tuple[subprocess.Popen[str], int, float]:
-    """`relayd run` on a tree of its own, by the Python in `command`. Process, port, seconds until it listened."""
+    """`relayd run` of the checkout `tree` on a config of its own. Process, port, and seconds until it listened.
+
+    Args:
+        command: the Python that runs it, and what that runs in.
+        patience: s until it has to listen.
+    """
     for name in ("accounts.d", "keys.d"):
         (directory / name).mkdir()
     (directory / "secret").write_text("sk-ant-bench")
@@ -225,7 +236,8 @@ def start_daemon(
         [*command, "-m", "relayd", "run", "--config", str(directory)],
         stderr=log,
         text=True,
-        env={**os.environ, "RELAYD_CREDENTIALS": str(directory)},
+        cwd=tree,  # the first place where Python looks for a module to run
+        env={**os.environ, "PYTHONPATH": str(tree), "RELAYD_CREDENTIALS": str(directory)},
     )
     while True:
         for line in (directory / "log").read_text().splitlines():
