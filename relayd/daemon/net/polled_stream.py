@@ -190,11 +190,9 @@ def open_stream(sock: socket.socket) -> PlainStream:
 
     Raises: OSError when it cannot be watched; it is closed then.
     """
-    poller = current_poller()
-    if poller is None:
-        return PlainStream(sock)
     try:
-        return PolledStream(sock, poller)
+        poller = current_poller()
+        return PlainStream(sock) if poller is None else PolledStream(sock, poller)
     except OSError:
         sock.close()
         raise
