@@ -22,7 +22,7 @@ from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import NO_SOCKS, PackageMissing, Resolver, has_socks
 from relayd.daemon.net.connection_pool import NoDescriptors
-from relayd.daemon.net.request import PlainRequest, Target, target_of
+from relayd.daemon.net.request import PlainRequest, RequestTarget, target_of
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
 from relayd.wire.blot import SHORTEST, Blotter, blotted
@@ -182,7 +182,7 @@ _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
 
 
 @lru_cache(maxsize=1024)
-def _target_of(base_url: str, target: str) -> Target:
+def _target_of(base_url: str, target: str) -> RequestTarget:
     """Raises: httpx2.UnsupportedProtocol."""
     return target_of(url_of(base_url, target))
 

@@ -46,7 +46,7 @@ def build_request(
     return httpx2.Request(method, url, headers=headers, stream=Body(body), extensions=extensions)
 
 
-class Target(NamedTuple):
+class RequestTarget(NamedTuple):
     """Where a request goes: the origin, and what the request line and the host header say."""
 
     origin: Origin
@@ -58,20 +58,20 @@ class PlainRequest(NamedTuple):
     """A request without httpx2's nouns, for whoever sends one per call. The fields are those of `build_request`."""
 
     method: str
-    target: Target
+    target: RequestTarget
     headers: HeaderPairs
     body: bytes
     timeout: Mapping[str, float | None]
     repeatable: bool = True
 
 
-def target_of(url: httpx2.URL) -> Target:
+def target_of(url: httpx2.URL) -> RequestTarget:
     """What a URL says to a client. Raises: httpx2.UnsupportedProtocol."""
     scheme = url.scheme
     host = url.raw_host.decode("ascii")
     if scheme not in DEFAULT_PORTS or not host:
         raise httpx2.UnsupportedProtocol("url: not a URL we can call (want http://host or https://host)")
-    return Target(Origin(scheme, host, url.port or DEFAULT_PORTS[scheme]), url.raw_path, url.netloc)
+    return RequestTarget(Origin(scheme, host, url.port or DEFAULT_PORTS[scheme]), url.raw_path, url.netloc)
 
 
 async def plain(request: httpx2.Request) -> PlainRequest:
