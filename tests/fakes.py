@@ -34,7 +34,6 @@ from relayd.core.live import Live
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.net.connection import ClientConnection, Edge
-from relayd.daemon.net.disconnect import PeekDisconnects
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.net.server import HttpServer, open_listener
 from relayd.daemon.net.stream import PlainStream, tune
@@ -119,6 +118,10 @@ class ScriptedSource:
             await trio.sleep_until(self._due)
         else:
             await trio.lowlevel.checkpoint()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        while not turn():
+            await self.wait()
 
     def close(self) -> None:
         self.closed = True
@@ -391,7 +394,7 @@ async def exchanging(head: RequestHead | None = None, **settings: Any) -> AsyncI
     """An exchange for the length of the block. `settings` are of [server]."""
     ours, theirs = socket.socketpair()
     tune(ours)
-    connection = ClientConnection(PlainStream(ours), "", Edge(PeekDisconnects()))
+    connection = ClientConnection(PlainStream(ours), "", Edge())
     exchange = Exchange(connection, head or request_head(), config.Server(**settings), trio.current_time())
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     try:

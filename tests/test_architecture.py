@@ -57,6 +57,7 @@ DOORS = {
     "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/net/", "daemon/accounts/", "daemon/proxy/"),
     "jinja2": ("daemon/admin/pages/render",),
+    "outcome": ("daemon/net/polled_stream",),
     "msgspec": ("wire/", "config/diff", "core/", "simulator/", "state/", "daemon/", "cli/"),
     "python_socks": ("daemon/net/connect",),
     "re2": ("config/pattern",),

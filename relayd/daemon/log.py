@@ -146,8 +146,17 @@ class AccessLog:
             self.output.write(render(call_fields(receipt), self.form))
 
 
-# Texts of clients and upstreams, which may hold anything.
-_FROM_OTHERS = frozenset({"model", "sent_model", "upstream_request_id"})
+@lru_cache(maxsize=1024)
+def _parties(*names: str) -> dict[str, str]:
+    """Who and what a call was about, as its line has it: much the same for call after call. Not to be changed."""
+    found = dict(
+        zip(("dialect", "key", "owner", "client", "peer", "account", "model", "sent_model"), names, strict=True)
+    )
+    if found["sent_model"] == found["model"]:
+        found["sent_model"] = ""
+    for name in ("model", "sent_model"):  # of clients, which may say anything
+        found[name] = scrub(found[name])
+    return {name: value for name, value in found.items() if value}
 
 
 def call_fields(receipt: Receipt) -> dict[str, Any]:
@@ -166,10 +175,10 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
     }
     if receipt.first_byte is not None:
         entry["first_byte_ms"] = round(receipt.first_byte * 1000, 2)
-    for name in ("dialect", "key", "owner", "client", "peer", "account", "model", "sent_model", "upstream_request_id"):
-        value = getattr(receipt, name)
-        if value and not (name == "sent_model" and value == receipt.model):
-            entry[name] = scrub(value) if name in _FROM_OTHERS else value
+    r = receipt
+    entry.update(_parties(r.dialect, r.key, r.owner, r.client, r.peer, r.account, r.model, r.sent_model))
+    if receipt.upstream_request_id:
+        entry["upstream_request_id"] = scrub(receipt.upstream_request_id)
     if receipt.reason:
         entry["reason"] = scrub(receipt.reason)
     if receipt.stream:

@@ -74,6 +74,7 @@ class AccountState:
         used: when the last attempt on it began, Unix time, s; 0.0 = never here.
         calm: no gate, window or defect of this account can hold a call up (its origin's gate, its limit and its pace
             may).
+        read: when the headers of an answer of each model were last looked at, Unix time, s.
         pull: what its windows make of its weight.
         turn: its place in the round, for the strategy round-robin.
         next_turn: its place once it has begun the call that it was last chosen for.
@@ -92,6 +93,7 @@ class AccountState:
     whole: Health = attrs.field(factory=Health)
     models: dict[str, Health] = attrs.field(factory=dict)
     calm: bool = True
+    read: dict[str, float] = attrs.field(factory=dict)
     pull: float = 1.0
     turn: float = 0.0
     next_turn: float = 0.0
@@ -123,6 +125,13 @@ class AccountState:
         """Forget the health; what is in flight stays in flight."""
         self.whole, self.models, self.defect = Health(), {}, ""
         self.calm, self.pull = True, 1.0
+        self.read.clear()
+
+    def note_reading(self, model: str, now: float) -> None:
+        """The headers of an answer of a model are looked at now; those of each model say what holds for it."""
+        if len(self.read) >= MAX_MODELS:
+            self.read.clear()
+        self.read[model] = now
 
     def paced_until(self, now: float) -> float:
         """When the pace lets the next call start: 0.0 = now."""

@@ -212,7 +212,7 @@ class Pool:
         if state.whole is not lease.health:
             return None  # that was another credential
         # An account that answers well is asked again soon; what fails is always read.
-        fresh = isinstance(verdict, Deliver) and 0 <= now - lease.health.seen < _LEARN_EVERY
+        fresh = isinstance(verdict, Deliver) and 0 <= now - state.read.get(lease.model, 0.0) < _LEARN_EVERY
         learnt = headers is not None and not fresh and self._learn(lease, headers, now)
         match verdict:
             case Deliver():
@@ -226,6 +226,7 @@ class Pool:
         return change
 
     def _learn(self, lease: Lease, headers: Headers, now: float) -> bool:
+        lease.state.note_reading(lease.model, now)
         gauges = read_gauges(headers, now)
         lease.health.learn([gauge for gauge in gauges if gauge.scope == "account"], now)
         of_model = [gauge for gauge in gauges if gauge.scope == "model"]

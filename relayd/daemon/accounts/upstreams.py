@@ -9,7 +9,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from functools import lru_cache
-from typing import cast
 
 import attrs
 import httpx2
@@ -24,7 +23,7 @@ from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import PackageMissing, Resolver
 from relayd.daemon.net.connection_pool import NoDescriptors
-from relayd.daemon.net.request import build_request
+from relayd.daemon.net.request import PlainRequest, RequestTarget, target_of
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
 from relayd.wire.blot import SHORTEST, Blotter, blotted
@@ -64,20 +63,22 @@ class Upstreams:
             repeatable: as in `build_request`.
         """
         timeout = {"connect": limits.connect_timeout, "write": limits.idle_timeout, "first_byte": first_byte}
-        url = url_of(outbound.base_url, outbound.target)
-        request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout, repeatable=repeatable)
         try:
-            response = await self.transport(account).handle_async_request(request)
+            target = _target_of(outbound.base_url, outbound.target)
+            request = PlainRequest(
+                outbound.method, target, outbound.headers, outbound.body, timeout, repeatable=repeatable
+            )
+            answer = await self.transport(account).ask(request)
         except httpx2.TransportError as error:
             return unreachable(error, outbound.credential)
         inbound = Inbound(
-            status=response.status_code,
-            headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
-            source=cast("BodySource", response.stream),
+            status=answer.status,
+            headers=Headers(answer.headers),  # both transports give lower-case names
+            source=answer,
         )
         return inbound if len(outbound.credential) < SHORTEST else without_echo(inbound, outbound.credential)
 
-    def transport(self, account: Account) -> httpx2.AsyncBaseTransport:
+    def transport(self, account: Account) -> Transport | SimulatorTransport:
         """The transport that serves `account`; one for each proxy, and one for each simulated account."""
         if ACCOUNT_KINDS[account.kind].in_process:
             simulator = self._simulators.get(account.id)
@@ -132,19 +133,23 @@ class BlottedBody:
 
     def take(self) -> bytes | None:
         """The next bytes, `b""` at the end, None when there are none yet."""
-        if self._ended:
-            return b""
-        data = self._source.take()
-        if data:
-            return self._blotter.feed(data) or None
-        if data is None:
-            return None
-        self._ended = True
-        return self._blotter.rest()
+        while not self._ended:
+            data = self._source.take()
+            if data is None:
+                return None
+            self._ended = not data
+            clean = self._blotter.feed(data) if data else self._blotter.rest()
+            if clean:
+                return clean
+        return b""
 
     async def wait(self) -> None:
         """Wait until `take` may have something to say."""
         await self._source.wait()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `BodySource.carry`."""
+        await self._source.carry(turn)
 
     def close(self) -> None:
         """Be done with it."""
@@ -175,6 +180,12 @@ _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
     (httpx2.ProtocolError, "protocol"),
     (httpx2.TransportError, "reset"),
 )
+
+
+@lru_cache(maxsize=1024)
+def _target_of(base_url: str, target: str) -> RequestTarget:
+    """Raises: httpx2.UnsupportedProtocol."""
+    return target_of(url_of(base_url, target))
 
 
 @lru_cache(maxsize=1024)

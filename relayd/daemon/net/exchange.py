@@ -120,13 +120,14 @@ class Exchange:
         took(min(len(have), length))
         if len(have) < length:
             await self._send_continue()
-            gathered = bytearray(have)
+            pieces, missing = [have], length - len(have)
             connection.buffer = b""
-            while (missing := length - len(gathered)) > 0:
+            while missing > 0:
                 data = await self._more()
                 took(min(len(data), missing))
-                gathered += data
-            have = bytes(gathered)
+                pieces.append(data)
+                missing -= len(data)
+            have = b"".join(pieces)
         if len(have) == length:
             connection.buffer = b""
             return have
@@ -278,10 +279,10 @@ class Exchange:
 
     # Disconnects
 
-    def watch(self) -> AbstractContextManager[trio.CancelScope]:
+    def watch(self, deadline: float = math.inf) -> AbstractContextManager[trio.CancelScope]:
         """The body of the `with` is cancelled as soon as the client disconnects (FIN, also half-close, or RST), and
-        `gone` becomes True. One watch at a time."""
-        return _Watch(self)
+        `gone` becomes True; also at `deadline`, on trio's clock. One watch at a time."""
+        return _Watch(self, deadline)
 
     def _client_left(self) -> None:
         self.gone = True
@@ -425,9 +426,9 @@ class _Watch:
 
     __slots__ = ("_exchange", "_scope")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, deadline: float) -> None:
         self._exchange = exchange
-        self._scope = trio.CancelScope()
+        self._scope = trio.CancelScope(deadline=deadline)
 
     def __enter__(self) -> trio.CancelScope:
         exchange = self._exchange
@@ -437,7 +438,7 @@ class _Watch:
         if exchange.gone or exchange._stream.fileno() < 0:
             self._scope.cancel()
         else:
-            exchange._connection.edge.disconnects.add(exchange._stream.sock, exchange._client_left)
+            exchange._connection.notice_leaving(exchange._client_left)
         return self._scope.__enter__()
 
     def __exit__(
@@ -445,7 +446,7 @@ class _Watch:
     ) -> bool | None:
         exchange = self._exchange
         exchange._scope = None
-        exchange._connection.edge.disconnects.discard(exchange._stream.sock)
+        exchange._connection.notice_leaving(None)
         return self._scope.__exit__(kind, error, trace)
 
 

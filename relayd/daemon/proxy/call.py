@@ -232,8 +232,7 @@ class CallServer:
             draft.revoked = True
             scope.cancel()
 
-        with exchange.watch() as scope, self.in_flight.revocable(draft.key, allowed, revoke):
-            scope.deadline = deadline
+        with exchange.watch(deadline) as scope, self.in_flight.revocable(draft.key, allowed, revoke):
             await serve()
         if exchange.gone:
             if context is None or not context.served():
