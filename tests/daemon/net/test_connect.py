@@ -460,7 +460,7 @@ async def test_socks_without_python_socks_names_the_extra(monkeypatch: pytest.Mo
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "python_socks", None)  # what Python itself notes of a module that must not load
     transport = Transport(tls=CLIENT, proxy="socks5://127.0.0.1:1")
-    with pytest.raises(httpx2.ProxyError, match=r"relayd\[proxy\]"):
+    with pytest.raises(httpx2.ProxyError, match=r"pip install python-socks"):
         await ask(transport, httpx2.URL("https://api.test/"))
 
 
