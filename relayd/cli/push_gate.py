@@ -21,7 +21,7 @@ from relayd.cli import push_lock
 from relayd.cli.control_client import DaemonRefused, NoDaemon, ask, place_and_message
 from relayd.cli.git_place import GitPlace
 from relayd.cli.output import print_report
-from relayd.cli.push_words import NAMED, PushOptions, PushRefused, RefUpdate, asker, tell
+from relayd.cli.push_words import PushOptions, PushRefused, RefUpdate, asker, tell
 from relayd.config.problems.problem import printable
 from relayd.config.source.git import quarantine
 from relayd.config.source.pushed import Objects
@@ -29,6 +29,7 @@ from relayd.config.source.versions import Version, compared, stage
 
 LOCK = ".push"
 SHOWN = 200  # lines of a plan
+NAMED = 8  # files in one line
 
 
 def receive(place: GitPlace, updates: list[RefUpdate], options: PushOptions) -> None:

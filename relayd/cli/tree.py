@@ -233,7 +233,7 @@ def _identity_paths(args: argparse.Namespace) -> list[Path]:
 def write(args: argparse.Namespace, plan: EditPlan, **options: Any) -> tuple[str, ...]:
     """Change the tree, and say which files changed."""
     changed = edit_tree(args.config, plan, force=args.force, **options)
-    args.wrote = True
+    args.wrote = getattr(args, "wrote", False) or bool(changed)
     for path in changed:
         say(f"{'wrote' if (args.config / path).exists() else 'removed'} {args.config / path}")
     if not changed:

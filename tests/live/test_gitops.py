@@ -155,7 +155,7 @@ def test_the_page_ends_with_both_nodes_on_the_laptops_commit(walked: Blocks) -> 
         "unknown key `wieght` (did you mean `weight`?)",
         "relayd: refused: 1 error",
         "relayd: refused: HELD: no enabled key would be left of 2",
-        "deny changed",
+        "deny.toml changed",
     ],
 )
 def test_what_the_page_shows_is_what_was_printed(walked: Blocks, line: str) -> None:

@@ -134,6 +134,10 @@ def test_the_same_in_other_words_is_unchanged(road: Road) -> None:
     assert f"relayd: unchanged: generation {generation} runs on" in pushed.said
     assert road.node.commit() == commit
 
+    road.laptop.write("README.md", "not config")
+    road.laptop.commit()
+    assert f"relayd: unchanged: generation {generation} runs on" in road.laptop.push().said
+
 
 def test_another_branch_is_kept_and_said_not_to_run(road: Road) -> None:
     road.laptop.commit()
