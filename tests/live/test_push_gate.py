@@ -263,11 +263,23 @@ def test_what_was_changed_on_the_node_is_told_and_not_lost(road: Road) -> None:
         said = refused(road)
         assert "changed on the node since" in said
         assert "deny.toml. Bring that into your tree first" in said
+        assert "changed on the node since" in refused(road, "-o", "relayd.dry-run")
         pushed = road.laptop.push("-o", "relayd.overwrite")
         assert pushed.code == 0, pushed.all
         assert "key later added" in pushed.said
     finally:
         (road.node.tree / "deny.toml").unlink(missing_ok=True)
+
+
+def test_what_was_revoked_on_the_node_holds_up_no_push_that_has_the_same(road: Road) -> None:
+    words = ["revoke", "192.0.2.7", "--config"]
+    done = relayd(*words, str(road.node.tree))
+    assert done.stderr.endswith(": deny.toml changed\n"), done.stderr
+    assert relayd(*words, str(road.laptop.root)).returncode == 0
+    road.laptop.key("beside")
+    road.laptop.commit()
+
+    assert f"applied generation {road.generation() + 1}: key beside added" in road.laptop.push().said
 
 
 def test_of_two_pushes_at_once_one_comes_in_and_the_other_is_told(road: Road, tmp_path: Path) -> None:

@@ -46,6 +46,12 @@ class Version:
     listing: Listing
     changed: frozenset[str] = frozenset()
 
+    def has_as(self, listing: Listing, path: str) -> bool:
+        """Whether a path is here, or is not, as another commit has it. May block."""
+        if path in listing.files:
+            return _is_blob(self.directory / path, listing.files[path])
+        return path not in listing.links and not os.path.lexists(self.directory / path)
+
 
 def compared(link: VersionLink, listing: Listing) -> Version:
     """A version that is on disk, compared with its commit: by its bytes, where it does not look as it did."""
