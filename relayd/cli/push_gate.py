@@ -24,7 +24,8 @@ from relayd.cli.output import print_report
 from relayd.cli.push_words import PushOptions, PushRefused, RefUpdate, asker, tell
 from relayd.config.problems.problem import printable
 from relayd.config.source.git import quarantine
-from relayd.config.source.pushed import Listing, Objects
+from relayd.config.source.git_listing import Listing
+from relayd.config.source.pushed import Objects
 from relayd.config.source.versions import Version, compared, stage
 
 LOCK = ".push"

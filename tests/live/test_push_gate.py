@@ -197,12 +197,23 @@ def test_a_link_out_of_the_tree_is_refused(road: Road, path: str, target: str) -
     assert f"{path}: error[E-UNREADABLE]: the link leads out of the tree" in refused(road)
 
 
-def test_a_link_within_the_tree_is_what_it_is_on_the_laptop(road: Road) -> None:
+def test_a_link_within_the_repository_is_what_it_leads_to(road: Road) -> None:
+    text = (road.laptop.root / "accounts.d/sim.toml").read_text()
+    road.laptop.write("..2026_01/mounted.toml", text)
+    link(road.laptop, "..data", "..2026_01")
+    link(road.laptop, "accounts.d/mounted.toml", "../..data/mounted.toml")
     link(road.laptop, "accounts.d/twin.toml", "sim.toml")
+    road.laptop.write("shared/below.toml", text)
+    link(road.laptop, "accounts.d/folder", "../shared")
     road.laptop.commit()
 
-    assert "account twin added" in road.laptop.push().said
-    assert os.readlink(road.node.tree / "accounts.d/twin.toml") == "sim.toml"
+    assert "account below added, account mounted added, account twin added" in road.laptop.push().said
+    for name in ("twin", "mounted", "folder/below"):
+        path = road.node.tree / f"accounts.d/{name}.toml"
+        assert (path.is_symlink(), path.read_text()) == (False, text)
+    road.laptop.key("after-links")
+    road.laptop.commit()
+    assert "key after-links added" in road.laptop.push().said
 
 
 def test_a_submodule_among_the_keys_is_refused(road: Road, tmp_path: Path) -> None:
