@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import attrs
 import pytest
 from daemon import Daemon, running
 from push_node import Laptop, PushNode, clone, make_laptop, make_node, relayd
+
+from relayd.cli.control_client import ask
 
 NOTHING = "relayd: nothing was changed: the branch, the tree and what runs are as they were"
 
@@ -308,6 +312,33 @@ def test_of_two_pushes_at_once_one_comes_in_and_the_other_is_told(road: Road, tm
     assert f"key racer-{winner} added" in said[winner]
     assert "main has moved to" in said[loser] or "fetch first" in said[loser] or "non-fast-forward" in said[loser]
     assert road.node.commit() == others[winner].head()
+
+
+def test_a_push_while_the_daemon_reloads_all_the_time_comes_in_as_any_other(road: Road) -> None:
+    asker = argparse.Namespace(config=road.node.tree, control="")
+    reloads: list[str] = []
+    done = threading.Event()
+
+    def reload_for_ever() -> None:
+        while not done.is_set():
+            reloads.append(ask(asker, verb="reload")["result"]["result"])
+
+    others = [threading.Thread(target=reload_for_ever) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        road.laptop.key("amid")
+        commit = road.laptop.commit()
+        pushed = road.laptop.push()
+    finally:
+        done.set()
+        for other in others:
+            other.join()
+
+    assert f"relayd: applied generation {road.generation()}: key amid added" in pushed.said
+    assert (road.node.commit(), pushed.code) == (commit, 0)
+    assert set(reloads) <= {"applied", "unchanged"}
+    assert len(reloads) > 1
 
 
 def test_serve_git_again_repairs_what_was_lost(road: Road) -> None:
