@@ -56,10 +56,9 @@ def test_without_a_daemon_errors_scenarios_and_the_guard_refuse_as_with_one(pair
         assert (node.commit(), node.tip()) == (before, before)
 
 
-def test_a_bare_repository_that_was_made_anew_takes_the_commit_that_is_in_place(tmp_path: Path) -> None:
-    node = make_node(tmp_path)
-    laptop = make_laptop(tmp_path / "laptop", str(node.bare))
-    laptop.push()
+def test_a_bare_repository_that_was_made_anew_takes_the_commit_that_is_in_place(pair: tuple[PushNode, Laptop]) -> None:
+    node, laptop = pair
+    laptop.undo()
     shutil.rmtree(node.bare)
     assert node.serve().returncode == 0
 
@@ -97,14 +96,14 @@ def test_the_tree_may_lie_in_a_folder_of_the_repository(tmp_path: Path) -> None:
     assert (node.tree / "relay.toml").exists()
 
 
-def test_a_state_that_the_tree_puts_elsewhere_is_one_for_all_versions(tmp_path: Path) -> None:
-    node = make_node(tmp_path)
-    laptop = make_laptop(tmp_path / "laptop", str(node.bare))
+def test_a_state_that_the_tree_puts_elsewhere_is_one_for_all_versions(pair: tuple[PushNode, Laptop]) -> None:
+    node, laptop = pair
+    laptop.undo()
     laptop.write("relay.toml", 'schema = 1\nrealm = "test"\n[state]\nurl = "sqlite:data/books.db"\n')
     laptop.commit()
     laptop.push()
     (node.tree / "data" / "books.db").write_text("kept")
-    laptop.key("next")
+    laptop.key("beside-state")
     laptop.commit()
     laptop.push()
 
