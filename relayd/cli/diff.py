@@ -8,6 +8,7 @@ commit stands for it, and that is said.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ def _from_running(args: argparse.Namespace) -> int:
         answer = ask(args, verb="diff")["diff"]
     except (NoDaemon, DaemonRefused) as error:
         raise NotRunning(str(error).partition(" [")[0]) from None
-    if not same_directory(answer["tree"], args.config):
+    pulls = answer["tree"].startswith("git+") and not os.path.lexists(args.config / "relay.toml")
+    if not pulls and not same_directory(answer["tree"], args.config):
         raise NotRunning(
             f"the daemon that answers follows another tree, {answer['tree']}, not {args.config.absolute()}"
         )

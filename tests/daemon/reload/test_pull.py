@@ -14,6 +14,7 @@ import trio
 from pull_world import Origin, allowed, gpg_home, make_origin, new_key, pulling, stop_agent
 from reload_world import World
 
+from relayd.cli import main
 from relayd.cli.status import in_words
 from relayd.daemon.admin.metrics import metrics_text
 from relayd.daemon.reload.requests import Resume, Rollback
@@ -73,6 +74,17 @@ async def test_a_webhook_or_a_command_fetches_at_once(origin: Origin) -> None:
         assert world.priority() == 2  # a dry run fetches and changes nothing
         assert (await world.reload("sighup")).result == "applied"
         assert world.priority() == 3
+
+
+async def test_diff_on_the_node_compares_what_runs_with_what_would_be_pulled(
+    origin: Origin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with pulling(origin, interval=None) as world:
+        origin.publish(2)
+        words = ["diff", "--config", str(world.tree.root), "--control", str(world.control_path)]
+
+        assert await trio.to_thread.run_sync(main, words) == 2
+        assert "priority" in capsys.readouterr().out
 
 
 async def test_a_broken_push_changes_nothing_and_is_told_with_its_place(origin: Origin) -> None:
