@@ -506,7 +506,7 @@ class KeyHash:
     expires: datetime.datetime | None = key(None, doc="When this hash stops counting.")
 
 
-KeyEndpoint = Literal["messages", "openai", "models", "batches", "files"]
+KeyEndpoint = Literal["messages", "openai", "models", "batches", "files", "skills"]
 
 
 @attrs.frozen(kw_only=True)
@@ -515,7 +515,7 @@ class ApiKey:
 
     id: ObjectId
     name: str = key("", doc="For people.")
-    owner: str = key("", doc="Who answers for it; keys of one owner share batches and files.")
+    owner: str = key("", doc="Who answers for it; keys of one owner share batches, files and skills.")
     enabled: bool = key(True, doc="Whether it is accepted.", reload=REVOKE)
     created: datetime.datetime | None = key(None, doc="When it was issued.")
     expires: datetime.datetime | None = key(None, doc="When it stops being accepted.")
