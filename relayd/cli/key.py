@@ -53,7 +53,7 @@ LISTS = (
     ("models", "model globs it may ask for (default: all)"),
     ("deny-models", "model globs it may not ask for"),
     ("clients", "client rules, one of which must match (default: any client)"),
-    ("endpoints", "messages, openai, models, batches, files (default: the first three)"),
+    ("endpoints", "messages, openai, models, batches, files, skills (default: the first three)"),
     ("allowed-ips", "addresses or networks it may call from (default: any)"),
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from relayd.core.access.owned_paths import UNSERVED, ObjectRequest, asked, check_served
@@ -78,6 +81,12 @@ def test_what_is_not_served_is_said_by_name(name: str) -> None:
         with pytest.raises(Refusal, match=f"/v1/{name} is not served by this relay: ") as refusal:
             check_served(path)
         assert (refusal.value.status, refusal.value.code) == (404, "not_served")
+
+
+def test_the_page_about_clients_names_what_is_not_served_and_why() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "clients.md").read_text()
+    section = page.partition("\n## What is not served\n")[2]
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)))) == set(UNSERVED)
 
 
 @pytest.mark.parametrize(
