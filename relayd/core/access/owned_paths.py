@@ -60,7 +60,7 @@ UNSERVED: Mapping[str, str] = {
     **dict.fromkeys(("agents", "sessions", "environments", "deployments", "deployment_runs", "dreams"), _AGENTS),
     **dict.fromkeys(("vaults", "memory_stores"), "it is of use to agents only, which are not served"),
     **dict.fromkeys(("organizations", "tunnels"), _ADMIN),
-    "user_profiles": "it says for whom the account's operator acts",
+    "user_profiles": "it says for whom the account's operator acts, and who is billed for it",
 }
 
 
