@@ -16,11 +16,10 @@ from daemon import key_text, running, write_tree
 from simulated_objects import serving_objects
 
 MODEL = "claude-haiku-4-5"
+MAY = 'endpoints = ["messages", "files", "skills"]\n'
 KEYS = {
-    "dev": key_text(
-        KEY, 'owner = "crew"\nendpoints = ["messages", "files", "skills"]\n[limits]\ntotal_cost = "5.00"\n'
-    ),
-    "other": key_text(OTHER_KEY, 'endpoints = ["messages", "files", "skills"]\n'),
+    "dev": key_text(KEY, f'owner = "crew"\n{MAY}[limits]\ntotal_cost = "5.00"\n'),
+    "other": key_text(OTHER_KEY, MAY),
 }
 
 

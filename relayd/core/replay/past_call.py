@@ -101,7 +101,7 @@ class PastCall(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_made(self) -> bool:
-        """Whether it was asked of whichever account: what is about an object goes to the account that has it."""
+        """Whether it was a call for the limits; what is about an object that is there passes none."""
         return _is_made(self.method, self.path)
 
     @property
