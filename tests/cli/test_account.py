@@ -46,7 +46,7 @@ def test_adding_an_account_seals_the_secret_from_stdin(tmp_path: Path) -> None:
     sealing = make_sealing_tree(tmp_path)
     ran = sealing.tree.run(
         "account", "add", "main", "--kind", "api-key", "--name", "Main", "--email", "a@b.example", "--priority", "10",
-        "--groups", "default,fast", "--requests-per-minute", "50", "--base-url", "https://api.example/v1", "--json",
+        "--groups", "default,fast", "--requests-per-minute", "50", "--base-url", "https://api.example/relay", "--json",
         stdin=CANARY + "\n",
     )  # fmt: skip
     assert ran.code == 0, ran.err
