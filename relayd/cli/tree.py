@@ -24,6 +24,7 @@ from relayd.cli import add_config
 from relayd.cli.output import add_json, print_result, say
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.edit.edits import set_enabled
+from relayd.config.edit.objects import edit_object
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.write import EditPlan, Files, WriteError, edit_tree
 from relayd.config.load import load_tree
@@ -32,7 +33,7 @@ from relayd.config.problems.problem import ConfigError, is_error
 from relayd.config.secrets.identity import identity_paths, load_identities
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity
-from relayd.config.secrets.sealed_fields import objects, realm_of
+from relayd.config.secrets.sealed_fields import realm_of
 from relayd.config.secrets.secret import Secret
 from relayd.config.secrets.secret_files import SecretFiles, secret_files
 from relayd.config.snapshot import NAME, Snapshot
@@ -46,7 +47,6 @@ VerbAction = Callable[[argparse.Namespace], int]
 FAILED = 1
 UNSTABLE = 4  # exit code of verbs that look at a tree which does not hold still
 PATIENCE = 10.0  # s to wait for that; a checkout of a large tree takes less than one
-KINDS = {"accounts.d": "account", "keys.d": "key"}
 # Warnings about a kind of account: whoever adds one is told before the secret is asked for.
 SAID_BEFORE = ("W-SESSION-KEY", "W-OAUTH-PERSONAL")
 
@@ -200,18 +200,6 @@ def pick(found: Mapping[str, Found], kind: str, name: str) -> Found:
     return found[name]
 
 
-def find_object(files: Files, folder: str, name: str) -> str:
-    """The file of an account or key. Raises: LookupError that says which there are."""
-    return pick({identity: file for file, identity, _ in objects(files, folder)}, KINDS[folder], name)
-
-
-def refuse_taken(files: Files, folder: str, name: str) -> None:
-    """Raises: Stop when an object of that id exists, in whatever sub-directory."""
-    for file, identity, _ in objects(files, folder):
-        if identity == name:
-            raise Stop(f"{file} exists already (choose another name)")
-
-
 def identities(args: argparse.Namespace) -> list[Identity]:
     """The identities of `--identity`, the environment or the usual places; maybe none."""
     return load_identities(_identity_paths(args), args.config, os.environ)
@@ -240,16 +228,6 @@ def write(args: argparse.Namespace, plan: EditPlan, **options: Any) -> tuple[str
         if problem.severity == "warning" and problem.file in changed and problem.code not in SAID_BEFORE:
             say(str(problem))
     return changed
-
-
-def edit_file(path: str, edit: Callable[[str], str]) -> EditPlan:
-    """A plan that edits one file of the tree."""
-    return lambda files: {path: edit(files[path].decode()).encode()}
-
-
-def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> EditPlan:
-    """A plan that edits the file of one account or key. Raises, when it runs: LookupError."""
-    return lambda files: edit_file(find_object(files, folder, name), edit)(files)
 
 
 def switch(folder: str, enabled: bool) -> VerbAction:

@@ -1,7 +1,8 @@
 """Git commands: the few things that are asked of the git program: which blobs a commit has, and their bytes.
 
-Rule: reads only, takes no lock, runs no hook, asks no network, and ends within its time. The repository may belong to
-somebody else and its config may be hostile: everything in it that would start a program is switched off.
+Rule: reads only, takes no lock, runs no hook, asks no network, and ends within its time; config/edit/commit.py alone
+asks for more. The repository may belong to somebody else and its config may be hostile: everything in it that would
+start a program is switched off.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from relayd.config.model.document import classify
 from relayd.config.source.scan import MAX_FILES
@@ -31,10 +33,16 @@ class GitError(Exception):
     """Git is missing, or it refused. The text is git's own, one line."""
 
 
-def run_git(root: str | Path, *words: str, stdin: bytes = b"", timeout: float = TIMEOUT) -> bytes:
-    """What git prints. Raises: GitError."""
+def run_git(
+    root: str | Path,
+    *words: str,
+    stdin: bytes = b"",
+    timeout: float = TIMEOUT,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """What git prints. `more`: environment for this command. Raises: GitError."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environ |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1"}
+    environ |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", **more}
     try:
         done = subprocess.run(
             ["git", *_SAFE, "-C", str(root), *words],
