@@ -14,6 +14,7 @@ import pytest
 from builders import KEY
 from daemon import SIMULATOR, Daemon, key_text, running, write_tree
 from pages_world import Browser, browser, pages_table
+from test_pages_read import Shape, cookies
 
 from relayd.config.secrets.identity import write_identity
 from relayd.config.secrets.seal import Identity, new_identity
@@ -379,13 +380,39 @@ def test_hostile_texts_stay_texts_and_run_nothing(world: EditWorld) -> None:
     for page in (done, alice.get("/web/edit"), alice.get("/web/edit/keys/calm"), alice.get("/web/keys/calm")):
         assert "<img" not in page.text
     new = look(alice, "/web/edit/new-key", "key.new", id="sly", name="--help; $(touch x)")
-    assert "&#39;--help; $(touch x)&#39;" in new.text, "a command that is shown is quoted for a shell"
+    assert "-- &#39;--help; $(touch x)&#39;" in new.text, "a command that is shown is quoted for a shell"
     for name in ("../up", "-x", "a b", "A", "a/b", "", "x" * 64, ".git", "a\nb"):
         token = re.search(r'name="csrf" value="([0-9a-f]+)"', new.text)
         assert token is not None
         for do in ("key.new", "key.delete", "account.new", "client.set"):
             answer = alice.post("/web/edit/preview", {"csrf": token[1], "do": do, "id": name, "kind": "simulator"})
             assert answer.status_code == 400, (do, name)
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "/new-key",
+        "/new-account",
+        "/keys/calm",
+        "/accounts/idle",
+        "/relay",
+        "/owner?owner=team",
+        "/file?path=relay.toml",
+    ],
+)
+def test_each_form_is_well_made_in_both_languages(world: EditWorld, page: str, language: str) -> None:
+    alice = world.editor()
+    found = alice.get(f"/web/edit{page}", cookie=f"relayd-language={language}; {cookies(alice)}")
+    assert found.status_code == 200, found.text
+    shape = Shape()
+    shape.feed(found.text)
+    assert shape.open == []
+    assert shape.tags.count("script") == 1
+    assert f'lang="{language}"' in found.text
+    assert not [name for name, _ in shape.attributes if name.startswith("on") or name == "style"]
 
 
 def test_a_push_that_fails_is_said_and_undoes_nothing(world: EditWorld) -> None:

@@ -55,8 +55,15 @@ def new_key(fields: Fields, minted: str, now: datetime.datetime) -> TreeEdit:
             options += [f"--{option.replace('_', '-')}", shown]
     if "expires" in wanted:
         options += ["--expires", fields["expires"].strip()]
-    words = ["relayd", "key", "new", text_of(fields, "name") or name, "--id", name, *options, *limit_options(limits)]
-    return TreeEdit(what="key.new", subject=name, message=f"key {name}: new", command=shlex.join(words), plan=plan)
+    title, rest = text_of(fields, "name") or name, ["--id", name, *options, *limit_options(limits)]
+    words = [*rest, "--", title] if title.startswith("-") else [title, *rest]
+    return TreeEdit(
+        what="key.new",
+        subject=name,
+        message=f"key {name}: new",
+        command=shlex.join(["relayd", "key", "new", *words]),
+        plan=plan,
+    )
 
 
 def change_key(name: str, fields: Fields, now: datetime.datetime) -> TreeEdit:
