@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 
@@ -276,6 +277,39 @@ def test_a_file_changed_underneath_is_a_conflict_with_the_difference_as_it_is_no
     assert "conflict" in [row["result"] for row in erin.get("/web/audit.json").json()["rows"]]
 
 
+def test_two_editors_at_one_moment_do_not_tread_on_each_other(world: EditWorld) -> None:
+    alice, erin = world.editor(), world.editor("erin")
+    for targets, answers in ((("idle", "sim"), [200, 200]), (("idle", "idle"), [200, 409])):
+        weights = iter(range(world_weight(world), 1000))
+        drafts = [
+            look(one, f"/web/edit/accounts/{target}", "account.change", weight=str(next(weights)))
+            for one, target in zip((alice, erin), targets, strict=True)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(confirm, (alice, erin), drafts))
+        assert sorted(page.status_code for page in done) == answers
+        assert git(world.tree, "status", "--porcelain") == ""
+
+
+def world_weight(world: EditWorld) -> int:
+    """One that no account has."""
+    return 100 + int(git(world.tree, "rev-list", "--count", "HEAD"))
+
+
+def test_an_owner_of_many_keys_is_one_edit(tmp_path: Path) -> None:
+    keys = {f"k{number}": key_text(f"{KEY}{number}", more='owner = "many"\n') for number in range(210)}
+    tree = write_tree(tmp_path, relay=pages_table(), keys=keys, files={".gitignore": "var/\n"})
+    git(tree, "init", "-q", "-b", "main")
+    git(tree, "add", "-A")
+    git(tree, "commit", "-qm", "first")
+    with running(tree) as daemon:
+        alice = browser(daemon)
+        alice.sign_in()
+        done = confirm(alice, look(alice, "/web/edit/owner?owner=many", "owner.limits", daily_requests="9"))
+        assert done.status_code == 200, done.text
+    assert len(git(tree, "show", "--name-only", "--format=", "HEAD").split()) == 210
+
+
 def test_a_draft_is_of_its_session_and_its_files(world: EditWorld) -> None:
     alice, erin = world.editor(), world.editor("erin")
     preview = look(alice, "/web/edit/keys/calm", "key.change", name="Mine")
@@ -284,7 +318,7 @@ def test_a_draft_is_of_its_session_and_its_files(world: EditWorld) -> None:
     assert draft is not None
     assert own is not None
     assert erin.post("/web/edit/confirm", {"csrf": own[1], "draft": draft[1]}).status_code == 409
-    assert alice.submit(preview, "/web/edit/confirm", **{"digest:keys.d/calm.toml": "0" * 64}).status_code == 409
+    assert alice.submit(preview, "/web/edit/confirm", files="0" * 64).status_code == 409
     assert "Mine" not in (world.tree / "keys.d/calm.toml").read_text()
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from daemon import PATIENCE, Daemon, running, start, write_tree
 from pages_world import Browser, browser, csrf_of, pages_table
+from test_account import serving
 
 from relayd.config.secrets.identity import write_identity
 from relayd.config.secrets.seal import new_identity, open_sealed
@@ -101,42 +98,10 @@ def test_a_pulled_tree_gets_a_patch_for_where_it_is_pulled_from(tmp_path: Path) 
         daemon.stop()
 
 
-class Endpoint(http.server.BaseHTTPRequestHandler):
-    """A token endpoint that takes any code but "wrong"."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        server: Any = self.server
-        server.asked.append(asked)
-        status, answer = (400, {"error": "invalid_grant"}) if asked["code"] == "wrong" else (200, TOKENS)
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden one
-        """Nothing."""
-
-
-@contextmanager
-def token_endpoint() -> Iterator[Any]:
-    server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    server.asked = []
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def test_an_account_signs_in_on_the_pages_and_its_tokens_are_sealed(tmp_path: Path) -> None:
     identity = new_identity(lambda size: b"\x07" * size)
-    with token_endpoint() as endpoint:
-        url = f"http://127.0.0.1:{endpoint.server_port}/token"
+    with serving((200, TOKENS), (400, {"error": "invalid_grant"}), (200, TOKENS)) as endpoint:
+        url = f"{endpoint.url}/token"
         relay = pages_table() + f'\n[oauth]\nclient_id = "ours"\ntoken_url = "{url}"\n'
         relay += f'\n[secrets]\nrecipients = [{{ name = "prod", public = "{identity.public.text}" }}]\n'
         tree = write_tree(tmp_path, relay=relay, files={".gitignore": "var/\n"})
@@ -158,7 +123,7 @@ def test_an_account_signs_in_on_the_pages_and_its_tokens_are_sealed(tmp_path: Pa
             assert done.status_code == 200, done.text
             again = one.submit(preview, "/web/edit/confirm")
             seen = daemon.text() + preview.text + done.text + again.text + one.get("/web/audit").text
-        for secret in ("canary", "rlsec", endpoint.asked[-1]["code_verifier"]):
+        for secret in ("canary", "rlsec", endpoint.asked[-1][2]["code_verifier"]):
             assert secret not in seen
         (field,) = [found for found in sealed_fields(read_files(tree)) if found.name == "account max"]
         assert field.binding is not None

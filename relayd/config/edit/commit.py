@@ -109,9 +109,25 @@ def push(root: Path, remote: str) -> str:
     """Push the branch that is checked out. Returns what came of it, in words."""
     place = find_git(os.path.realpath(root))
     ref = git_state(place).ref if place else ""
-    more = {"GIT_ALLOW_PROTOCOL": "file:https:ssh", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true"}
+    more = {
+        "GIT_ALLOW_PROTOCOL": "file:https:ssh",
+        "GIT_ASKPASS": "true",
+        "SSH_ASKPASS": "true",
+        "SSH_ASKPASS_REQUIRE": "force",
+    }
     try:
-        run_git(root, "push", "--quiet", "--no-verify", "--", remote, f"{ref}:{ref}", more=more, timeout=PUSH_TIMEOUT)
+        run_git(
+            root,
+            "push",
+            "--quiet",
+            "--no-verify",
+            "--no-recurse-submodules",
+            "--",
+            remote,
+            f"{ref}:{ref}",
+            more=more,
+            timeout=PUSH_TIMEOUT,
+        )
     except GitError as error:
         plain = "".join(char if char.isprintable() else " " for char in str(error))
         return f"not pushed to {remote}: {re.sub(r'//[^/@ ]*@', '//', plain)[:300]}"

@@ -66,11 +66,14 @@ class EditDraft:
         """For `git apply`: see patch.py."""
         return patch(self.before, self.after, folder)
 
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of each file as it was read; "" for one that was not there."""
-        return {
-            path: "" if old is None else hashlib.sha256(old).hexdigest() for path, old in sorted(self.before.items())
-        }
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the files that change, each as it was read."""
+        found = hashlib.sha256()
+        for path, old in sorted(self.before.items()):
+            found.update(path.encode("utf-8", "surrogateescape") + b"\0")
+            found.update(b"-" if old is None else hashlib.sha256(old).digest())
+        return found.hexdigest()
 
 
 def draft(edit: TreeEdit, files: Files) -> EditDraft:

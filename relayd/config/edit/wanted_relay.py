@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Callable
 
 from relayd.config.edit.hidden import Hider
 from relayd.config.edit.objects import edit_file
@@ -23,13 +24,7 @@ def set_aliases(fields: Fields) -> TreeEdit:
         gone: dict[KeyPath, Value | None] = {("models", one): None for one in present if one not in wanted}
         return set_wanted(text, gone | {("models", one): value for one, value in wanted.items()})
 
-    return TreeEdit(
-        what="models.aliases",
-        subject=", ".join(wanted)[:100],
-        message="models: other aliases",
-        command="",
-        plan=edit_file("relay.toml", edit),
-    )
+    return _of_relay("models.aliases", ", ".join(wanted)[:100], "models: other aliases", edit)
 
 
 def set_client(fields: Fields) -> TreeEdit:
@@ -47,13 +42,7 @@ def set_client(fields: Fields) -> TreeEdit:
         gone: dict[KeyPath, Value | None] = {(*at, one): None for one in present if one not in headers}
         return set_wanted(text, wanted | gone | {(*at, one): value for one, value in headers.items()})
 
-    return TreeEdit(
-        what="client.set",
-        subject=name,
-        message=f"client {name}: another rule",
-        command="",
-        plan=edit_file("relay.toml", edit),
-    )
+    return _of_relay("client.set", name, f"client {name}: another rule", edit)
 
 
 def delete_client(name: str) -> TreeEdit:
@@ -64,13 +53,7 @@ def delete_client(name: str) -> TreeEdit:
             raise LookupError(f"relay.toml: there is no client rule {name[:63]}")
         return set_wanted(text, {("clients", name): None})
 
-    return TreeEdit(
-        what="client.delete",
-        subject=name,
-        message=f"client {name}: no rule any more",
-        command="",
-        plan=edit_file("relay.toml", edit),
-    )
+    return _of_relay("client.delete", name, f"client {name}: no rule any more", edit)
 
 
 def set_file(path: str, shown: str, digest: str) -> TreeEdit:
@@ -93,6 +76,11 @@ def set_file(path: str, shown: str, digest: str) -> TreeEdit:
         return {path: (new.replace("\n", "\r\n") if "\r\n" in text else new).encode()}
 
     return TreeEdit(what="file.edit", subject=path, message=f"{path}: edited", command="", plan=plan)
+
+
+def _of_relay(what: str, subject: str, message: str, edit: Callable[[str], str]) -> TreeEdit:
+    plan = edit_file("relay.toml", edit)
+    return TreeEdit(what=what, subject=subject, message=message, command="", plan=plan)
 
 
 def _pairs(text: str, joint: str) -> dict[str, str]:

@@ -75,7 +75,7 @@ class EditFlow:
         if held is None:
             message = "this draft is no longer there (it was used, or is old): make the edit again"
             raise Refusal(status=409, message=message, code="draft")
-        if given_digests(visit) != held.draft.digests():
+        if visit.form.get("files") != held.draft.digest:
             raise Refusal(
                 status=409, message="the form does not belong to this draft: make the edit again", code="draft"
             )
@@ -120,7 +120,7 @@ class EditFlow:
             "edit": wanted.edit,
             "lines": lines_of(wanted.diff),
             "files": sorted(wanted.after),
-            "digests": wanted.digests(),
+            "digest": wanted.digest,
             "draft": token,
             "may": may,
             "patch": patch,
@@ -184,12 +184,6 @@ class EditFlow:
             result=result,
         )
         self.audit.note(act)
-
-
-def given_digests(visit: Visit) -> dict[str, str]:
-    """The digests of the files as a form has them, by path."""
-    prefix = "digest:"
-    return {name.removeprefix(prefix): value for name, value in visit.form.items() if name.startswith(prefix)}
 
 
 def lines_of(diff: str) -> list[tuple[str, str]]:
