@@ -9,8 +9,8 @@ import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from relayd.cli.output import print_json, say
-from relayd.cli.tree import Stop, add_action, read_new_secret, write
+from relayd.cli.output import say
+from relayd.cli.tree import Stop, add_action, print_written, read_new_secret, write
 from relayd.config.edit.edits import add_admin_token, set_admin_user
 from relayd.config.edit.objects import edit_file
 from relayd.config.edit.toml_edit import render
@@ -67,7 +67,7 @@ def _show_admin(
     args: argparse.Namespace, what: str, entry: Mapping[str, str], changed: Sequence[str], more: Mapping[str, str]
 ) -> int:
     if args.json:
-        print_json({"name": args.name, "role": entry["role"], "changed": list(changed), **more})
+        print_written(args, {"name": args.name, "role": entry["role"], "changed": list(changed), **more})
     elif not args.add:
         say("for relay.toml (or --add):")
         print(f"[[admin.{what}]]\n" + "\n".join(f"{name} = {render(value)}" for name, value in entry.items()))

@@ -63,6 +63,15 @@ def run_git(
     return done.stdout
 
 
+def quarantine(environ: Mapping[str, str]) -> dict[str, str]:
+    """Where git keeps what is being pushed until its pre-receive hook has accepted it, from that hook's environment.
+
+    Source: git-receive-pack(1), "QUARANTINE ENVIRONMENT".
+    """
+    names = ("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH")
+    return {name: environ[name] for name in names if name in environ}
+
+
 def _complaint(said: str) -> str:
     """What git ended with, among what it warns of besides."""
     lines = said.strip().splitlines()
@@ -111,14 +120,17 @@ def files_at(root: str | Path, commit: str) -> dict[str, bytes]:
     return dict(zip(blobs, contents_of(root, list(blobs.values())), strict=True))
 
 
-def contents_of(root: str | Path, names: Sequence[str]) -> list[bytes]:
-    """The bytes of blobs, by their object names. Raises: GitError. Source: git-cat-file(1), "BATCH OUTPUT"."""
+def contents_of(
+    root: str | Path, names: Sequence[str], *, objects: Mapping[str, str] = MappingProxyType({})
+) -> list[bytes]:
+    """The bytes of blobs, 64 MiB in all at most. Raises: GitError. Source: git-cat-file(1), "BATCH OUTPUT"."""
     if not names:
         return []
-    sizes = run_git(root, "cat-file", "--batch-check=%(objectsize)", stdin="\n".join(names).encode() + b"\n")
+    wanted = "\n".join(names).encode() + b"\n"
+    sizes = run_git(root, "cat-file", "--batch-check=%(objectsize)", stdin=wanted, more=objects)
     if sum(int(size) for size in sizes.split() if size.isdigit()) > MAX_TREE:
         raise GitError("the tree is larger than 64 MiB")
-    raw = run_git(root, "cat-file", "--batch", stdin="\n".join(names).encode() + b"\n")
+    raw = run_git(root, "cat-file", "--batch", stdin=wanted, more=objects)
     contents, at = [], 0
     for name in names:
         end = raw.find(b"\n", at)

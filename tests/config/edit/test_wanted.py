@@ -12,8 +12,8 @@ from relayd.cli import build_parser
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.tree_edit import TreeEdit, draft
 from relayd.config.edit.wanted import count_of, expiry, set_wanted, words_of
-from relayd.config.edit.wanted_accounts import new_account, seal_account, switch_account
-from relayd.config.edit.wanted_keys import change_key, limit_owner, new_key, rotate_key, switch_key
+from relayd.config.edit.wanted_accounts import delete_account, new_account, seal_account, switch_account
+from relayd.config.edit.wanted_keys import change_key, delete_key, deny, limit_owner, new_key, rotate_key, switch_key
 from relayd.config.edit.wanted_relay import set_aliases, set_client
 from relayd.config.secrets.api_keys import mint
 from relayd.config.secrets.secret import Secret
@@ -44,6 +44,11 @@ EVERYTHING = {
         new_account({"id": "b", "kind": "simulator", "weight": "3", "groups": "a, b"}, Secret("")),
         switch_account("a", False),
         seal_account("a", Secret("x"), login=True),
+        delete_key("k"),
+        delete_account("a"),
+        deny("keys", "k"),
+        deny("accounts", "a", undo=True),
+        deny("ips", "203.0.113.9"),
     ],
     ids=lambda edit: edit.what,
 )

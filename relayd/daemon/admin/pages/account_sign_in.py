@@ -18,7 +18,7 @@ from relayd.config.secrets.secret import Secret
 from relayd.daemon.accounts.code_grant import LoginError, SignIn, begin, exchange, read_answer
 from relayd.daemon.admin.pages.drafts import Waiting
 from relayd.daemon.admin.pages.edit_flow import EditFlow
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.wire.refusal import Refusal
 
 ANYWHERE = "http://127.0.0.1/callback"  # where nobody listens: the browser's address bar shows the answer
@@ -37,10 +37,10 @@ class AccountSignIn:
     asked: Waiting[tuple[str, SignIn]]
     rng: Callable[[int], bytes] = attrs.field(repr=False)
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         return (
-            Route(method="POST", pattern=f"{ROOT}/edit/sign-in", need="editor", handler=self.start),
-            Route(method="POST", pattern=f"{ROOT}/edit/sign-in-code", need="editor", handler=self.finish),
+            PageRoute(method="POST", pattern=f"{ROOT}/edit/sign-in", need="editor", handler=self.start),
+            PageRoute(method="POST", pattern=f"{ROOT}/edit/sign-in-code", need="editor", handler=self.finish),
         )
 
     async def start(self, visit: Visit) -> Page:

@@ -24,8 +24,9 @@ from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
 from relayd.daemon.admin.pages.drafts import HeldDraft, Waiting
 from relayd.daemon.admin.pages.edit_tree import EditedTree, WrittenEdit
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.reload.requests import Reload, RequestQueue
+from relayd.wire.current_models import SMALL
 from relayd.wire.refusal import Refusal
 
 PROBLEMS = (
@@ -35,7 +36,6 @@ PROBLEMS = (
     Column(name="message"),
     Column(name="hint"),
 )
-MODEL = "claude-haiku-4-5"  # in the lines for clients
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -55,8 +55,8 @@ class EditFlow:
     public: Callable[[], list[str]]
     _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
-    def routes(self) -> tuple[Route, ...]:
-        return (Route(method="POST", pattern=f"{ROOT}/edit/confirm", need="editor", handler=self.confirm),)
+    def routes(self) -> tuple[PageRoute, ...]:
+        return (PageRoute(method="POST", pattern=f"{ROOT}/edit/confirm", need="editor", handler=self.confirm),)
 
     async def show(self, visit: Visit, edit: TreeEdit, minted: Secret | None = None) -> Page:
         """What an edit would come to. Raises: Refusal 400, 409."""
@@ -201,7 +201,7 @@ def client_lines(addresses: list[str], key: str) -> list[tuple[str, str]]:
     """What to type for each client, with a key that was just made."""
     found = next((one for one in addresses if one.startswith("http")), "http://127.0.0.1:3000")
     base = found.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    ask = f'{{"model": "{MODEL}", "max_tokens": 100, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    ask = f'{{"model": "{SMALL}", "max_tokens": 100, "messages": [{{"role": "user", "content": "Hello"}}]}}'
     headers = f"-H 'x-api-key: {key}' -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json'"
     return [
         ("Claude Code", f"export ANTHROPIC_BASE_URL={base}\nexport ANTHROPIC_AUTH_TOKEN={key}\nclaude"),

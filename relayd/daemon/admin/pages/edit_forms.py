@@ -44,7 +44,7 @@ from relayd.config.secrets.api_keys import mint
 from relayd.config.secrets.sealed_fields import objects, parsed, relay_table
 from relayd.config.secrets.secret import Secret
 from relayd.daemon.admin.pages.edit_flow import EditFlow, said
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.wire.refusal import Refusal
 
 # What is wanted, by the field `do`. Those that mint a key are in `EditForms.preview`.
@@ -80,7 +80,7 @@ class EditForms:
     flow: EditFlow
     rng: Callable[[int], bytes] = attrs.field(repr=False)
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         shown = {
             "": self.show_all,
             "/new-key": self.show_new_key,
@@ -93,10 +93,10 @@ class EditForms:
         }
         return (
             *(
-                Route(method="GET", pattern=f"{ROOT}/edit{path}", need="editor", handler=handler)
+                PageRoute(method="GET", pattern=f"{ROOT}/edit{path}", need="editor", handler=handler)
                 for path, handler in shown.items()
             ),
-            Route(method="POST", pattern=f"{ROOT}/edit/preview", need="editor", handler=self.preview),
+            PageRoute(method="POST", pattern=f"{ROOT}/edit/preview", need="editor", handler=self.preview),
         )
 
     async def preview(self, visit: Visit) -> Page:
