@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from relayd.cli.output import say
-from relayd.cli.tree import Stop, add_action, edit_file, print_written, read_new_secret, write
+from relayd.cli.tree import Stop, add_action, print_written, read_new_secret, write
 from relayd.config.edit.edits import add_admin_token, set_admin_user
+from relayd.config.edit.objects import edit_file
 from relayd.config.edit.toml_edit import render
 from relayd.config.secrets.password_hash import hash_password, mint_token, token_hash, weak_password
 

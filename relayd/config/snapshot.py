@@ -200,6 +200,9 @@ class Admin:
     proxy_user_header: str = key(
         "", doc="Header in which a trusted proxy names who is signed in there; empty = none.", form="header"
     )
+    push: str = key(
+        "", doc="Git remote to which edits of the pages are pushed; left out = edits are only committed.", form="name"
+    )
     calls: int = key(
         10_000, doc="Recent calls that are kept for the pages, for seven days; 0 = none.", low=0, high=1_000_000
     )

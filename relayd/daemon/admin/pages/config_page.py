@@ -12,6 +12,7 @@ import trio
 
 from relayd.daemon.admin.documents import candidate_document, history_document, origin_document, result_document
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
+from relayd.daemon.admin.pages.edit_flow import PROBLEMS, placed
 from relayd.daemon.admin.pages.table import Column, PageTable
 from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources, status_document
@@ -19,13 +20,6 @@ from relayd.daemon.reload.history import History
 from relayd.daemon.reload.requests import Operation, Reload, RequestQueue, Resume, Rollback, Trigger
 from relayd.wire.refusal import Refusal
 
-PROBLEMS = (
-    Column(name="severity"),
-    Column(name="place"),
-    Column(name="code"),
-    Column(name="message"),
-    Column(name="hint"),
-)
 NODES = (
     Column(name="node"),
     Column(name="revision"),
@@ -105,7 +99,7 @@ class ConfigPages:
         problems = (verdict or candidate or {}).get("problems", [])
         status = status_document(self.sources, visit.now)
         tables = (
-            PageTable(name="problems", columns=PROBLEMS, rows=[_placed(one) for one in problems]),
+            PageTable(name="problems", columns=PROBLEMS, rows=[placed(one) for one in problems]),
             PageTable(name="nodes", columns=NODES, rows=status["nodes"]),
             PageTable(name="stored", columns=STORED, rows=[_whole(one) for one in history_document(stored, record)]),
         )
@@ -119,11 +113,6 @@ class ConfigPages:
         values = {**document, "held": record.hold, "degraded": record.degraded, "tree": self.sources.tree}
         values["restart_required"] = list(record.restart_required)
         return Page(template="config", title="menu.config", values=values, tables=tables, document=document)
-
-
-def _placed(problem: dict[str, Any]) -> dict[str, Any]:
-    place = ":".join(str(problem[name]) for name in ("file", "line", "column") if problem.get(name))
-    return {**{column.name: problem.get(column.name, "") for column in PROBLEMS}, "place": place}
 
 
 def _whole(stored: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ MENU = (
     ("explain", f"{ROOT}/explain", "viewer"),
     ("reports", f"{ROOT}/reports", "viewer"),
     ("config", f"{ROOT}/config", "viewer"),
+    ("edit", f"{ROOT}/edit", "editor"),
     ("audit", f"{ROOT}/audit", "viewer"),
     ("my_key", f"{ROOT}/my-key", "key"),
 )
@@ -91,8 +92,8 @@ def _menu(visit: Visit) -> list[tuple[str, str, bool]]:
     """What this visitor may go to: message, URL, whether it is here."""
     if visit.session is None:
         return []
-    key_holder = visit.visitor.role == "key"
-    shown = [(name, path) for name, path, need in MENU if key_holder == (need == "key")]
+    needs = {"key": ("key",), "viewer": ("viewer",), "editor": ("viewer", "editor")}[visit.visitor.role]
+    shown = [(name, path) for name, path, need in MENU if need in needs]
     here = max((path for _, path in shown if _inside(visit.path, path)), key=len, default="")
     return [(name, path, path == here) for name, path in shown]
 
