@@ -30,6 +30,7 @@ VERBS = {
     "rollback": ("reload", "take the running daemon back to a stored config"),
     "resume": ("reload", "end a rollback, so that the daemon follows the tree again"),
     "status": ("status", "show what the running daemon runs, and what is wrong with it"),
+    "doctor": ("doctor", "look at all that a node stands on, and say what to do about what is not well"),
     "explain": ("explain", "say which account would serve a call, and why the others would not"),
     "report": ("report", "add up the requests, tokens and cost of some days"),
     "usage": ("usage", "show the limits of keys and how much of them is used"),

@@ -35,6 +35,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "reload": ("relayd reload", "relayd reload --dry-run", "relayd reload --accept 98c2b1d0f3aa"),
     "rollback": ("relayd rollback",),
     "status": ("relayd status", "relayd status --watch", "relayd status --json"),
+    "doctor": ("relayd doctor", "relayd doctor --offline --json"),
     "explain": (
         f'relayd explain --key dev --model {USUAL} --client "claude-cli/2.1.0 (external, cli)"',
         f"relayd explain --key dev --model {USUAL} --at HEAD~1",

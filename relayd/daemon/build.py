@@ -42,6 +42,7 @@ from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.capacity import ADMIN_CONNECTIONS, client_connections, descriptors, memory
 from relayd.daemon.log import AccessLog
 from relayd.daemon.log_output import Output
+from relayd.daemon.net.listen import address_text, sockets_of
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, OpenSockets, admin_addresses, public_addresses
@@ -536,6 +537,7 @@ def make_sources(
         tree=str(source.settings.at) if source is not None else str(base.node.tree.absolute()),
         started=base.started,
         draining=lambda: app.draining,
+        listen=tuple(address_text(sock) for sock in sockets_of(base.sockets.public)),
         source=source,
     )
 

@@ -173,8 +173,7 @@ class RedisStore:
 
     def check(self) -> list[str]:
         try:
-            connection = self._open()
-            told = _info(connection.ask("INFO"))
+            told = self._info()
             version = told.get("redis_version", "0.0")
             if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
                 raise c.StoreMisfit(
@@ -184,6 +183,17 @@ class RedisStore:
         except (redis.RedisError, OSError) as error:
             self.close()
             raise self._away(error) from None
+
+    def info(self) -> dict[str, str]:
+        """What the server says of itself (INFO). Raises: StoreUnavailable."""
+        try:
+            return self._info()
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise self._away(error) from None
+
+    def _info(self) -> dict[str, str]:
+        return _info(self._open().ask("INFO"))
 
     def _away(self, error: Exception) -> c.StoreUnavailable:
         hint = _what_it_needs(error)
