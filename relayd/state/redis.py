@@ -184,6 +184,27 @@ class RedisStore:
             self.close()
             raise self._away(error) from None
 
+    def ask_all(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
+        """The answers of plain commands on keys of this realm; None for one that the server refuses as such.
+
+        Raises: StoreUnavailable.
+        """
+        self._ping()  # which finds the master of our slot
+        try:
+            connection, answers = self._open(), []
+            connection.send(list(commands))
+            for _ in commands:
+                try:
+                    answers.append(connection.read())
+                except redis.ResponseError as error:
+                    if isinstance(error, redis.exceptions.NoPermissionError) or _cannot_now(str(error)):
+                        raise
+                    answers.append(None)
+            return answers
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise self._away(error) from None
+
     def info(self) -> dict[str, str]:
         """What the server says of itself (INFO). Raises: StoreUnavailable."""
         try:
