@@ -34,6 +34,8 @@ VERBS = {
     "explain": ("explain", "say which account would serve a call, and why the others would not"),
     "report": ("report", "add up the requests, tokens and cost of some days"),
     "usage": ("usage", "show the limits of keys and how much of them is used"),
+    "backup": ("backup", "write tree, state and stored configs to one sealed file"),
+    "restore": ("restore", "put a backup back, or tell what that would do"),
     "init": ("init", "make a new config tree"),
     "serve-git": ("serve_git", "make a repository to push to: each push is checked, put in place and reported on"),
     "manifest": ("manifest", "list a tree's files with their digests, for copies that are not atomic"),

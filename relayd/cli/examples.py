@@ -42,6 +42,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "usage": ("relayd usage",),
     "report": ("relayd report --day 2026-11-22", "relayd report --by key,model --json"),
+    "backup": ("relayd backup /var/backups/relayd.backup --force",),
+    "restore": (
+        "relayd restore --dry-run relayd.backup            verifies it",
+        "relayd restore relayd.backup --config /srv/relay",
+        "relayd restore relayd.backup --only state --state redis://127.0.0.1:6379/0",
+    ),
     "serve-git": ("relayd serve-git /srv/relay", "relayd serve-git /etc/relayd/tree --bare /srv/git/relay.git"),
     "manifest": ("relayd manifest --write",),
     "schema": ("relayd schema --table",),

@@ -21,9 +21,9 @@ from relayd.state.contract import CALLS_MS, USAGE_MS
 from relayd.state.redis_address import Word
 
 HOUR, DAY = 3_600_000, 86_400_000
-Table = str
-Fields = tuple[Any, ...]
-Command = tuple[Word, ...]
+TableName = str
+TableRow = tuple[Any, ...]
+RedisCommand = tuple[Word, ...]
 
 _pack = msgspec.msgpack.encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -41,7 +41,7 @@ def window_of_counter(counter: str) -> int | None:
 # -- from Redis ------------------------------------------------------------------------------------------------------
 
 
-def rows_of_text(name: str, raw: bytes, left: int, now: int) -> Iterator[tuple[Table, Fields]]:
+def rows_of_text(name: str, raw: bytes, left: int, now: int) -> Iterator[tuple[TableName, TableRow]]:
     """The rows of a key that holds a text.
 
     Args:
@@ -66,7 +66,7 @@ def rows_of_text(name: str, raw: bytes, left: int, now: int) -> Iterator[tuple[T
             yield "pins", (rest, value, expires or FOREVER)
 
 
-def _call_rows(call: str, found: list[Any]) -> Iterator[tuple[Table, Fields]]:
+def _call_rows(call: str, found: list[Any]) -> Iterator[tuple[TableName, TableRow]]:
     state, expires = found[:2]
     if state == "S":
         yield "done", (call, expires, None, None)
@@ -80,7 +80,7 @@ def _call_rows(call: str, found: list[Any]) -> Iterator[tuple[Table, Fields]]:
     yield "open", (call, expires, terms, _pack(orphan), _pack(checkpoint) if checkpoint else None, key, likely)
 
 
-def _memory(term: list[Any]) -> Fields:
+def _memory(term: list[Any]) -> TableRow:
     """What a call keeps of a term, as SQLite keeps it."""
     match term:
         case ["R", counter, unit, charged, _, bucket]:
@@ -92,7 +92,7 @@ def _memory(term: list[Any]) -> Fields:
     raise ValueError("a term of a call that cannot be read")
 
 
-def rows_of_hash(name: str, fields: Mapping[bytes, bytes]) -> Iterator[tuple[Table, Fields]]:
+def rows_of_hash(name: str, fields: Mapping[bytes, bytes]) -> Iterator[tuple[TableName, TableRow]]:
     """The rows of a key that holds a hash."""
     kind, _, rest = name.partition(":")
     for field, raw in fields.items():
@@ -106,7 +106,7 @@ def rows_of_hash(name: str, fields: Mapping[bytes, bytes]) -> Iterator[tuple[Tab
                 yield "calls", tuple(_unpack(raw))
 
 
-def rows_of_set(name: str, members: Iterable[tuple[bytes, int]]) -> Iterator[tuple[Table, Fields]]:
+def rows_of_set(name: str, members: Iterable[tuple[bytes, int]]) -> Iterator[tuple[TableName, TableRow]]:
     """The rows of a key that holds a sorted set: slots. The other ones are indexes."""
     if name.startswith("s:"):
         yield from (("slots", (name[2:], member.decode(), score)) for member, score in members)
@@ -115,7 +115,7 @@ def rows_of_set(name: str, members: Iterable[tuple[bytes, int]]) -> Iterator[tup
 # -- to Redis --------------------------------------------------------------------------------------------------------
 
 
-def commands_of(prefix: str, table: Table, rows: Sequence[Fields], now: int) -> Iterator[Command]:
+def commands_of(prefix: str, table: TableName, rows: Sequence[TableRow], now: int) -> Iterator[RedisCommand]:
     """The commands that put rows of a table into Redis. Rolling counters come whole: all rows of one together.
 
     Args:
@@ -140,7 +140,7 @@ def commands_of(prefix: str, table: Table, rows: Sequence[Fields], now: int) -> 
                 yield from _row_commands(prefix, table, row, now)
 
 
-def _row_commands(prefix: str, table: Table, row: Fields, now: int) -> Iterator[Command]:
+def _row_commands(prefix: str, table: TableName, row: TableRow, now: int) -> Iterator[RedisCommand]:
     match table, row:
         case "sums", (counter, start, amount, expires) if expires > now:
             yield "SET", f"{prefix}k:{counter}@{start}", amount, "PX", _left(expires, now)
@@ -165,7 +165,7 @@ def _row_commands(prefix: str, table: Table, row: Fields, now: int) -> Iterator[
             yield from _expiries([f"{prefix}open", *([f"{prefix}h:{key}"] if key else [])], USAGE_MS)
 
 
-def _window_commands(prefix: str, rows: Sequence[Fields], now: int) -> Iterator[Command]:
+def _window_commands(prefix: str, rows: Sequence[TableRow], now: int) -> Iterator[RedisCommand]:
     flat: dict[str, list[int]] = {}
     for counter, bucket, amount, expires in rows:
         window = window_of_counter(counter)
@@ -176,7 +176,7 @@ def _window_commands(prefix: str, rows: Sequence[Fields], now: int) -> Iterator[
         yield "SET", f"{prefix}w:{counter}", _pack(buckets), "PX", min(window, USAGE_MS) + HOUR
 
 
-def _note_commands(prefix: str, rows: Sequence[Fields]) -> Iterator[Command]:
+def _note_commands(prefix: str, rows: Sequence[TableRow]) -> Iterator[RedisCommand]:
     latest: dict[str, int] = {}
     for topic, name, version, body in rows:
         latest[topic] = max(version, latest.get(topic, 0))
@@ -194,7 +194,7 @@ def _term(memory: Sequence[Any]) -> list[Any]:
     return ["C", counter, unit, charged, start] if kind == "C" else ["S", counter]
 
 
-def _expiries(keys: Iterable[str], time: int) -> Iterator[Command]:
+def _expiries(keys: Iterable[str], time: int) -> Iterator[RedisCommand]:
     yield from (("PEXPIRE", key, time) for key in dict.fromkeys(keys))
 
 

@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from relayd.state.contract import Ping, Pong, StoreUnavailable
-from relayd.state.portable import Command, Fields, Table, commands_of, rows_of_hash, rows_of_set, rows_of_text
+from relayd.state.portable import (
+    RedisCommand,
+    TableName,
+    TableRow,
+    commands_of,
+    rows_of_hash,
+    rows_of_set,
+    rows_of_text,
+)
 from relayd.state.redis import RedisStore
 
 AT_ONCE = 200  # keys, or commands
@@ -33,7 +41,7 @@ def keys_of(store: RedisStore) -> Iterator[list[bytes]]:
             return
 
 
-def read_realm(store: RedisStore) -> Iterator[tuple[Table, Fields]]:
+def read_realm(store: RedisStore) -> Iterator[tuple[TableName, TableRow]]:
     """What the realm holds, as rows of tables. Raises: StoreUnavailable."""
     now, skip = store_time(store), len(store.prefix)
     for keys in keys_of(store):
@@ -49,10 +57,10 @@ def read_realm(store: RedisStore) -> Iterator[tuple[Table, Fields]]:
                 yield from rows_of_set(name, pairs)
 
 
-def write_realm(store: RedisStore, tables: Iterable[tuple[Table, list[Fields]]]) -> None:
+def write_realm(store: RedisStore, tables: Iterable[tuple[TableName, list[TableRow]]]) -> None:
     """Put rows into an empty realm. Raises: StoreUnavailable."""
     now = store_time(store)
-    waiting: list[Command] = []
+    waiting: list[RedisCommand] = []
     for table, rows in tables:
         waiting += commands_of(store.prefix, table, rows, now)
         while len(waiting) >= AT_ONCE:
@@ -77,13 +85,13 @@ def store_time(store: RedisStore) -> int:
     return answer.now
 
 
-def _write(store: RedisStore, commands: list[Command]) -> None:
+def _write(store: RedisStore, commands: list[RedisCommand]) -> None:
     if None in store.ask_all(commands):
         raise StoreUnavailable(f"{store.name}: it refused what was to be written [see the ACL line in docs/state.md]")
 
 
-def _texts(store: RedisStore, texts: list[tuple[str, bytes]], now: int) -> Iterator[tuple[Table, Fields]]:
-    asked: list[Command] = []
+def _texts(store: RedisStore, texts: list[tuple[str, bytes]], now: int) -> Iterator[tuple[TableName, TableRow]]:
+    asked: list[RedisCommand] = []
     for _, key in texts:
         asked += [("GET", key), ("PTTL", key)]
     answers = store.ask_all(asked) if asked else []
@@ -92,7 +100,7 @@ def _texts(store: RedisStore, texts: list[tuple[str, bytes]], now: int) -> Itera
             yield from _understood(rows_of_text(name, raw, left, now))
 
 
-def _hash(store: RedisStore, name: str, key: bytes) -> Iterator[tuple[Table, Fields]]:
+def _hash(store: RedisStore, name: str, key: bytes) -> Iterator[tuple[TableName, TableRow]]:
     cursor: Any = b"0"
     while True:
         (page,) = store.ask_all([("HSCAN", key, cursor, "COUNT", PAGE)])
@@ -105,7 +113,7 @@ def _hash(store: RedisStore, name: str, key: bytes) -> Iterator[tuple[Table, Fie
             return
 
 
-def _understood(rows: Iterator[tuple[Table, Fields]]) -> list[tuple[Table, Fields]]:
+def _understood(rows: Iterator[tuple[TableName, TableRow]]) -> list[tuple[TableName, TableRow]]:
     """Rows that are read now; none of what is damaged, as the store itself takes it."""
     try:
         return list(rows)
