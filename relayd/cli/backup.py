@@ -26,6 +26,7 @@ from relayd.cli import add_config
 from relayd.cli.archive import BUNDLE, NODE, STATE, TREE, ArchiveManifest, listed, write_archive
 from relayd.cli.output import add_json, counted, moment, print_result, say
 from relayd.cli.store import PATIENCE, add_state, now_ms
+from relayd.cli.store_condition import state_file
 from relayd.cli.tree import Stop, guarded, now, require_tree
 from relayd.config.atomic import sync_directory
 from relayd.config.edit.write import Files
@@ -169,10 +170,11 @@ def _copy_node(own: Path, folder: Path) -> None:
 
 def _copy_state(args: argparse.Namespace, realm: str, settings: State, target: Path) -> str:
     """The state as a file of tables. Returns the kind of its store; "" where there is none yet."""
-    url, path = args.state or settings.url, state_file(args.state or settings.url, args.config)
-    if path is not None:
-        if not path.exists():
-            say(f"note: {path}: there is no state yet, so none is in the backup")
+    url = args.state or settings.url
+    path = state_file(url, args.config)
+    if url.startswith("sqlite:"):
+        if path is None or not path.exists():
+            say(f"note: {path or url}: there is no state yet, so none is in the backup")
             return ""
         from relayd.state.sqlite_copy import copy_file
 
@@ -212,9 +214,3 @@ def _tables(path: Path) -> int:
     if wrong:
         raise Stop(f"the state is damaged and cannot be backed up: {wrong}")
     return version
-
-
-def state_file(url: str, base: Path) -> Path | None:
-    """The file of a SQLite state; None for another store."""
-    scheme, _, rest = url.partition(":")
-    return base / rest.removeprefix("//") if scheme == "sqlite" else None

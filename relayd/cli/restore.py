@@ -18,10 +18,11 @@ from typing import Any
 import attrs
 
 from relayd.cli.archive import BUNDLE, NODE, STATE, TREE, ArchiveManifest, head_of, read_archive
-from relayd.cli.backup import FOLDERS, LETTERS, opened_redis, state_file, state_settings, write_files
+from relayd.cli.backup import FOLDERS, LETTERS, opened_redis, state_settings, write_files
 from relayd.cli.control_client import DaemonRefused, DaemonSilent, NoDaemon, add_control, ask
 from relayd.cli.output import counted, print_json, say
 from relayd.cli.store import add_state
+from relayd.cli.store_condition import state_file
 from relayd.cli.tree import FAILED, Stop, add_identity, guarded, now
 from relayd.cli.verdict import QUICK, same_directory
 from relayd.config.atomic import sync_directory
@@ -121,8 +122,10 @@ def _opened(args: argparse.Namespace, folder: Path) -> Unpacked:
     files = read_tree(folder / TREE).files if (folder / TREE).is_dir() else {}
     settings = state_settings(files)
     url = args.state or settings.url
-    own = state_directory(url, args.config, own_directory(os.environ))
-    return Unpacked(folder=folder, manifest=manifest, files=files, own=own, database=state_file(url, args.config))
+    own, database = state_directory(url, args.config, own_directory(os.environ)), state_file(url, args.config)
+    if database is None and url.startswith("sqlite:") and args.only != "tree":
+        raise Stop(f"{url}: a state in memory cannot be restored (--state URL, or --only tree)")
+    return Unpacked(folder=folder, manifest=manifest, files=files, own=own, database=database)
 
 
 def _check_state(manifest: ArchiveManifest, path: Path) -> None:

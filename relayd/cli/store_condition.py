@@ -29,7 +29,7 @@ def store_state(args: argparse.Namespace, snapshot: Snapshot) -> StoreState:
         args: of a verb with `--config` and `--state`.
     """
     url = args.state or snapshot.relay.state.url
-    path = _file_of(url, args.config)
+    path = state_file(url, args.config)
     if path is not None and not path.exists():
         return StoreState(name=f"sqlite:{path}", version="no file yet (the daemon makes it)")
     try:
@@ -47,7 +47,8 @@ def store_state(args: argparse.Namespace, snapshot: Snapshot) -> StoreState:
         store.close()
 
 
-def _file_of(url: str, base: Path) -> Path | None:
+def state_file(url: str, base: Path) -> Path | None:
+    """The file of a SQLite state; None for one in memory, and for another store."""
     scheme, _, rest = url.partition(":")
     return base / rest.removeprefix("//") if scheme == "sqlite" and rest and rest != ":memory:" else None
 

@@ -12,6 +12,7 @@ import pytest
 from operations import admit
 from redis_server import RedisServer
 from redis_server import running as redis_running
+from test_redis_store import ALLOWED
 
 from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
 from relayd.core.quota.usage_record import UsageRecord
@@ -35,6 +36,7 @@ from relayd.state.contract import (
     Settle,
     Settled,
     Store,
+    StoreUnavailable,
     Void,
 )
 from relayd.state.portable import window_of_counter
@@ -43,6 +45,7 @@ from relayd.state.redis_copy import delete_realm, keys_of, read_realm, write_rea
 from relayd.state.sqlite import SqliteStore
 from relayd.state.sqlite_copy import bring_up_to_date, copy_file, read_rows, write_rows
 
+ROOT = Path(__file__).parents[2]
 NOW = round(time.time() * 1000)
 LATER = NOW + 3_600_000
 TERMS: tuple[Term, ...] = (
@@ -192,6 +195,24 @@ def test_other_realms_and_what_is_damaged_are_left_alone(tmp_path: Path, server:
     with contextlib.closing(in_file(tmp_path / "b.db")) as store:
         assert store.apply([GetPin(name="object/file_1")])[0].value == "main dev"  # type: ignore[union-attr]
         assert store.apply([GetPin(name="theirs")])[0].value is None  # type: ignore[union-attr]
+
+
+def test_a_user_who_may_do_what_the_docs_say_can_copy(tmp_path: Path, server: RedisServer) -> None:
+    assert "`relayd backup` and `restore` need `+scan +pttl` too" in (ROOT / "docs/state.md").read_text()
+    with contextlib.closing(server.client()) as client:
+        client.execute_command("ACL", "SETUSER", "copier", "on", ">hunter2", *ALLOWED.split(), "+scan", "+pttl")
+        client.execute_command("ACL", "SETUSER", "counter", "on", ">hunter2", *ALLOWED.split())
+    url = server.url.replace("//", "//{}@")
+    path = filled(tmp_path / "a.db")
+    with contextlib.closing(RedisStore(url.format("copier"), realm="acl", password="hunter2", command=5)) as store:
+        write_realm(store, read_rows(path))
+        write_rows(tmp_path / "b.db", read_realm(store))
+        delete_realm(store)
+    assert answers_of(tmp_path / "b.db")[1] == answers_of(path)[1]
+    with contextlib.closing(RedisStore(url.format("counter"), realm="acl", password="hunter2", command=5)) as store:
+        with pytest.raises(StoreUnavailable, match="scan") as caught:
+            list(keys_of(store))
+        assert "hunter" not in str(caught.value)
 
 
 def test_more_keys_than_go_at_once_all_go(tmp_path: Path, server: RedisServer) -> None:
