@@ -24,6 +24,7 @@ from relayd.config.secrets.identity import write_identity
 from relayd.config.secrets.seal import Identity, new_identity
 from relayd.config.secrets.sealed_stream import StreamHead
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.store.journal import Journal
 from relayd.state.contract import Settle
 from relayd.state.sqlite import SqliteStore
 
@@ -188,8 +189,14 @@ def test_the_history_of_the_tree_comes_along(machine: Machine, tmp_path: Path) -
     assert git("branch", "--show-current", at=other.tree.root) == "trunk\n"
 
 
-def test_a_state_of_an_older_version_is_brought_up_to_date(machine: Machine, tmp_path: Path) -> None:
+def test_a_state_of_an_older_version_is_brought_up_to_date_and_the_journal_replayed(
+    machine: Machine, tmp_path: Path
+) -> None:
     machine.database.parent.mkdir()
+    journal = Journal(machine.database.parent / "journal")
+    waiting = UsageRecord(day="2027-01-15", key="dev", account="sim", model="m", cost=5)
+    assert journal.append([Settle(call="waiting", record=waiting)])
+    journal.close()
     with contextlib.closing(sqlite3.connect(machine.database)) as connection:
         connection.executescript((Path(__file__).parents[1] / "state/v2.sql").read_text())
     file = machine.back_up()
@@ -198,7 +205,7 @@ def test_a_state_of_an_older_version_is_brought_up_to_date(machine: Machine, tmp
     with running(other.tree.root) as daemon:
         assert status_of_a_call(daemon) == 200
     with contextlib.closing(sqlite3.connect(other.database)) as connection:
-        assert connection.execute("SELECT sum(cost) FROM books WHERE day = '2027-01-15'").fetchone() == (3,)
+        assert connection.execute("SELECT sum(cost) FROM books WHERE day = '2027-01-15'").fetchone() == (3 + 5,)
 
 
 def test_whoever_has_no_identity_or_a_damaged_file_restores_nothing(machine: Machine, tmp_path: Path) -> None:
