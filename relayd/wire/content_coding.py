@@ -1,4 +1,4 @@
-"""Content codings of request bodies: gzip, deflate, br and zstd, undone piece by piece (RFC 9110 section 8.4.1).
+"""Content codings of bodies: gzip, deflate, br and zstd, undone piece by piece (RFC 9110 section 8.4.1).
 
 Rule: bounded before it is believed. What comes out is counted as it comes: neither more than a body may have, nor out
 of proportion to what came in. A body that is cut, damaged or followed by more is refused, never served in part.
@@ -238,3 +238,53 @@ class BodyDecoder:
 
 def _too_large(what: str) -> Refusal:
     return Refusal(status=413, message=f"request body {what}")
+
+
+class CodingDamaged(ValueError):
+    """A body is not what its coding says."""
+
+
+class PieceDecoder:
+    """Undoes the coding of a body that comes in pieces, in pieces that are bounded too.
+
+    Args:
+        coding: one of CODINGS.
+
+    Attributes:
+        ended: a whole body has come.
+    """
+
+    def __init__(self, coding: str) -> None:
+        self.ended = False
+        self._coding = _CODINGS[coding]
+        self._machine: _Machine | None = None
+        self._input = b""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of the body."""
+        self._input += data
+
+    def take(self, most: int) -> bytes:
+        """About so many decoded bytes at the most; none when more has to be fed first. Raises: CodingDamaged."""
+        try:
+            return self._take(most)
+        except CodingDamaged:
+            raise
+        except Exception as error:  # zlib's, brotli's or zstd's own
+            raise CodingDamaged(str(error)) from None
+
+    def _take(self, most: int) -> bytes:
+        while self._input or (self._machine is not None and not self._machine.hungry):
+            if self._machine is None:
+                if len(self._input) < 2:  # which tell zlib's form from the bare one; no coding has fewer
+                    return b""
+                if self.ended and not self._coding.joined:
+                    raise CodingDamaged("something follows its end")
+                self._machine, self.ended = self._coding.machine(self._input[:2]), False
+            given, self._input = (self._input, b"") if self._machine.hungry else (b"", self._input)
+            piece = self._machine.take(given, most)
+            if self._machine.ended:
+                self._input, self._machine, self.ended = self._machine.rest + self._input, None, True
+            if piece:
+                return piece
+        return b""

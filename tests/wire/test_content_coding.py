@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.wire.content_coding import CODINGS, FLOOR, RATIO, BodyDecoder, coding_of
+from relayd.wire.content_coding import CODINGS, FLOOR, RATIO, BodyDecoder, CodingDamaged, PieceDecoder, coding_of
 from relayd.wire.http import Headers
 from relayd.wire.refusal import Refusal
 
@@ -126,3 +126,42 @@ def test_the_libraries_wait_for_the_first_body_that_needs_them() -> None:
     probe = f"import sys, relayd.wire.content_coding; print(sorted({names} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def decoded(coding: str, pieces: list[bytes], most: int) -> bytes:
+    decoder, found = PieceDecoder(coding), []
+    for piece in pieces:
+        decoder.feed(piece)
+        while more := decoder.take(most):
+            assert len(more) <= most + (128 << 10)  # brotli hands out what its ring holds
+            found.append(more)
+    assert decoder.ended
+    return b"".join(found)
+
+
+@given(coding=st.sampled_from(CODINGS), seed=st.integers(0, 1 << 30), size=st.integers(0, 100_000))
+@settings(deadline=None, max_examples=60)
+def test_an_answer_comes_out_however_it_is_cut(coding: str, seed: int, size: int) -> None:
+    rng = random.Random(seed)
+    text = bytes(rng.choices(b'{"role": user}', k=size)) + rng.randbytes(100)
+    packed, step = PACK[coding](text), rng.choice((1, 7, 1000, 65536))
+    pieces = [packed[start : start + step] for start in range(0, len(packed), step)]
+    assert decoded(coding, pieces, rng.choice((100, 4096, 1 << 20))) == text
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_an_answer_that_unfolds_a_thousandfold_comes_in_small_pieces(coding: str) -> None:
+    assert decoded(coding, [PACK[coding](bytes(5_000_000))], 65536) == bytes(5_000_000)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_damaged_answer_is_known(coding: str) -> None:
+    decoder = PieceDecoder(coding)
+    decoder.feed(b"\xff\xfe\xfd no coding at all" * 10)
+    with pytest.raises(CodingDamaged):
+        decoder.take(1000)
+    cut = PieceDecoder(coding)
+    cut.feed(PACK[coding](random.Random(1).randbytes(1000))[:-5])
+    while cut.take(1000):
+        pass
+    assert not cut.ended

@@ -27,8 +27,10 @@ from relayd.daemon.net.request import PlainRequest, RequestTarget, target_of
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
 from relayd.wire.blot import SHORTEST, Blotter, blotted
+from relayd.wire.content_coding import CODINGS, CodingDamaged, PieceDecoder, coding_of
 from relayd.wire.http import Headers
 
+DECODED_PIECE = 256 << 10  # bytes of an answer that are decoded at once
 SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
 
 
@@ -71,10 +73,12 @@ class Upstreams:
             answer = await self.transport(account).ask(request)
         except httpx2.TransportError as error:
             return unreachable(error, outbound.credential)
-        inbound = Inbound(
-            status=answer.status,
-            headers=Headers(answer.headers),  # both transports give lower-case names
-            source=answer,
+        inbound = without_coding(
+            Inbound(
+                status=answer.status,
+                headers=Headers(answer.headers),  # both transports give lower-case names
+                source=answer,
+            )
         )
         return inbound if len(outbound.credential) < SHORTEST else without_echo(inbound, outbound.credential)
 
@@ -113,6 +117,57 @@ class Upstreams:
         """Close every idle connection; those in use close with their calls."""
         for transport in self._by_proxy.values():
             transport.close()
+
+
+def without_coding(inbound: Inbound) -> Inbound:
+    """An answer as it was asked for: as it is. One that came compressed all the same is decoded, for it has to be read
+    (its usage, its errors, our credential in it), and a stream gets comments between its events."""
+    headers = inbound.headers
+    if b"content-encoding" not in headers or (coding := coding_of(headers)) not in CODINGS:
+        return inbound
+    plain = [pair for pair in headers if pair[0] not in (b"content-encoding", b"content-length")]
+    source = DecodedBody(inbound.source, PieceDecoder(coding))
+    return Inbound(status=inbound.status, headers=Headers(plain), source=source)
+
+
+@attrs.define(eq=False)
+class DecodedBody:
+    """A BodySource whose coding is undone, in pieces of a bounded size."""
+
+    _source: BodySource
+    _decoder: PieceDecoder
+    _ended: bool = False
+
+    def take(self) -> bytes | None:
+        """The next bytes, `b""` at the end, None when there are none yet. Raises: httpx2.RemoteProtocolError."""
+        while True:
+            try:
+                piece = self._decoder.take(DECODED_PIECE)
+            except CodingDamaged as error:
+                raise httpx2.RemoteProtocolError(f"an answer whose compression is damaged: {error}") from None
+            if piece:
+                return piece
+            if self._ended:
+                return b""
+            data = self._source.take()
+            if data is None:
+                return None
+            self._ended = not data
+            if not data and not self._decoder.ended:
+                raise httpx2.RemoteProtocolError("an answer whose compression is cut off")
+            self._decoder.feed(data)
+
+    async def wait(self) -> None:
+        """Wait until `take` may have something to say."""
+        await self._source.wait()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `BodySource.carry`."""
+        await self._source.carry(turn)
+
+    def close(self) -> None:
+        """Be done with it."""
+        self._source.close()
 
 
 def without_echo(inbound: Inbound, credential: bytes) -> Inbound:

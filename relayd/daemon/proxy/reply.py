@@ -26,7 +26,6 @@ from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
 from relayd.wire.meter import Meter
 from relayd.wire.openai.shapes import rate_headers
-from relayd.wire.plain_body import plain_bytes
 from relayd.wire.refusal import Refusal, status_of_kind
 from relayd.wire.resumed import made_by_message
 from relayd.wire.usage import usage_of_message
@@ -258,4 +257,4 @@ class ReplyWriter:
 
 def _made_by(body: bytes) -> tuple[str, str]:
     """The ids of a whole answer and of its container, read from its plain bytes."""
-    return made_by_message(plain_bytes(body))
+    return made_by_message(body)

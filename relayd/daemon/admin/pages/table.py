@@ -16,7 +16,7 @@ import attrs
 
 from relayd.core.quota.limits import dollars
 
-Kind = Literal["text", "number", "money", "time", "duration", "share", "bytes"]
+ColumnKind = Literal["text", "number", "money", "time", "duration", "share", "bytes"]
 
 # What a spreadsheet takes for a formula. Source: OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -32,7 +32,7 @@ class Column:
     """
 
     name: str
-    kind: Kind = "text"
+    kind: ColumnKind = "text"
     link: str = ""
 
 
@@ -65,7 +65,7 @@ class PageTable:
         return out.getvalue()
 
 
-def plain(value: Any, kind: Kind) -> Any:
+def plain(value: Any, kind: ColumnKind) -> Any:
     """A value as programs read it: times as RFC 3339, money in USD as a text."""
     if value is None or value == "":
         return value
