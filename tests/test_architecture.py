@@ -53,7 +53,7 @@ DOORS = {
     "brotli": ("wire/content_coding",),
     "compression": ("wire/content_coding",),  # of the library from 3.14 on
     "cattrs": ("config/model/structure",),
-    "cryptography": ("config/secrets/seal", "config/secrets/locked_text"),
+    "cryptography": ("config/secrets/seal", "config/secrets/locked_text", "config/secrets/sealed_stream"),
     "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/net/", "daemon/accounts/", "daemon/proxy/"),
     "jinja2": ("daemon/admin/pages/render",),
@@ -63,7 +63,7 @@ DOORS = {
     "re2": ("config/pattern",),
     "redis": ("state/redis", "state/redis_address"),
     "shtab": ("cli/completion",),
-    "sqlite3": ("state/sqlite", "state/sqlite_file"),
+    "sqlite3": ("state/sqlite", "state/sqlite_file", "state/sqlite_copy"),
     "ssl": ("daemon/net/", "daemon/accounts/"),
     "tomlkit": ("config/edit/toml_edit",),
     "trio": ("daemon/", "cli/"),

@@ -554,6 +554,7 @@ def make_sources(
         tree=str(source.settings.at) if source is not None else str(base.node.tree.absolute()),
         started=base.started,
         draining=lambda: app.draining,
+        listen=tuple(address_text(sock) for sock in sockets_of(base.sockets.public)),
         source=source,
     )
 

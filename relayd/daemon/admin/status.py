@@ -5,6 +5,7 @@ Rule: sync, reads only; no secret, no prompt. Fields are only ever added. The me
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,7 @@ class StatusSources:
         started: Unix time, s.
         output: the log's.
         draining: the daemon is about to stop.
+        listen: where clients come in.
         tree: the directory that the daemon follows, or where it pulls from.
         source: None where the tree is not pulled.
     """
@@ -76,6 +78,7 @@ class StatusSources:
     tree: str
     started: float
     draining: Callable[[], bool]
+    listen: tuple[str, ...] = ()
     source: SourceKeeper | None = None
 
     @property
@@ -127,6 +130,8 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     ending = ending_within(inventory, SOON, now)
     return {
         "version": __version__,
+        "pid": os.getpid(),
+        "listen": list(sources.listen),
         "node": sources.node,
         "realm": snapshot.relay.realm,
         "started": utc_text(sources.started),
