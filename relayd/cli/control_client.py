@@ -135,7 +135,7 @@ def carry_out(args: argparse.Namespace, **request: Any) -> int:
     except (NoDaemon, DaemonRefused) as error:
         return refused(args, error)
     if args.json:
-        print_json({name: value for name, value in result.items() if name != "changes_text"})
+        print_json({name: value for name, value in result.items() if name not in ("changes_text", "brief")})
     else:
         sys.stdout.write(in_words(result))
     return EXITS[result["result"]]

@@ -6,11 +6,10 @@ Rule: nothing is decided here any more. What fails leaves the old tree in place,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from relayd.cli.control_client import DaemonRefused, NoDaemon, NotForUs, ask, in_words
 from relayd.cli.git_place import GitPlace
-from relayd.cli.push_words import ACCEPTED, NAMED, REFUSED, PushOptions, RefUpdate, asker, tell
+from relayd.cli.push_words import ACCEPTED, REFUSED, PushOptions, RefUpdate, asker, tell
 
 
 def follow(place: GitPlace, live: RefUpdate, options: PushOptions) -> int:
@@ -43,21 +42,11 @@ def verdict(place: GitPlace, commit: str, options: PushOptions) -> Iterator[str]
     except DaemonRefused as error:
         yield f"the tree is in place at {commit[:12]}, but the daemon does not talk to us: {error}"
         return
-    changes = (result["changes"] or {}).get("changes", [])
-    if result["result"] == "applied":
-        yield f"applied generation {result['generation']}: {changes_in_words(changes)}"
+    what, generation = result.get("brief", ""), result["generation"]
+    if result["result"] == "applied" or (result["result"] == "unchanged" and what):  # it may have noticed by itself
+        yield f"applied generation {generation}: {what or 'nothing that acts'}"
     elif result["result"] == "unchanged":
-        yield f"unchanged: generation {result['generation']} runs on, it means the same"
+        yield f"unchanged: generation {generation} runs on, it means the same"
     else:
         yield from in_words({**result, "changes_text": ""}).splitlines()
     yield from (f"needs a restart: {one}" for one in result["restart_required"] if result["result"] == "applied")
-
-
-_DONE = {"add": "added", "change": "changed", "remove": "removed"}
-
-
-def changes_in_words(changes: list[dict[str, Any]]) -> str:
-    """`key alice added, account main changed`."""
-    words = [f"{one['kind']} {one['id']}".strip() + f" {_DONE[one['action']]}" for one in changes[:NAMED]]
-    more = [f"and {len(changes) - NAMED} more"] * (len(changes) > NAMED)
-    return ", ".join([*words, *more]) or "nothing that acts"

@@ -21,14 +21,16 @@ from relayd.cli import push_lock
 from relayd.cli.control_client import DaemonRefused, NoDaemon, ask, place_and_message
 from relayd.cli.git_place import GitPlace
 from relayd.cli.output import print_report
-from relayd.cli.push_words import NAMED, PushOptions, PushRefused, RefUpdate, asker, tell
+from relayd.cli.push_words import PushOptions, PushRefused, RefUpdate, asker, tell
 from relayd.config.problems.problem import printable
 from relayd.config.source.git import quarantine
+from relayd.config.source.git_listing import Listing
 from relayd.config.source.pushed import Objects
 from relayd.config.source.versions import Version, compared, stage
 
 LOCK = ".push"
 SHOWN = 200  # lines of a plan
+NAMED = 8  # files in one line
 
 
 def receive(place: GitPlace, updates: list[RefUpdate], options: PushOptions) -> None:
@@ -43,7 +45,9 @@ def receive(place: GitPlace, updates: list[RefUpdate], options: PushOptions) -> 
     listing = objects.listing(live.new)
     if listing.problems:
         raise PushRefused("\n".join(["the commit cannot be a tree:", *map(str, listing.problems)]))
-    before = version_in_place(place, objects, options)
+    before = version_in_place(place, objects)
+    if before is not None and not options.overwrite:
+        refuse_to_lose(before, listing)
     staged = stage(place.versions, listing, objects.contents, before)
     try:
         judge(place, staged, options)
@@ -82,20 +86,23 @@ def refuse_other_history(objects: Objects, live: RefUpdate, branch: str) -> None
         )
 
 
-def version_in_place(place: GitPlace, objects: Objects, options: PushOptions) -> Version | None:
-    """What is in place, if it can be compared. Raises: PushRefused when somebody has changed it on the node."""
+def version_in_place(place: GitPlace, objects: Objects) -> Version | None:
+    """What is in place, if it can be compared."""
     commit = place.versions.current()
     if not commit or objects.commit(commit) != commit:
         return None
-    version = compared(place.versions, objects.listing(commit))
-    if version.changed and not options.overwrite:
-        names = [printable(path) for path in sorted(version.changed)]
+    return compared(place.versions, objects.listing(commit))
+
+
+def refuse_to_lose(before: Version, listing: Listing) -> None:
+    """Raises: PushRefused when somebody has changed on the node what the new commit does not have."""
+    names = [printable(path) for path in sorted(before.changed) if not before.has_as(listing, path)]
+    if names:
         more = f" and {len(names) - NAMED} more" * (len(names) > NAMED)
         raise PushRefused(
-            f"changed on the node since {commit[:12]}: {', '.join(names[:NAMED])}{more}. Bring that into your tree "
-            "first, or replace it: git push -o relayd.overwrite ..."
+            f"changed on the node since {before.listing.commit[:12]}: {', '.join(names[:NAMED])}{more}. Bring that "
+            "into your tree first, or replace it: git push -o relayd.overwrite ..."
         )
-    return version
 
 
 def judge(place: GitPlace, staged: Path, options: PushOptions) -> None:

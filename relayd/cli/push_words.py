@@ -17,7 +17,6 @@ from relayd.cli.output import print_report
 
 ACCEPTED, REFUSED = 0, 1
 OPTIONS = ("accept", "dry-run", "overwrite")
-NAMED = 8  # things in one line
 
 
 class PushRefused(Exception):

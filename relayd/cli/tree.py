@@ -36,8 +36,9 @@ from relayd.config.secrets.sealed_fields import realm_of
 from relayd.config.secrets.secret import Secret
 from relayd.config.secrets.secret_files import SecretFiles, secret_files
 from relayd.config.snapshot import NAME, Snapshot
-from relayd.config.source.git import commit_of, files_at
+from relayd.config.source.git import commit_of
 from relayd.config.source.git_state import place_in_repository
+from relayd.config.source.git_tree import BlobCache, read_git_tree
 from relayd.config.source.tree import Git, Tree, Unstable, read_coherent, read_tree
 
 Found = TypeVar("Found")
@@ -184,7 +185,7 @@ def read_steadily(directory: Path) -> Tree | Unstable:
 def at_revision(directory: Path, revision: str) -> tuple[str, dict[str, bytes]]:
     """The commit that a revision names, and the files of the tree as they are in it. Raises: GitError."""
     commit = commit_of(directory, revision)
-    return commit, files_at(directory, commit)
+    return commit, read_git_tree(directory, commit, folder_of(directory).rstrip("/"), BlobCache()).files
 
 
 def folder_of(directory: Path) -> str:
@@ -220,7 +221,7 @@ def _identity_paths(args: argparse.Namespace) -> list[Path]:
 def write(args: argparse.Namespace, plan: EditPlan, **options: Any) -> tuple[str, ...]:
     """Change the tree, and say which files changed."""
     changed = edit_tree(args.config, plan, force=args.force, **options)
-    args.wrote = True
+    args.wrote = getattr(args, "wrote", False) or bool(changed)
     for path in changed:
         say(f"{'wrote' if (args.config / path).exists() else 'removed'} {args.config / path}")
     if not changed:

@@ -150,7 +150,8 @@ def _judged(args: argparse.Namespace, answer: dict[str, Any]) -> DaemonVerdict:
     reasons = "; ".join(result["reasons"])
     match word:
         case "applied" | "unchanged":  # unchanged: it was applied when the file changed, before we asked
-            lines = [f"applied: generation {generation}"]
+            what = result.get("brief", "") if args.wrote else ""
+            lines = [f"applied: generation {generation}" + (f": {what}" if what else "")]
             lines += [f"needs a restart: {setting}" for setting in result["restart_required"]]
         case "held":
             lines = [f"HELD: {reasons}"]

@@ -21,6 +21,8 @@ from relayd.config.snapshot import RESTART
 
 Action = Literal["add", "remove", "change"]
 
+_DONE: Mapping[Action, str] = {"add": "added", "remove": "removed", "change": "changed"}
+_BRIEF = 8  # objects in one line
 _SHOWN = 72  # characters of a value in the text form; JSON has all of it
 
 
@@ -65,6 +67,11 @@ class Change:
         """`account main`, `relay.toml`."""
         return f"{self.kind} {self.id}" if self.id else f"{self.kind}.toml"
 
+    @property
+    def brief(self) -> str:
+        """`key alice added`."""
+        return f"{self.name} {_DONE[self.action]}"
+
 
 @attrs.frozen(kw_only=True)
 class Changes:
@@ -97,6 +104,11 @@ class Changes:
         text = f"{count['add']} added, {count['change']} changed, {count['remove']} removed"
         needs = "needs" if len(self.restart) == 1 else "need"
         return text + (f"; {len(self.restart)} {needs} a restart" if self.restart else "")
+
+    def brief(self) -> str:
+        """`key alice added, account main changed`, in one line; "" where the two mean the same."""
+        more = [f"and {len(self.changes) - _BRIEF} more"] * (len(self.changes) > _BRIEF)
+        return ", ".join([*(one.brief for one in self.changes[:_BRIEF]), *more])
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Changes:

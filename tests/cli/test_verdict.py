@@ -40,11 +40,11 @@ async def run(world: World, *words: str, stdin: str = "") -> tuple[int, str, lis
 async def test_a_verb_ends_with_the_generation_that_its_change_runs_in(tmp_path: Path) -> None:
     async with living(make_tree(tmp_path / "tree"), watch=False) as world:
         code, out, err = await run(world, "key", "new", "alice")
-        assert (code, err[-1]) == (0, "applied: generation 2")
+        assert (code, err[-1]) == (0, "applied: generation 2: key alice added")
         assert out.startswith("sk-relay-")
 
         code, out, err = await run(world, "key", "new", "bob", "--json")
-        assert (code, err[-1]) == (0, "applied: generation 3")
+        assert (code, err[-1]) == (0, "applied: generation 3: key bob added")
         assert {**json.loads(out)["daemon"], "digest": ""} == {
             "result": "applied",
             "exit": 0,
@@ -63,7 +63,7 @@ async def test_a_verb_ends_with_the_generation_that_its_change_runs_in(tmp_path:
 async def test_a_change_that_the_watcher_took_up_first_is_applied_and_not_unchanged(tmp_path: Path) -> None:
     async with living(make_tree(tmp_path / "tree")) as world:
         code, _, err = await run(world, "key", "new", "alice")
-        assert (code, err[-1]) == (0, "applied: generation 2")
+        assert (code, err[-1]) == (0, "applied: generation 2: key alice added")
 
 
 async def test_a_change_that_the_guard_holds_ends_with_the_command_to_accept_it(tmp_path: Path) -> None:
@@ -154,7 +154,8 @@ async def test_the_first_steps_of_a_newcomer_are_applied_one_by_one_and_nothing_
     async with living(tree, watch=False) as world:
         for number, step in enumerate(writing, 2):
             code, _, err = await run(world, *step, stdin="sk-ant-api03-abc")
-            assert (code, err[-1]) == (0, f"applied: generation {number}"), step
+            assert code == 0, step
+            assert err[-1].startswith(f"applied: generation {number}: {step[0].replace('demo', 'account')} "), err
 
 
 def test_where_nobody_answers_in_a_directory_that_is_no_tree_the_option_is_named(tmp_path: Path) -> None:

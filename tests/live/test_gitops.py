@@ -97,6 +97,13 @@ class Blocks:
 NAMES = ("NAME", "EMAIL")
 
 
+def clone_by_hand(root: Path) -> None:
+    """What a node had before pushes: a clone, with the state of a daemon in it."""
+    subprocess.run(["git", "clone", "--quiet", str(root / "srv/relay.git"), str(root / "srv/clone")], check=True)
+    (root / "srv/clone/var").mkdir()
+    (root / "srv/clone/var/relayd.db").write_text("the books")
+
+
 def wrapper(path: Path, words: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
@@ -117,8 +124,13 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blocks]:
         blocks = Blocks(root, free_port(), ssh.port)
         try:
             for block in BLOCK.finditer(PAGE):
+                if "/srv/clone" in block["text"]:
+                    clone_by_hand(root)
                 text = block["text"].replace("ssh://relay@", f"ssh://{ssh.user}@")
                 blocks.run(block["role"].strip(), text)
+                if "relayd init" in text:  # the check before each commit has spoken at the first one
+                    without = ["git", "-C", str(root / "laptop/relay"), "config", "core.hooksPath", "/dev/null"]
+                    subprocess.run(without, check=True)
             yield blocks
         finally:
             for daemon in blocks.daemons:
@@ -155,11 +167,22 @@ def test_the_page_ends_with_both_nodes_on_the_laptops_commit(walked: Blocks) -> 
         "unknown key `wieght` (did you mean `weight`?)",
         "relayd: refused: 1 error",
         "relayd: refused: HELD: no enabled key would be left of 2",
-        "deny changed",
+        "relayd: applied generation 5: deny.toml changed",
+        "\napplied: generation 6: deny.toml changed\n",
+        "scenarios: 2 passed, 0 failed",
     ],
 )
 def test_what_the_page_shows_is_what_was_printed(walked: Blocks, line: str) -> None:
     assert line in "\n".join(walked.said)
+
+
+def test_a_clone_that_was_made_by_hand_became_a_served_tree_with_its_state(walked: Blocks) -> None:
+    tree = walked.root / "srv/clone"
+    versions = tree.with_name("clone.trees")
+
+    assert os.readlink(tree) == f"clone.trees/{os.readlink(walked.root / 'srv/relay').rpartition('/')[2]}"
+    assert (tree / "var/relayd.db").read_text() == "the books"
+    assert {path.name for path in versions.iterdir() if path.is_dir()} == {os.readlink(tree)[12:], "var"}
 
 
 def test_who_was_revoked_is_refused_and_the_demo_key_came_back(walked: Blocks) -> None:

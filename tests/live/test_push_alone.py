@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import shutil
 import subprocess
@@ -55,10 +56,9 @@ def test_without_a_daemon_errors_scenarios_and_the_guard_refuse_as_with_one(pair
         assert (node.commit(), node.tip()) == (before, before)
 
 
-def test_a_bare_repository_that_was_made_anew_takes_the_commit_that_is_in_place(tmp_path: Path) -> None:
-    node = make_node(tmp_path)
-    laptop = make_laptop(tmp_path / "laptop", str(node.bare))
-    laptop.push()
+def test_a_bare_repository_that_was_made_anew_takes_the_commit_that_is_in_place(pair: tuple[PushNode, Laptop]) -> None:
+    node, laptop = pair
+    laptop.undo()
     shutil.rmtree(node.bare)
     assert node.serve().returncode == 0
 
@@ -96,14 +96,14 @@ def test_the_tree_may_lie_in_a_folder_of_the_repository(tmp_path: Path) -> None:
     assert (node.tree / "relay.toml").exists()
 
 
-def test_a_state_that_the_tree_puts_elsewhere_is_one_for_all_versions(tmp_path: Path) -> None:
-    node = make_node(tmp_path)
-    laptop = make_laptop(tmp_path / "laptop", str(node.bare))
+def test_a_state_that_the_tree_puts_elsewhere_is_one_for_all_versions(pair: tuple[PushNode, Laptop]) -> None:
+    node, laptop = pair
+    laptop.undo()
     laptop.write("relay.toml", 'schema = 1\nrealm = "test"\n[state]\nurl = "sqlite:data/books.db"\n')
     laptop.commit()
     laptop.push()
     (node.tree / "data" / "books.db").write_text("kept")
-    laptop.key("next")
+    laptop.key("beside-state")
     laptop.commit()
     laptop.push()
 
@@ -124,6 +124,13 @@ echo "there are: $(ls -A {home}/relay.trees | tr '\\n' ' ')"
 cat {home}/relay/keys.d/dev.toml >/dev/null && echo readable
 git -C {laptop} push -q node next:main
 echo "in place: $(readlink {home}/relay)"
+mount -t tmpfs -o size=400k none {store}
+{relayd} serve-git {home}/other --bare {store}/relay.git >/dev/null
+git -C {laptop} push -q {store}/relay.git small:main
+git -C {laptop} push -q {store}/relay.git heavy:main && echo it came in
+echo "in place: $(readlink {home}/other)"
+git -C {laptop} push -q {store}/relay.git next:main
+echo "in place: $(readlink {home}/other)"
 """
 
 
@@ -134,8 +141,9 @@ def may_mount() -> bool:
 
 @pytest.mark.skipif(not may_mount(), reason="no mount namespaces here")
 def test_on_a_full_disk_the_push_is_refused_and_the_old_tree_stays_whole(tmp_path: Path) -> None:
-    home, bare = tmp_path / "node", tmp_path / "relay.git"
+    home, store, bare = tmp_path / "node", tmp_path / "store", tmp_path / "relay.git"
     home.mkdir()
+    store.mkdir()
     laptop = make_laptop(tmp_path / "laptop", str(bare))
     laptop.git("branch", "small")
     small = laptop.head()
@@ -147,7 +155,10 @@ def test_on_a_full_disk_the_push_is_refused_and_the_old_tree_stays_whole(tmp_pat
     laptop.key("one")
     following = laptop.commit()
     laptop.git("branch", "next")
-    words = {"home": home, "bare": bare, "laptop": laptop.root, "relayd": f"{sys.executable} -m relayd"}
+    laptop.git("checkout", "--quiet", "-b", "heavy", "small")
+    laptop.write("keys.d/heavy.toml", f"# {random.Random(1).randbytes(400_000).hex()}\n")
+    laptop.commit()
+    words = {"home": home, "store": store, "bare": bare, "laptop": laptop.root, "relayd": f"{sys.executable} -m relayd"}
     script = FULL.format(
         **{name: value if name == "relayd" else shlex.quote(str(value)) for name, value in words.items()}
     )
@@ -156,12 +167,15 @@ def test_on_a_full_disk_the_push_is_refused_and_the_old_tree_stays_whole(tmp_pat
 
     assert "no space left on device (on the node)" in done.stderr
     assert "nothing was changed" in done.stderr
+    assert "write error: No space left on device" in done.stderr  # git's own, before any hook
     assert done.stdout.splitlines() == [
         f"in place: relay.trees/{small}",
         f"in place: relay.trees/{small}",
         f"there are: .push {small} {small}.looks var ",
         "readable",
         f"in place: relay.trees/{following}",
+        f"in place: other.trees/{small}",
+        f"in place: other.trees/{following}",
     ], done.stderr
 
 
@@ -188,6 +202,31 @@ def test_serve_git_touches_no_directory_repository_or_hook_of_somebody_else(tmp_
     assert done.returncode == 1
     assert "there is a hook of your own" in done.stderr
     assert hook.read_text() == "#!/bin/sh\necho mine\n"
+
+
+def test_a_mounted_config_map_where_the_link_was_is_left_alone_and_told(pair: tuple[PushNode, Laptop]) -> None:
+    node, laptop = pair
+    laptop.undo()
+    before, aside = node.tip(), node.tree.with_name("aside")
+    node.tree.rename(aside)
+    (node.tree / "..2026_01").mkdir(parents=True)
+    (node.tree / "..2026_01/relay.toml").write_text('schema = 1\nrealm = "test"\n')
+    (node.tree / "..data").symlink_to("..2026_01")
+    (node.tree / "relay.toml").symlink_to("..data/relay.toml")
+    try:
+        laptop.key("mounted-over")
+        laptop.commit()
+        pushed = laptop.push()
+
+        assert pushed.code != 0
+        assert (
+            f"relayd: refused: {node.tree} is there already, and is not a link to a version of the tree" in pushed.said
+        )
+        assert sorted(path.name for path in node.tree.iterdir()) == ["..2026_01", "..data", "relay.toml"]
+        assert node.tip() == before
+    finally:
+        shutil.rmtree(node.tree)
+        aside.rename(node.tree)
 
 
 def test_serve_git_says_what_it_made_as_json(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import attrs
 import pytest
 from daemon import Daemon, running
 from push_node import Laptop, PushNode, clone, make_laptop, make_node, relayd
+
+from relayd.cli.control_client import ask
 
 NOTHING = "relayd: nothing was changed: the branch, the tree and what runs are as they were"
 
@@ -134,6 +138,10 @@ def test_the_same_in_other_words_is_unchanged(road: Road) -> None:
     assert f"relayd: unchanged: generation {generation} runs on" in pushed.said
     assert road.node.commit() == commit
 
+    road.laptop.write("README.md", "not config")
+    road.laptop.commit()
+    assert f"relayd: unchanged: generation {generation} runs on" in road.laptop.push().said
+
 
 def test_another_branch_is_kept_and_said_not_to_run(road: Road) -> None:
     road.laptop.commit()
@@ -193,12 +201,23 @@ def test_a_link_out_of_the_tree_is_refused(road: Road, path: str, target: str) -
     assert f"{path}: error[E-UNREADABLE]: the link leads out of the tree" in refused(road)
 
 
-def test_a_link_within_the_tree_is_what_it_is_on_the_laptop(road: Road) -> None:
+def test_a_link_within_the_repository_is_what_it_leads_to(road: Road) -> None:
+    text = (road.laptop.root / "accounts.d/sim.toml").read_text()
+    road.laptop.write("..2026_01/mounted.toml", text)
+    link(road.laptop, "..data", "..2026_01")
+    link(road.laptop, "accounts.d/mounted.toml", "../..data/mounted.toml")
     link(road.laptop, "accounts.d/twin.toml", "sim.toml")
+    road.laptop.write("shared/below.toml", text)
+    link(road.laptop, "accounts.d/folder", "../shared")
     road.laptop.commit()
 
-    assert "account twin added" in road.laptop.push().said
-    assert os.readlink(road.node.tree / "accounts.d/twin.toml") == "sim.toml"
+    assert "account below added, account mounted added, account twin added" in road.laptop.push().said
+    for name in ("twin", "mounted", "folder/below"):
+        path = road.node.tree / f"accounts.d/{name}.toml"
+        assert (path.is_symlink(), path.read_text()) == (False, text)
+    road.laptop.key("after-links")
+    road.laptop.commit()
+    assert "key after-links added" in road.laptop.push().said
 
 
 def test_a_submodule_among_the_keys_is_refused(road: Road, tmp_path: Path) -> None:
@@ -259,11 +278,23 @@ def test_what_was_changed_on_the_node_is_told_and_not_lost(road: Road) -> None:
         said = refused(road)
         assert "changed on the node since" in said
         assert "deny.toml. Bring that into your tree first" in said
+        assert "changed on the node since" in refused(road, "-o", "relayd.dry-run")
         pushed = road.laptop.push("-o", "relayd.overwrite")
         assert pushed.code == 0, pushed.all
         assert "key later added" in pushed.said
     finally:
         (road.node.tree / "deny.toml").unlink(missing_ok=True)
+
+
+def test_what_was_revoked_on_the_node_holds_up_no_push_that_has_the_same(road: Road) -> None:
+    words = ["revoke", "192.0.2.7", "--config"]
+    done = relayd(*words, str(road.node.tree))
+    assert done.stderr.endswith(": deny.toml changed\n"), done.stderr
+    assert relayd(*words, str(road.laptop.root)).returncode == 0
+    road.laptop.key("beside")
+    road.laptop.commit()
+
+    assert f"applied generation {road.generation() + 1}: key beside added" in road.laptop.push().said
 
 
 def test_of_two_pushes_at_once_one_comes_in_and_the_other_is_told(road: Road, tmp_path: Path) -> None:
@@ -281,6 +312,33 @@ def test_of_two_pushes_at_once_one_comes_in_and_the_other_is_told(road: Road, tm
     assert f"key racer-{winner} added" in said[winner]
     assert "main has moved to" in said[loser] or "fetch first" in said[loser] or "non-fast-forward" in said[loser]
     assert road.node.commit() == others[winner].head()
+
+
+def test_a_push_while_the_daemon_reloads_all_the_time_comes_in_as_any_other(road: Road) -> None:
+    asker = argparse.Namespace(config=road.node.tree, control="")
+    reloads: list[str] = []
+    done = threading.Event()
+
+    def reload_for_ever() -> None:
+        while not done.is_set():
+            reloads.append(ask(asker, verb="reload")["result"]["result"])
+
+    others = [threading.Thread(target=reload_for_ever) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        road.laptop.key("amid")
+        commit = road.laptop.commit()
+        pushed = road.laptop.push()
+    finally:
+        done.set()
+        for other in others:
+            other.join()
+
+    assert f"relayd: applied generation {road.generation()}: key amid added" in pushed.said
+    assert (road.node.commit(), pushed.code) == (commit, 0)
+    assert set(reloads) <= {"applied", "unchanged"}
+    assert len(reloads) > 1
 
 
 def test_serve_git_again_repairs_what_was_lost(road: Road) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 from daemon import Daemon, running
+from ports import free_port
 from push_node import Laptop, PushNode, make_laptop, make_node, relayd
 from redis_server import running as redis_running
 from ssh_server import SshServer, serving_ssh
@@ -80,6 +81,21 @@ def test_a_node_that_is_down_takes_the_tree_and_says_that_nothing_runs_it(site: 
     assert pushed.code == 0
     assert "no daemon answers, so nothing runs it yet" in pushed.said
     assert down.commit() == site.laptop.head()
+
+
+def test_a_node_that_cannot_be_reached_is_told_and_the_same_push_reaches_the_others_one_by_one(site: Site) -> None:
+    site.laptop.undo()
+    urls = site.laptop.git("remote", "get-url", "--push", "--all", "node").stdout.split()
+    nowhere = f"ssh://relay@127.0.0.1:{free_port()}/srv/relay.git"
+    site.laptop.key("reachable")
+    before, commit = site.laptop.git("rev-parse", "node/main").stdout.strip(), site.laptop.commit()
+    down = site.laptop.push(remote=nowhere)
+
+    assert (down.code != 0, "Connection refused" in down.all) == (True, True)
+    assert [node.commit() for node in site.nodes] == [before, before]
+    assert "key reachable added" in site.laptop.push(remote=urls[1]).said
+    assert [node.commit() for node in site.nodes] == [before, commit]
+    assert site.laptop.push().said.count("key reachable added") == 1  # the same push again brings up who was behind
 
 
 def test_the_key_opens_git_and_no_shell(site: Site, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from relayd.config.model.document import classify
-from relayd.config.source.scan import MAX_FILES
 
 TIMEOUT = 20.0  # s
 MAX_TREE = 64 << 20  # bytes
@@ -110,14 +109,6 @@ def blobs_of(root: str | Path, commit: str, *, timeout: float = TIMEOUT) -> dict
         if head.startswith(b"100") and classify(name := os.fsdecode(path)) != "ignored":  # 100644, 100755: plain files
             blobs[name] = head.split(b" ")[2].decode()
     return blobs
-
-
-def files_at(root: str | Path, commit: str) -> dict[str, bytes]:
-    """The files of the tree at `root` as they are in a commit. Raises: GitError."""
-    blobs = blobs_of(root, commit)
-    if len(blobs) > MAX_FILES:
-        raise GitError(f"{commit[:12]}: the tree has more than {MAX_FILES} files")
-    return dict(zip(blobs, contents_of(root, list(blobs.values())), strict=True))
 
 
 def contents_of(

@@ -15,23 +15,20 @@ import errno
 import os
 import re
 import tomllib
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
 
 from relayd.config.atomic import create_file, sync_directory
 from relayd.config.model.document import MAX_FILE
+from relayd.config.source.git_listing import Contents, Listing, is_read
 from relayd.config.source.provenance import blob_name
-from relayd.config.source.pushed import Listing, is_ours
 from relayd.config.source.tree import MAX_TREE
 from relayd.config.source.version_link import COMMIT, REVISION, UNFINISHED, VersionLink, looks
 
 READABLE, SEARCHABLE = 0o644, 0o755  # a tree holds no secret in clear, and the daemon is another user
 STATE = "var"
 _AT_ONCE = 2000  # blobs read into memory at once
-
-Contents = Callable[[Sequence[str]], list[bytes]]  # of blobs, by their names
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +43,12 @@ class Version:
     listing: Listing
     changed: frozenset[str] = frozenset()
 
+    def has_as(self, listing: Listing, path: str) -> bool:
+        """Whether a path is here, or is not, as another commit has it. May block."""
+        if path in listing.files:
+            return _is_blob(self.directory / path, listing.files[path])
+        return not os.path.lexists(self.directory / path)
+
 
 def compared(link: VersionLink, listing: Listing) -> Version:
     """A version that is on disk, compared with its commit: by its bytes, where it does not look as it did."""
@@ -53,7 +56,7 @@ def compared(link: VersionLink, listing: Listing) -> Version:
     found = looks(directory)
     suspects = [path for path in listing.files if path not in known or found.get(path) != known[path]]
     changed = {path for path in suspects if not _is_blob(directory / path, listing.files[path])}
-    changed |= {path for path in found.keys() - listing.files.keys() if is_ours(path)}
+    changed |= {path for path in found.keys() - listing.files.keys() if is_read(path)}
     return Version(directory=directory, listing=listing, changed=frozenset(changed))
 
 
@@ -84,10 +87,10 @@ def stage(link: VersionLink, listing: Listing, contents: Contents, before: Versi
 
 
 def _fill(fresh: Path, listing: Listing, contents: Contents, before: Version | None) -> None:
-    """Every file of a commit; links at the very end, so that nothing is written through one."""
+    """Every file of a commit."""
     kept = _in_common(listing, before)
     made: set[str] = set()
-    for path in sorted({*listing.files, *listing.links}):
+    for path in sorted(listing.files):
         folder = path.rpartition("/")[0]
         if folder not in made:
             (fresh / folder).mkdir(SEARCHABLE, parents=True, exist_ok=True)
@@ -98,8 +101,6 @@ def _fill(fresh: Path, listing: Listing, contents: Contents, before: Version | N
         part = missing[start : start + _AT_ONCE]
         for path, data in zip(part, contents([listing.files[path] for path in part]), strict=True):
             _write(fresh / path, data)
-    for path, leads_to in zip(listing.links, contents(list(listing.links.values())), strict=True):
-        os.symlink(leads_to, os.fsencode(fresh / path))
 
 
 def _in_common(listing: Listing, before: Version | None) -> set[str]:

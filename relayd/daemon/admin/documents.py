@@ -47,6 +47,7 @@ def origin_document(origin: ConfigOrigin, generation: int) -> dict[str, Any]:
 def result_document(result: ReloadResult) -> dict[str, Any]:
     """What a reload came to."""
     changes = result.changes
+    brief = result.brought if result.result == "unchanged" else changes
     return {
         "result": result.result,
         "generation": result.generation,
@@ -57,6 +58,7 @@ def result_document(result: ReloadResult) -> dict[str, Any]:
         "reasons": list(result.reasons),
         "changes": changes.as_json() if changes is not None else None,
         "changes_text": changes.as_text() if changes is not None and not changes.empty else "",
+        "brief": brief.brief() if brief is not None else "",
         "restart_required": list(result.restart_required),
         "dry_run": result.dry_run,
         "unexpected": result.unexpected,

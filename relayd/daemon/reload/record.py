@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
+from relayd.config.changes import Changes
 from relayd.config.problems.problem import Problem
 from relayd.config.source.provenance import Provenance
 from relayd.config.source.tree import Tree
@@ -28,6 +29,7 @@ class ConfigOrigin:
         model: digest of what it means (`model_digest`).
         dirty: paths that differ from the commit; None where that is not known.
         stored: number of the stored generation that it was loaded from; 0 = from the tree.
+        brought: what its swap changed; None where none was needed, and once its bytes have another commit.
     """
 
     digest: str
@@ -39,6 +41,7 @@ class ConfigOrigin:
     trigger: Trigger
     stored: int = 0
     model: str = ""
+    brought: Changes | None = attrs.field(default=None, repr=False, eq=False)
 
 
 def origin_of(
@@ -137,7 +140,8 @@ class ReloadRecord:
 
     def learn_provenance(self, about: Provenance) -> None:
         """The running bytes have another provenance: what was dirty was committed, say."""
-        self.origin = attrs.evolve(self.origin, commit=about.commit, dirty=about.dirty)
+        brought = self.origin.brought if about.commit == self.origin.commit else None
+        self.origin = attrs.evolve(self.origin, commit=about.commit, dirty=about.dirty, brought=brought)
 
     def agree(self, result: ReloadResult, now: float) -> None:
         """Disk and daemon agree, but for what waits for a restart."""

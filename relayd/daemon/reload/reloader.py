@@ -245,6 +245,7 @@ class Reloader:
                 result = await self._apply(inspection.snapshot, result, self._origin(inspection, trigger))
             case "unchanged":
                 self._take_over(inspection, trigger)
+                result = attrs.evolve(result, brought=self.record.origin.brought)
         if result.result in ("applied", "unchanged"):
             if result.result == "applied":
                 self.record.unstored = inspection.tree
@@ -265,7 +266,7 @@ class Reloader:
             prepared = await trio.to_thread.run_sync(self.preparation.prepare, old, new)
         except Unprepared as error:
             return attrs.evolve(result, result="rejected", reasons=error.reasons)
-        new = prepared.snapshot
+        new, origin = prepared.snapshot, attrs.evolve(origin, brought=result.changes)
         self.record.seconds["prepare"] = trio.current_time() - began
         try:
             prepared.commit()

@@ -87,6 +87,7 @@ class ReloadResult:
         restart_required: settings of that tree which only a restart brings into force.
         unexpected: it was rejected because it is not the tree that was expected.
         accept: the digest that lets it pass, where the guard holds it; "" where accepting would not help.
+        brought: of a tree that runs already ("unchanged"), what changed when it came; None where nothing did.
     """
 
     result: ReloadOutcome
@@ -103,6 +104,7 @@ class ReloadResult:
     dry_run: bool = False
     unexpected: bool = False
     accept: str = ""
+    brought: Changes | None = None
 
 
 @attrs.define(eq=False)

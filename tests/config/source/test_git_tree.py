@@ -22,6 +22,7 @@ FILES = {
     "docs/readme.md": "not config",
     "shared/deep/c.toml": "y = 1\n",
     "deny.toml": "keys = []\n",
+    "..2026_01/d.toml": "w = 1\n",
     "keys.d/na\u00efve name.toml": "z = 1\n",
 }
 
@@ -52,6 +53,10 @@ GOOD_LINKS = [
     ("accounts.d/folder", "../shared"),
     ("prices.toml", "shared/deep/c.toml"),
     ("docs/out.md", "/etc/passwd"),
+    ("..data", "..2026_01"),
+    ("keys.d/mounted.toml", "../..data/d.toml"),
+    ("shared/inner.toml", "../..data/d.toml"),
+    ("extra.d", "shared/deep/.."),
 ]
 
 
@@ -64,6 +69,7 @@ def test_files_and_links_are_those_of_a_checkout(tmp_path: Path) -> None:
     assert [one for one in tree.problems if is_error(one)] == []
     assert (tree.provenance.commit, tree.provenance.dirty) == (name, ())
     assert {"keys.d/alias.toml", "keys.d/twice.toml", "accounts.d/folder/deep/c.toml"} <= set(tree.files)
+    assert tree.files["keys.d/mounted.toml"] == tree.files["accounts.d/folder/inner.toml"] == b"w = 1\n"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ def test_ten_thousand_files_are_read(tmp_path: Path) -> None:
 
 
 def test_more_files_than_a_tree_may_have_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relayd.config.source.git_tree.MAX_FILES", 10)
+    monkeypatch.setattr("relayd.config.source.git_listing.MAX_FILES", 10)
     tree = read_git_tree(tmp_path / "a", many_keys(tmp_path / "a", 11), "", BlobCache())
 
     assert ([one.code for one in tree.problems], len(tree.files)) == (["E-TOO-LARGE"], 10)

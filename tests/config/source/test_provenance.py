@@ -13,8 +13,9 @@ from bench.coherence_flipflop import git
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.config.source.git import GitError, blobs_of, commit_of, files_at
+from relayd.config.source.git import GitError, blobs_of, commit_of
 from relayd.config.source.git_state import find_git, git_state
+from relayd.config.source.git_tree import BlobCache, read_git_tree
 from relayd.config.source.provenance import Provenance, blob_name, mismatch, parse_manifest, write_manifest
 from relayd.config.source.tree import FileCache, Tree, read_coherent
 
@@ -238,7 +239,7 @@ def test_a_revision_file_is_believed_if_it_is_one_plain_word(tmp_path: Path, tex
 
 
 def test_a_proof_counts_more_than_a_manifest_and_a_manifest_more_than_a_name(repo: Path) -> None:
-    files = files_at(repo, "HEAD")
+    files = read_git_tree(repo, "HEAD", "", BlobCache()).files
     (repo / "manifest.toml").write_text(write_manifest(files, "from-the-manifest"))
     (repo / "REVISION").write_text("from-the-file\n")
 
@@ -268,12 +269,13 @@ def test_the_files_of_a_commit_are_those_of_the_tree_alone(repo: Path) -> None:
     git(repo, "commit", "-qm", "more")
     (repo / "relay.toml").write_text("not committed")
 
-    assert files_at(repo, "HEAD") == {
+    assert read_git_tree(repo, "HEAD", "", BlobCache()).files == {
         "relay.toml": RELAY.encode(),
         "keys.d/k.toml": b"# key\n",
+        "keys.d/link.toml": b"# key\n",
         "tests.d/t.toml": b"\0\r\n\xff",
     }
-    assert set(files_at(repo, "HEAD~1")) == {"relay.toml", "keys.d/k.toml"}
+    assert set(read_git_tree(repo, "HEAD~1", "", BlobCache()).files) == {"relay.toml", "keys.d/k.toml"}
 
 
 @pytest.mark.parametrize("name", ["nonsense", "--all", "HEAD:relay.toml", "", "HEAD~99"])

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from relayd.config.source import pushed
-from relayd.config.source.git import GitError
-from relayd.config.source.pushed import Listing, Objects
+from relayd.config.source import git_listing
+from relayd.config.source.git_listing import Listing
+from relayd.config.source.pushed import Objects
 
 
 def git(root: Path, *words: str, stdin: str = "") -> str:
@@ -44,7 +44,7 @@ def test_only_what_a_tree_consists_of_is_taken(repository: Path) -> None:
     found = listed(repository, *(("100644", path) for path in entries), ("100755", "deny.toml"))
 
     assert set(found.files) == {"relay.toml", "keys.d/a.toml", "keys.d/team/b.toml", "deny.toml", "keys.d/note.txt"}
-    assert (found.links, found.problems) == ({}, ())
+    assert found.problems == ()
 
 
 @pytest.mark.parametrize("path", ["keys.d/sub", "keys.d", "accounts.d/a.toml", "extra.d/sub"])
@@ -59,10 +59,10 @@ def test_a_submodule_elsewhere_is_nobody_s_business(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["keys.d", "keys.d/team", "keys.d/a.toml", "relay.toml", "deny.toml"])
-def test_links_are_told_from_files(repository: Path, path: str) -> None:
+def test_a_link_that_leads_nowhere_is_a_problem(repository: Path, path: str) -> None:
     found = listed(repository, ("120000", path))
 
-    assert (set(found.links), found.files) == ({path}, {})
+    assert ([(one.code, one.file) for one in found.problems], found.files) == ([("E-UNREADABLE", path)], {})
 
 
 def test_a_folder_of_the_repository_is_a_tree_of_its_own(repository: Path) -> None:
@@ -72,13 +72,14 @@ def test_a_folder_of_the_repository_is_a_tree_of_its_own(repository: Path) -> No
     assert listed(repository, folder="nowhere").files == {}
 
 
-def test_a_commit_of_too_many_files_is_refused_before_any_is_read(
+def test_a_commit_of_too_many_files_is_a_problem_before_any_is_read(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pushed, "MAX_FILES", 2)
+    monkeypatch.setattr(git_listing, "MAX_FILES", 2)
+    found = listed(repository, *(("100644", f"keys.d/{name}.toml") for name in "abc"))
 
-    with pytest.raises(GitError, match="the tree has more than 2 files"):
-        listed(repository, *(("100644", f"keys.d/{name}.toml") for name in "abc"))
+    assert [(one.code, one.message) for one in found.problems] == [("E-TOO-LARGE", "the tree has more than 2 files")]
+    assert len(found.files) == 2
 
 
 def test_history_is_followed_one_way(repository: Path) -> None:

@@ -145,19 +145,6 @@ def test_a_link_of_somebody_else_is_not_ours(tmp_path: Path, target: str) -> Non
     assert os.readlink(link.link) == target
 
 
-def test_a_pushed_link_is_written_last_and_nothing_goes_through_it(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    link = versions(tmp_path)
-    files = {"keys.d/sub/a.toml": b"# a\n"}
-    names = {blob_name(data): data for data in files.values()} | {"link": os.fsencode(outside)}
-    both = Listing(commit=commit(1), files=listing(1, files).files, links={"keys.d/sub": "link"})
-
-    with pytest.raises(FileExistsError):
-        stage(link, both, lambda wanted: [names[name] for name in wanted], None)
-    assert list(outside.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("relay", "folder"),
     [

@@ -303,12 +303,14 @@ async def test_lost_signers_hold_what_is_new_and_say_so(signed: Signed) -> None:
 # --- what a commit may hold
 
 
-async def test_a_submodule_and_a_link_out_of_the_tree_are_told_and_not_followed(origin: Origin) -> None:
+async def test_a_submodule_a_link_out_of_the_tree_and_an_lfs_pointer_are_told_and_not_followed(origin: Origin) -> None:
     async with pulling(origin, interval=None) as world:
         tree = origin.tree
         tree.git("update-index", "--add", "--cacheinfo", f"160000,{origin.head()},keys.d/module")
         (tree.root / "keys.d" / "out.toml").symlink_to("/etc/passwd")
-        tree.git("add", "keys.d/out.toml")
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12\n"
+        tree.write("keys.d/large.toml", pointer.encode())
+        tree.git("add", "keys.d/out.toml", "keys.d/large.toml")
         tree.git("commit", "--quiet", "-m", "hostile")
         origin.push()
 
@@ -318,6 +320,8 @@ async def test_a_submodule_and_a_link_out_of_the_tree_are_told_and_not_followed(
         told = {problem.file: problem.message for problem in result.problems if problem.severity == "error"}
         assert "a submodule" in told["keys.d/module"]
         assert "leads out of the tree" in told["keys.d/out.toml"]
+        assert {one.code for one in result.problems if one.file == "keys.d/large.toml"} == {"E-LFS-POINTER"}
+        assert (world.priority(), (await world.call()).status) == (1, 200)
 
 
 async def test_links_inside_the_tree_lead_to_what_they_lead_to_in_a_checkout(origin: Origin) -> None:
