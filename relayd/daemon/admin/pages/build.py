@@ -14,6 +14,7 @@ from relayd.daemon.admin.pages.config_page import ConfigPages
 from relayd.daemon.admin.pages.explain_page import ExplainPage
 from relayd.daemon.admin.pages.keys import KeyPages
 from relayd.daemon.admin.pages.overview import Overview
+from relayd.daemon.admin.pages.own_page import OwnPage
 from relayd.daemon.admin.pages.reports import ReportPage
 from relayd.daemon.admin.pages.sign_in import SignInPages
 from relayd.daemon.admin.pages.site import Site
@@ -57,6 +58,7 @@ def build_site(
         ReportPage(sources=sources),
         ConfigPages(sources=sources, queue=queue, history=history, audit=audit),
         AuditPage(audit=audit),
+        OwnPage(live=sources.live, sessions=sessions, audit=audit, rng=rng),
     )
     return Site(
         live=sources.live, sessions=sessions, routes=[route for page in pages for route in page.routes()], wall=wall
