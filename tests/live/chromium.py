@@ -131,7 +131,8 @@ class Chromium:
             "const wide = document.documentElement.clientWidth, all = document.documentElement.scrollWidth;"
             "if (all <= wide) return [];"
             "return [`${all} px`, ...[...document.body.querySelectorAll('*')].filter(e =>"
-            " !e.closest('.scroll, pre, svg') && Math.max(e.getBoundingClientRect().right, e.scrollWidth) > wide).map(e => e.outerHTML.slice(0, 120))]"
+            " !e.closest('.scroll, pre, svg') && Math.max(e.getBoundingClientRect().right, e.scrollWidth) > wide)"
+            ".map(e => e.outerHTML.slice(0, 120))]"
         )
         return found
 

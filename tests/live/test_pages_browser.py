@@ -207,7 +207,9 @@ def test_an_editor_breaks_mends_accepts_and_rolls_back(world: World, alice: Chro
     assert "team-1" not in alice.text
 
     alice.open(f"{world.base}/web/config")
-    alice.click("form[action='/web/config/rollback'] button")
+    alice.click("form[action='/web/config/rollback']:has([name=generation][value='1']) button")
+    assert "it would let revoked keys in again: older, team-0" in alice.text
+    alice.click("form:has([name=allow_unrevoke]) button")
     assert "A rollback holds stored generation 1" in alice.text
     alice.open(f"{world.base}/web/keys/older")
     assert alice.run("return document.querySelector('h1').innerText") == "older"

@@ -74,11 +74,17 @@ class ConfigPages:
         return await self._ask(visit, "http", asked, what, asked.accept)
 
     async def roll_back(self, visit: Visit) -> Page:
-        """Go back to a stored generation, and stay there until `resume`. Raises: Refusal 400."""
+        """Go back to a stored generation, and stay there until `resume`; with `allow_unrevoke` also to one that lets
+        revoked keys in again. Raises: Refusal 400."""
         number = visit.form.get("generation", "")
         if not number.isdecimal() or len(number) > 9:
             raise Refusal(status=400, message="generation: expected a number", code="form")
-        return await self._ask(visit, "rollback", Rollback(generation=int(number)), "rollback", number)
+        anyway = visit.form.get("allow_unrevoke") == "yes"
+        operation = Rollback(generation=int(number), allow_unrevoke=anyway)
+        page = await self._ask(visit, "rollback", operation, "rollback.unrevoke" if anyway else "rollback", number)
+        verdict = page.values["verdict"]
+        refused = verdict["result"] == "rejected" and verdict["changes"] is not None and not anyway
+        return attrs.evolve(page, values={**page.values, "back_to": number if refused else ""})
 
     async def resume(self, visit: Visit) -> Page:
         """Follow the tree again."""
@@ -116,7 +122,13 @@ class ConfigPages:
             "verdict": verdict,
             "stored": history_document(stored, record),
         }
-        values = {**document, "held": record.hold, "degraded": record.degraded, "tree": self.sources.tree}
+        values = {
+            **document,
+            "back_to": "",
+            "held": record.hold,
+            "degraded": record.degraded,
+            "tree": self.sources.tree,
+        }
         values["restart_required"] = list(record.restart_required)
         return Page(template="config", title="menu.config", values=values, tables=tables, document=document)
 
