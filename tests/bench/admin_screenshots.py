@@ -3,7 +3,7 @@
     python tests/bench/admin_screenshots.py [DIRECTORY]      # docs/admin; needs chromium, chromedriver, fonts-noto-cjk
 
 Theory: the daemon runs with a clock that this script moves, so that a week passes in half a minute and the charts have
-something to show. Pictures are written with a palette of 64 colours, which text and lines do well with.
+something to show. Pictures are written with a palette, which text and lines do well with.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ ACCOUNTS = {
 KEYS = {
     "anna-laptop": ("Anna", "limits = { daily_requests = 120, concurrency = 4 }"),
     "ben-laptop": ("Ben", "limits = { daily_requests = 200 }"),
-    "chloe-ci": ("Chloe", "limits = { daily_cost_usd = 5.0 }"),
-    "nightly": ("Data team", 'groups = ["api"]\nlimits = { daily_cost_usd = 20.0 }'),
+    "chloe-ci": ("Chloe", "limits = { daily_cost = \"5.00\" }"),
+    "nightly": ("Data team", 'groups = ["api"]\nlimits = { daily_cost = "20.00" }'),
     "docs-bot": ("Docs team", 'groups = ["api"]'),
     "demo-booth": ("Sales", "limits = { daily_requests = 40 }\nexpires = 2027-03-01T00:00:00Z"),
 }
@@ -175,7 +175,7 @@ def shoot(chrome: Chromium, path: Path) -> None:
 
     chrome.driver.save_screenshot(str(path))
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(64).save(path, optimize=True)
+        picture.convert("RGB").quantize(200).save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path} {size / 1000:.0f} kB")
     if size > 100_000:

@@ -34,8 +34,8 @@ COLUMNS = (
     Column(name="until", kind="time"),
     Column(name="in_flight", kind="number"),
     Column(name="room", kind="number"),
-    Column(name="window_left", kind="share"),
-    Column(name="unused", kind="share"),
+    Column(name="window_left", kind="left"),
+    Column(name="unused", kind="left"),
     Column(name="last_used", kind="time"),
     Column(name="calls", kind="number"),
     Column(name="errors", kind="number"),
@@ -44,7 +44,7 @@ COLUMNS = (
 WINDOWS = (
     Column(name="window"),
     Column(name="model"),
-    Column(name="window_left", kind="share"),
+    Column(name="window_left", kind="left"),
     Column(name="resets", kind="time"),
 )
 HISTORY = (

@@ -31,13 +31,13 @@ NODES = (
     Column(name="revision"),
     Column(name="commit"),
     Column(name="result"),
-    Column(name="since"),
-    Column(name="heard"),
+    Column(name="since", kind="moment"),
+    Column(name="heard", kind="moment"),
     Column(name="version"),
 )
 STORED = (
     Column(name="number", kind="number"),
-    Column(name="stored"),
+    Column(name="stored", kind="moment"),
     Column(name="trigger"),
     Column(name="commit"),
     Column(name="digest"),

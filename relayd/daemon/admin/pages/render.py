@@ -122,12 +122,13 @@ def engine() -> jinja2.Environment:
 
 
 def _money(value: int | None) -> str:
-    """Micro-USD as dollars: cents, or more digits where cents would say nothing."""
+    """Micro-USD as dollars: cents, and two digits more where cents would say little."""
     if value is None:
         return "–"
     exact = dollars(value)
     whole, _, part = exact.partition(".")
-    return f"{whole}.{part.ljust(2, '0')[:2]}" if abs(value) >= 1_000_000 or value == 0 else exact
+    shown = part[: 2 if abs(value) >= 1_000_000 else 4].rstrip("0")
+    return f"{whole}.{shown.ljust(2, '0')}"
 
 
 def _count(value: float | None) -> str:
