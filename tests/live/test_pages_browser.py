@@ -164,14 +164,19 @@ def test_the_checks_above_see_what_they_look_for(world: World, alice: Chromium, 
 def test_times_are_in_the_zone_of_the_visitor(world: World, alice: Chromium) -> None:
     alice.zone("Asia/Seoul")
     alice.open(f"{world.base}/web/audit?lang=en")
-    shown, exact = alice.run("const t = document.querySelector('main time'); return [t.textContent, t.title]")
+    shown, exact, title = alice.run(
+        "const t = document.querySelector('main time'); return [t.textContent, t.dateTime, t.title]"
+    )
     seoul = alice.run(
-        "return new Intl.DateTimeFormat('en', {dateStyle: 'medium', timeStyle: 'short', timeZone: 'Asia/Seoul'})"
+        "return new Intl.DateTimeFormat('en', {hour: '2-digit', minute: '2-digit', hourCycle: 'h23',"
+        " timeZone: 'Asia/Seoul'})"
         ".format(new Date(arguments[0]))",
         exact,
     )
-    assert shown == seoul
+    assert shown.endswith(seoul)
     assert exact.endswith("Z")
+    assert exact in title
+    assert "GMT+9" in title
     alice.zone("UTC")
 
 

@@ -28,6 +28,7 @@ PATHS = (
     "/web/explain?key=dev&model=claude-haiku-4-5",
     "/web/reports",
     "/web/reports?by=owner",
+    "/web/reports?by=month",
     "/web/reports?by=day&from=2026-01-01&to=2026-02-01",
     "/web/config",
     "/web/audit",

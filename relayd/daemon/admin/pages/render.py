@@ -71,8 +71,11 @@ def page_reply(page: Page, visit: Visit) -> Reply:
     return Reply(status=page.status, headers=[(b"content-type", MEDIA[visit.as_form]), *page.headers], body=body)
 
 
-def html(page: Page, visit: Visit) -> bytes:
-    """A page for people."""
+STYLE_PLACE = b'<link rel="stylesheet">'  # where a file has its style
+
+
+def html(page: Page, visit: Visit, *, alone: bool = False) -> bytes:
+    """A page for people; `alone` for one that no relay serves."""
     say = translator(visit.language)
     values = {
         **page.values,
@@ -83,8 +86,18 @@ def html(page: Page, visit: Visit) -> bytes:
         "tables": {table.name: table for table in page.tables},
         "menu": _menu(visit),
         "languages": LANGUAGES,
+        "alone": alone,
     }
     return engine().get_template(f"{page.template}.html").render(values).encode()
+
+
+def html_file(page: Page, language: str = "en") -> bytes:
+    """A page as one file that needs no relay: with its style inside, without menu, forms and links."""
+    body = html(page, Visit(method="GET", path=ROOT, language=language), alone=True)
+    found = static_file("style.css")
+    assert found is not None
+    style = b"<style>\n" + found[1] + b"</style>"
+    return body.replace(STYLE_PLACE, style, 1)
 
 
 def _menu(visit: Visit) -> list[tuple[str, str, bool]]:
