@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -190,3 +192,18 @@ def test_an_editor_reloads_sees_the_change_and_rolls_back(daemon: Daemon) -> Non
         ("alice", "reload", "unchanged"),
     ]
     assert daemon.events("admin.audit")[-1]["who"] == "alice"
+
+
+def test_many_accounts_come_in_parts_for_people_and_whole_for_programs(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, relay=pages_table(), accounts={f"a{number:03}": SIMULATOR for number in range(130)})
+    with running(tree) as daemon:
+        one = browser(daemon)
+        one.sign_in("victor")
+        first = one.get("/web/accounts?q=a")
+        more = re.search(r'href="([^"]*after=[^"]*)" rel="next"', first.text)
+        assert more is not None
+        second = one.get(unescape(more[1]))
+        assert ["/web/accounts/a099" in page.text for page in (first, second)] == [True, False]
+        assert ["/web/accounts/a100" in page.text for page in (first, second)] == [False, True]
+        assert 'rel="next"' not in second.text
+        assert len(one.get("/web/accounts.json").json()["rows"]) == 130

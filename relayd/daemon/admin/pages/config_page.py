@@ -10,11 +10,19 @@ from typing import Any
 import attrs
 import trio
 
-from relayd.daemon.admin.documents import candidate_document, history_document, origin_document, result_document
+from relayd.core.cluster import drift
+from relayd.daemon.admin.documents import (
+    candidate_document,
+    drift_document,
+    history_document,
+    node_document,
+    origin_document,
+    result_document,
+)
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
 from relayd.daemon.admin.pages.table import Column, PageTable
 from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
-from relayd.daemon.admin.status import StatusSources, status_document
+from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.requests import Operation, Reload, RequestQueue, Resume, Rollback, Trigger
 from relayd.wire.refusal import Refusal
@@ -109,16 +117,17 @@ class ConfigPages:
         stored = await trio.to_thread.run_sync(self.history.listed)
         candidate = candidate_document(record.candidate, visit.now) if record.candidate is not None else None
         problems = (verdict or candidate or {}).get("problems", [])
-        status = status_document(self.sources, visit.now)
+        nodes, life = self.sources.cluster.nodes(), self.sources.cluster.life
+        apart = drift(nodes)
         tables = (
             PageTable(name="problems", columns=PROBLEMS, rows=[_placed(one) for one in problems]),
-            PageTable(name="nodes", columns=NODES, rows=status["nodes"]),
+            PageTable(name="nodes", columns=NODES, rows=[node_document(node, life) for node in nodes]),
             PageTable(name="stored", columns=STORED, rows=[_whole(one) for one in history_document(stored, record)]),
         )
         document = {
             "running": origin_document(record.origin, live.generation),
             "candidate": candidate,
-            "drift": status["drift"],
+            "drift": drift_document(apart, visit.now) if apart is not None else None,
             "verdict": verdict,
             "stored": history_document(stored, record),
         }
