@@ -28,6 +28,7 @@ from daemon import Daemon, key_text, start, write_tree
 from pages_world import PASSWORD, admin_url, pages_table
 
 from relayd.config.secrets.api_keys import mint
+from relayd.config.secrets.seal import new_identity
 
 # The clock of the daemon: the real one, plus what stands in a file.
 CLOCK = """\
@@ -53,7 +54,7 @@ ACCOUNTS = {
 KEYS = {
     "anna-laptop": ("Anna", "limits = { daily_requests = 120, concurrency = 4 }"),
     "ben-laptop": ("Ben", "limits = { daily_requests = 200 }"),
-    "chloe-ci": ("Chloe", "limits = { daily_cost = \"5.00\" }"),
+    "chloe-ci": ("Chloe", 'limits = { daily_cost = "5.00" }'),
     "nightly": ("Data team", 'groups = ["api"]\nlimits = { daily_cost = "20.00" }'),
     "docs-bot": ("Docs team", 'groups = ["api"]'),
     "demo-booth": ("Sales", "limits = { daily_requests = 40 }\nexpires = 2027-03-01T00:00:00Z"),
@@ -105,7 +106,8 @@ def demo(root: Path) -> Demo:
     keys = {name: mint(rng.randbytes) for name in KEYS}
     tree = write_tree(
         root,
-        relay=pages_table(users={"anna": "editor", "ben": "viewer"}) + "\n",
+        relay=pages_table(users={"anna": "editor", "ben": "viewer"})
+        + f'\n[[secrets.recipients]]\nname = "prod"\npublic = "{new_identity(os.urandom).public.text}"\n',
         accounts={name: f'kind = "simulator"\n{more}\n' for name, more in ACCOUNTS.items()},
         keys={
             name: key_text(
@@ -121,12 +123,12 @@ def demo(root: Path) -> Demo:
     return Demo(daemon, clock, keys, rng)
 
 
-def steps() -> Iterator[tuple[float, int]]:
+def steps(rng: random.Random) -> Iterator[tuple[float, int]]:
     """Offsets of the clock, and how many calls there are then: days with nights, then the last hour by the minute."""
     for step in range(6 * 8):
         yield -WEEK + step * 10_800 + 3600, (1, 1, 2, 6, 9, 8, 5, 2)[step % 8]
     for minute in range(60):
-        yield -3600.0 + minute * 60, 1 + (minute * 7 % 4)
+        yield -3600.0 + minute * 60, rng.choice((1, 2, 2, 3, 3, 4)) + 2 * (35 < minute < 45)
 
 
 def main(target: Path) -> None:
@@ -135,7 +137,7 @@ def main(target: Path) -> None:
         world = demo(Path(place))
         try:
             names = list(world.keys)
-            for offset, count in steps():
+            for offset, count in steps(world.rng):
                 world.at(offset)
                 for _ in range(count):
                     world.call(world.rng.choice(names[:3] if world.rng.random() < 0.6 else names))
@@ -160,6 +162,8 @@ def take(chrome: Chromium, base: str, pages: dict[str, str], target: Path) -> No
         chrome.open(base + path)
         if name == "config":
             chrome.click("form:has([name=dry_run]) button")
+        if name == "me":
+            chrome.click("form[action='/web/me/codes'] button")
         shoot(chrome, target / f"{name}.png")
     chrome.theme("dark")
     chrome.open(f"{base}/web")

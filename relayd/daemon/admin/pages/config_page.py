@@ -131,7 +131,7 @@ class ConfigPages:
             "verdict": verdict,
             "stored": history_document(stored, record),
         }
-        values = {
+        values: dict[str, Any] = {
             **document,
             "back_to": "",
             "held": record.hold,
