@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ KEYS = {
     "ben-laptop": ("Ben", "limits = { daily_requests = 200 }"),
     "chloe-ci": ("Chloe", 'limits = { daily_cost = "5.00" }'),
     "nightly": ("Data team", 'groups = ["api"]\nlimits = { daily_cost = "20.00" }'),
-    "docs-bot": ("Docs team", 'groups = ["api"]'),
+    "docs-bot": ("Docs team", 'groups = ["api"]\nlimits = { daily_tokens = 200000 }'),
     "demo-booth": ("Sales", "limits = { daily_requests = 40 }\nexpires = 2027-03-01T00:00:00Z"),
 }
 MODELS = ("claude-sonnet-4-5", "claude-sonnet-4-5", "claude-haiku-4-5", "claude-opus-4-5")
@@ -119,8 +120,17 @@ def demo(root: Path) -> Demo:
     clock = root / "clock"
     clock.write_text(str(-WEEK))
     os.environ["DEMO_CLOCK"] = str(clock)
-    daemon = start(tree, program=("-c", CLOCK))
+    commit(tree)
+    daemon = start(tree, program=("-c", CLOCK), environment={"RELAYD_NODE": "relay-1"})
     return Demo(daemon, clock, keys, rng)
+
+
+def commit(tree: Path) -> None:
+    """The tree as a repository with one commit."""
+    (tree / ".gitignore").write_text("var/\n")
+    git = ("git", "-c", "user.name=Anna", "-c", "user.email=anna@example.com", "-C", str(tree))
+    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "A key for the booth at the fair")):
+        subprocess.run([*git, *words], check=True)
 
 
 def steps(rng: random.Random) -> Iterator[tuple[float, int]]:
@@ -133,7 +143,7 @@ def steps(rng: random.Random) -> Iterator[tuple[float, int]]:
 
 def main(target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(prefix="relay-") as place:
         world = demo(Path(place))
         try:
             names = list(world.keys)

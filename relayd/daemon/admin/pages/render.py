@@ -111,7 +111,7 @@ def _menu(visit: Visit) -> list[tuple[str, str, bool]]:
 
 
 def _inside(path: str, place: str) -> bool:
-    return path == place or path.startswith(f"{place}/")
+    return path == place or (place != ROOT and path.startswith(f"{place}/"))
 
 
 @cache
@@ -128,7 +128,15 @@ def engine() -> jinja2.Environment:
         auto_reload=False,
     )
     made.filters.update(
-        money=_money, count=_count, exact=_exact, span=_span, size=_size, percent=_percent, short=_short, q=_quoted
+        money=_money,
+        round_money=_round_money,
+        count=_count,
+        exact=_exact,
+        span=_span,
+        size=_size,
+        percent=_percent,
+        short=_short,
+        q=_quoted,
     )
     made.globals.update(root=ROOT, static=static_url, version=__version__)
     return made
@@ -140,8 +148,13 @@ def _money(value: int | None) -> str:
         return "–"
     exact = dollars(value)
     whole, _, part = exact.partition(".")
-    shown = part[: 2 if abs(value) >= 1_000_000 else 4].rstrip("0")
-    return f"{whole}.{shown.ljust(2, '0')}"
+    return f"{whole}.{part.ljust(4, '0')[: 2 if abs(value) >= 1_000_000 or value == 0 else 4]}"
+
+
+def _round_money(value: float) -> str:
+    """The same for an axis, whose figures are round."""
+    whole, _, part = dollars(round(value)).partition(".")
+    return f"{whole}.{part.ljust(2, '0')}"
 
 
 def _count(value: float | None) -> str:
