@@ -126,7 +126,9 @@ def test_every_page_has_a_form_for_programs(visitor: Browser, path: str) -> None
 
 @pytest.mark.parametrize(
     ("path", "method"),
-    [(path, "GET") for path in PATHS] + [(f"/web/config/{act}", "POST") for act in ("reload", "rollback", "resume")],
+    [(path, "GET") for path in (*PATHS, "/web/me")]
+    + [(f"/web/{act}", "POST") for act in ("config/reload", "config/rollback", "config/resume")]
+    + [(f"/web/{act}", "POST") for act in ("me/codes", "me/codes/confirm")],
 )
 def test_each_page_is_for_those_it_is_for(daemon: Daemon, visitor: Browser, path: str, method: str) -> None:
     place = path.partition("?")[0] + ("" if method == "POST" or path.startswith("/web?") or path == "/web" else ".json")
