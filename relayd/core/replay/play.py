@@ -67,7 +67,7 @@ class Played:
 
 
 @attrs.frozen(kw_only=True)
-class PastRoute:
+class Route:
     """What holds for every call of a key, model and kind.
 
     Args:
@@ -114,7 +114,7 @@ class Player:
 
     snapshot: Snapshot
     _levels: dict[str, Level] = attrs.field(factory=dict, init=False)
-    _routes: dict[tuple[object, ...], PastRoute] = attrs.field(factory=dict, init=False)
+    _routes: dict[tuple[object, ...], Route] = attrs.field(factory=dict, init=False)
     _limits: dict[tuple[str, bool], HeldLimits] = attrs.field(factory=dict, init=False)
 
     def play(self, call: PastCall) -> Played:
@@ -132,7 +132,7 @@ class Player:
             return Played(refused=refused)
         return Played(able=route.able, first=route.first, cost=cost)
 
-    def _identity(self, route: PastRoute, call: PastCall, at: float) -> str:
+    def _identity(self, route: Route, call: PastCall, at: float) -> str:
         key = route.key
         if not route.steady and (state := best_state(key, self.snapshot, at)) != "active":
             return f"key: {_NEVER.get(state, 'its hash has expired')}"
@@ -146,7 +146,7 @@ class Player:
             return refusal.message
         return ""
 
-    def _pass_limits(self, route: PastRoute, call: PastCall, now: int, cost: int) -> str:
+    def _pass_limits(self, route: Route, call: PastCall, now: int, cost: int) -> str:
         """The name of a limit that has no room; "" when all had, and are charged.
 
         Args:
@@ -181,7 +181,7 @@ class Player:
             found = self._limits[key.id, counting] = _hold(terms, self._levels)
         return found
 
-    def _cost(self, route: PastRoute, call: PastCall) -> int | None:
+    def _cost(self, route: Route, call: PastCall) -> int | None:
         """What it would cost: as then, where the log does not tell enough to add it up again."""
         if call.refused:
             return None
@@ -192,7 +192,7 @@ class Player:
         return cost(call.usage, served_model(sent, call.answered, prices) if call.answered else sent, prices)
 
 
-def _worst(route: PastRoute, call: PastCall) -> tuple[int, int, int]:
+def _worst(route: Route, call: PastCall) -> tuple[int, int, int]:
     """What a call may use at most: requests, tokens, micro-USD."""
     if call.endpoint != "messages":
         return 1, 0, 0
@@ -221,12 +221,12 @@ def _hold(terms: tuple[Term, ...], levels: dict[str, Level]) -> HeldLimits:
 # --- what holds for all calls of a kind
 
 
-def _route(call: PastCall, snapshot: Snapshot) -> PastRoute:
+def _route(call: PastCall, snapshot: Snapshot) -> Route:
     key = snapshot.keys.get(call.key)
     if key is None:
-        return PastRoute(key=_NOBODY, refused="key: it is not in the tree")
+        return Route(key=_NOBODY, refused="key: it is not in the tree")
     expires = key.expires is not None or any(entry.expires is not None for entry in key.hashes)
-    route = PastRoute(key=key, steady=not expires and best_state(key, snapshot, 0.0) == "active")
+    route = Route(key=key, steady=not expires and best_state(key, snapshot, 0.0) == "active")
     try:
         plan = resolve(_asked(call, key), key, snapshot)
         if call.endpoint == "models" or not call.is_made:
@@ -248,7 +248,7 @@ def _asked(call: PastCall, key: ApiKey) -> Call:
     )
 
 
-def _routed(route: PastRoute, plan: Plan, snapshot: Snapshot) -> PastRoute:
+def _routed(route: Route, plan: Plan, snapshot: Snapshot) -> Route:
     """Raises: Refusal."""
     candidates = build_candidates(snapshot, plan.groups, plan.model, idle_candidate)
     able = tuple(sorted(candidates.by_id))

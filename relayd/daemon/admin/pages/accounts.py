@@ -15,7 +15,7 @@ from relayd.daemon.admin.books import usage_rows
 from relayd.daemon.admin.pages.calls import COLUMNS as CALL_COLUMNS
 from relayd.daemon.admin.pages.calls import row_of
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources, account_rows
 from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.state.contract import FindCalls, StoreUnavailable
@@ -64,10 +64,10 @@ class AccountPages:
     sources: StatusSources
     recent: RecentCalls
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         return (
-            Route(method="GET", pattern=f"{ROOT}/accounts", need="viewer", handler=self.show_all),
-            Route(method="GET", pattern=f"{ROOT}/accounts/{{account}}", need="viewer", handler=self.show_one),
+            PageRoute(method="GET", pattern=f"{ROOT}/accounts", need="viewer", handler=self.show_all),
+            PageRoute(method="GET", pattern=f"{ROOT}/accounts/{{account}}", need="viewer", handler=self.show_one),
         )
 
     async def show_all(self, visit: Visit) -> Page:

@@ -6,7 +6,7 @@ import attrs
 
 from relayd.daemon.admin.pages.audit import AuditTrail
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 
 COLUMNS = (
     Column(name="at", kind="time"),
@@ -24,8 +24,8 @@ class AuditPage:
 
     audit: AuditTrail
 
-    def routes(self) -> tuple[Route, ...]:
-        return (Route(method="GET", pattern=f"{ROOT}/audit", need="viewer", handler=self.show),)
+    def routes(self) -> tuple[PageRoute, ...]:
+        return (PageRoute(method="GET", pattern=f"{ROOT}/audit", need="viewer", handler=self.show),)
 
     async def show(self, visit: Visit) -> Page:
         """The acts that are kept, the newest first."""

@@ -13,7 +13,7 @@ import msgspec
 
 from relayd.daemon.admin.books import store_is_away
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.state.contract import CALL_FILTERS, FindCalls, FoundCalls, KeptCall, StoreUnavailable
 from relayd.wire.refusal import Refusal
@@ -50,10 +50,10 @@ class CallPages:
 
     recent: RecentCalls
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         return (
-            Route(method="GET", pattern=f"{ROOT}/calls", need="viewer", handler=self.show_all),
-            Route(method="GET", pattern=f"{ROOT}/calls/{{call}}", need="viewer", handler=self.show_one),
+            PageRoute(method="GET", pattern=f"{ROOT}/calls", need="viewer", handler=self.show_all),
+            PageRoute(method="GET", pattern=f"{ROOT}/calls/{{call}}", need="viewer", handler=self.show_one),
         )
 
     async def show_all(self, visit: Visit) -> Page:

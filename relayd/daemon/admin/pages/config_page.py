@@ -21,7 +21,7 @@ from relayd.daemon.admin.documents import (
 )
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.requests import Operation, Reload, RequestQueue, Resume, Rollback, Trigger
@@ -62,12 +62,12 @@ class ConfigPages:
     history: History
     audit: AuditTrail
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         return (
-            Route(method="GET", pattern=f"{ROOT}/config", need="viewer", handler=self.show),
-            Route(method="POST", pattern=f"{ROOT}/config/reload", need="editor", handler=self.reload),
-            Route(method="POST", pattern=f"{ROOT}/config/rollback", need="editor", handler=self.roll_back),
-            Route(method="POST", pattern=f"{ROOT}/config/resume", need="editor", handler=self.resume),
+            PageRoute(method="GET", pattern=f"{ROOT}/config", need="viewer", handler=self.show),
+            PageRoute(method="POST", pattern=f"{ROOT}/config/reload", need="editor", handler=self.reload),
+            PageRoute(method="POST", pattern=f"{ROOT}/config/rollback", need="editor", handler=self.roll_back),
+            PageRoute(method="POST", pattern=f"{ROOT}/config/resume", need="editor", handler=self.resume),
         )
 
     async def show(self, visit: Visit) -> Page:

@@ -9,7 +9,7 @@ import attrs
 from relayd.config.snapshot import ObjectId
 from relayd.core.explanation import ENDPOINTS, explanation
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources
 from relayd.wire.refusal import Refusal
 
@@ -24,8 +24,8 @@ class ExplainPage:
 
     sources: StatusSources
 
-    def routes(self) -> tuple[Route, ...]:
-        return (Route(method="GET", pattern=f"{ROOT}/explain", need="viewer", handler=self.show),)
+    def routes(self) -> tuple[PageRoute, ...]:
+        return (PageRoute(method="GET", pattern=f"{ROOT}/explain", need="viewer", handler=self.show),)
 
     async def show(self, visit: Visit) -> Page:
         """The form, and below it the answer. Raises: Refusal 400, 404."""

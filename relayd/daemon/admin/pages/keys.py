@@ -20,7 +20,7 @@ from relayd.daemon.admin.pages.accounts import HISTORY, by_day, last_days
 from relayd.daemon.admin.pages.calls import COLUMNS as CALL_COLUMNS
 from relayd.daemon.admin.pages.calls import row_of
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.state.contract import FindCalls, KeptCall, Peek, StoreUnavailable, TermLevels
@@ -68,11 +68,11 @@ class KeyPages:
     sources: StatusSources
     recent: RecentCalls
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         return (
-            Route(method="GET", pattern=f"{ROOT}/keys", need="viewer", handler=self.show_all),
-            Route(method="GET", pattern=f"{ROOT}/keys/{{key}}", need="viewer", handler=self.show_one),
-            Route(method="GET", pattern=f"{ROOT}/my-key", need="key", handler=self.show_own),
+            PageRoute(method="GET", pattern=f"{ROOT}/keys", need="viewer", handler=self.show_all),
+            PageRoute(method="GET", pattern=f"{ROOT}/keys/{{key}}", need="viewer", handler=self.show_one),
+            PageRoute(method="GET", pattern=f"{ROOT}/my-key", need="key", handler=self.show_own),
         )
 
     async def show_all(self, visit: Visit) -> Page:

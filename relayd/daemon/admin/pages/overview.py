@@ -10,7 +10,7 @@ import attrs
 from relayd.core.traffic import Interval, Span, Traffic
 from relayd.daemon.admin.pages.charts import Chart, Series, chart
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources, status_document
 
 AILMENTS = (Column(name="kind"), Column(name="subject"), Column(name="text"))
@@ -41,8 +41,8 @@ class Overview:
     sources: StatusSources
     traffic: Traffic
 
-    def routes(self) -> tuple[Route, ...]:
-        return (Route(method="GET", pattern=ROOT, need="viewer", handler=self.show),)
+    def routes(self) -> tuple[PageRoute, ...]:
+        return (PageRoute(method="GET", pattern=ROOT, need="viewer", handler=self.show),)
 
     async def show(self, visit: Visit) -> Page:
         """Also as the document that `relayd status --json` prints; as CSV the traffic of `?span=`."""

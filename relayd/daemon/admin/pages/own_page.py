@@ -18,7 +18,7 @@ from relayd.core.access.sessions import Session, Sessions
 from relayd.core.access.sign_in import accepted_step
 from relayd.core.live import Live
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.wire.call import Reply
 from relayd.wire.refusal import Refusal
 
@@ -43,12 +43,12 @@ class OwnPage:
     rng: Callable[[int], bytes] = attrs.field(repr=False)
     _waiting: dict[str, tuple[Enrolment, float]] = attrs.field(factory=dict, init=False, repr=False)  # by session
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         return (
-            Route(method="GET", pattern=OWN, need="viewer", handler=self.show),
-            Route(method="POST", pattern=CODES, need="viewer", handler=self.begin),
-            Route(method="GET", pattern=QR, need="viewer", handler=self.qr),
-            Route(method="POST", pattern=f"{CODES}/confirm", need="viewer", handler=self.confirm),
+            PageRoute(method="GET", pattern=OWN, need="viewer", handler=self.show),
+            PageRoute(method="POST", pattern=CODES, need="viewer", handler=self.begin),
+            PageRoute(method="GET", pattern=QR, need="viewer", handler=self.qr),
+            PageRoute(method="POST", pattern=f"{CODES}/confirm", need="viewer", handler=self.confirm),
         )
 
     async def show(self, visit: Visit) -> Page:

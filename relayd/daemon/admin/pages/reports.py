@@ -14,7 +14,7 @@ from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.admin.books import usage_rows
 from relayd.daemon.admin.pages.charts import Series, chart
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.log import scrub
 from relayd.state.report import DayError, days_between, grouped, report_document, span
@@ -41,8 +41,8 @@ class ReportPage:
 
     sources: StatusSources
 
-    def routes(self) -> tuple[Route, ...]:
-        return (Route(method="GET", pattern=f"{ROOT}/reports", need="viewer", handler=self.show),)
+    def routes(self) -> tuple[PageRoute, ...]:
+        return (PageRoute(method="GET", pattern=f"{ROOT}/reports", need="viewer", handler=self.show),)
 
     async def show(self, visit: Visit) -> Page:
         """`?from=` and `?to=` (days; the default is the last seven), `?by=`. Raises: Refusal 400, 503."""

@@ -23,7 +23,7 @@ from relayd.core.access.sign_in import Guess, LockOut, accepted_step, device_pro
 from relayd.core.live import Live
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
 from relayd.daemon.admin.pages.site import SIGN_IN, session_cookie
-from relayd.daemon.admin.pages.visit import ROOT, Page, Route, Visit, own_path, see_other
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit, own_path, see_other
 from relayd.wire.call import Reply
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.refusal import Refusal
@@ -52,12 +52,14 @@ class SignInPages:
     _nobody: str = attrs.field(default="", init=False, repr=False)  # hash of a password that nobody has
     _threads: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(2), init=False)
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         return (
-            Route(method="GET", pattern=SIGN_IN, need="nobody", handler=self.show),
-            Route(method="POST", pattern=SIGN_IN, need="nobody", handler=self.sign_in),
-            Route(method="POST", pattern=f"{ROOT}/sign-out", need="key", handler=self.sign_out),
-            Route(method="POST", pattern=f"{ROOT}/sign-out-everywhere", need="key", handler=self.sign_out_everywhere),
+            PageRoute(method="GET", pattern=SIGN_IN, need="nobody", handler=self.show),
+            PageRoute(method="POST", pattern=SIGN_IN, need="nobody", handler=self.sign_in),
+            PageRoute(method="POST", pattern=f"{ROOT}/sign-out", need="key", handler=self.sign_out),
+            PageRoute(
+                method="POST", pattern=f"{ROOT}/sign-out-everywhere", need="key", handler=self.sign_out_everywhere
+            ),
         )
 
     async def show(self, visit: Visit) -> Page | Reply:

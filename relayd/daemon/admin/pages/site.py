@@ -28,7 +28,7 @@ from relayd.core.access.sessions import Session, Sessions, Visitor, admin_visito
 from relayd.core.live import Live
 from relayd.daemon.admin.pages.language import LANGUAGES, preferred
 from relayd.daemon.admin.pages.render import STATIC_ROOT, error_page, page_reply, static_reply
-from relayd.daemon.admin.pages.visit import FIRST, ROOT, Form, Page, Route, Visit, see_other
+from relayd.daemon.admin.pages.visit import FIRST, ROOT, Form, Page, PageRoute, Visit, see_other
 from relayd.daemon.net.exchange import Exchange
 from relayd.wire.call import Reply
 from relayd.wire.http import Headers
@@ -68,7 +68,7 @@ class Site:
 
     live: Live
     sessions: Sessions
-    routes: Sequence[Route]
+    routes: Sequence[PageRoute]
     wall: Callable[[], float]
     _writers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(2), repr=False, init=False)
     _by_proxy: dict[str, Session] = attrs.field(factory=dict, repr=False, init=False)
@@ -162,7 +162,7 @@ class Site:
         session.used = now
         return session
 
-    def _route(self, visit: Visit) -> tuple[Route, dict[str, str]]:
+    def _route(self, visit: Visit) -> tuple[PageRoute, dict[str, str]]:
         """Raises: Refusal 404, 405."""
         allowed = set()
         for route in self.routes:
@@ -177,7 +177,7 @@ class Site:
             raise Refusal(status=405, message=message, headers=((b"allow", words.encode()),))
         raise Refusal(status=404, message="there is no such page", code="unknown_path")
 
-    def _refuse_visitor(self, route: Route, visit: Visit) -> Reply | None:
+    def _refuse_visitor(self, route: PageRoute, visit: Visit) -> Reply | None:
         """Where to send whoever may not see this page; None for those who may. Raises: Refusal 401, 403."""
         if visit.session is None:
             if visit.as_form == "html" and visit.method == "GET":

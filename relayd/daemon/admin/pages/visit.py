@@ -96,7 +96,7 @@ Handler = Callable[[Visit], Awaitable[Page | Reply]]
 
 
 @attrs.frozen(kw_only=True)
-class Route:
+class PageRoute:
     """One page: a method and a path, in which {name} stands for one segment."""
 
     method: Literal["GET", "POST"]
