@@ -2,6 +2,6 @@
 
 import sys
 
-from relayd.cli import main
+from relayd.entry import main
 
 sys.exit(main())

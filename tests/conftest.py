@@ -15,6 +15,8 @@ import import_paths
 
 import_paths.add()
 
+from relayd.daemon.net import polled_stream  # noqa: E402
+
 # No test sees or makes an identity of the person who runs it; commands that a test starts inherit this.
 _OWN = tempfile.TemporaryDirectory(prefix="relayd-tests-")
 os.environ["XDG_CONFIG_HOME"] = _OWN.name
@@ -30,6 +32,13 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("relayd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("relayd")
+
+
+@pytest.fixture(params=["polled", "waiting"])
+def both_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test twice: with streams that the poller tells of their edges, and with streams that wait as trio does."""
+    if request.param == "waiting":
+        monkeypatch.setattr(polled_stream, "current_poller", lambda: None)
 
 
 @pytest.fixture

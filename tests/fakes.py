@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -21,7 +21,8 @@ import msgspec
 import trio
 from builders import KEY, account
 from builders import head as request_head
-from scripted import Conversation
+from builders import snapshot as config_tree
+from scripted import Conversation, Upstream
 
 from relayd.config import snapshot as config
 from relayd.config.secrets.secret import Secret
@@ -33,7 +34,6 @@ from relayd.core.live import Live
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.net.connection import ClientConnection, Edge
-from relayd.daemon.net.disconnect import PeekDisconnects
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.net.server import HttpServer, open_listener
 from relayd.daemon.net.stream import PlainStream, tune
@@ -118,6 +118,10 @@ class ScriptedSource:
             await trio.sleep_until(self._due)
         else:
             await trio.lowlevel.checkpoint()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        while not turn():
+            await self.wait()
 
     def close(self) -> None:
         self.closed = True
@@ -390,7 +394,7 @@ async def exchanging(head: RequestHead | None = None, **settings: Any) -> AsyncI
     """An exchange for the length of the block. `settings` are of [server]."""
     ours, theirs = socket.socketpair()
     tune(ours)
-    connection = ClientConnection(PlainStream(ours), "", Edge(PeekDisconnects()))
+    connection = ClientConnection(PlainStream(ours), "", Edge())
     exchange = Exchange(connection, head or request_head(), config.Server(**settings), trio.current_time())
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     try:
@@ -523,6 +527,7 @@ async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: 
     house = House(live, pool, upstreams, app, server, sockets, receipts, wall)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve, sockets)
+        nursery.start_soon(app.signs.run)
         try:
             yield house
         finally:
@@ -531,3 +536,8 @@ async def relaying(snapshot: Snapshot, *, listen: str = "127.0.0.1:0", **parts: 
                 client.stream.socket.close()
             upstreams.close()
     assert house.in_flight() == 0
+
+
+def through(upstream: Upstream) -> AbstractAsyncContextManager[House]:
+    """A relay with one account, at `upstream`."""
+    return relaying(config_tree(accounts=(upstream_account("a", upstream.port),)))

@@ -49,11 +49,15 @@ BESIDE = {"log", "log_output", "paths", "systemd"}
 DOORS = {
     "anyascii": ("cli/tree",),
     "attrs": ("",),  # the nouns are everywhere
+    "backports": ("wire/content_coding",),
+    "brotli": ("wire/content_coding",),
+    "compression": ("wire/content_coding",),  # of the library from 3.14 on
     "cattrs": ("config/model/structure",),
-    "cryptography": ("config/secrets/seal",),
+    "cryptography": ("config/secrets/seal", "config/secrets/locked_text"),
     "httptools": ("daemon/net/response_stream",),
     "httpx2": ("daemon/net/", "daemon/accounts/", "daemon/proxy/"),
     "jinja2": ("daemon/admin/pages/render",),
+    "outcome": ("daemon/net/polled_stream",),
     "msgspec": ("wire/", "config/diff", "core/", "simulator/", "state/", "daemon/", "cli/"),
     "python_socks": ("daemon/net/connect",),
     "re2": ("config/pattern",),

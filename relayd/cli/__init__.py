@@ -25,6 +25,7 @@ VERBS = {
     "check": ("check", "validate a config tree offline, without side effects"),
     "test": ("test", "try the scenarios of tests.d offline: who may call what, and who serves it"),
     "diff": ("diff", "show what a change of the tree means, against what runs or between commits"),
+    "revoke": ("revoke", "refuse a key, an account or an address at once, by deny.toml"),
     "reload": ("reload", "apply the tree as it is now to the running daemon"),
     "rollback": ("reload", "take the running daemon back to a stored config"),
     "resume": ("reload", "end a rollback, so that the daemon follows the tree again"),
@@ -33,17 +34,24 @@ VERBS = {
     "report": ("report", "add up the requests, tokens and cost of some days"),
     "usage": ("usage", "show the limits of keys and how much of them is used"),
     "init": ("init", "make a new config tree"),
+    "serve-git": ("serve_git", "make a repository to push to: each push is checked, put in place and reported on"),
     "manifest": ("manifest", "list a tree's files with their digests, for copies that are not atomic"),
     "schema": ("schema", "print JSON Schemas for editors, or the table of keys"),
-    "key": ("key", "mint, list, rotate, disable and look up API keys"),
+    "key": ("key", "mint, list, rotate, disable, delete and look up API keys"),
     "create-api-key": ("key", "mint an API key, as `key new` does"),
-    "account": ("account", "add, list, test, enable and disable accounts; seal their credentials"),
+    "demo": ("delete", "remove what `relayd init` made for a first look"),
+    "account": ("account", "add, list, test, enable, disable and delete accounts; seal their credentials"),
     "secret": ("secret", "make identities; seal, inspect and reseal secrets"),
     "import": ("import_", "import accounts and keys from another relay"),
     "ci-comment": ("ci_comment", "write text from stdin as one comment on the pull request that CI runs for"),
     "completion": ("completion", "print a completion script for bash, zsh or fish"),
     "simulate": ("simulate", "serve the simulator: a Claude API that needs no account"),
 }
+
+
+# What people call a verb who know other programs.
+MEANT = {"start": "run", "serve": "run", "up": "run", "daemon": "run", "validate": "check", "lint": "check",
+         "plan": "diff", "apply": "reload", "block": "revoke", "deny": "revoke", "models": "explain"}  # fmt: skip
 
 
 def build_parser(*filled: str) -> argparse.ArgumentParser:
@@ -81,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, 1)
+        close = [MEANT[verb]] if verb in MEANT else difflib.get_close_matches(verb, VERBS, 1)
         hint = f"did you mean `relayd {close[0]}`?" if close else "`relayd` alone lists them"
         print(f"relayd: there is no verb {verb!r} ({hint})", file=sys.stderr)
         return 2

@@ -15,13 +15,16 @@ from typing import Any
 import attrs
 
 from relayd.cli import login
-from relayd.cli.output import print_json, print_result, print_table, say
+from relayd.cli.delete import add_delete, delete
+from relayd.cli.output import print_json, print_table, say
+from relayd.cli.revoke import disable, enable
 from relayd.cli.tree import (
     FAILED,
     Stop,
     add_action,
     add_identity,
     compiled,
+    confirmed,
     find_object,
     guarded,
     identities,
@@ -29,10 +32,10 @@ from relayd.cli.tree import (
     object_id,
     permitted_files,
     pick,
+    print_written,
     read_secret,
     refuse_taken,
     sound_but_for_seals,
-    switch,
     tree_files,
     words,
     write,
@@ -48,10 +51,9 @@ from relayd.config.secrets.seal import seal
 from relayd.config.secrets.sealed_fields import account_place, parsed, recipients_of, relay_table, table_binding
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
+from relayd.wire.current_models import SMALL
 
 KINDS = tuple(ACCOUNT_KINDS)
-# The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
-TEST_MODEL = "claude-haiku-4-5"
 SIGN_IN = 300.0  # s that a person may take in the browser
 
 
@@ -63,8 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     )
     add_action(actions, "list", "list the accounts", show_list)
-    _named(add_action(actions, "enable", "let an account serve again", switch("accounts.d", True), writes=True))
-    _named(add_action(actions, "disable", "take an account out of service", switch("accounts.d", False), writes=True))
+    _named(add_action(actions, "enable", "let an account serve again", enable("accounts.d"), writes=True))
+    _named(add_action(actions, "disable", "take an account out of service", disable("accounts.d"), writes=True))
+    gone = add_action(actions, "delete", "remove an account's file", remove, writes=True)
+    _named(gone)
+    add_delete(gone, "keys that no other account could serve, and scenarios")
     _named(add_action(actions, "seal", "seal a new credential from stdin", seal_credential, writes=True))
     check = add_action(actions, "test", "make the smallest real call and say what is wrong, if anything", test)
     _named(check)
@@ -134,7 +139,14 @@ def add(args: argparse.Namespace) -> int:
     changed = write(args, plan)
     if ACCOUNT_KINDS[kind].has_credential:
         say(f"next: relayd account test {args.id}")
-    return print_result(args, {"id": args.id, "kind": kind, "file": path, "changed": list(changed)})
+    return print_written(args, {"id": args.id, "kind": kind, "file": path, "changed": list(changed)})
+
+
+def remove(args: argparse.Namespace) -> int:
+    """Delete an account's file. Its past stays in the state store under its id."""
+    if not confirmed(f"Delete account {args.id}? Its sealed credential goes with it.", args):
+        raise Stop("not deleted")
+    return delete(args, accounts=[args.id])
 
 
 def seal_credential(args: argparse.Namespace) -> int:
@@ -279,7 +291,7 @@ def _put_sealed(args: argparse.Namespace, secret: Secret) -> int:
 
     changed = write(args, plan, check=sound_but_for_seals)
     say(f"next: relayd account test {args.id}")
-    return print_result(args, {"id": args.id, "changed": list(changed)})
+    return print_written(args, {"id": args.id, "changed": list(changed)})
 
 
 def _checked_secret(kind: str, account: str) -> Secret:
@@ -327,7 +339,7 @@ def _fields(args: argparse.Namespace, kind: str) -> dict[str, Value]:
 
 def _test_model(account: Account) -> str:
     """A model that the account says it serves by name, else the default."""
-    return next((model for model in account.models if "*" not in model and "?" not in model), TEST_MODEL)
+    return next((model for model in account.models if "*" not in model and "?" not in model), SMALL)
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

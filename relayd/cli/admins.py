@@ -11,8 +11,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from relayd.cli.output import print_json, say
-from relayd.cli.tree import Stop, add_action, edit_file, read_new_secret, tree_files, write
+from relayd.cli.output import say
+from relayd.cli.tree import Stop, add_action, edit_file, print_written, read_new_secret, tree_files, write
 from relayd.config.edit.edits import add_admin_token, set_admin_totp, set_admin_user
 from relayd.config.edit.toml_edit import render
 from relayd.config.secrets.password_hash import hash_password, mint_token, token_hash, weak_password
@@ -72,7 +72,7 @@ def one_time_codes(args: argparse.Namespace) -> int:
         say("for an authenticator program, shown this once:")
         print(f"{qr_terminal(shown['uri'], colours=sys.stdout.isatty())}\n{shown['seed']}", flush=True)
     if args.json:
-        print_json({"name": args.name, "totp": sealed, "changed": list(changed), **shown})
+        print_written(args, {"name": args.name, "totp": sealed, "changed": list(changed), **shown})
     elif not args.add:
         say(f"for the [[admin.users]] of {args.name} in relay.toml (or --add):")
         print(f"totp = {render(sealed)}")
@@ -102,7 +102,7 @@ def _show_admin(
     args: argparse.Namespace, what: str, entry: Mapping[str, str], changed: Sequence[str], more: Mapping[str, str]
 ) -> int:
     if args.json:
-        print_json({"name": args.name, "role": entry["role"], "changed": list(changed), **more})
+        print_written(args, {"name": args.name, "role": entry["role"], "changed": list(changed), **more})
     elif not args.add:
         say("for relay.toml (or --add):")
         print(f"[[admin.{what}]]\n" + "\n".join(f"{name} = {render(value)}" for name, value in entry.items()))

@@ -23,8 +23,9 @@ from relayd.cli.first_run import hook_is_off
 from relayd.cli.output import add_format, counted, print_report, say
 from relayd.cli.replay import ReplayReport, add_replay, replay_files
 from relayd.cli.tree import UNSTABLE, Stop, add_directory, at_revision, folder_of, read_steadily
+from relayd.config.changes import Changes
 from relayd.config.compile import Compiled, compile_tree
-from relayd.config.diff import Changes, diff
+from relayd.config.diff import diff
 from relayd.config.environment import environment_problems, place_problems
 from relayd.config.guard import held
 from relayd.config.problems.codes import explanations
@@ -250,6 +251,8 @@ def summary(checked: Checked) -> str:
     compiled = checked.compiled
     counts = [counted(compiled.files, "file"), counted(compiled.accounts, "account"), counted(compiled.keys, "key")]
     more = f" (and {compiled.omitted} more)" if compiled.omitted else ""
+    if compiled.acknowledged:
+        more += f"; {counted(len(compiled.acknowledged), 'warning')} acknowledged in [check] allow"
     return f"checked {', '.join(counts)}: revision {compiled.revision}, {totals(checked.every)}{more}"
 
 
@@ -310,6 +313,7 @@ def _as_json(checked: Checked) -> dict[str, Any]:
         "notes": severities.count("note"),
         "omitted": compiled.omitted,
         "problems": [as_dict(problem) for problem in checked.problems],
+        "acknowledged": [{**as_dict(one.problem), "why": one.why} for one in compiled.acknowledged],
     }
     if checked.here is not None:
         result["environment"] = [as_dict(problem) for problem in checked.here]

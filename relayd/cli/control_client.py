@@ -15,6 +15,7 @@ from typing import Any
 
 from relayd.cli import add_config
 from relayd.cli.output import add_json, print_json, say
+from relayd.config.problems.problem import printable
 from relayd.daemon.paths import MAX_PATH, control_sockets
 
 OK, REJECTED, HELD, BUSY, NO_DAEMON = 0, 1, 3, 4, 5
@@ -27,6 +28,14 @@ PATIENCE = 60.0  # s
 
 class NoDaemon(Exception):
     """Nobody answers. The text says where we looked."""
+
+
+class DaemonSilent(NoDaemon):
+    """Somebody is there, but does not answer, or not us."""
+
+
+class NotForUs(DaemonSilent):
+    """A daemon may well be there, but its socket is not for us."""
 
 
 class DaemonRefused(Exception):
@@ -52,7 +61,7 @@ def add_control_path(parser: argparse.ArgumentParser) -> None:
 
 def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
     """The daemon's answer to one request, within `patience` s. Raises: NoDaemon, DaemonRefused."""
-    path, sock = _connected(control_sockets(args.control, args.config, os.environ))
+    path, sock = _connected(control_sockets(args.control, args.config, os.environ), _what_to_do(args))
     with sock:
         line = _exchanged(sock, path, json.dumps(request).encode() + b"\n", patience)
     try:
@@ -74,19 +83,26 @@ def _exchanged(sock: socket.socket, path: Path, line: bytes, patience: float) ->
         answer = sock.makefile("rb").readline()
     except TimeoutError:
         silent = f"has not answered for {patience:.0f} s (is it stopped or overloaded?)"
-        raise NoDaemon(f"{path}: a daemon listens there, but {silent}") from None
+        raise DaemonSilent(f"{path}: a daemon listens there, but {silent}") from None
     except ConnectionResetError:  # it hung up with our request unread
         answer = b""
     except OSError as error:
-        raise NoDaemon(
+        raise DaemonSilent(
             f"{path}: the connection to the daemon broke: {(error.strerror or str(error)).lower()}"
         ) from None
     if not answer:
-        raise NoDaemon(f"{path}: the daemon hung up without an answer (it may just have ended)")
+        raise DaemonSilent(f"{path}: the daemon hung up without an answer (it may just have ended)")
     return answer
 
 
-def _connected(paths: list[Path]) -> tuple[Path, socket.socket]:
+def _what_to_do(args: argparse.Namespace) -> str:
+    """Where nobody answers: most often the directory is the wrong one."""
+    if args.control or os.path.lexists(args.config / "relay.toml"):
+        return "relayd run, or --control PATH"
+    return f"{args.config.absolute()} is not a config tree: --config DIR"
+
+
+def _connected(paths: list[Path], otherwise: str) -> tuple[Path, socket.socket]:
     tried = []
     for path in paths:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -97,13 +113,13 @@ def _connected(paths: list[Path]) -> tuple[Path, socket.socket]:
             sock.connect(str(path))
         except PermissionError:
             sock.close()
-            raise NoDaemon(f"{path}: permission denied (the daemon answers root and its own user: try sudo)") from None
+            raise NotForUs(f"{path}: permission denied (the daemon answers root and its own user: try sudo)") from None
         except OSError as error:
             sock.close()
             tried.append(f"{path}: {(error.strerror or str(error)).lower()}")
         else:
             return path, sock
-    raise NoDaemon(f"no daemon answers ({'; '.join(tried)}) [relayd run, or --control PATH]")
+    raise NoDaemon(f"no daemon answers ({'; '.join(tried)}) [{otherwise}]")
 
 
 def refused(args: argparse.Namespace, error: NoDaemon | DaemonRefused) -> int:
@@ -126,9 +142,12 @@ def carry_out(args: argparse.Namespace, **request: Any) -> int:
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """A result for people."""
+    """A result for people. A refusal ends with its reason, and does not show a plan that is not carried out."""
     lines = [place_and_message(problem) for problem in result["problems"] if problem["severity"] != "note"]
-    lines += [f"  {reason}" for reason in result["reasons"]]
+    reasons = [f"  {reason}" for reason in result["reasons"]]
+    if result["result"] == "rejected" and not result["dry_run"]:
+        return "\n".join([*lines, _verdict(result), *reasons]) + "\n"
+    lines += reasons
     if result["changes_text"]:
         lines.append(result["changes_text"].rstrip("\n"))
     lines.append(_verdict(result))
@@ -140,7 +159,9 @@ def in_words(result: dict[str, Any]) -> str:
 
 def place_and_message(problem: dict[str, Any]) -> str:
     """A problem on one line, as `check` writes it."""
-    place = f"{problem['file'] or 'tree'}" + (f":{problem['line']}:{problem['column']}" if problem["line"] else "")
+    place = (printable(problem["file"]) or "tree") + (
+        f":{problem['line']}:{problem['column']}" if problem["line"] else ""
+    )
     hint = f" ({problem['hint']})" if problem["hint"] else ""
     return f"{place}: {problem['severity']}[{problem['code']}]: {problem['message']}{hint}"
 

@@ -17,8 +17,10 @@ import attrs
 from relayd.cli.control_client import DaemonRefused, NoDaemon, add_control, ask, place_and_message, tree_in_words
 from relayd.cli.output import print_json, say
 from relayd.cli.tree import at_revision, read_steadily
+from relayd.cli.verdict import same_directory
+from relayd.config.changes import Changes
 from relayd.config.compile import Compiled, compile_tree
-from relayd.config.diff import Changes, diff, model_digest
+from relayd.config.diff import diff, model_digest
 from relayd.config.guard import held
 from relayd.config.problems.problem import ConfigError, is_error
 from relayd.config.snapshot import Snapshot
@@ -47,12 +49,14 @@ class NotRunning(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "revisions",
-        metavar="REV or A..B",
-        nargs="?",
-        default="",
+        metavar="REV, A..B or A B",
+        nargs="*",
+        default=[],
         help="a commit to compare with the work tree, or two to compare with each other;"
         " default: compare what the daemon runs with the tree on disk",
     )
+    parser.add_argument("--base", metavar="REV", help="compare that commit with the work tree, as `check --base` does")
+    parser.add_argument("--full", action="store_true", help="show each object, also where many changed in one way")
     parser.add_argument(
         "--running", action="store_true", help="insist on what the daemon runs: it is an error when no daemon answers"
     )
@@ -62,16 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     try:
-        if args.revisions and args.running:
-            raise DiffError("--running takes no revision")
-        if not args.revisions:
+        revisions = _revisions(args)
+        if not revisions:
             try:
                 return _from_running(args)
             except NotRunning as error:
                 if args.running:
                     raise DiffError(str(error)) from None
                 say(f"relayd diff: {error}: comparing the last commit with the work tree instead")
-        old, new = sides(args.config, args.revisions or "HEAD")
+        old, new = sides(args.config, *(revisions or ("HEAD", None)))
     except (DiffError, GitError, ConfigError) as error:
         say(f"relayd diff: {error}")
         return ERROR
@@ -80,8 +83,27 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print_json(as_json(old, new, changes, reasons))
     else:
-        sys.stdout.write(as_text(old, new, changes, reasons))
+        sys.stdout.write(as_text(old, new, changes, reasons, full=args.full))
     return SAME if changes.empty else DIFFERS
+
+
+def _revisions(args: argparse.Namespace) -> tuple[str, str | None] | None:
+    """The two sides, None for the work tree; None for what runs. Raises: DiffError."""
+    named = [*args.revisions, *([args.base] if args.base is not None else [])]
+    if named and args.running:
+        raise DiffError("--running takes no revision")
+    if len(named) > 2 or (args.base is not None and len(named) > 1):
+        raise DiffError(f"too many revisions: {' '.join(named)} (REV, A..B, A B, or --base REV)")
+    if not named:
+        return None
+    before, dots, after = named[0].partition("..")
+    if after.startswith("."):
+        raise DiffError(f"{named[0]}: A...B has no meaning here (write A..B)")
+    if dots and len(named) > 1:
+        raise DiffError(f"too many revisions: {' '.join(named)} (A..B or A B)")
+    if len(named) == 2:
+        return named[0], named[1]
+    return before or "HEAD", (after or "HEAD") if dots else None
 
 
 # --- from what runs
@@ -93,7 +115,7 @@ def _from_running(args: argparse.Namespace) -> int:
         answer = ask(args, verb="diff")["diff"]
     except (NoDaemon, DaemonRefused) as error:
         raise NotRunning(str(error).partition(" [")[0]) from None
-    if not _same_directory(answer["tree"], args.config):
+    if not same_directory(answer["tree"], args.config):
         raise NotRunning(
             f"the daemon that answers follows another tree, {answer['tree']}, not {args.config.absolute()}"
         )
@@ -105,19 +127,11 @@ def _from_running(args: argparse.Namespace) -> int:
     if args.json:
         print_json(running_as_json(answer))
     else:
-        sys.stdout.write(running_as_text(answer))
+        sys.stdout.write(running_as_text(answer, full=args.full))
     return SAME if found["changes"]["empty"] else DIFFERS
 
 
-def _same_directory(theirs: str, ours: Path) -> bool:
-    """Whether the daemon's tree is ours, also by another name."""
-    try:
-        return ours.samefile(theirs)
-    except OSError:
-        return False
-
-
-def running_as_text(answer: dict[str, Any]) -> str:
+def running_as_text(answer: dict[str, Any], *, full: bool = False) -> str:
     """For people."""
     running, found = answer["running"], answer["candidate"]
     head = f"running generation {running['generation']}, {tree_in_words(running)} -> disk, {tree_in_words(found)}"
@@ -125,7 +139,7 @@ def running_as_text(answer: dict[str, Any]) -> str:
         same = "the same" if running["digest"] == found["digest"] else "the same meaning in other words"
         return f"{head}: {same}\n"
     tail = "".join(f"the daemon holds this: {reason}\n" for reason in found["reasons"])
-    return f"{head}\n{found['changes_text']}{tail}"
+    return f"{head}\n{Changes.from_json(found['changes']).as_text(full=full)}{tail}"
 
 
 def running_as_json(answer: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +159,10 @@ def _side(one: dict[str, Any]) -> dict[str, Any]:
 # --- from commits
 
 
-def sides(directory: Path, revisions: str) -> tuple[Side, Side]:
-    """The two trees. Raises: DiffError, GitError, ConfigError."""
-    before, dots, after = revisions.partition("..")
-    if after.startswith("."):
-        raise DiffError(f"{revisions}: A...B has no meaning here (write A..B)")
-    old = _at(directory, before or "HEAD")
-    return old, _at(directory, after or "HEAD") if dots else _work_tree(directory)
+def sides(directory: Path, before: str, after: str | None) -> tuple[Side, Side]:
+    """The two trees; None is the work tree. Raises: DiffError, GitError, ConfigError."""
+    old = _at(directory, before)
+    return old, _work_tree(directory) if after is None else _at(directory, after)
 
 
 def _at(directory: Path, revision: str) -> Side:
@@ -176,13 +187,13 @@ def _sound(name: str, compiled: Compiled) -> Snapshot:
     return compiled.snapshot
 
 
-def as_text(old: Side, new: Side, changes: Changes, reasons: tuple[str, ...]) -> str:
+def as_text(old: Side, new: Side, changes: Changes, reasons: tuple[str, ...], *, full: bool = False) -> str:
     """For people."""
     head = f"{_short(old.name)} -> {_short(new.name)}"
     if changes.empty:
         return f"{head}: the same\n"
     tail = "".join(f"the daemon would hold this: {reason}\n" for reason in reasons)
-    return f"{head}\n{changes.as_text()}{tail}"
+    return f"{head}\n{changes.as_text(full=full)}{tail}"
 
 
 def as_json(old: Side, new: Side, changes: Changes, reasons: tuple[str, ...]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
+from relayd.wire.current_models import LARGE, USUAL
+
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
         "relayd run --config /srv/relay",
@@ -24,16 +26,22 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "relayd test --replay /var/log/relayd/relayd.log      what the tree would have done to past calls",
         "relayd test --days 7 --base HEAD",
     ),
-    "diff": ("relayd diff", "relayd diff HEAD~3", "relayd diff v1..v2 --json"),
+    "diff": ("relayd diff", "relayd diff HEAD~3", "relayd diff v1 v2 --json", "relayd diff --base origin/main --full"),
+    "revoke": (
+        "relayd revoke alice                 a key or an account, whatever else is wrong with the tree",
+        "relayd revoke 203.0.113.0/24",
+        "relayd revoke --undo alice",
+    ),
     "reload": ("relayd reload", "relayd reload --dry-run", "relayd reload --accept 98c2b1d0f3aa"),
     "rollback": ("relayd rollback",),
     "status": ("relayd status", "relayd status --watch", "relayd status --json"),
     "explain": (
-        'relayd explain --key dev --model claude-sonnet-4-5 --client "claude-cli/2.1.0 (external, cli)"',
-        "relayd explain --key dev --model claude-sonnet-4-5 --at HEAD~1",
+        f'relayd explain --key dev --model {USUAL} --client "claude-cli/2.1.0 (external, cli)"',
+        f"relayd explain --key dev --model {USUAL} --at HEAD~1",
     ),
     "usage": ("relayd usage",),
     "report": ("relayd report --day 2026-11-22", "relayd report --by key,model --json"),
+    "serve-git": ("relayd serve-git /srv/relay", "relayd serve-git /etc/relayd/tree --bare /srv/git/relay.git"),
     "manifest": ("relayd manifest --write",),
     "schema": ("relayd schema --table",),
     "key new": (
@@ -54,9 +62,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "relayd account add lab --kind simulator",
     ),
     "account seal": ("relayd account seal main < new-key.txt",),
-    "account test": ("relayd account test main", "relayd account test main --model claude-opus-4-1"),
+    "account test": ("relayd account test main", f"relayd account test main --model {LARGE}"),
     "account login": ("relayd account login max", "relayd account login max --paste      no browser on this machine"),
     "account disable": ("relayd account disable main",),
+    "account delete": ("relayd account delete old --with-dependents",),
+    "demo remove": ("relayd demo remove",),
     "secret keygen": ("relayd secret keygen", "relayd secret keygen /secure/break-glass.identity"),
     "secret seal": ("relayd secret seal --account main < key.txt", "relayd secret seal --alert ops < webhook.txt"),
     "secret inspect": ("relayd secret inspect", "relayd secret inspect --open"),

@@ -16,6 +16,7 @@ import attrs
 from relayd.config.secrets.identity import identity_paths, read_identities, usual_identity, write_identity
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity, new_identity
+from relayd.wire.current_models import USUAL
 
 
 @attrs.frozen
@@ -113,12 +114,13 @@ Next:
   relayd run --config {where}{option}
   curl {curl_target(listen)}/v1/messages -H "x-api-key: {key}" -H "anthropic-version: 2023-06-01" \\
     -H "content-type: application/json" \\
-    -d '{{"model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    -d '{{"model": "{USUAL}", "max_tokens": 64, "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-Then a real account and a key that may use it (the running daemon takes both up by itself):
+Then a real account, and a key that may use it; the demo can go. Where the daemon runs, each ends with its verdict:
 
   relayd account add main --kind api-key --config {where}
   relayd key new alice --config {where}
+  relayd demo remove --config {where}
 
 {_about_git(directory, git)}{_warning(git, kept)}"""
 

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help="where the identity is made, or the one to use (default: REALM.identity in ~/.config/relayd, or in "
-        "/etc/relayd for root)",
+        "/etc/relayd for root, where that exists)",
     )
     parser.add_argument("--no-identity", action="store_true", help="make no identity, and list no recipient")
     parser.add_argument(

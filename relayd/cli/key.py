@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from relayd.cli import add_config
+from relayd.cli.delete import add_delete, delete
 from relayd.cli.limit import HELP, BadLimit, describe, read_limits
-from relayd.cli.output import add_json, moment, print_json, print_result, print_table, say
+from relayd.cli.output import add_json, moment, print_json, print_table, say
+from relayd.cli.revoke import disable, enable
 from relayd.cli.store import NoUsage, add_state, consumption
 from relayd.cli.tree import (
     Stop,
@@ -24,14 +26,13 @@ from relayd.cli.tree import (
     compiled,
     confirmed,
     edit_object,
-    find_object,
     guarded,
     now,
     object_id,
     pick,
+    print_written,
     read_secret,
     refuse_taken,
-    switch,
     words,
     write,
 )
@@ -71,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     turn.add_argument(
         "--grace", metavar="TIME", default="7d", help="how long the old key still works (default: 7d; 0s: not at all)"
     )
-    _named(add_action(actions, "disable", "refuse a key from now on", switch("keys.d", False), writes=True))
-    _named(add_action(actions, "enable", "accept a disabled key again", switch("keys.d", True), writes=True))
-    delete = add_action(actions, "delete", "remove a key's file", remove, writes=True)
-    _named(delete)
-    delete.add_argument("--yes", action="store_true", help="do not ask")
+    _named(add_action(actions, "disable", "refuse a key from now on", disable("keys.d"), writes=True))
+    _named(add_action(actions, "enable", "accept a disabled key again", enable("keys.d"), writes=True))
+    gone = add_action(actions, "delete", "remove a key's file", remove, writes=True)
+    _named(gone)
+    add_delete(gone, "scenarios")
     add_action(actions, "which", "read a key from stdin and say whose it is", which)
 
 
@@ -145,8 +146,7 @@ def remove(args: argparse.Namespace) -> int:
     """Delete a key's file. Its past consumption stays in the state store under its id."""
     if not confirmed(f"Delete key {args.id}? Clients that use it will be refused.", args):
         raise Stop("not deleted")
-    changed = write(args, lambda files: {find_object(files, "keys.d", args.id): None})
-    return print_result(args, {"id": args.id, "deleted": list(changed)})
+    return delete(args, keys=[args.id])
 
 
 def _knowing_old_keys(snapshot: Snapshot, args: argparse.Namespace) -> Snapshot:
@@ -334,7 +334,9 @@ def _expiry(text: str, start: datetime.datetime) -> datetime.datetime:
 def _hand_over(args: argparse.Namespace, identity: str, path: str, minted: str) -> int:
     """Print a new key, this once."""
     if args.json:
-        print_json({"id": identity, "file": path, "key": minted, "hint": hint(minted), "sha256": key_hash(minted)})
+        print_written(
+            args, {"id": identity, "file": path, "key": minted, "hint": hint(minted), "sha256": key_hash(minted)}
+        )
     else:
         say("the key, shown this once (the tree holds only its hash):")
         print(minted)

@@ -6,6 +6,7 @@ Rule: nothing heavy is imported before SIGHUP is ignored, because it would end t
 from __future__ import annotations
 
 import argparse
+import grp
 import os
 import signal
 import socket
@@ -72,6 +73,11 @@ ENVIRONMENT = (
         "--control",
         "control socket; default: relayd.sock in $RUNTIME_DIRECTORY (systemd), else beside the state",
     ),
+    (
+        "RELAYD_CONTROL_GROUP",
+        "",
+        "group whose members may ask the daemon for what a push needs: examine, reload, diff and status",
+    ),
     ("RELAYD_WATCH", "--no-watch", '"off": reload on SIGHUP and `relayd reload` only, not when the tree changes'),
     ("RELAYD_NODE", "--node", "name of this node; default: the host name"),
 )
@@ -132,6 +138,11 @@ def main(args: argparse.Namespace) -> int:
     except ValueError as error:
         say(f"relayd: {error}")
         return EX_CONFIG
+    try:
+        group = group_id(os.environ.get("RELAYD_CONTROL_GROUP", ""))
+    except LookupError as error:
+        say(f"relayd run: {error.args[0]}")
+        return 2
     return run(
         NodeSettings(
             tree=args.config,
@@ -142,11 +153,22 @@ def main(args: argparse.Namespace) -> int:
             node=args.node or socket.gethostname(),
             own=own,
             control=args.control,
+            control_group=group,
             watch=watch,
             strict_boot=args.strict_boot,
             source=source,
         )
     )
+
+
+def group_id(name: str) -> int | None:
+    """A group by its name or number; None for "". Raises: LookupError, which says what is wrong."""
+    if not name or name.isdigit():
+        return int(name) if name else None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise LookupError(f"RELAYD_CONTROL_GROUP: there is no group {name!r} (groupadd --system {name})") from None
 
 
 def _from_environment(name: str, separator: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from relayd.cli.admins import add_admin_actions
-from relayd.cli.output import counted, print_json, print_result, print_table, say
+from relayd.cli.output import counted, print_json, print_table, say
 from relayd.cli.tree import (
     FAILED,
     Stop,
@@ -26,6 +26,7 @@ from relayd.cli.tree import (
     edit_file,
     guarded,
     identities,
+    print_written,
     read_secret,
     sound_but_for_seals,
     tree_files,
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="?",
         help="new file for the private half, outside the tree (default: REALM.identity in ~/.config/relayd, or in "
-        "/etc/relayd for root)",
+        "/etc/relayd for root, where that exists)",
     )
     make.add_argument("--post-quantum", action="store_true", help="make a hybrid of ML-KEM-768 and X25519")
     one = add_action(actions, "seal", "seal a secret from stdin and print the value; nothing is written", seal_one)
@@ -184,7 +185,7 @@ def reseal(args: argparse.Namespace) -> int:
     say(f"{counted(count, 'value')} sealed again")
     if count:
         say("note: history still opens with the old identities; if one was stolen, replace the credentials as well")
-    return print_result(args, {"resealed": count, "changed": list(changed)})
+    return print_written(args, {"resealed": count, "changed": list(changed)})
 
 
 def recipients(args: argparse.Namespace) -> int:
@@ -200,7 +201,7 @@ def recipients(args: argparse.Namespace) -> int:
     changed = write(args, edit_file("relay.toml", lambda text: _edited(args, text)), check=sound_but_for_seals)
     if changed and args.what != "remove" and any(True for _ in sealed_fields(tree_files(args))):
         say("next: relayd secret reseal, and commit both changes together")
-    return print_result(args, {"changed": list(changed)})
+    return print_written(args, {"changed": list(changed)})
 
 
 def _edited(args: argparse.Namespace, text: str) -> str:

@@ -19,8 +19,9 @@ from relayd.cli.output import say
 from relayd.config.snapshot import Simulator
 from relayd.daemon.accounts.simulator import serve_simulator
 from relayd.simulator.faults import FIELDS, TYPES, read_setting
+from relayd.wire.current_models import USUAL
 
-BODY = '{"model":"claude-sonnet-5-5","max_tokens":100,"messages":[{"role":"user","content":"Hello"}]}'
+BODY = f'{{"model":"{USUAL}","max_tokens":100,"messages":[{{"role":"user","content":"Hello"}}]}}'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,33 +11,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from relayd.cli.output import add_format, counted, print_report, say
 from relayd.cli.replay import ReplayReport, add_replay, replay_books, replay_files
 from relayd.cli.store import add_state
 from relayd.cli.tree import UNSTABLE, Stop, add_directory, at_revision, folder_of, guarded, read_steadily
-from relayd.config.compile import Compiled, compile_tree
-from relayd.config.model.scenario import Scenario, Scenarios
+from relayd.config.compile import compile_tree
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.problems.report import as_dict, as_github, as_markdown, as_sarif, as_text, totals
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.git import GitError
 from relayd.config.source.tree import Unstable, read_tree
-from relayd.core.dry_run import DryRunOutcome, dry_run, failures
+from relayd.core.scenario_run import ScenarioResult, play
 
 PASSED, FAILED, USAGE = 0, 1, 2
-
-
-@attrs.frozen(kw_only=True)
-class ScenarioResult:
-    """One scenario. `problem`: what differs from what is expected; None when nothing does."""
-
-    file: str
-    line: int
-    scenario: Scenario
-    outcome: DryRunOutcome
-    problem: Problem | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,23 +111,6 @@ def _base(directory: Path, name: str) -> Snapshot:
     if snapshot is None:
         raise Stop(f"--base {name}: {'does not compile' if files else 'there was no tree in that commit'}")
     return snapshot
-
-
-def play(compiled: Compiled, snapshot: Snapshot) -> tuple[ScenarioResult, ...]:
-    """Every scenario of a tree, in order."""
-    results = []
-    for file in compiled.scenarios:
-        for number, scenario in enumerate(file.noun.scenario if isinstance(file.noun, Scenarios) else ()):
-            outcome = dry_run(scenario, snapshot)
-            place = file.document.related(("scenario", number, "name"), "")
-            problem = None
-            if wrong := failures(scenario, outcome):
-                message = f"{scenario.name}: {'; '.join(wrong)}"
-                problem = file.document.problem("E-SCENARIO", ("scenario", number, "name"), message)
-            results.append(
-                ScenarioResult(file=place.file, line=place.line, scenario=scenario, outcome=outcome, problem=problem)
-            )
-    return tuple(results)
 
 
 def _report(

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 from anyascii import anyascii
 
 from relayd.cli import add_config
-from relayd.cli.output import add_json, print_result, say
+from relayd.cli.output import add_json, print_json, say
+from relayd.cli.verdict import DaemonVerdict, add_waiting, tell, verdict
 from relayd.config.compile import Compiled, compile_tree
-from relayd.config.edit.edits import set_enabled
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.write import EditPlan, Files, WriteError, edit_tree
 from relayd.config.load import load_tree
@@ -56,9 +56,9 @@ class Stop(Exception):
 
 
 def guarded(verb: str, act: VerbAction, args: argparse.Namespace) -> int:
-    """Run a verb; expected failures become a message."""
+    """Run a verb; expected failures become a message. One that wrote ends with what the daemon makes of it."""
     try:
-        return act(args)
+        return act(args) or tell(outcome(args))
     except ConfigError as error:
         say(f"relayd {verb}: {error}")
     except (Stop, WriteError, EditError, SealError, LookupError, Bad) as error:
@@ -93,8 +93,9 @@ def add_action(
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    """`--force`, for verbs that write."""
+    """`--force`, `--no-wait` and `--control`, for verbs that write."""
     parser.add_argument("--force", action="store_true", help="write even if the tree does not compile")
+    add_waiting(parser)
 
 
 def add_directory(parser: argparse.ArgumentParser) -> None:
@@ -232,6 +233,7 @@ def _identity_paths(args: argparse.Namespace) -> list[Path]:
 def write(args: argparse.Namespace, plan: EditPlan, **options: Any) -> tuple[str, ...]:
     """Change the tree, and say which files changed."""
     changed = edit_tree(args.config, plan, force=args.force, **options)
+    args.wrote = True
     for path in changed:
         say(f"{'wrote' if (args.config / path).exists() else 'removed'} {args.config / path}")
     if not changed:
@@ -242,24 +244,44 @@ def write(args: argparse.Namespace, plan: EditPlan, **options: Any) -> tuple[str
     return changed
 
 
+def outcome(args: argparse.Namespace) -> DaemonVerdict | None:
+    """The daemon's verdict on what the verb wrote, asked for once; None when it wrote nothing, or does not wait."""
+    if "verdict" not in args:
+        revoked = getattr(args, "revoked", ())
+        args.verdict = verdict(args, revoked) if "wrote" in args else None
+    found: DaemonVerdict | None = args.verdict
+    return found
+
+
+def print_written(args: argparse.Namespace, result: Mapping[str, Any]) -> int:
+    """What a verb that writes did, as JSON, with the daemon's verdict in it. Returns the exit code 0."""
+    if args.json:
+        found = outcome(args)
+        print_json({**result, "daemon": found.as_json() if found is not None else None})
+    return 0
+
+
 def edit_file(path: str, edit: Callable[[str], str]) -> EditPlan:
     """A plan that edits one file of the tree."""
-    return lambda files: {path: edit(files[path].decode()).encode()}
+
+    def plan(files: Files) -> Mapping[str, bytes | None]:
+        return {path: edited(files, path, edit)}
+
+    return plan
+
+
+def edited(files: Files, path: str, edit: Callable[[str], str]) -> bytes:
+    """A file of the tree after an edit; one that is not there is empty. Raises: EditError, naming the file."""
+    try:
+        return edit(files.get(path, b"").decode()).encode()
+    except (EditError, UnicodeDecodeError) as error:
+        why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise EditError(why if why.startswith(f"{path}: ") else f"{path}: {why}") from None
 
 
 def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> EditPlan:
     """A plan that edits the file of one account or key. Raises, when it runs: LookupError."""
     return lambda files: edit_file(find_object(files, folder, name), edit)(files)
-
-
-def switch(folder: str, enabled: bool) -> VerbAction:
-    """The sub-verb that enables or disables an account or a key."""
-
-    def act(args: argparse.Namespace) -> int:
-        changed = write(args, edit_object(folder, args.id, lambda text: set_enabled(text, enabled)))
-        return print_result(args, {"id": args.id, "enabled": enabled, "changed": list(changed)})
-
-    return act
 
 
 def sound_but_for_seals(files: Files) -> list[str]:

@@ -35,6 +35,7 @@ from relayd.config.model.tree_digest import CONFIG_KINDS, revision
 from relayd.config.model.values import Bad, name
 from relayd.config.problems.problem import ConfigError, Problem, in_order, is_error
 from relayd.config.rules import per_file
+from relayd.config.rules.allowed import Acknowledged, set_aside
 from relayd.config.rules.credential_ways import credential_way_problems
 from relayd.config.rules.cross_file import Parsed, cross_file_problems
 from relayd.config.rules.lint import file_lint, tree_lint
@@ -74,6 +75,7 @@ class Compiled:
         snapshot: None when any problem is an error, but for errors in tests.d.
         problems: sorted by place; at most MAX_PROBLEMS, errors before warnings before notes.
         omitted: problems beyond those.
+        acknowledged: warnings that [check] allow sets aside.
         revision: the first 12 hex digits of the digest over the files that are config (scenarios are not).
         files, accounts, keys: how many there are.
         scenarios: the files of tests.d.
@@ -87,6 +89,7 @@ class Compiled:
     accounts: int
     keys: int
     scenarios: tuple[Parsed, ...] = attrs.field(default=(), repr=False)
+    acknowledged: tuple[Acknowledged, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -140,6 +143,7 @@ def compile_tree(
     ]
     if not any(file.kind == "relay" for file in ours) and not any(problem.file == "relay.toml" for problem in problems):
         problems.append(_no_relay_toml())
+    problems, acknowledged = set_aside(problems, ours)
     kept = sorted(problems, key=lambda problem: "EWN".index(problem.code[0]))[:MAX_PROBLEMS]
     config = [file for file in ours if file.kind in CONFIG_KINDS]
     tree_revision = revision((file.document.file, file.digest) for file in config)
@@ -152,6 +156,7 @@ def compile_tree(
         accounts=sum(file.kind == "account" for file in ours),
         keys=sum(file.kind == "key" for file in ours),
         scenarios=tuple(file for file in ours if file.kind == "test"),
+        acknowledged=tuple(acknowledged),
     )
 
 
@@ -165,7 +170,7 @@ def _no_relay_toml() -> Problem:
         code="E-NO-RELAY-TOML",
         file="relay.toml",
         message="the tree has no relay.toml",
-        hint="relayd init DIR makes one",
+        hint="another directory: --config DIR; a new tree: relayd init DIR",
     )
 
 

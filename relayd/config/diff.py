@@ -1,8 +1,8 @@
 """Config diff: what a new config changes, in the operator's words, each with its reload class and effect.
 
-Rule: pure; two snapshots in, texts out, never a secret. Walks the nouns of snapshot.py field by field; how values and
-effects are written is in diff_text.py. Arrays of tables are matched by what names their elements (name, hash), else by
-place.
+Rule: pure; two snapshots in, `Changes` out, never a secret. Walks the nouns of snapshot.py field by field; how values
+and effects are written is in diff_text.py. Arrays of tables are matched by what names their elements (name, hash), else
+by place.
 
 Theory: two digests. A tree's digest is over its bytes; the model digest is over what they mean, defaults applied, so
 that comments, order of keys and moved files do not count. `diff` finds something exactly when the meaning differs.
@@ -13,11 +13,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import attrs
 import msgspec
 
+from relayd.config.changes import Change, Changes, FieldChange
 from relayd.config.diff_text import (
     ADDED,
     HIDDEN,
@@ -33,97 +34,7 @@ from relayd.config.diff_text import (
 from relayd.config.pattern import Pattern
 from relayd.config.snapshot import HOT, RESTART, REVOKE, KeyPath, Proxy, Snapshot
 
-Action = Literal["add", "remove", "change"]
-
 _PART = 256  # objects encoded at once, in about 1 ms
-_SHOWN = 72  # characters of a value in the text form; JSON has all of it
-
-
-@attrs.frozen(kw_only=True)
-class FieldChange:
-    """One key with another value.
-
-    Args:
-        path: dotted, within the object, such as "limits.rate.requests" or "hashes[8a8f34453a26]".
-        old, new: as written in TOML; "" where there is none; "***" for a secret.
-        reload: "hot", "drain", "revoke" or "restart".
-        effect: what the change does to the running daemon, in words.
-        note: what may be said of a secret that changed.
-    """
-
-    path: str
-    old: str
-    new: str
-    reload: str
-    effect: str
-    note: str = ""
-
-    @property
-    def text(self) -> str:
-        """`10 -> 4`, or the note."""
-        return self.note or f"{_short(self.old)} -> {_short(self.new)}"
-
-
-@attrs.frozen(kw_only=True)
-class Change:
-    """One object that was added, removed or changed. `id` is "" for relay.toml and deny.toml, of which there is one."""
-
-    kind: ObjectKind
-    id: str
-    action: Action
-    reload: str
-    effect: str
-    fields: tuple[FieldChange, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """`account main`, `relay.toml`."""
-        return f"{self.kind} {self.id}" if self.id else f"{self.kind}.toml"
-
-
-@attrs.frozen(kw_only=True)
-class Changes:
-    """Everything that differs, in a stable order."""
-
-    changes: tuple[Change, ...] = ()
-
-    @property
-    def empty(self) -> bool:
-        """Whether the two mean the same."""
-        return not self.changes
-
-    @property
-    def restart(self) -> tuple[str, ...]:
-        """What the daemon keeps as it is until it is restarted: `server.workers: 1 -> 4`."""
-        return tuple(
-            f"{field.path}: {field.text}"
-            for change in self.changes
-            for field in change.fields
-            if change.action == "change" and field.reload == RESTART
-        )
-
-    def ids(self, kind: ObjectKind, action: Action) -> tuple[str, ...]:
-        """The objects of a kind to which that happened."""
-        return tuple(change.id for change in self.changes if (change.kind, change.action) == (kind, action))
-
-    def summary(self) -> str:
-        """`1 added, 2 changed, 0 removed; 1 needs a restart`."""
-        count = {action: sum(one.action == action for one in self.changes) for action in get_args(Action)}
-        text = f"{count['add']} added, {count['change']} changed, {count['remove']} removed"
-        needs = "needs" if len(self.restart) == 1 else "need"
-        return text + (f"; {len(self.restart)} {needs} a restart" if self.restart else "")
-
-    def as_text(self) -> str:
-        """For people: an object a line, its keys below, the sum at the end."""
-        return "".join(map(_entry, self.changes)) + self.summary() + "\n"
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs. Fields are only ever added."""
-        return {
-            "empty": self.empty,
-            "changes": [{**attrs.asdict(one), "fields": list(map(attrs.asdict, one.fields))} for one in self.changes],
-            "restart": list(self.restart),
-        }
 
 
 def diff(old: Snapshot, new: Snapshot) -> Changes:
@@ -333,32 +244,3 @@ def _field(
     return FieldChange(
         path=path_text(path), old=before, new=after, reload=reload, effect=effect_of(kind, path, reload, new), note=note
     )
-
-
-# --- for people ------------------------------------------------------------------------------------------------------
-
-
-def _short(text: str) -> str:
-    text = text or "none"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-
-
-_SIGNS = {"add": "+", "remove": "-", "change": "~"}
-
-
-def _entry(change: Change) -> str:
-    head = f"{_SIGNS[change.action]} {change.name}"
-    if change.action != "change":
-        head += f": {change.effect}"
-    width = max((len(field.path) for field in change.fields), default=0)
-    lines = [_line(change, field, min(width, 40)) for field in change.fields]
-    return "\n".join([head, *lines]) + "\n"
-
-
-def _line(change: Change, field: FieldChange, width: int) -> str:
-    value = field.note or _short(field.new) if change.action == "add" else field.text
-    line = f"    {field.path:<{width}}  {value}"
-    if change.action == "add":
-        return line
-    mark = "RESTART" if field.reload == RESTART else field.reload
-    return f"{line}  [{mark}: {field.effect}]"

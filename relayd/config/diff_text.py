@@ -54,6 +54,7 @@ _KEY_EFFECTS: dict[tuple[ObjectKind, str], str] = {
     ("account", "limits"): "acts on the next call; nothing in flight is stopped",
     ("key", "limits"): "acts on the next call; what was consumed still counts",
     ("relay", "limits"): "acts on the next call of keys without limits of their own; what was consumed still counts",
+    ("relay", "check"): "acts on the next `check`; the daemon reports what is left",
     ("relay", "realm"): "needs a restart; counters start anew, and sealed values must be sealed again",
     ("relay", "server.listen"): "new addresses are opened before old ones are closed; open connections finish",
 }

@@ -7,6 +7,7 @@ whether they open; nothing of them gets into a problem.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ def environment_problems(
         identity: the --identity option; None when it was not given.
     """
     yield from mounts_of(tree)
+    yield from _packages(files, snapshot)
     fields, paths = list(sealed_fields(files)), identity_paths(identity, environ, realm_of(files))
     try:
         yield from _files(files, snapshot, secret_files(environ, kept=paths))
@@ -66,6 +68,24 @@ def place_problems(files: Mapping[str, bytes], snapshot: Snapshot, environ: Mapp
             yield _document(file, content).problem("E-CREDENTIAL-ORIGIN", path, f"{dotted(path)}: {why}")
     if snapshot.relay.log.file and (why := why_not_logged(snapshot.relay.log.file, environ)):
         yield _document("relay.toml", relay).problem("E-LOG-FILE", ("log", "file"), f"log.file: {why}")
+
+
+NO_SOCKS = "python-socks is not installed here (pip install python-socks)"
+
+
+def has_socks() -> bool:
+    """Whether python-socks can be imported now."""
+    importlib.invalidate_caches()
+    return importlib.util.find_spec("python_socks") is not None
+
+
+def _packages(files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[Problem]:
+    """Accounts that need a package which is not installed here. The account and its proxy are not at fault."""
+    lacking = [] if has_socks() else [file for file in sorted(files) if file.startswith("accounts.d/")]
+    for file in lacking:
+        account = _account_of(file, snapshot)
+        if account.enabled and account.proxy.startswith("socks5:"):
+            yield _document(file, files[file]).problem("E-ENV-PACKAGE", ("proxy",), f"proxy: {NO_SOCKS}")
 
 
 def log_directory(environ: Mapping[str, str]) -> Path:

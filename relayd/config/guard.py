@@ -5,20 +5,22 @@ a merge that lost half the keys, a group whose last account went. Such a tree co
 once is held until its digest is accepted, and so is an emptied list that shuts nobody out any more; what else adds or
 changes passes. The [guard] of the new tree counts, so that a commit can say itself that it is meant.
 
-Revocation is never held up: deny.toml acts on its own (see `with_deny`).
+Revocation is never held up: deny.toml acts on its own (see `with_deny`), and what somebody disables or deletes by name
+is no absence (see `taken_out`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import attrs
 
-from relayd.config.diff import Changes
+from relayd.config.changes import Changes
 from relayd.config.snapshot import Account, ApiKey, Deny, Snapshot
 
 T = TypeVar("T")
+Named = TypeVar("Named", Account, ApiKey)
 
 LEAST_DIGITS = 12  # hex digits of a digest that say which tree is meant: 48 bits
 _SHOWN = 8  # names in one reason
@@ -54,6 +56,37 @@ def accepts(accepted: str, digest: str) -> bool:
     """Whether an accepted digest, or a beginning of it, means this one."""
     accepted = accepted.strip().lower()
     return len(accepted) >= LEAST_DIGITS and (digest.startswith(accepted) or accepted.startswith(digest or " "))
+
+
+def taken_out(old: Snapshot, names: Iterable[str]) -> Snapshot:
+    """The running config as the guard is to see it where somebody took these out by name: as if they were off already.
+
+    Args:
+        names: such as "account main" and "key alice"; what is not there is passed over.
+    """
+    named = set(names)
+    if not named:
+        return old
+    return attrs.evolve(
+        old,
+        accounts={name: _off(one) if f"account {name}" in named else one for name, one in old.accounts.items()},
+        keys={name: _off(one) if f"key {name}" in named else one for name, one in old.keys.items()},
+    )
+
+
+def _off(one: Named) -> Named:
+    return attrs.evolve(one, enabled=False)
+
+
+def refuses(snapshot: Snapshot, name: str) -> bool:
+    """Whether a config lets nothing through by a name: "account main", "key alice", "hash SHA256", "address RANGE"."""
+    kind, _, what = name.partition(" ")
+    deny = snapshot.deny
+    if kind in ("hash", "address"):
+        return what in (deny.sha256 if kind == "hash" else deny.ips)
+    objects: Mapping[str, Account | ApiKey] = snapshot.accounts if kind == "account" else snapshot.keys
+    denied = deny.accounts if kind == "account" else deny.keys
+    return what not in objects or not objects[what].enabled or what in denied
 
 
 def restored(old: Snapshot, new: Snapshot) -> tuple[str, ...]:

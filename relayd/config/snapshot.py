@@ -156,6 +156,13 @@ class Server:
     sse_keepalive: Seconds = key(
         Seconds(15.0), doc='An SSE comment after so much upstream silence; "0s" = off.', low=0, high=3600
     )
+    sse_head_after: Seconds = key(
+        Seconds(20.0),
+        doc="A stream whose upstream has not begun to answer gets its head and comments after so much silence, and "
+        'stays with that account from then on; "0s" = never.',
+        low=0,
+        high=3600,
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -224,6 +231,13 @@ class State:
         low=2,
         high=3600,
     )
+    keep_items: Seconds = key(
+        Seconds(86400.0),
+        doc='How long items of Responses answers are kept for clients that refer to them, after their last use; "0s" = '
+        "not at all.",
+        low=0,
+        high=2_592_000,
+    )
     timezone: str = key("UTC", doc="Where days, weeks and months begin (an IANA name).", form="timezone")
 
 
@@ -241,6 +255,9 @@ class Upstream:
     )
     idle_timeout: Seconds = key(Seconds(300.0), doc="Between bytes of an answer.", low=0.1)
     total_timeout: Seconds = key(Seconds(3600.0), doc="For the whole call.", low=0.1)
+    models_every: Seconds = key(
+        Seconds(3600.0), doc='How often an account is asked which models it has; "0s" = never.', low=0
+    )
     max_attempts: int = key(3, doc="Accounts tried for one call.", low=1, high=20)
 
 
@@ -366,7 +383,9 @@ class Log:
     """[log]."""
 
     level: Literal["debug", "info", "warning", "error"] = key("info", doc="Least severe line written.")
-    format: Literal["json", "text"] = key("json", doc="One JSON object or one text line per event.")
+    format: Literal["auto", "json", "text"] = key(
+        "auto", doc='One JSON object or one text line per event; "auto" = text on a terminal, JSON elsewhere.'
+    )
     file: str = key(
         "", doc='A file in RELAYD_LOG_DIR, reopened on SIGUSR1; "" = standard error.', reload=RESTART, form="path"
     )
@@ -392,6 +411,22 @@ class Policy:
         doc="When /readyz is 503 besides draining: when this node alone cannot serve, when nobody can, or never.",
     )
     on_revoke: Literal["finish", "cut"] = key("finish", doc="What a live stream of a revoked key does.", reload=REVOKE)
+
+
+@attrs.frozen(kw_only=True)
+class AllowedWarning:
+    """[check] allow: a warning that somebody has looked at."""
+
+    code: str = key(doc='Code of a warning, such as "W-OAUTH-PERSONAL".', form="warning-code")
+    file: str = key(doc='File that it is about, as `check` shows it; "" = the tree as a whole.')
+    why: str = key(doc="Why it is all right, for whoever reads it next.")
+
+
+@attrs.frozen(kw_only=True)
+class CheckSettings:
+    """[check]: what `check` may pass over."""
+
+    allow: tuple[AllowedWarning, ...] = key((), doc="Warnings that were looked at: they are counted, and not reported.")
 
 
 @attrs.frozen(kw_only=True)
@@ -564,6 +599,7 @@ class Relay:
     alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.", idle="this version sends no alerts")
     log: Log = key(Log(), doc="The log.")
     policy: Policy = key(Policy(), doc="What `check` insists on.")
+    check: CheckSettings = key(CheckSettings(), doc="What `check` may pass over.")
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,8 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, AccountKind
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
 from relayd.core.access.permissions import Plan
+from relayd.core.balancing.headroom import retry_after
+from relayd.core.quota.limits import LONGEST_WAIT
 from relayd.wire.http import HeaderPairs, Headers, end_to_end, header_pairs
 from relayd.wire.peek import replace_model
 
@@ -26,6 +28,7 @@ DROP_RESPONSE = frozenset(
         b"reporting-endpoints", b"nel", b"refresh",
     }
 )  # fmt: skip
+_WAIT_AND_TRY = (429, 503, 529)
 _DROP_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"access-control-", b"relayd-")
 
 
@@ -94,6 +97,17 @@ def _add_beta(pairs: HeaderPairs, wanted: bytes) -> None:
         pairs[places[-1]] = (b"anthropic-beta", pairs[places[-1]][1] + b"," + wanted)
     else:
         pairs.append((b"anthropic-beta", wanted))
+
+
+def retry_advice(status: int, headers: Headers, now: float) -> HeaderPairs:
+    """What an upstream's error says of another try besides `retry-after`, which the SDKs obey however long it is.
+
+    Args:
+        now: Unix time, s.
+    """
+    if status not in _WAIT_AND_TRY or b"x-should-retry" in headers:
+        return []
+    return [(b"x-should-retry", b"false")] if (retry_after(headers, now) or 0) > LONGEST_WAIT else []
 
 
 def answer_headers(headers: Headers) -> HeaderPairs:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import attrs
 
-from relayd.config.diff import Changes
+from relayd.config.changes import Changes
 from relayd.config.snapshot import RESTART, Deny, Snapshot
 
 T = TypeVar("T")

@@ -49,6 +49,8 @@ from relayd.daemon.paths import state_login
 from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.build import build_proxy
 from relayd.daemon.proxy.health_checks import HealthChecks
+from relayd.daemon.proxy.large_bodies import LargeBodies
+from relayd.daemon.proxy.model_offers import ModelOffers
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.boot import Start
 from relayd.daemon.reload.candidate import Inspector, Reader, TreeReader
@@ -98,6 +100,7 @@ class Daemon:
     server: HttpServer
     admin_server: HttpServer
     health_checks: HealthChecks
+    model_offers: ModelOffers
     queue: RequestQueue
     reload: ReloadTasks
     sources: StatusSources
@@ -168,7 +171,8 @@ def build(
     call_metrics = CallMetrics()
     watch = make_service_watch(base, state)
     recent, traffic = make_recent_calls(base, state), Traffic()
-    app = make_app(base, state, keeper, call_metrics, recent, traffic, watch)
+    offers = make_model_offers(base, keeper)
+    app = make_app(base, state, keeper, call_metrics, recent, traffic, watch, offers)
     room = client_connections(descriptors())
     wanted = start.snapshot.relay.server.max_connections
     if room < min(wanted, FEW_CONNECTIONS):
@@ -204,6 +208,7 @@ def build(
         server=server,
         admin_server=admin_server,
         health_checks=make_health_checks(base, keeper),
+        model_offers=offers,
         queue=queue,
         reload=ReloadTasks(
             reloader=reloader,
@@ -349,6 +354,7 @@ def make_app(
     recent: RecentCalls,
     traffic: Traffic,
     watch: ServiceWatch,
+    offers: ModelOffers,
 ) -> PublicApp:
     """Serves calls; the receipt of each goes to the metrics, to the access log and to the pages."""
 
@@ -368,6 +374,7 @@ def make_app(
         keeper=keeper,
         record=record,
         known_models=shipped,
+        offers=offers.known,
         bodies=BodyBudget(memory()),
         wall=time.time,
         new_id=base.new_id,
@@ -379,6 +386,18 @@ def make_app(
 def make_health_checks(base: Foundation, keeper: OAuthKeeper) -> HealthChecks:
     """Tries accounts that rest or are idle."""
     return HealthChecks(live=base.live, pool=base.pool, credential=keeper.of, wall=time.time, rng=base.rng)
+
+
+def make_model_offers(base: Foundation, keeper: OAuthKeeper) -> ModelOffers:
+    """Asks accounts which models they have."""
+    return ModelOffers(
+        live=base.live,
+        pool=base.pool,
+        upstreams=base.upstreams,
+        credential=keeper.of,
+        large=LargeBodies(),
+        wall=time.time,
+    )
 
 
 # --- reloads
@@ -401,10 +420,13 @@ def make_cluster(base: Foundation, state: StateClient, record: ReloadRecord, app
 
 def make_inspector(base: Foundation, start: Start) -> Inspector:
     """Reads and compiles the tree; what the start knows of it is not found out again."""
+    from relayd.config.environment import place_problems
+
     return Inspector(
         reader=base.reader,
         clock=time.monotonic,
         credentials=base.credentials,
+        places=lambda files, snapshot: place_problems(files, snapshot, os.environ),
         memo=start.memo,
         examined=start.examined,
         denied=start.denied,
@@ -525,4 +547,7 @@ def make_control_socket(
     if base.sockets.control is None:
         return None
     sock, path = base.sockets.control
-    return ControlSocket(sock=sock, path=path, queue=queue, history=history, sources=sources, wall=time.time)
+    group = base.node.control_group
+    return ControlSocket(
+        sock=sock, path=path, queue=queue, history=history, sources=sources, wall=time.time, group=group
+    )

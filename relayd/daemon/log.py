@@ -18,7 +18,7 @@ import msgspec
 
 from relayd.config.snapshot import Log
 from relayd.core.receipt import Receipt
-from relayd.daemon.log_output import Output
+from relayd.daemon.log_output import Output, Screen
 
 # What must not be read in a log, wherever it came from: keys of relayd and of the API, identities, bearer tokens.
 _SECRETS = re.compile(
@@ -89,16 +89,42 @@ def _clean(value: Any) -> Any:
     return scrub(str(value))  # as the encoder would write it: a path, an exception, a noun
 
 
+_COLOURS = {"debug": "2", "info": "32", "warning": "33;1", "error": "31;1", "critical": "31;1"}
+
+
+def line_form(wanted: str, screen: Screen) -> str:
+    """How lines are written: "json", "text" or "colour". `wanted`: [log].format."""
+    if wanted == "json" or (wanted == "auto" and screen == "none"):
+        return "json"
+    return "colour" if screen == "colour" else "text"
+
+
 def render(entry: dict[str, Any], form: str) -> bytes:
-    """One line: JSON, or `time LEVEL event name=value ...` for people."""
+    """One line: JSON, or `time LEVEL event name=value ...` for people, maybe in colour (ECMA-48, SGR)."""
     if form == "json":
         return msgspec.json.encode(entry, enc_hook=str) + b"\n"
     rest = dict(entry)
     traceback = rest.pop("traceback", "")
-    head = f"{rest.pop('time')} {str(rest.pop('level')).upper():7} {rest.pop('event')}"
-    words = " ".join(f"{name}={_word(value)}" for name, value in rest.items())
+    paint = _painted if form == "colour" else _plain
+    level = str(rest.pop("level"))
+    head = " ".join(
+        (
+            paint(rest.pop("time"), "2"),
+            paint(f"{level.upper():7}", _COLOURS.get(level, "1")),
+            paint(rest.pop("event"), "1"),
+        )
+    )
+    words = " ".join(f"{paint(f'{name}=', '2')}{_word(value)}" for name, value in rest.items())
     text = f"{head} {words}".rstrip() + (f"\n{traceback}" if traceback else "")
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _plain(text: str, colour: str) -> str:
+    return text
+
+
+def _painted(text: str, colour: str) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m"
 
 
 def _word(value: object) -> str:
@@ -120,8 +146,17 @@ class AccessLog:
             self.output.write(render(call_fields(receipt), self.form))
 
 
-# Texts of clients and upstreams, which may hold anything.
-_FROM_OTHERS = frozenset({"model", "sent_model", "upstream_request_id"})
+@lru_cache(maxsize=1024)
+def _parties(*names: str) -> dict[str, str]:
+    """Who and what a call was about, as its line has it: much the same for call after call. Not to be changed."""
+    found = dict(
+        zip(("dialect", "key", "owner", "client", "peer", "account", "model", "sent_model"), names, strict=True)
+    )
+    if found["sent_model"] == found["model"]:
+        found["sent_model"] = ""
+    for name in ("model", "sent_model"):  # of clients, which may say anything
+        found[name] = scrub(found[name])
+    return {name: value for name, value in found.items() if value}
 
 
 def call_fields(receipt: Receipt) -> dict[str, Any]:
@@ -140,10 +175,10 @@ def call_fields(receipt: Receipt) -> dict[str, Any]:
     }
     if receipt.first_byte is not None:
         entry["first_byte_ms"] = round(receipt.first_byte * 1000, 2)
-    for name in ("dialect", "key", "owner", "client", "peer", "account", "model", "sent_model", "upstream_request_id"):
-        value = getattr(receipt, name)
-        if value and not (name == "sent_model" and value == receipt.model):
-            entry[name] = scrub(value) if name in _FROM_OTHERS else value
+    r = receipt
+    entry.update(_parties(r.dialect, r.key, r.owner, r.client, r.peer, r.account, r.model, r.sent_model))
+    if receipt.upstream_request_id:
+        entry["upstream_request_id"] = scrub(receipt.upstream_request_id)
     if receipt.reason:
         entry["reason"] = scrub(receipt.reason)
     if receipt.stream:
@@ -186,15 +221,16 @@ def _priced_otherwise(receipt: Receipt) -> dict[str, Any]:
 _SPECIAL = (("service_tier", "batch"), ("inference_geo", "us"), ("speed", "fast"))
 
 
-def open_log(settings: Log, path: Path | None = None) -> tuple[Output, AccessLog]:
+def open_log(settings: Log, path: Path | None = None, screen: Screen = "none") -> tuple[Output, AccessLog]:
     """Set up the root logger and the access log.
 
     Args:
         path: of its file (`paths.log_file`); None for standard error.
+        screen: what standard error is.
     Raises: OSError when the file cannot be opened.
     """
-    output = Output(path)
-    access = AccessLog(output, settings.format)
+    output = Output(path, "none" if path else screen)
+    access = AccessLog(output, line_form(settings.format, output.screen))
     set_log(settings, output, access)
     logging.captureWarnings(True)
     for chatty in ("httpx2", "httpcore2", "hpack", "watchfiles"):
@@ -205,6 +241,7 @@ def open_log(settings: Log, path: Path | None = None) -> tuple[Output, AccessLog
 def set_log(settings: Log, output: Output, access: AccessLog) -> None:
     """Go by new settings. The file stays the one that was opened. Sync."""
     root = logging.getLogger()
-    root.handlers[:] = [Lines(output, settings.format)]
+    form = line_form(settings.format, output.screen)
+    root.handlers[:] = [Lines(output, form)]
     root.setLevel(settings.level.upper())
-    access.form, access.enabled = settings.format, settings.access
+    access.form, access.enabled = form, settings.access

@@ -13,13 +13,27 @@ import os
 import queue
 import select
 import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import attrs
 
+GATHER = 0.01  # s that a line waits for others, so that the thread wakes once for many of them
 MOST_WAITING = 10_000  # lines; some 5 MB
 TOGETHER = 256  # lines in one write
 LAST_WORDS = 2.0  # s that a stop waits for a slow reader
+
+
+Screen = Literal["none", "plain", "colour"]  # no terminal, one without colours, one with
+
+
+def screen_of(terminal: bool, environ: Mapping[str, str]) -> Screen:
+    """What a terminal can show. Source: no-color.org; terminfo(5), TERM=dumb."""
+    if not terminal:
+        return "none"
+    return "plain" if environ.get("NO_COLOR") or environ.get("TERM", "dumb") == "dumb" else "colour"
 
 
 @attrs.frozen
@@ -31,10 +45,18 @@ class _NewFile:
 
 @attrs.define(eq=False)
 class Output:
-    """Where lines go. A line is written whole or counted as lost, and a full disk never stops a call."""
+    """Where lines go. A line is written whole or counted as lost, and a full disk never stops a call.
+
+    Args:
+        path: of the file; None for standard error.
+        screen: what standard error is, if lines go there.
+        pause: how the thread waits for company of a line.
+    """
 
     path: Path | None
+    screen: Screen = "none"
     _fd: int = 2
+    _pause: Callable[[float], None] = time.sleep
     _lost: int = 0  # by whoever writes a line
     _unwritten: int = 0  # by the thread
     _queue: queue.SimpleQueue[bytes | _NewFile | None] = attrs.field(factory=queue.SimpleQueue, init=False)
@@ -91,6 +113,8 @@ class Output:
         while True:
             item = self._queue.get()
             lines: list[bytes] = []
+            if isinstance(item, bytes) and self._queue.empty():
+                self._pause(GATHER)  # each waking of this thread takes the interpreter from the loop for a moment
             while isinstance(item, bytes):
                 lines.append(item)
                 if len(lines) == TOGETHER or self._queue.empty():

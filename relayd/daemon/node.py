@@ -59,6 +59,7 @@ class NodeSettings:
         identity: identity file(s); None looks at the environment.
         own: a directory for what is this node's own, where the state is not a file; "" = `var` in the tree.
         control: path of the control socket; "" = where paths.control_socket says.
+        control_group: id of a group whose members may push; None for none.
         watch: whether to look for changes of the tree; without it only signals and commands reload.
         strict_boot: start with the tree or not at all.
         source: where the tree is pulled from; None where it lies in `tree`. With a source, `tree` is only the directory
@@ -74,6 +75,7 @@ class NodeSettings:
     node: str = ""
     own: str = ""
     control: str = ""
+    control_group: int | None = None
     watch: bool = True
     strict_boot: bool = False
     source: SourceSettings | None = None
@@ -141,16 +143,17 @@ def open_control_socket(node: NodeSettings, state_url: str) -> tuple[socket.sock
     url = node.state_url or ("" if node.source is not None else state_url)
     path = control_socket(node.control, url, node.tree, os.environ)
     try:
-        return open_control(path), path
+        return open_control(path, node.control_group), path
     except OSError as error:
-        if node.control:
+        if node.control or node.control_group is not None:
             raise
         log.warning("control.unavailable", extra={"error": str(error), "hint": "choose a path with --control"})
         return None
 
 
-def open_control(path: Path) -> socket.socket:
-    """The listening control socket, for our user alone. A dead daemon's file is replaced, a live one's is not.
+def open_control(path: Path, group: int | None = None) -> socket.socket:
+    """The listening control socket, for our user and at most one group. A dead daemon's file is replaced, a live one's
+    is not.
 
     Raises: OSError, naming the path.
     """
@@ -158,7 +161,11 @@ def open_control(path: Path) -> socket.socket:
         if len(os.fsencode(path)) > MAX_PATH:
             raise OSError(f"the path is longer than {MAX_PATH} bytes (choose a shorter one with --control)")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return open_unix(str(path), mode=0o600, backlog=CONTROL_BACKLOG)
+        sock = open_unix(str(path), mode=0o600, backlog=CONTROL_BACKLOG)
+        if group is not None:
+            os.chown(path, -1, group)
+            os.chmod(path, 0o660)
+        return sock
     except OSError as error:
         why = error.strerror or error
         if error.errno == errno.EADDRINUSE:

@@ -1,6 +1,7 @@
 """Paths of a node's own files: the control socket, what lies beside the state, the stored generations.
 
-Rule: one answer for the daemon and for the commands that look for it; nothing is written here.
+Rule: one answer for the daemon and for the commands that look for it; nothing is written here. What only the daemon
+asks for is imported when it asks: a command that wants to know where the socket is should not wait for cryptography.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from relayd.config.environment import log_directory, why_not_logged
-from relayd.config.rules.credential_ways import is_remote
-from relayd.config.secrets.secret_files import secret_files
-from relayd.config.snapshot import State
+if TYPE_CHECKING:
+    from relayd.config.snapshot import State
 
 SOCKET = "relayd.sock"
 MAX_PATH = 107  # bytes of a socket's path: 108 with its NUL (unix(7))
@@ -69,6 +69,8 @@ def state_login(node_url: str, state: State, environ: Mapping[str, str]) -> tupl
     Raises: ValueError when the password cannot be read, or would be sent to another machine that only the tree names;
         SealError.
     """
+    from relayd.config.rules.credential_ways import is_remote
+
     url = node_url or state.url
     password = "" if url.startswith("sqlite:") else state_password(state.password_file, environ)
     if password and not node_url and is_remote(url):
@@ -87,6 +89,8 @@ def state_password(password_file: str, environ: Mapping[str, str]) -> str:
         password_file: `[state].password_file`, "" for none.
     Raises: ValueError when the file cannot be read; SealError.
     """
+    from relayd.config.secrets.secret_files import secret_files
+
     own = environ.get("RELAYD_STATE_PASSWORD_FILE", "")
     if "RELAYD_STATE_PASSWORD" in environ or not (own or password_file):
         return environ.get("RELAYD_STATE_PASSWORD", "")
@@ -105,6 +109,8 @@ def log_file(name: str, environ: Mapping[str, str]) -> Path | None:
 
     Raises: ValueError for a file that lies elsewhere, or leads there.
     """
+    from relayd.config.environment import log_directory, why_not_logged
+
     if not name:
         return None
     if why := why_not_logged(name, environ):

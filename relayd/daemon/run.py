@@ -21,9 +21,11 @@ import trio
 
 from relayd import __version__
 from relayd.config.problems.report import as_text
+from relayd.daemon.banner import CLEARTEXT, banner, in_clear
 from relayd.daemon.build import Daemon, build, make_source
 from relayd.daemon.capacity import raise_descriptor_limit
-from relayd.daemon.log import open_log
+from relayd.daemon.log import line_form, open_log
+from relayd.daemon.log_output import screen_of
 from relayd.daemon.net.listen import address_text, sockets_of
 from relayd.daemon.node import NodeSettings, open_sockets
 from relayd.daemon.paths import log_file
@@ -80,10 +82,10 @@ def make_daemon(node: NodeSettings) -> Daemon | int:
         say(f"relayd: {error}")
         return EX_CONFIG
     try:
-        output, access = open_log(start.snapshot.relay.log, path)
+        output, access = open_log(start.snapshot.relay.log, path, screen_of(sys.stderr.isatty(), os.environ))
         sockets = open_sockets(node, start.snapshot)
     except (OSError, ValueError) as error:
-        say(f"relayd: {error}")
+        say(f"relayd: {(isinstance(error, OSError) and error.strerror) or error}")
         return 1
     try:
         return build(node, start, reader, sockets, output, access, source)
@@ -156,6 +158,8 @@ class Serving:
             lasting.start_soon(daemon.recent.run)
             lasting.start_soon(daemon.upstreams.keep_tidy)
             lasting.start_soon(daemon.health_checks.run)
+            lasting.start_soon(daemon.app.signs.run)
+            lasting.start_soon(daemon.model_offers.run)
             lasting.start_soon(tell_watchdog, os.environ, notify)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._signals, nursery.cancel_scope)
@@ -208,17 +212,23 @@ class Serving:
 
     def _ready(self, public: Sequence[socket.socket], admin: Sequence[socket.socket]) -> None:
         live = self.daemon.live
+        listen, admins = [address_text(sock) for sock in public], [address_text(sock) for sock in admin]
+        screen = self.daemon.output.screen
+        if screen != "none" and line_form(live.snapshot.relay.log.format, screen) != "json":
+            self.daemon.output.write(banner(live.snapshot, listen, admins, self.daemon.sources.tree).encode())
         log.info(
             "daemon.listening",
             extra={
                 "version": __version__,
-                "listen": [address_text(sock) for sock in public],
-                "admin": [address_text(sock) for sock in admin],
+                "listen": listen,
+                "admin": admins,
                 "revision": live.snapshot.revision,
                 "accounts": len(live.snapshot.accounts),
                 "keys": len(live.snapshot.keys),
             },
         )
+        if clear := in_clear(listen, live.snapshot.relay.server.trusted_proxies):
+            log.warning("daemon.cleartext", extra={"listen": clear, "hint": CLEARTEXT})
         headline = self.daemon.reload.record.headline(live.generation, live.snapshot.revision)
         notify(f"READY=1\nSTATUS={headline}")
 

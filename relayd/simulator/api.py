@@ -179,7 +179,8 @@ def _messages(question: Question) -> Script:
             status=429, message=f"Number of requests has exceeded your limit of {limit} a minute", retry_after=wait
         )
         return error_script(refusal, common, question.request_id)
-    request = parse_request(decode(question.body), question.headers.get(b"anthropic-version") or b"")
+    version, betas = question.headers.get(b"anthropic-version") or b"", question.headers.joined(b"anthropic-beta")
+    request = parse_request(decode(question.body), version, betas=betas or b"")
     answer = events(request, prompt_usage(request), question.seed, question.settings.words)
     if request.stream:
         steps = _streamed(answer, question.settings.between)

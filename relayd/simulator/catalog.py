@@ -20,9 +20,8 @@ MODELS = (
     ("claude-opus-4-8", "Claude Opus 4.8", "2026-05-19T00:00:00Z", 1_000_000, 128_000, "opus"),
     ("claude-sonnet-4-6", "Claude Sonnet 4.6", "2026-02-17T00:00:00Z", 1_000_000, 128_000, "sonnet"),
     ("claude-haiku-4-5-20251001", "Claude Haiku 4.5", "2025-10-15T00:00:00Z", 200_000, 64_000, "haiku"),
-    ("claude-sonnet-4-5-20250929", "Claude Sonnet 4.5", "2025-09-29T00:00:00Z", 200_000, 64_000, "sonnet"),
 )
-ALIASES = {"claude-haiku-4-5": "claude-haiku-4-5-20251001", "claude-sonnet-4-5": "claude-sonnet-4-5-20250929"}
+ALIASES = {"claude-haiku-4-5": "claude-haiku-4-5-20251001"}
 
 DEFAULT_PAGE = 20  # Source: API reference, `limit`
 LARGEST_PAGE = 1000

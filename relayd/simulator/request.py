@@ -15,6 +15,7 @@ import msgspec
 
 from relayd.simulator.catalog import JsonObject
 from relayd.simulator.turns import check_pairs
+from relayd.wire.openai.request import JSON_ONLY
 from relayd.wire.refusal import Refusal
 
 MAX_BODY = 32 << 20  # bytes, Messages and token counting. Source: API docs, "Request size limits"
@@ -24,6 +25,13 @@ ROLES = ("user", "assistant", "system")
 CHOICES = ("auto", "any", "tool", "none")
 SAMPLING = ("temperature", "top_p", "top_k")
 NO_SAMPLING_VERSION = b"2026-10-21"  # from this API version on, sampling parameters are refused
+# With it the thinking budget is that of a whole turn with its tool calls, and may exceed max_tokens. Source: API docs,
+# "Extended thinking", "Interleaved thinking".
+INTERLEAVED = b"interleaved-thinking-2025-05-14"
+# What an answer is made of where a system prompt asks for a JSON object and gives no schema.
+ANY_OBJECT: JsonObject = {
+    "type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"],
+}  # fmt: skip
 
 
 @attrs.frozen(kw_only=True)
@@ -79,15 +87,23 @@ def decode(body: bytes) -> JsonObject:
     return value
 
 
-def parse_request(body: JsonObject, version: bytes = b"", *, counting: bool = False) -> MessageRequest:
-    """Check a Messages body, or one for token counting, which needs no max_tokens. Raises: Refusal (400, 404)."""
+def parse_request(
+    body: JsonObject, version: bytes = b"", *, betas: bytes = b"", counting: bool = False
+) -> MessageRequest:
+    """Check a Messages body, or one for token counting, which needs no max_tokens. Raises: Refusal (400, 404).
+
+    Args:
+        betas: the `anthropic-beta` header, its values joined by commas.
+    """
     model = _model(body)
+    _thread(body)
     messages = _messages(body)
     _system(body)
     tools = _tools(body)
     choice, chosen, parallel = _choice(body, tools)
     max_tokens = 0 if counting else _max_tokens(body)
-    thinking, shown = _thinking(body, None if counting else max_tokens)
+    interleaved = INTERLEAVED in betas
+    thinking, shown = _thinking(body, None if counting or interleaved else max_tokens)
     if thinking and choice in ("any", "tool"):
         raise bad("Thinking may not be enabled when tool_choice forces tool use.")
     _sampling(body, version)
@@ -122,6 +138,16 @@ def _model(body: JsonObject) -> str:
     if model.startswith("claude-unknown"):
         raise Refusal(status=404, message=f"model: {model}")
     return model
+
+
+def _thread(body: JsonObject) -> None:
+    """No conversation is kept here: the SDKs' tool runners then go on with the whole of it in each request."""
+    if body.get("thread") is not None:
+        raise Refusal(
+            status=400,
+            message="thread: not supported here. Send the full conversation without `thread`.",
+            error_code="thread_unsupported_request",
+        )
 
 
 def _max_tokens(body: JsonObject) -> int:
@@ -293,13 +319,18 @@ def _schema(body: JsonObject) -> JsonObject | bool | None:
     path = "output_config.format" if config and config.get("format") is not None else "output_format"
     wanted = (config or {}).get("format") or body.get("output_format")
     if wanted is None:
-        return None
+        return ANY_OBJECT if _asks_for_json(body.get("system")) else None
     if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
         raise bad(f"{path}.type: Input should be 'json_schema'")
     schema = wanted.get("schema")
     if not isinstance(schema, dict | bool):
         raise bad(f"{path}.schema: Field required")
     return schema
+
+
+def _asks_for_json(system: Any) -> bool:
+    """Whether the system prompt has the line by which relayd asks for `json_object`."""
+    return any(JSON_ONLY in block.get("text", "") for block in blocks_of(system or []))
 
 
 def _stops(body: JsonObject) -> tuple[str, ...]:

@@ -59,9 +59,12 @@ def json_script(status: int, value: object, headers: HeaderPairs) -> Script:
     return whole(status, [JSON_TYPE, *headers], msgspec.json.encode(value))
 
 
-def error_value(kind: str, message: str, request_id: str) -> dict[str, object]:
-    """The Claude API's error object. Source: API docs, "Errors"."""
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+def error_value(kind: str, message: str, request_id: str, code: str = "") -> dict[str, object]:
+    """The Claude API's error object; `code` stands in its details. Source: API docs, "Errors"; reference SDK."""
+    error: dict[str, object] = {"type": kind, "message": message}
+    if code:
+        error["details"] = {"error_code": code}
+    return {"type": "error", "error": error, "request_id": request_id}
 
 
 def error_script(refusal: Refusal, headers: HeaderPairs, request_id: str, *, kind: str = "") -> Script:
@@ -71,9 +74,8 @@ def error_script(refusal: Refusal, headers: HeaderPairs, request_id: str, *, kin
         more.append((b"retry-after", str(refusal.retry_after).encode()))
     if refusal.should_retry is not None:
         more.append((b"x-should-retry", b"true" if refusal.should_retry else b"false"))
-    return json_script(
-        refusal.status, error_value(kind or refusal.kind, refusal.message, request_id), [*headers, *more]
-    )
+    value = error_value(kind or refusal.kind, refusal.message, request_id, refusal.error_code)
+    return json_script(refusal.status, value, [*headers, *more])
 
 
 def kind_of(status: int) -> str:

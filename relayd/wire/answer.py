@@ -70,6 +70,13 @@ class UsageCounts(msgspec.Struct):
         return (details.thinking_tokens or 0) if details else 0
 
 
+class Citation(msgspec.Struct):
+    """What a text rests on; `url` where that is a page of the web."""
+
+    url: str | None = None
+    title: str | None = None
+
+
 class ContentBlock(msgspec.Struct):
     """A content block of one of the kinds in KINDS."""
 
@@ -81,6 +88,14 @@ class ContentBlock(msgspec.Struct):
     id: str | None = None
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw(b"{}")
+    citations: list[Citation] | None = None
+    tool_use_id: str | None = None
+    content: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def is_search(self) -> bool:
+        """Whether it asks the API's own web search."""
+        return self.type == "server_tool_use" and self.name == "web_search"
 
     @property
     def input_text(self) -> str:
@@ -119,6 +134,7 @@ class Delta(msgspec.Struct):
     partial_json: str | None = None
     thinking: str | None = None
     signature: str | None = None
+    citation: Citation | None = None
 
 
 class BlockDelta(msgspec.Struct, tag="content_block_delta"):
@@ -164,13 +180,17 @@ class ErrorEvent(msgspec.Struct, tag="error"):
     error: ApiError
 
 
+class _Count(msgspec.Struct):
+    input_tokens: int
+
+
 class _Tagged(msgspec.Struct):
     type: str = ""
 
 
 StreamEvent = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop | ErrorEvent
 
-KINDS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
+KINDS = frozenset({"text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "web_search_tool_result"})
 NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _events: dict[str, msgspec.json.Decoder[Any]] = {
@@ -190,6 +210,7 @@ _kind = msgspec.json.Decoder(_Tagged)
 _block = msgspec.json.Decoder(ContentBlock)
 _message = msgspec.json.Decoder(Message)
 _error = msgspec.json.Decoder(ErrorEvent)
+_count = msgspec.json.Decoder(_Count)
 
 
 def event_name(event: Event) -> str:
@@ -274,6 +295,14 @@ def read_message(body: bytes) -> Message:
     if message is None:
         raise Garbled("the upstream's answer is not a message of the Claude API")
     return message
+
+
+def read_count(body: bytes) -> int:
+    """The answer to a count of tokens. Raises: Garbled."""
+    try:
+        return _count.decode(body).input_tokens
+    except NOT_JSON:
+        raise Garbled("the upstream's answer is not a count of tokens") from None
 
 
 def _message_in(body: bytes) -> Message | None:

@@ -105,16 +105,64 @@ class Native:
 
 @attrs.frozen(kw_only=True)
 class ModelEntry:
-    """A model that a key may use, for the lists of both dialects."""
+    """A model that a key may use, for the lists of both dialects.
+
+    Args:
+        created: RFC 3339.
+        more: what else is known of it, by the API's names.
+    """
 
     id: str
     display_name: str
-    created: str = "1970-01-01T00:00:00Z"  # RFC 3339
+    created: str = "1970-01-01T00:00:00Z"
+    more: Mapping[str, object] = attrs.field(factory=dict)
 
 
 def model_object(entry: ModelEntry) -> dict[str, object]:
     """One model as `GET /v1/models/{id}` gives it."""
-    return {"type": "model", "id": entry.id, "display_name": entry.display_name, "created_at": entry.created}
+    own = {"type": "model", "id": entry.id, "display_name": entry.display_name, "created_at": entry.created}
+    return {**own, **entry.more}
+
+
+# What a list says of a model beyond its names. Source: API reference, "List Models".
+_MORE = ("lifecycle", "deprecated_at", "retires_at", "max_input_tokens", "max_tokens")
+MOST_MODELS = 1000  # the API's largest page
+
+
+class _ListedModel(msgspec.Struct):
+    id: str
+    display_name: str = ""
+    created_at: str = ""
+    lifecycle: str | None = None
+    deprecated_at: str | None = None
+    retires_at: str | None = None
+    max_input_tokens: int | None = None
+    max_tokens: int | None = None
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_ListedModel]
+
+
+_models = msgspec.json.Decoder(_ModelList)
+
+
+def read_models(body: bytes) -> list[ModelEntry] | None:
+    """The models of an upstream's list; None for what is not one."""
+    try:
+        listed = _models.decode(body).data[:MOST_MODELS]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return [
+        ModelEntry(
+            id=one.id,
+            display_name=one.display_name or one.id,
+            created=one.created_at or "1970-01-01T00:00:00Z",
+            more={name: getattr(one, name) for name in _MORE if getattr(one, name) is not None},
+        )
+        for one in listed
+        if one.id
+    ]
 
 
 def models_page(entries: Iterable[ModelEntry], query: str) -> bytes:

@@ -2,9 +2,10 @@
 
 Rule: no socket, no clock. Where a message could be read in two ways it is refused and the connection closed: whoever
 stands before or behind the relay (a proxy, a load balancer) might read it the other way, and the difference is a
-smuggled request (RFC 9112 section 11.2). So no bare LF, no folded lines, no white space before a colon, no names
-with underscores (many back ends take `a_b` for `a-b`), no second `host` or length, no transfer coding but `chunked`,
-no chunk extension, no trailer, no upgrade, no absolute target.
+smuggled request (RFC 9112 section 11.2). So no bare LF, no folded lines, no white space before a colon, no second
+`host` or length, no transfer coding but `chunked`, no chunk extension, no trailer, no absolute target. Many back ends
+take `a_b` for `a-b`: a field with an underscore that would so become one that frames, authenticates or forwards
+(wire/http.py) is left out, and the others pass. An offer to upgrade is not taken (RFC 9110 section 7.8).
 
 Theory: one regular expression checks the whole head at once; only a head that fails it is looked at line by line, to
 say what was wrong. Sources: RFC 9112 (syntax, framing), RFC 9110 section 5.5 (values) and 10.1.1 (100-continue).
@@ -16,7 +17,7 @@ import re
 from functools import lru_cache
 from http import HTTPStatus
 
-from relayd.wire.http import HeaderPairs, Headers, RequestHead
+from relayd.wire.http import HeaderPairs, Headers, RequestHead, is_disguised
 
 # Bounds of one head. 8 KiB a line and 100 fields are what nginx and Envoy allow by default; 32 KiB is four such lines.
 MAX_HEAD = 32 * 1024
@@ -27,10 +28,14 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 _REQUEST_LINE = rb"(GET|POST|HEAD|OPTIONS|PUT|PATCH|DELETE) (/[!-~]*|\*) HTTP/1\.([01])\r\n"
-_TOKEN = rb"[!#$%&'*+\-.^`|~0-9A-Za-z]+"  # RFC 9110 section 5.6.2, without "_"
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 section 5.6.2
 _FIELD_LINE = _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n"
 _HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _FIELD_LINE + rb")*+\r\n")
 _FIRST_LINE = re.compile(_REQUEST_LINE)
+_PATH = re.compile(rb"[A-Z]{1,16} (/[!->@-~]{0,255})")
+_FIELD = re.compile(_FIELD_LINE)
+_NAME = re.compile(_TOKEN)
+_LONGEST_NAME = 40  # of one that is shown: shorter than any key
 _STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")  # a CR at the very end may still get its LF
 # RFC 9112 section 3.2 wants a 400 for anything else; of RFC 3986's host without its sub-delimiters, which no name has.
 _HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
@@ -49,17 +54,25 @@ class FramingError(Exception):
     """A message that cannot be read in exactly one way, or is too large. The connection must be closed.
 
     Args:
-        status: of the answer: 400, 413, 415, 417, 431 or 501.
-        reason: what is wrong, for the client's eyes; quotes nothing of the message.
+        status: of the answer: 400, 413, 417, 431 or 501.
+        reason: what is wrong, for the client's eyes; names a header at most, and quotes no value.
+        path: of the request, as far as it can be told; the answer is worded by it, and nothing else is decided.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, path: str = "") -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+        self.path = path
 
     def __str__(self) -> str:
         return f"{self.status} {self.reason}"
+
+
+def path_of(head: bytes) -> str:
+    """The path that a head, whole or not, begins with; "" when none can be told."""
+    match = _PATH.match(head)
+    return match[1].decode("ascii") if match else ""
 
 
 def find_head(buffer: bytes, start: int = 0, *, max_head: int = MAX_HEAD) -> int | None:
@@ -74,9 +87,9 @@ def find_head(buffer: bytes, start: int = 0, *, max_head: int = MAX_HEAD) -> int
     if end >= 0:
         return end + 4
     if len(buffer) > max_head:
-        raise FramingError(431, f"request head larger than {max_head} bytes")
+        raise FramingError(431, f"request head larger than {max_head} bytes", path_of(buffer))
     if _STRAY.search(buffer, max(0, start - 1)):
-        raise FramingError(400, "request head: a bare CR, LF or NUL")
+        raise FramingError(400, "request head: a bare CR, LF or NUL", path_of(buffer))
     if buffer and not 0x41 <= buffer[0] <= 0x5A:  # such as a TLS greeting: every method begins with a capital
         raise FramingError(400, "request line: not an HTTP/1.1 request")
     return None
@@ -87,8 +100,16 @@ def parse_head(
 ) -> RequestHead:
     """Read a request head, up to and including its CRLFCRLF.
 
-    Raises: FramingError 400, 415, 417, 431, 501.
+    Raises: FramingError 400, 417, 431, 501.
     """
+    try:
+        return _parse(head, max_head, max_line, max_headers)
+    except FramingError as error:
+        error.path = path_of(head)
+        raise
+
+
+def _parse(head: bytes, max_head: int, max_line: int, max_headers: int) -> RequestHead:
     if len(head) > max_head:
         raise FramingError(431, f"request head larger than {max_head} bytes")
     match = _HEAD.fullmatch(head)
@@ -96,11 +117,13 @@ def parse_head(
         raise _fault(head, max_line)
     lines = head[match.end(3) + 2 : -4].split(b"\r\n") if match.end(3) + 4 < len(head) else []
     if len(head) > max_line and max([match.end(3), *map(len, lines)]) > max_line:
-        raise FramingError(431, f"request head: a line longer than {max_line} bytes")
+        raise _too_long(head, max_line)
     if len(lines) > max_headers:
         raise FramingError(431, f"request head: more than {max_headers} headers")
     fields = [line.partition(b":") for line in lines]
     pairs = [(name.lower(), value.strip(b" \t")) for name, _, value in fields]
+    if b"_" in head:
+        pairs = [pair for pair in pairs if b"_" not in pair[0] or not is_disguised(pair[0])]
     return _understood(match, head, pairs)
 
 
@@ -114,14 +137,11 @@ def _understood(match: re.Match[bytes], head: bytes, pairs: HeaderPairs) -> Requ
         raise FramingError(400, "no host header")
     if not _HOST.fullmatch(fields.get(b"host", b"")):
         raise FramingError(400, "the host header is not a host")
-    if b"upgrade" in fields:
-        raise FramingError(400, "upgrade is not offered")
-    coding = fields.get(b"content-encoding")
-    if coding is not None and coding.lower() not in (b"", b"identity"):
-        raise FramingError(415, "content-encoding of a request must be identity")
     target = match[2].decode("ascii")
     path, _, query = target.partition("?")
     headers = Headers(pairs)
+    keep_alive = modern if b"connection" not in fields else _keeps_alive(headers, modern)
+    websocket = modern and match[1] == b"GET" and b"upgrade" in fields and b"websocket" in _protocols(headers)
     if target == "*" and match[1] != b"OPTIONS":
         raise FramingError(400, "request line: * is a target of OPTIONS only")
     return RequestHead(
@@ -133,7 +153,9 @@ def _understood(match: re.Match[bytes], head: bytes, pairs: HeaderPairs) -> Requ
         http_minor=1 if modern else 0,
         content_length=_body_length(fields, modern, head),
         expects_continue=b"expect" in fields and _expects_continue(fields[b"expect"], modern),
-        keep_alive=modern if b"connection" not in fields else _keeps_alive(headers, modern),
+        # Some proxies take whatever follows a WebSocket's handshake for its frames, whatever was answered.
+        keep_alive=keep_alive and not websocket,
+        websocket=websocket,
     )
 
 
@@ -164,6 +186,11 @@ def _expects_continue(value: bytes, modern: bool) -> bool:
     return modern  # RFC 9110 section 10.1.1: ignored in HTTP/1.0
 
 
+def _protocols(headers: Headers) -> set[bytes]:
+    """What the client would rather speak. Source: RFC 9110 section 7.8."""
+    return {token.strip(b" \t").partition(b"/")[0] for token in headers.joined(b"upgrade").lower().split(b",")}
+
+
 def _keeps_alive(headers: Headers, modern: bool) -> bool:
     value = headers.joined(b"connection").lower()
     if value == b"keep-alive":
@@ -185,10 +212,40 @@ def _fault(head: bytes, max_line: int) -> FramingError:
     if _STRAY.search(head) or not head.endswith(b"\r\n\r\n"):
         return FramingError(400, "request head: a bare CR, LF or NUL")
     if max(map(len, head.split(b"\r\n"))) > max_line:
-        return FramingError(431, f"request head: a line longer than {max_line} bytes")
+        return _too_long(head, max_line)
     if not _FIRST_LINE.match(head):
         return FramingError(400, "request line: not METHOD /path HTTP/1.1 with a known method")
-    return FramingError(400, "request head: a malformed header line")
+    lines = head[:-4].split(b"\r\n")
+    at = next(at for at, line in enumerate(lines) if at and not _FIELD.fullmatch(line + b"\r\n"))
+    return FramingError(400, f"request head: {_line_fault(lines[at], _place(lines, at))}")
+
+
+def _line_fault(line: bytes, place: str) -> str:
+    name, colon, _ = line.partition(b":")
+    if line[:1] in (b" ", b"\t"):
+        return f"{place}: a folded line, or white space before a name"
+    if not colon:
+        return f"{place}: not a header line (want NAME: VALUE)"
+    if name.endswith((b" ", b"\t")):
+        return f"{place}: white space before the colon"
+    if not _NAME.fullmatch(name):
+        return f"{place}: not a header name"
+    return f"{place}: a control character in its value"
+
+
+def _too_long(head: bytes, max_line: int) -> FramingError:
+    lines = head[:-4].split(b"\r\n")
+    at = max(range(len(lines)), key=lambda at: len(lines[at]))
+    place = f"{_place(lines, at)}: " if at else ""
+    return FramingError(431, f"request head: {place}a line longer than {max_line} bytes")
+
+
+def _place(lines: list[bytes], at: int) -> str:
+    """Which line: by its name; where it has none to show, by its number. What may be a secret is never shown."""
+    name = lines[at].partition(b":")[0].rstrip(b" \t").lower()
+    if b":" not in lines[at] or len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        return f"header line {at}"
+    return f"header {name.decode('ascii')}"
 
 
 class ChunkedDecoder:
@@ -273,7 +330,6 @@ class ChunkedDecoder:
 # 529 is the Claude API's "overloaded"; 499 is nginx's name for a client that left.
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request", 529: "Overloaded"}
 _OURS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"trailer"})
-_NAME = re.compile(_TOKEN.replace(b"0-9", b"_0-9"))
 
 
 @lru_cache(maxsize=256)
@@ -323,7 +379,7 @@ def response_head(
 
 
 def _framing(status: int, length: int | None, keep_alive: bool, http_minor: int) -> bytes:
-    """The framing headers and the empty line."""
+    """The framing headers and the empty line. A 426 says what is spoken here (RFC 9110 section 15.5.22)."""
     if bodyless(status):
         framing = b""
     elif length is not None:
@@ -334,6 +390,8 @@ def _framing(status: int, length: int | None, keep_alive: bool, http_minor: int)
         raise ValueError("an HTTP/1.0 answer of unknown length ends with its connection")
     else:
         framing = b""
+    if status == 426:
+        return framing + b"upgrade: HTTP/1.1\r\nconnection: upgrade" + (b"" if keep_alive else b", close") + b"\r\n\r\n"
     if not keep_alive:
         return framing + b"connection: close\r\n\r\n"
     return framing + (b"\r\n" if http_minor else b"connection: keep-alive\r\n\r\n")

@@ -64,6 +64,7 @@ class RequestHead:
     content_length: int | None = 0  # None: chunked
     expects_continue: bool = False
     keep_alive: bool = True
+    websocket: bool = False  # it opens a WebSocket
 
 
 # RFC 9110 section 7.6.1, with `keep-alive` and `proxy-connection` of older agents; `te` speaks of this hop too.
@@ -94,11 +95,11 @@ def header_pairs(items: Iterable[tuple[str, str]]) -> HeaderPairs:
 
 
 # What a client says to relayd and not to the upstream: its key, what proxies said of it. `accept-encoding` is asked for
-# anew, `host` and `content-length` belong to the next hop. Fronts that add who is asking: nginx, Caddy, Envoy, Fastly,
-# Cloudflare, Akamai, Google's and Amazon's load balancers.
+# anew, `host` and `content-length` belong to the next hop, bodies go on decoded. Fronts that add who is asking: nginx,
+# Caddy, Envoy, Fastly, Cloudflare, Akamai, Google's and Amazon's load balancers.
 NOT_FOR_UPSTREAM = frozenset(
     {
-        b"host", b"content-length", b"expect", b"accept-encoding",
+        b"host", b"content-length", b"content-encoding", b"expect", b"accept-encoding",
         b"x-api-key", b"authorization", b"cookie",
         b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip",
         b"fastly-client-ip", b"x-original-forwarded-for", b"remote-user", b"x-remote-user", b"cf-connecting-ip",
@@ -111,6 +112,17 @@ _NOT_FOR_UPSTREAM_PREFIXES = (
 )  # fmt: skip
 _OUR_KEY = b"sk-relay-"
 _SHORTEST_KEY = 16  # bytes; anything shorter may stand in a header for other reasons
+_DISGUISES = HOP_BY_HOP | NOT_FOR_UPSTREAM | {b"content-type", b"origin", b"user-agent"}
+
+
+def is_disguised(name: bytes) -> bool:
+    """Whether a field, its underscores read as hyphens, would be one that frames, authenticates, forwards or is ours.
+
+    Args:
+        name: lower-case, with an underscore.
+    """
+    plain = name.replace(b"_", b"-")
+    return plain in _DISGUISES or plain.startswith(_NOT_FOR_UPSTREAM_PREFIXES)
 
 
 def client_headers(headers: Headers) -> HeaderPairs:

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import msgspec
 
-from relayd.wire.plain_body import PlainBody
 from relayd.wire.resumed import container_of, id_of
 from relayd.wire.usage import Usage, UsageAccount
 from relayd.wire.usage_report import model_of, read_report
@@ -54,11 +53,9 @@ class Meter:
     at_boundary: bool = True  # the last byte ended an event, so that a comment may stand here
     passed: int = 0  # bytes seen
     deltas: int = 0  # content deltas among them
-    compressed: bool = False  # nothing may be put between its bytes
     message: str = ""  # id of the answer
     container: str = ""  # id of the container that it used
     _account: UsageAccount = attrs.field(factory=UsageAccount, init=False)
-    _plain: PlainBody | None = None
     _gathered: bytes = b""  # the name of the event that is being gathered
     _tail: bytes = b""
     _gathering: bytearray | None = None
@@ -92,13 +89,9 @@ class Meter:
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the body, cut anywhere."""
-        if not self.passed or self.compressed:
-            data = self._unfold(data)
         self.passed += len(data)
         self.deltas += data.count(b"content_block_delta\n")
         self.at_boundary = data.endswith((b"\n\n", b"\r\n\r\n")) or self._boundary_by_pieces(data)
-        if self.compressed:
-            self.at_boundary = False
         if self._gathering is not None:
             self._gather(data)
             return
@@ -109,19 +102,6 @@ class Meter:
             self._look(data)
         elif data[-1:] != b"\n":
             self._keep_tail(data)
-
-    def _unfold(self, data: bytes) -> bytes:
-        """The plain bytes of a read, whose first byte tells whether the stream is compressed."""
-        if not self.compressed and data[:1] != b"\x1f":
-            return data
-        self.compressed = True
-        if self._plain is None:
-            self._plain = PlainBody()
-        plain = self._plain.feed(data)
-        if self._plain.broken:
-            self.lost = True
-            self.passed += len(data)
-        return plain
 
     def _boundary_by_pieces(self, data: bytes) -> bool:
         """The blank line may have come in two reads."""

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import msgspec
 
-from relayd.wire.plain_body import plain_bytes
 from relayd.wire.usage_report import MOST_ITERATIONS, UsageReport, model_of, read_report, text_of
 
 
@@ -205,7 +204,6 @@ def usage_of_message(body: bytes) -> Usage | None:
 
     A message whose usage cannot be read, or is not there, has one that is all doubt.
     """
-    body = plain_bytes(body)
     try:
         answer = _answer.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):

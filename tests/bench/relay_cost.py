@@ -27,6 +27,7 @@ import attrs
 
 from relayd.config.secrets.api_keys import key_hash, mint
 
+HERE = Path(__file__).parents[2]
 KEY = mint(os.urandom)
 MODEL = "claude-sonnet-4-5"
 EVENTS = 20
@@ -204,8 +205,20 @@ def body(stream: bool, size: int = 2) -> bytes:
     return json.dumps({**fields, "messages": messages}, separators=(",", ":")).encode()
 
 
-def start_daemon(directory: Path, upstream_port: int) -> tuple[subprocess.Popen[str], int, float]:
-    """`relayd run` on a tree of its own. Process, port, and seconds until it listened."""
+def start_daemon(
+    directory: Path,
+    upstream_port: int,
+    *,
+    tree: Path = HERE,
+    command: tuple[str, ...] = (sys.executable,),
+    patience: float = 30,
+) -> tuple[subprocess.Popen[str], int, float]:
+    """`relayd run` of the checkout `tree` on a config of its own. Process, port, and seconds until it listened.
+
+    Args:
+        command: the Python that runs it, and what that runs in.
+        patience: s until it has to listen.
+    """
     for name in ("accounts.d", "keys.d"):
         (directory / name).mkdir()
     (directory / "secret").write_text("sk-ant-bench")
@@ -220,17 +233,18 @@ def start_daemon(directory: Path, upstream_port: int) -> tuple[subprocess.Popen[
     began = time.monotonic()
     log = (directory / "log").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", "relayd", "run", "--config", str(directory)],
+        [*command, "-m", "relayd", "run", "--config", str(directory)],
         stderr=log,
         text=True,
-        env={**os.environ, "RELAYD_CREDENTIALS": str(directory)},
+        cwd=tree,  # the first place where Python looks for a module to run
+        env={**os.environ, "PYTHONPATH": str(tree), "RELAYD_CREDENTIALS": str(directory)},
     )
     while True:
         for line in (directory / "log").read_text().splitlines():
             entry = json.loads(line) if line.startswith("{") else {}
             if entry.get("event") == "daemon.listening":
                 return process, int(entry["listen"][0].rpartition(":")[2]), time.monotonic() - began
-        if process.poll() is not None or time.monotonic() > began + 30:
+        if process.poll() is not None or time.monotonic() > began + patience:
             raise SystemExit((directory / "log").read_text())
         time.sleep(0.01)
 

@@ -143,3 +143,15 @@ def test_a_terminal_that_knows_only_ascii_still_gets_the_report(tree: Path) -> N
 
     assert done.returncode == 1
     assert rb"\u672c" in done.stdout
+
+
+def test_an_alias_that_claude_code_does_not_show_is_told_and_no_hindrance(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tree / "relay.toml").open("a") as relay:
+        relay.write('\n[models]\nsmart = "claude-haiku-4-5"\nclaude-fast = "claude-haiku-4-5"\n')
+        relay.write('Anthropic-best = "claude-haiku-4-5"\n')
+    assert main(["check", str(tree), "--deny-warnings"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("N-ALIAS-HIDDEN") == 1
+    assert "models.smart" in told

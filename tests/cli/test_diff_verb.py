@@ -171,3 +171,28 @@ def test_running_and_a_revision_is_a_contradiction(tmp_path: Path) -> None:
 
     assert code == 1
     assert "--running takes no revision" in err
+
+
+def test_two_revisions_are_named_as_git_does_and_a_base_as_check_does(tmp_path: Path) -> None:
+    tree = committed(tmp_path / "tree")
+    tree.account(more="priority = 3")
+    tree.git("commit", "-qam", "two")
+    tree.account(more="priority = 4")
+
+    assert run(tree, "HEAD~1", "HEAD") == run(tree, "HEAD~1..HEAD") == run(tree, "HEAD~1..")
+    code, out, _ = run(tree, "HEAD", "HEAD~1")
+    assert (code, "priority  3 -> 50" in out) == (2, True)
+    assert run(tree, "--base", "HEAD") == run(tree, "HEAD")
+    for words in (("A", "B", "C"), ("A..B", "C"), ("A", "--base", "B"), ("A...B",), ("--base", "A", "--running")):
+        code, out, err = run(tree, *words)
+        assert (code, out, err.startswith("relayd diff: ")) == (1, "", True), words
+
+
+async def test_many_keys_fold_in_what_runs_too_unless_all_is_asked_for(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", keys=12)
+    async with living(tree, watch=False) as world:
+        for number in range(12):
+            tree.key(number, "max_tokens = 5\n")
+        code, out, _ = await ask(world)
+        assert (code, "~ 12 keys\n" in out, out.count("max_tokens")) == (2, True, 1)
+        assert (await ask(world, "--full"))[1].count("max_tokens") == 12

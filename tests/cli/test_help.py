@@ -54,5 +54,7 @@ def test_relayd_alone_shows_the_verbs_and_where_to_begin(capsys: pytest.CaptureF
 def test_a_mistyped_verb_is_answered_with_the_one_that_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["relaod"]) == 2
     assert "did you mean `relayd reload`?" in capsys.readouterr().err
+    assert main(["start"]) == 2
+    assert "did you mean `relayd run`?" in capsys.readouterr().err
     assert main(["xyzzy"]) == 2
     assert "lists them" in capsys.readouterr().err

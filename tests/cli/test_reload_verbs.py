@@ -323,3 +323,18 @@ def test_without_a_daemon_the_exit_code_is_5(tmp_path: Path, verb: str, capsys: 
 
     assert main([verb, "--control", str(place)]) == 5
     assert f"no daemon answers ({place}: no such file or directory)" in capsys.readouterr().err
+
+
+async def test_a_refused_rollback_ends_with_its_reason_and_shows_no_plan(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", keys=4)
+    async with living(tree, watch=False) as world:
+        await world.until(lambda: world.history.numbers() == [1])
+        tree.account(more="priority = 3")
+        tree.remove("keys.d/k1.toml")
+        await run(world, "reload")
+
+        code, out, _ = await run(world, "rollback", "1")
+        assert code == 1
+        assert out.splitlines()[-1].startswith("  it would let revoked keys in again: k1 (--allow-unrevoke")
+        assert out.splitlines()[-2].startswith("rejected: ")
+        assert "priority" not in out

@@ -11,8 +11,9 @@ from builders import account, api_key, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relayd.config.changes import Changes
 from relayd.config.compile import compile_tree
-from relayd.config.diff import Changes, diff, model_digest
+from relayd.config.diff import diff, model_digest
 from relayd.config.pattern import Pattern, operators
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.seal import new_identity, seal

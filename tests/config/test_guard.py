@@ -5,7 +5,7 @@ import pytest
 from builders import KEY, OTHER_KEY, account, api_key, snapshot
 
 from relayd.config.diff import diff
-from relayd.config.guard import accepts, held, restored, with_deny
+from relayd.config.guard import accepts, held, refuses, restored, taken_out, with_deny
 from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.snapshot import Deny, Guard, Snapshot
 
@@ -177,3 +177,33 @@ def test_denials_are_added_and_never_taken_away() -> None:
     assert both.keys is running.keys
     assert with_deny(running, Deny()) is running
     assert with_deny(running, Deny(keys=("a",))) is running
+
+
+def test_what_was_taken_out_by_name_is_no_absence_and_everything_else_still_is() -> None:
+    old = snapshot(
+        keys=tuple(api_key(f"key {number}", id=f"k{number}") for number in range(6)), accounts=(account("a"),)
+    )
+    nobody = attrs.evolve(old, accounts={"a": attrs.evolve(old.accounts["a"], enabled=False)})
+    assert len(held(old, nobody, diff(old, nobody))) == 2  # the last account, and its group
+    assert held(taken_out(old, ["account a"]), nobody, diff(old, nobody)) == ()
+    assert held(taken_out(old, ["key a", "account b"]), nobody, diff(old, nobody)) != ()
+
+    two = attrs.evolve(old, keys={name: key for name, key in old.keys.items() if name in ("k0", "k1")})
+    names = [f"key k{number}" for number in (2, 3, 4, 5)]
+    assert held(taken_out(old, names), two, diff(old, two)) == ()
+    (reason,) = held(taken_out(old, names[:1]), two, diff(old, two))
+    assert reason.startswith("3 of 5 keys would go")
+    assert taken_out(old, ()) is old
+
+
+def test_whether_a_name_is_refused() -> None:
+    off = attrs.evolve(api_key("other", id="off"), enabled=False)
+    deny = Deny(keys=("denied",), accounts=("b",), ips=("192.0.2.0/24",), sha256=("ab" * 32,))
+    running = snapshot(
+        keys=(api_key(id="dev"), off, api_key("third", id="denied")), accounts=(account("a"), account("b")), deny=deny
+    )
+    let_in = ("key dev", "account a", "address 192.0.2.1", f"hash {'cd' * 32}")
+    assert [name for name in let_in if refuses(running, name)] == []
+    kept_out = ("key off", "key denied", "key gone", "account b", "account gone", "address 192.0.2.0/24")
+    assert [name for name in kept_out if not refuses(running, name)] == []
+    assert refuses(running, f"hash {'ab' * 32}")

@@ -19,7 +19,8 @@ LAYERS = (
     ("model",),
     ("rules", "source"),
     ("compile", "diff_text", "environment"),
-    ("diff", "load"),
+    ("changes", "load"),
+    ("diff",),
     ("edit", "guard"),
 )
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}

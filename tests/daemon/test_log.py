@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_access_lines_can_be_turned_off(output: Output) -> None:
     AccessLog(output, "json", enabled=False).record(receipt())
 
     assert lines(output) == []
+
+
+def test_a_secret_for_a_model_is_blotted_out_of_every_line_and_other_calls_stay_as_they_are() -> None:
+    for _ in range(2):
+        entry = call_fields(receipt(model=KEY, sent_model="m", upstream_request_id=f"for {KEY}", key="dev"))
+        assert (entry["model"], entry["sent_model"]) == ("[secret]", "m")
+        assert entry["upstream_request_id"] == "for [secret]"
+        assert call_fields(receipt(model="m", sent_model="m"))["model"] == "m"
+        assert "sent_model" not in call_fields(receipt(model="m", sent_model="m"))
+        assert "key" not in call_fields(receipt(model="m"))
 
 
 def test_what_is_empty_is_left_out() -> None:
@@ -176,6 +187,28 @@ def test_lines_keep_their_order_and_a_stop_writes_what_waits(pipe: tuple[int, Ou
 
     assert os.read(reading, 1 << 16).split() == [b"%d" % number for number in range(500)] + [b"last"]
     assert output.lost == 0
+
+
+def test_lines_that_come_together_are_written_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written: list[bytes] = []
+    write = os.write
+    monkeypatch.setattr("os.write", lambda fd, data: written.append(bytes(data)) or write(fd, data))
+    paused, go_on = threading.Event(), threading.Event()
+
+    def pause(seconds: float) -> None:
+        paused.set()
+        go_on.wait(30)
+
+    output = Output(tmp_path / "relayd.log", pause=pause)
+    output.start()
+    output.write(b"first\n")
+    assert paused.wait(30)
+    for number in range(20):
+        output.write(b"%d\n" % number)
+    go_on.set()
+    output.stop()
+
+    assert written == [b"first\n" + b"".join(b"%d\n" % number for number in range(20))]
 
 
 def test_a_stop_does_not_wait_for_ever_and_nothing_waits_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

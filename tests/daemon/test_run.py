@@ -151,7 +151,7 @@ def test_an_address_that_is_taken_is_said_so(tmp_path: Path) -> None:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = run_to_its_end(write_tree(tmp_path), "--listen", place)
     assert ended.returncode == 1
-    assert "in use" in ended.stderr
+    assert f"{place}: cannot listen: address already in use: taken by process {os.getpid()} (" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -36,11 +36,11 @@ ASK = {"model": "claude-sonnet-4-5", "max_tokens": 20, "messages": [{"role": "us
 # --- what systemd thinks of them
 
 
-def installed(place: Path, *, drop_in: bool) -> Path:
+def installed(place: Path, *, drop_in: str = "") -> Path:
     """The unit on a machine that has relayd, in the words of this machine's systemd."""
     place.mkdir()
     version = int(analyze("--version").stdout.split()[1])
-    for path in ("relayd.service", *(["relayd.service.d/exec-reload.conf"] if drop_in else [])):
+    for path in ("relayd.service", *([f"relayd.service.d/{drop_in}.conf"] if drop_in else [])):
         text = (UNITS / path).read_text().replace(RELAYD, sys.executable)
         fit = text if version >= NOTIFY_RELOAD else text.replace("Type=notify-reload", "Type=notify")
         (place / path).parent.mkdir(exist_ok=True)
@@ -49,8 +49,8 @@ def installed(place: Path, *, drop_in: bool) -> Path:
 
 
 @needs_systemd
-@pytest.mark.parametrize("drop_in", [False, True])
-def test_systemd_finds_nothing_to_complain_of(tmp_path: Path, drop_in: bool) -> None:
+@pytest.mark.parametrize("drop_in", ["", "exec-reload", "push"])
+def test_systemd_finds_nothing_to_complain_of(tmp_path: Path, drop_in: str) -> None:
     done = analyze("verify", str(installed(tmp_path / "units", drop_in=drop_in)))
 
     assert [line for line in done.stderr.splitlines() if "relayd" in line] == []
@@ -59,7 +59,7 @@ def test_systemd_finds_nothing_to_complain_of(tmp_path: Path, drop_in: bool) -> 
 
 @needs_systemd
 def test_the_service_is_exposed_as_little_as_a_service_on_the_network_can_be(tmp_path: Path) -> None:
-    unit = installed(tmp_path / "units", drop_in=False)
+    unit = installed(tmp_path / "units")
     done = analyze("security", "--offline=true", "--threshold=15", str(unit))
     found = re.search(r"exposure level for relayd\.service: ([\d.]+)", done.stdout)
 

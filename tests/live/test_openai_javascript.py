@@ -1,4 +1,4 @@
-"""The `openai` package of npm, on a Node.js that the test brings along, against a running relay."""
+"""The `openai` package of npm, and the AI SDK, on a Node.js that the test brings along, against a running relay."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
 
 @attrs.frozen
 class Cases:
-    """js/cases.mjs, ready to run."""
+    """The scripts of js/, ready to run."""
 
     node: Path
-    script: Path
+    place: Path
 
-    def report(self, relay: Relay, name: str, lane: str = "plain", model: str = MODEL) -> dict[str, Any]:
-        """What the case `name` reports of the relay."""
+    def report(
+        self, relay: Relay, name: str, lane: str = "plain", model: str = MODEL, script: str = "cases.mjs"
+    ) -> dict[str, Any]:
+        """What the case `name` of a script reports of the relay."""
         told = {"RELAY_URL": relay.base_url, "RELAY_KEY": relay.key(lane), "RELAY_MODEL": model}
-        report: dict[str, Any] = json.loads(run([str(self.node), str(self.script), name], told))
+        report: dict[str, Any] = json.loads(run([str(self.node), str(self.place / script), name], told))
         return report
 
 
@@ -52,7 +54,9 @@ class Cases:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     installed, place = javascript(), tmp_path_factory.mktemp("js")
     (place / "node_modules").symlink_to(installed.modules)
-    return Cases(installed.node, Path(shutil.copy(HERE / "js" / "cases.mjs", place)))
+    for script in (HERE / "js").glob("*.mjs"):
+        shutil.copy(script, place)
+    return Cases(installed.node, place)
 
 
 def test_a_chat_answer(cases: Cases, relay: Relay) -> None:
@@ -96,6 +100,14 @@ def test_responses_plain_streamed_and_with_tools(cases: Cases, relay: Relay) -> 
     assert got["last"] == "response.completed"
     assert got["calls"] == [["get_weather", {"city": "example"}], ["get_time", {"city": "example"}]]
     assert got["second"].startswith("The tool answered: get_weather get_time")
+
+
+def test_the_ai_sdk_names_items_instead_of_sending_them(cases: Cases, relay: Relay) -> None:
+    got = cases.report(relay, "", script="ai.mjs")
+    assert got["text"].startswith("The tool answered: sunny")
+    assert got["again"].startswith("You said: and now?")
+    assert [call["status"] for call in got["calls"]] == [200, 200, 200]
+    assert [call["items"].count("item_reference") for call in got["calls"]] == [0, 2, 4]
 
 
 def test_models_are_listed_and_found(cases: Cases, relay: Relay) -> None:

@@ -291,6 +291,19 @@ def test_reasoning_comes_back_sealed_and_may_be_sent_again(sdk: openai.OpenAI) -
     assert "The tool answered: fine fine" in second.output_text
 
 
+def test_a_conversation_is_compacted_and_goes_on(sdk: openai.OpenAI) -> None:
+    raw = sdk.responses.with_raw_response.compact(model=MODEL, input="hello relay")
+    compacted = raw.parse()
+    assert [item.type for item in compacted.output] == ["message", "compaction"]
+    assert compacted.usage.output_tokens > 0
+    assert sdk.responses.create(model=MODEL, input=[*json.loads(raw.text)["output"], *HELLO]).output_text
+
+
+def test_an_inputs_tokens_are_counted(sdk: openai.OpenAI) -> None:
+    short = sdk.responses.input_tokens.count(model=MODEL, input="hello relay")
+    assert 0 < short.input_tokens < sdk.responses.input_tokens.count(model=MODEL, input="hello " * 99).input_tokens
+
+
 def test_what_would_need_a_memory_is_refused_by_name(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         sdk.responses.create(model=MODEL, input="go on", previous_response_id="resp_1")

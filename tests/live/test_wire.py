@@ -40,6 +40,7 @@ RELAY = """
 [server]
 {server}
 [upstream]
+models_every = "0s"
 first_byte_timeout = "500ms"
 idle_timeout = "500ms"
 [routing]

@@ -1,4 +1,4 @@
-"""Request framing: fifty messages that parsers have disagreed about, and readers to compare on them.
+"""Request framing: some fifty messages that parsers have disagreed about, and readers to compare on them.
 
 Each case is a whole client's output: (name, bytes, status). Status 0 means that it is served; another number is the
 refusal. Most are known from published request-smuggling research and advisories (CVE-2025-55315, CVE-2025-22871,
@@ -54,7 +54,8 @@ CASES: list[tuple[str, bytes, int]] = [
     ("coding after a vertical tab", post(b"Transfer-Encoding: \x0bchunked", NOTHING), 400),
     ("coding, space before the colon", post(b"Transfer-Encoding : chunked", NOTHING), 400),
     ("coding in capitals", post(b"Transfer-Encoding: CHUNKED", NOTHING), 0),
-    ("coding with an underscore", post(b"Transfer_Encoding: chunked\r\nContent-Length: 1", b"X"), 400),
+    ("coding with an underscore", post(b"Transfer_Encoding: chunked\r\nContent-Length: 1", b"X"), 0),
+    ("length with an underscore in its name", post(b"Content_Length: 5\r\nContent-Length: 1", b"X"), 0),
     # Lines.
     ("coding in a folded line", post(b"Transfer-Encoding:\r\n chunked", NOTHING), 400),
     ("a folded line", get(b"Host: a\r\nX: a\r\n b"), 400),
@@ -84,8 +85,8 @@ CASES: list[tuple[str, bytes, int]] = [
     ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     ("CRLF before the request", b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     ("CONNECT", b"CONNECT evil:443 HTTP/1.1\r\nHost: evil\r\n\r\n", 400),
-    ("upgrade to h2c", get(b"Host: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c"), 400),
     # Unusual and fine.
+    ("upgrade to h2c", get(b"Host: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c"), 0),
     ("GET with a body", get(b"Host: a\r\nContent-Length: 1") + b"X", 0),
     ("100-continue", post(b"Content-Length: 1\r\nExpect: 100-continue", b"X"), 0),
 ]
@@ -140,16 +141,16 @@ class _Listener:
         self.seen.append((self.parser.get_method(), self.target, self.body))
 
 
-def read_all_llhttp(wire: bytes) -> list[Seen]:
-    """The requests that llhttp finds before it refuses, upgrades or wants more."""
+def read_all_llhttp(wire: bytes) -> tuple[list[Seen], bool]:
+    """The requests that llhttp finds before it refuses, wants more, or is offered an upgrade, and whether it was."""
     listener = _Listener()
     try:
         listener.parser.feed_data(wire)
     except httptools.HttpParserError:
         pass
     except httptools.HttpParserUpgrade:
-        pass
-    return listener.seen
+        return listener.seen[:-1], True  # httptools leaves the body of such a request to the other protocol
+    return listener.seen, False
 
 
 PIECES = [
@@ -184,10 +185,10 @@ def mutate(rng: random.Random) -> bytes:
 def disagreement(wire: bytes) -> str:
     """ "" where we and llhttp agree: same framing of what both accept, and nothing accepted that it refuses."""
     ours, _ = read_all(wire)
-    theirs = read_all_llhttp(wire)
+    theirs, upgraded = read_all_llhttp(wire)
     common = min(len(ours), len(theirs))
     if ours[:common] != theirs[:common]:
         return f"framing: {ours!r} is not {theirs!r}"
-    if len(ours) > len(theirs):
+    if len(ours) > len(theirs) and not upgraded:
         return f"accepted more: {ours!r} than {theirs!r}"
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from typing import Any
 
@@ -316,32 +315,3 @@ def test_an_event_beyond_the_bound_leaves_its_counts_in_doubt() -> None:
     assert meter.lost
     assert not meter.final
     assert meter.usage.doubts == {"output"}
-
-
-@pytest.mark.parametrize("size", [1, 7, 4096])
-def test_a_stream_that_came_compressed_unasked_is_read_all_the_same(size: int) -> None:
-    plain = (
-        event("message_start", {"message": {"model": OPUS, "usage": {"input_tokens": 5, "output_tokens": 1}}})
-        + TEXT * 50
-        + event("message_delta", {"usage": {"output_tokens": 87}})
-        + event("message_stop", {})
-    )
-    packed, meter = gzip.compress(plain), Meter()
-    for start in range(0, len(packed), size):
-        meter.feed(packed[start : start + size])
-        assert not meter.at_boundary  # nothing may be put in between
-
-    assert meter.usage_so_far() == Usage(input=5, output=87, model=OPUS)
-    assert meter.final
-    assert read(gzip.compress(answer(COMPACTION))) == read(answer(COMPACTION))
-
-
-def test_a_compressed_body_that_is_damaged_or_a_bomb_is_given_up() -> None:
-    bomb, broken = Meter(), Meter()
-    bomb.feed(gzip.compress(b"\0" * 50_000_000))
-    broken.feed(b"\x1f\x8b\x08 no gzip at all")
-    broken.feed(b"more")
-
-    assert bomb.lost
-    assert broken.lost
-    assert usage_of_message(gzip.compress(b" " * 50_000_000 + answer(ADVISOR))) is None

@@ -26,14 +26,14 @@ MAX_HASHES = 2  # of one key: the old one and the new one, while rotating
 
 def set_enabled(text: str, enabled: bool) -> str:
     """Switch an account or a key. An absent `enabled` means true, and stays absent when it need not be written."""
-    if tomllib.loads(text).get("enabled", True) is enabled:
+    if _table(text).get("enabled", True) is enabled:
         return text
     return set_value(text, ("enabled",), enabled)
 
 
 def set_sealed(text: str, sealed: str) -> str:
     """Give an account a sealed credential; one in a file is taken out, because an account has one credential."""
-    credential = tomllib.loads(text).get("credential", {})
+    credential = _table(text).get("credential", {})
     text = set_value(text, ("credential", "sealed"), sealed)  # first, so that the table is never empty
     if isinstance(credential, dict) and "file" in credential:
         text = remove_value(text, ("credential", "file"))
@@ -118,14 +118,46 @@ def add_admin_token(text: str, name: str, sha256: str, role: str) -> str:
     return append_value(text, ("admin", "tokens"), {"name": name, "sha256": sha256, "role": role or "viewer"})
 
 
+DENY_HEAD = "# What is refused at once, whatever the rest of the tree says: also while it has errors, or is held.\n"
+
+
+def add_denied(text: str, field: str, value: str) -> str:
+    """Name a key, hash, account or address in deny.toml; one that is there stays as it is.
+
+    Args:
+        field: "keys", "sha256", "accounts" or "ips".
+    """
+    text = text or DENY_HEAD
+    return text if value in _denied(text, field) else append_value(text, (field,), value)
+
+
+def remove_denied(text: str, field: str, value: str) -> str:
+    """Take a name out of deny.toml, where it is there."""
+    listed = _denied(text, field)
+    return remove_value(text, (field, listed.index(value))) if value in listed else text
+
+
+def _denied(text: str, field: str) -> list[Any]:
+    found = _table(text).get(field, [])
+    return found if isinstance(found, list) else []
+
+
+def _table(text: str) -> dict[str, Any]:
+    """Raises: EditError for what is not TOML."""
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise EditError(f"not TOML: {error} (repair it first)") from None
+
+
 def _admins(text: str, what: str) -> list[dict[str, Any]]:
-    admin = tomllib.loads(text).get("admin", {})
+    admin = _table(text).get("admin", {})
     found = admin.get(what, []) if isinstance(admin, dict) else []
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def _hashes(text: str) -> list[dict[str, Any]]:
-    found = tomllib.loads(text).get("hashes", [])
+    found = _table(text).get("hashes", [])
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
@@ -135,7 +167,7 @@ def _expiry(entry: Mapping[str, Any], otherwise: datetime.datetime) -> datetime.
 
 
 def _recipients(text: str) -> list[dict[str, Any]]:
-    found = tomllib.loads(text).get("secrets", {}).get("recipients", [])
+    found = _table(text).get("secrets", {}).get("recipients", [])
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 

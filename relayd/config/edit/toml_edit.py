@@ -64,11 +64,13 @@ def remove_value(text: str, path: KeyPath) -> str:
     return _edit(text, lambda document: _delete(document, path), lambda plain, where: _cut(plain, where, path))
 
 
-def append_value(text: str, path: KeyPath, value: dict[str, Any]) -> str:
-    """Add a table to the array at `path`, in the style of the array, or begin one."""
+def append_value(text: str, path: KeyPath, value: Value) -> str:
+    """Add an element to the array at `path`, in the style of the array, or begin one."""
     present = _get(_parse(text), path)
     if present is None:
         return set_value(text, path, [value])
+    if not isinstance(present, list):
+        raise EditError(f"{_shown(path)} is not an array (repair it first)")
     return _edit(
         text, lambda document: _get(document, path).append(value), lambda plain, where: _add(plain, where, path, value)
     )
@@ -289,9 +291,9 @@ def _cut_item(plain: str, place: Position) -> _Edit:
     return _Edit(start, place.end, "")
 
 
-def _add(plain: str, places: dict[KeyPath, Position], path: KeyPath, value: dict[str, Any]) -> _Edit:
+def _add(plain: str, places: dict[KeyPath, Position], path: KeyPath, value: Value) -> _Edit:
     own = [section for section in _sections(plain) if section.path[: len(path)] == path and section.path]
-    if own:
+    if own and isinstance(value, dict):
         pairs = "".join(f"{_key(name)} = {render(item)}\n" for name, item in value.items())
         header = ".".join(_key(str(step)) for step in path)
         at = _section_content_end(plain, places, own[-1])

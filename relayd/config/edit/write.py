@@ -14,13 +14,15 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from relayd.config.atomic import stage_file, sync_directory
-from relayd.config.compile import compile_tree
+from relayd.config.compile import MAX_PROBLEMS, compile_tree
 from relayd.config.problems.problem import is_error
 from relayd.config.source.tree import read_tree
 
@@ -42,12 +44,15 @@ class _Staged:
     before: bytes | None
 
 
-def edit_tree(root: Path, plan: EditPlan, *, check: Check | None = None, force: bool = False) -> tuple[str, ...]:
+def edit_tree(
+    root: Path, plan: EditPlan, *, check: Check | None = None, force: bool = False, tolerate: bool = False
+) -> tuple[str, ...]:
     """Change the tree at `root`. Returns the paths that changed.
 
     Args:
         plan: gets the files as they are and says which of them change.
         check: applied before and after (default: `compiles`); a tree that is not sound is not written, unless `force`.
+        tolerate: leave the errors that are there alone; the change must bring no other.
 
     Raises: WriteError; and whatever `plan` raises: nothing is written then.
     """
@@ -55,12 +60,13 @@ def edit_tree(root: Path, plan: EditPlan, *, check: Check | None = None, force: 
     with _locked(root):
         reading = read_tree(root)
         files = reading.files
-        if not force and (problems := [*map(str, reading.problems), *check(files)]):
+        problems = [] if force else [*map(str, reading.problems), *check(files)]
+        if problems and not tolerate:
             what = "the tree does not compile; nothing was written (repair it, or --force)"
             raise WriteError(_refusal(what, problems))
         changes = {path: new for path, new in plan(files).items() if new != files.get(path)}
         after = {path: new for path, new in {**files, **changes}.items() if new is not None}
-        if changes and not force and (broken := check(after)):
+        if changes and not force and (broken := _further(problems, check(after))):
             raise WriteError(_refusal("the change does not compile; nothing was written", broken))
         _replace(root, files, changes)
         return tuple(sorted(changes))
@@ -69,6 +75,22 @@ def edit_tree(root: Path, plan: EditPlan, *, check: Check | None = None, force: 
 def compiles(files: Files) -> list[str]:
     """The errors of a tree, as `relayd check` words them."""
     return [str(problem) for problem in compile_tree(files).problems if is_error(problem)]
+
+
+def _further(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """The problems that were not there before, maybe in another line. Beyond the most that are shown nobody can say."""
+    known = Counter(map(_placeless, before))
+    found = []
+    for problem in after:
+        text = _placeless(problem)
+        known[text] -= 1
+        if known[text] < 0:
+            found.append(problem)
+    return found if len(before) < MAX_PROBLEMS else []
+
+
+def _placeless(problem: str) -> str:
+    return re.sub(r":\d+:\d+: ", ": ", problem, count=1)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ MAX_FILE = 1 << 20
 
 _SINGLE: dict[str, FileKind] = {"relay.toml": "relay", "deny.toml": "deny", "prices.toml": "prices"}
 _MANY: dict[str, FileKind] = {"accounts.d": "account", "keys.d": "key", "tests.d": "test"}
+_LFS_POINTER = "version https://git-lfs.github.com/spec/"  # how one begins; source: git-lfs, docs/spec.md
 # What editors, patch, merge tools and interrupted copies leave behind: vim (swp, swo, swx, 4913), emacs (#x#, x~),
 # patch and git (orig, rej), rsync and others (tmp, part).
 _DROPPING = re.compile(r".*(?:~|\.(?:swp|swo|swx|tmp|part|orig|rej))|#.*#|4913")
@@ -181,6 +182,9 @@ def open_document(file: str, data: bytes) -> tuple[Document, list[Problem]]:
     except UnicodeDecodeError as error:
         return empty, [*problems, _not_utf8(file, data, error)]
     document = Document(file=file, text=text)
+    if text.startswith(_LFS_POINTER):
+        hint = "take *.toml out of .gitattributes (git lfs untrack), or fetch the file (git lfs pull)"
+        return document, [*problems, document.whole("E-LFS-POINTER", "this is a Git LFS pointer", hint=hint)]
     problems += _leaks(document)
     problems += _parse(document)
     return document, problems

@@ -67,6 +67,7 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "host": (addresses.host_name, _string(r"[0-9a-z.-]+")),
     "header": (values.header_or_none, _string(r"[A-Za-z0-9-]*")),
     "email": (values.email_or_none, _string(r"(?:[^\s@<>]+@[^\s@<>]+)?")),
+    "warning-code": (values.warning_code, _string(r"W-[A-Z0-9-]+")),
     "path": (values.path, _string(r"(?:/?[^/]+(?:/[^/]+)*)?")),
 }
 FORMS: dict[str, Any] = {form: NewType(form, str) for form in _FORMS}

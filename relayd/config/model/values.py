@@ -8,6 +8,7 @@ form is in snapshot.py and types.py.
 from __future__ import annotations
 
 import datetime
+import difflib
 import json
 import math
 import re
@@ -15,6 +16,7 @@ import zoneinfo
 from typing import Any
 
 from relayd.config.pattern import BadPattern, Pattern, operators
+from relayd.config.problems.codes import explanations
 from relayd.config.problems.leaks import redact
 from relayd.config.secrets.password_hash import is_password_hash
 from relayd.config.snapshot import NAME, Glob, MicroUsd, ObjectId, Seconds, Size
@@ -260,6 +262,16 @@ def scrypt(value: Any) -> str:
         what = "expected a scrypt hash that begins with scrypt$"
         raise Bad("E-PLAINTEXT-SECRET", what, HIDE, "make one: relayd secret password NAME")
     return str(value)
+
+
+def warning_code(value: Any) -> str:
+    """The code of a warning, which there is."""
+    code = text(value)
+    if code.startswith("W-") and code in explanations():
+        return code
+    close = difflib.get_close_matches(code.upper(), [one for one in explanations() if one.startswith("W-")], 1)
+    hint = "an error cannot be allowed, a note need not be" if code in explanations() else ""
+    raise Bad("E-CHOICE", "expected the code of a warning", code, f"did you mean {close[0]}?" if close else hint)
 
 
 _RECIPIENT_RE = re.compile(rf"rlpub[12]\.{_B64}{{40,4000}}\.{_B64}{{6}}")

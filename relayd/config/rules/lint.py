@@ -201,6 +201,11 @@ def _relay_sense(file: Parsed, accounts: Iterable[Parsed]) -> Iterator[Problem]:
     if "*" in relay.server.cors_origins:
         message = "server.cors_origins: pages of any origin may call this relay"
         yield file.problem("W-CORS-ANY", ("server", "cors_origins"), message, hint="list the origins")
+    for alias in relay.models:
+        if not any(word in alias.lower() for word in ("claude", "anthropic")):
+            message = f"models.{alias}: Claude Code does not show this name in its list of models"
+            hint = "put claude into the name, unless only other programs use it"
+            yield file.problem("N-ALIAS-HIDDEN", ("models", alias), message, hint=hint)
     seen: dict[object, str] = {}
     for name, rule in relay.clients.items():
         other = seen.setdefault((rule.user_agent, tuple(rule.headers.items())), name)

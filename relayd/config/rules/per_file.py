@@ -28,6 +28,7 @@ def relay_findings(relay: Relay) -> Iterator[Finding]:
         hint = "a newer relayd is needed" if relay.schema > SCHEMA else ""
         message = f"schema: expected {SCHEMA}, not {quote(relay.schema)}"
         yield Finding(path=("schema",), code="E-SCHEMA", message=message, hint=hint)
+    yield from _base_url_findings(("upstream", "base_url"), relay.upstream.base_url)
     yield from _listen_findings(relay)
     yield from _limits_findings(relay.limits)
     yield from _alias_findings(relay.models)
@@ -38,11 +39,16 @@ def relay_findings(relay: Relay) -> Iterator[Finding]:
     yield from _repeated("E-DUP-NAME", ("admin", "users"), [user.name for user in relay.admin.users])
     yield from _repeated("E-DUP-NAME", ("admin", "tokens"), [token.name for token in relay.admin.tokens])
     yield from _recipient_findings(relay)
+    for number, entry in enumerate(relay.check.allow):
+        if not entry.why.strip():
+            path = ("check", "allow", number, "why")
+            yield Finding(path=path, code="E-CHOICE", message=f"{dotted(path)}: say why the warning is all right")
 
 
 def account_findings(account: Account) -> Iterator[Finding]:
     """A file of accounts.d."""
     yield from _credential_findings(account)
+    yield from _base_url_findings(("base_url",), account.base_url or "")
     if not account.groups:
         yield _nothing_allowed("groups", "no key may use this account")
     for header, value in account.headers.items():
@@ -111,6 +117,18 @@ def _listen_findings(relay: Relay) -> Iterator[Finding]:
             yield Finding(path=path, code="E-DUP-ADDRESS", message=message)
         if not value.endswith(":0"):  # port 0 is a new port each time
             seen.add(value)
+
+
+_API_PATH = re.compile(r"(?:/v1|(?:/v1)?/messages(?:/count_tokens)?)/?\Z")
+
+
+def _base_url_findings(path: KeyPath, url: str) -> Iterator[Finding]:
+    """A base URL brings its prefix along, and not what every call puts behind it."""
+    found = _API_PATH.search(urlsplit(url).path)
+    if found is not None:
+        right = url[: len(url) - len(found[0])]
+        message = f"{dotted(path)}: relayd puts /v1/messages behind it; {quote(url)} has {quote(found[0])} already"
+        yield Finding(path=path, code="E-BASE-URL", message=message, hint=f'write "{right}"')
 
 
 def _limits_findings(limits: Limits) -> Iterator[Finding]:

@@ -127,8 +127,9 @@ def origin_of(url: str, what: str = "base_url") -> str:
     return f"{parts.scheme}://{shown}" + ("" if port in (None, default) else f":{port}")
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(url: str) -> bool:
-    """Whether a URL leads to this machine."""
+    """Whether a URL leads to this machine. Asked with every call that has a credential, of the few URLs of a tree."""
     return _is_this_machine(urlsplit(url).hostname or "")
 
 

@@ -54,12 +54,13 @@ def usual_identities(realm: str, environ: Mapping[str, str]) -> list[Path]:
 
 
 def usual_identity(realm: str, tree: Path, environ: Mapping[str, str]) -> Path:
-    """Where a new identity is put: the user's config directory, for root /etc/relayd, unless the tree is there.
+    """Where a new identity is put: the user's config directory; for root /etc/relayd, where a service has made that a
+    node's directory, unless the tree is there.
 
     Source: XDG Base Directory Specification 0.8, $XDG_CONFIG_HOME, which is obeyed for root too.
     """
     places = _places(environ)
-    if os.geteuid() == 0 and not environ.get("XDG_CONFIG_HOME", "").startswith("/"):
+    if os.geteuid() == 0 and SYSTEM.is_dir() and not environ.get("XDG_CONFIG_HOME", "").startswith("/"):
         places.reverse()
     outside = [place for place in places if not place.resolve().is_relative_to(tree.resolve())]
     return (outside or places)[0] / f"{realm}.identity"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from relayd.config.model.document import classify
 from relayd.config.source.scan import MAX_FILES
@@ -31,10 +32,16 @@ class GitError(Exception):
     """Git is missing, or it refused. The text is git's own, one line."""
 
 
-def run_git(root: str | Path, *words: str, stdin: bytes = b"", timeout: float = TIMEOUT) -> bytes:
-    """What git prints. Raises: GitError."""
+def run_git(
+    root: str | Path,
+    *words: str,
+    stdin: bytes = b"",
+    timeout: float = TIMEOUT,
+    objects: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """What git prints. `objects`: variables that say where objects lie (see `quarantine`). Raises: GitError."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environ |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1"}
+    environ |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", **objects}
     try:
         done = subprocess.run(
             ["git", *_SAFE, "-C", str(root), *words],
@@ -53,6 +60,15 @@ def run_git(root: str | Path, *words: str, stdin: bytes = b"", timeout: float = 
     if done.returncode:
         raise GitError(_complaint(done.stderr.decode("utf-8", "replace")) or f"git {words[0]} failed")
     return done.stdout
+
+
+def quarantine(environ: Mapping[str, str]) -> dict[str, str]:
+    """Where git keeps what is being pushed until its pre-receive hook has accepted it, from that hook's environment.
+
+    Source: git-receive-pack(1), "QUARANTINE ENVIRONMENT".
+    """
+    names = ("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH")
+    return {name: environ[name] for name in names if name in environ}
 
 
 def _complaint(said: str) -> str:
@@ -103,14 +119,17 @@ def files_at(root: str | Path, commit: str) -> dict[str, bytes]:
     return dict(zip(blobs, contents_of(root, list(blobs.values())), strict=True))
 
 
-def contents_of(root: str | Path, names: Sequence[str]) -> list[bytes]:
-    """The bytes of blobs, by their object names. Raises: GitError. Source: git-cat-file(1), "BATCH OUTPUT"."""
+def contents_of(
+    root: str | Path, names: Sequence[str], *, objects: Mapping[str, str] = MappingProxyType({})
+) -> list[bytes]:
+    """The bytes of blobs, 64 MiB in all at most. Raises: GitError. Source: git-cat-file(1), "BATCH OUTPUT"."""
     if not names:
         return []
-    sizes = run_git(root, "cat-file", "--batch-check=%(objectsize)", stdin="\n".join(names).encode() + b"\n")
+    wanted = "\n".join(names).encode() + b"\n"
+    sizes = run_git(root, "cat-file", "--batch-check=%(objectsize)", stdin=wanted, objects=objects)
     if sum(int(size) for size in sizes.split() if size.isdigit()) > MAX_TREE:
         raise GitError("the tree is larger than 64 MiB")
-    raw = run_git(root, "cat-file", "--batch", stdin="\n".join(names).encode() + b"\n")
+    raw = run_git(root, "cat-file", "--batch", stdin=wanted, objects=objects)
     contents, at = [], 0
     for name in names:
         end = raw.find(b"\n", at)

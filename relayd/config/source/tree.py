@@ -130,8 +130,8 @@ def read_coherent(
     """Read the tree as it was at one moment; try again until it holds still, or `deadline` has come.
 
     Args:
-        quiet: s without a change before it is read. A tree behind a link that is flipped (git-sync, a ConfigMap) and
-            one with a manifest need none, and get none.
+        quiet: s without a change before it is read; 0 where it is known that nobody writes. A tree behind a link that
+            is flipped (git-sync, a ConfigMap) and one with a manifest need none, and get none.
         wall: Unix time, s; file times are compared with it.
         deadline: on `wall`; at least one attempt is made.
         git: "all" waits for git's locks and for the end of merges and rebases; "locks" for locks alone, for people who
@@ -202,6 +202,8 @@ class _Attempts:
 
     def _unsettled(self, looked: Scan) -> str:
         """Why it is too early to read; "" when it is not. Sets `settled_in`."""
+        if self.quiet <= 0:
+            return ""
         now = self.wall()
         for file, stamp in looked.files.items():
             age = now - stamp[4] / 1e9
@@ -210,7 +212,7 @@ class _Attempts:
                 return f"{file} is empty, as if it were being written"
         if looked != self._seen:
             self._seen, self._since = looked, now
-        if self.quiet <= 0 or MANIFEST in looked.about or self._flipped(looked):
+        if MANIFEST in looked.about or self._flipped(looked):
             return ""
         age = now - looked.newest() / 1e9
         # By its times it is quiet, or we saw it stand still so long (where times are another machine's, or wrong).
@@ -305,7 +307,8 @@ def _read_exactly(looked: Scan, cache: FileCache | None, now: float) -> Reading:
             except OSError as error:
                 problems.append(_unreadable(file, error))
                 continue
-        if cache is not None and not 0 <= now - stamp[4] / 1e9 < _RACY:
+        # A write sets the time of both; where the inode's alone is new, the file was given a name and not written to.
+        if cache is not None and not 0 <= now - min(stamp[3], stamp[4]) / 1e9 < _RACY:
             kept[file] = stamp, files[file]
     if cache is not None:
         cache.files = kept

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hmac
 from typing import Literal, assert_never
 
+import attrs
+
 from relayd.config.secrets.api_keys import KEY_PATTERN, checksum_ok, key_digest
 from relayd.config.snapshot import ApiKey, KeyHash, Snapshot
 from relayd.core.access.addresses import UNKNOWN, inside
@@ -40,6 +42,23 @@ def authenticate(headers: Headers, snapshot: Snapshot, address: str, now: float)
         now: Unix time, seconds.
     Raises: Refusal 401 for an unknown, malformed, revoked or expired key, 403 for the address.
     """
+    try:
+        return _accepted(headers, snapshot, address, now)
+    except Refusal as refusal:
+        if refusal.status == 401 and _by_helper(headers):
+            raise attrs.evolve(refusal, should_retry=None) from None
+        raise
+
+
+def _by_helper(headers: Headers) -> bool:
+    """Whether a program fetched the key that is presented: Claude Code sends what its `apiKeyHelper` prints in both
+    headers. It runs the program again after a 401, unless that says that another try is of no use; by a key of its
+    settings it would only repeat the 401 for minutes. Source: Claude Code 2.1.197, tried."""
+    scheme, _, token = (headers.get(b"authorization") or b"").partition(b" ")
+    return scheme.lower() == b"bearer" and token.strip() == headers.get(b"x-api-key") != b""
+
+
+def _accepted(headers: Headers, snapshot: Snapshot, address: str, now: float) -> ApiKey:
     presented = presented_key(headers)
     found, digest = look_up(presented, snapshot)
     if found is None:

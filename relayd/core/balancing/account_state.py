@@ -67,12 +67,14 @@ class AccountState:
         identity: a digest of what the health is about: credential and origin.
         origin: the gate that all accounts with the same way to the same origin share.
         pace: calls that may start in any minute; 0 = no limit.
+        counting: how many of those in flight count tokens, and take no place of `max_concurrency`.
         starts: when the calls of the last minute started; kept only where there is a pace.
         defect: why this node cannot use the account; "" when it can. Never shared.
         elsewhere: what the calls of all processes together leave no room for, as the state store said.
         used: when the last attempt on it began, Unix time, s; 0.0 = never here.
         calm: no gate, window or defect of this account can hold a call up (its origin's gate, its limit and its pace
             may).
+        read: when the headers of an answer of each model were last looked at, Unix time, s.
         pull: what its windows make of its weight.
         turn: its place in the round, for the strategy round-robin.
         next_turn: its place once it has begun the call that it was last chosen for.
@@ -83,6 +85,7 @@ class AccountState:
     origin: Gate
     pace: int = 0
     in_flight: int = 0
+    counting: int = 0
     starts: deque[float] = attrs.field(factory=deque)
     defect: str = ""
     elsewhere: Block | None = None
@@ -90,6 +93,7 @@ class AccountState:
     whole: Health = attrs.field(factory=Health)
     models: dict[str, Health] = attrs.field(factory=dict)
     calm: bool = True
+    read: dict[str, float] = attrs.field(factory=dict)
     pull: float = 1.0
     turn: float = 0.0
     next_turn: float = 0.0
@@ -121,6 +125,13 @@ class AccountState:
         """Forget the health; what is in flight stays in flight."""
         self.whole, self.models, self.defect = Health(), {}, ""
         self.calm, self.pull = True, 1.0
+        self.read.clear()
+
+    def note_reading(self, model: str, now: float) -> None:
+        """The headers of an answer of a model are looked at now; those of each model say what holds for it."""
+        if len(self.read) >= MAX_MODELS:
+            self.read.clear()
+        self.read[model] = now
 
     def paced_until(self, now: float) -> float:
         """When the pace lets the next call start: 0.0 = now."""
@@ -138,6 +149,7 @@ class Lease:
 
     Args:
         model: as sent; "" for endpoints whose limits are not the model's.
+        counting: it takes no place of `max_concurrency`.
         health: the account's when the attempt began; another one by now means another credential.
         trials: gates where this attempt is on trial, with their round.
     """
@@ -148,6 +160,7 @@ class Lease:
     state: AccountState
     health: Health
     trials: tuple[tuple[Gate, int], ...] = ()
+    counting: bool = False
     observed: bool = False
     ended: bool = False
 

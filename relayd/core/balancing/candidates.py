@@ -29,7 +29,7 @@ class Candidate:
     origin: Gate
     priority: int
     weight: int
-    limit: int  # max_concurrency
+    limit: int  # max_concurrency; 0 also for counting tokens, which takes no place
     pace: int  # calls a minute
     plain: bool  # neither limit nor pace
 

@@ -57,13 +57,15 @@ def block_of(one: Candidate, model: str, now: float, past_soft: bool = False) ->
         block = health_block(one, model, now, past_soft)
         if block is not None:
             return block
-    in_flight = one.state.in_flight
+    in_flight = one.state.in_flight - one.state.counting
     if one.limit and in_flight >= one.limit:
         return Block(one.id, "rate", now + SOON, f"{in_flight} of {one.limit} calls in flight")
     if one.pace and (until := one.state.paced_until(now)):
         return Block(one.id, "rate", until, f"{one.pace} calls started in a minute, next at", "", True)
     elsewhere = one.state.elsewhere
-    return elsewhere if elsewhere is not None and elsewhere.until > now else None
+    if elsewhere is None or elsewhere.until <= now or (elsewhere.full and not one.limit):
+        return None
+    return elsewhere
 
 
 def full_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -> Block:
@@ -75,7 +77,7 @@ def full_elsewhere(account: str, term: Term, retry_ms: int | None, now: float) -
             lease would end, which says little.
     """
     if isinstance(term, Slots):
-        return Block(account, "rate", now + LOOK, f"{term.limit} calls in flight on all nodes")
+        return Block(account, "rate", now + LOOK, f"{term.limit} calls in flight on all nodes", full=True)
     text = f"{term.limit} calls started in a minute on all nodes"
     if retry_ms is None:
         return Block(account, "rate", now + SOON, text)

@@ -32,6 +32,7 @@ class Block:
         before, after: the reason, around the time where that is worth saying.
         timed: whether it is.
         detail: more, for operators only: it may name recipients, files and variables.
+        full: it has no place left among its calls in flight, which counting tokens takes none of.
     """
 
     account: str
@@ -41,6 +42,7 @@ class Block:
     after: str = ""
     timed: bool = False
     detail: str = ""
+    full: bool = False
 
     def text(self, now: float, zone: datetime.tzinfo = datetime.UTC, *, whole: bool = False) -> str:
         """The reason in words, with the time of day in `zone`; `whole`: for an operator."""

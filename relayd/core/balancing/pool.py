@@ -76,7 +76,7 @@ class Pool:
     _routing: Routing = attrs.field(factory=Routing)
     _states: dict[str, AccountState] = attrs.field(factory=dict)
     _origins: dict[str, Gate] = attrs.field(factory=dict)
-    _kept: dict[tuple[tuple[str, ...], str], Candidates] = attrs.field(factory=dict)
+    _kept: dict[tuple[tuple[str, ...], str, bool], Candidates] = attrs.field(factory=dict)
     _changed: set[str] = attrs.field(factory=set)
     _reviews: int = 0
     _next_review: float = 0.0
@@ -93,6 +93,7 @@ class Pool:
         rng: random.Random,
         affinity: str | None = None,
         excluded: Collection[str] = (),
+        counting: bool = False,
     ) -> Picked | Unavailable:
         """Choose an account for one attempt. Asking changes nothing; `begin` does.
 
@@ -102,8 +103,9 @@ class Pool:
             model: after relayd's aliases, before an account's `model_map`; "" where the endpoint has none.
             affinity: the account of this conversation so far.
             excluded: accounts that this call has tried.
+            counting: it counts tokens, and takes no place of an account's `max_concurrency`.
         """
-        candidates = self._candidates_for(snapshot, groups, model, now)
+        candidates = self._candidates_for(snapshot, groups, model, now, counting)
         if affinity is not None and affinity not in excluded:
             home = candidates.by_id.get(affinity)
             if home is not None and free(home, model, now):
@@ -119,15 +121,20 @@ class Pool:
             return Picked(chosen.id, "last resort")
         return unavailable([*blocks_of(candidates, ask), *candidates.never], model)
 
-    def _candidates_for(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float) -> Candidates:
+    def _candidates_for(
+        self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float, counting: bool = False
+    ) -> Candidates:
         self.adopt_if_new(snapshot, now)
         if not 0 < self._next_review - now <= _REVIEW:  # also after a clock was set back
             self._review(now)
-        candidates = self._kept.get((groups, model))
+        candidates = self._kept.get((groups, model, counting))
         if candidates is None:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            candidates = self._kept[groups, model] = build_candidates(snapshot, groups, model, self._candidate)
+            candidates = build_candidates(
+                snapshot, groups, model, self._counting_candidate if counting else self._candidate
+            )
+            self._kept[groups, model, counting] = candidates
         return candidates
 
     def explain(self, snapshot: Snapshot, groups: tuple[str, ...], model: str, *, now: float) -> list[Reason]:
@@ -151,19 +158,21 @@ class Pool:
 
     # --- one attempt
 
-    def begin(self, account: str, model: str, now: float) -> Lease:
+    def begin(self, account: str, model: str, now: float, *, counting: bool = False) -> Lease:
         """Take the right to one attempt on an account that `pick` gave. The caller ends it.
 
         Args:
             model: as for `pick`; "" also for token counting, whose limits are not the model's.
+            counting: as for `pick`.
         """
         state = self._states[account]
         state.in_flight += 1
+        state.counting += counting
         state.used = now
         state.turn = state.next_turn
         if state.pace:
             state.starts.append(now)
-        lease = Lease(account=account, model=model, began=now, state=state, health=state.whole)
+        lease = Lease(account=account, model=model, began=now, state=state, health=state.whole, counting=counting)
         if not state.calm or state.origin.ramp:
             gates = [gate for gate in self._gates(lease) if gate.ramp]
             for gate in gates:
@@ -183,6 +192,7 @@ class Pool:
             lease.ended = True
             lease.observed = True  # nothing is learnt from what came of it after its end
             lease.state.in_flight -= 1
+            lease.state.counting -= lease.counting
 
     def observe(
         self, lease: Lease, verdict: Verdict, headers: Headers | None, now: float, rng: random.Random
@@ -202,7 +212,7 @@ class Pool:
         if state.whole is not lease.health:
             return None  # that was another credential
         # An account that answers well is asked again soon; what fails is always read.
-        fresh = isinstance(verdict, Deliver) and 0 <= now - lease.health.seen < _LEARN_EVERY
+        fresh = isinstance(verdict, Deliver) and 0 <= now - state.read.get(lease.model, 0.0) < _LEARN_EVERY
         learnt = headers is not None and not fresh and self._learn(lease, headers, now)
         match verdict:
             case Deliver():
@@ -216,6 +226,7 @@ class Pool:
         return change
 
     def _learn(self, lease: Lease, headers: Headers, now: float) -> bool:
+        lease.state.note_reading(lease.model, now)
         gauges = read_gauges(headers, now)
         lease.health.learn([gauge for gauge in gauges if gauge.scope == "account"], now)
         of_model = [gauge for gauge in gauges if gauge.scope == "model"]
@@ -307,6 +318,9 @@ class Pool:
             self._changed.add(account.id)
         state.pace = account.pace.requests_per_minute
         state.elsewhere = None  # its ceilings may have been raised
+
+    def _counting_candidate(self, account: Account) -> Candidate:
+        return self._candidate(attrs.evolve(account, max_concurrency=0))
 
     def _candidate(self, account: Account) -> Candidate:
         state = self._states[account.id]

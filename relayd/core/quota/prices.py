@@ -37,6 +37,12 @@ def dated() -> frozenset[str]:
 
 
 @cache
+def retired() -> frozenset[str]:
+    """Shipped models that the API has retired."""
+    return frozenset(_document()["retired"])
+
+
+@cache
 def _document() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("prices.toml").read_text(encoding="utf-8"))
 

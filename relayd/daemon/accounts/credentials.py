@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from relayd.config.diff import Change, Changes
+from relayd.config.changes import Change, Changes
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.binding import Binding, credential_binding
 from relayd.config.secrets.recipients import SealError

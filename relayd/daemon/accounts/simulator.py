@@ -16,6 +16,7 @@ import trio
 
 from relayd.config import snapshot
 from relayd.config.snapshot import Simulator
+from relayd.daemon.net.request import PlainRequest, plain
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.server import Exchange, HttpServer, open_listener
 from relayd.daemon.net.stream import READ_SIZE
@@ -74,6 +75,8 @@ class SimulatedBody(httpx2.AsyncByteStream):
     """The body of an answer, as httpx2 reads it and as a relayd.daemon.net.stream.BodySource."""
 
     def __init__(self, script: Script) -> None:
+        self.status = script.status
+        self.headers = _framed(script)
         self._play = Play.start(script, trio.current_time())
         self._end = script.end
         self._closed = False
@@ -93,6 +96,10 @@ class SimulatedBody(httpx2.AsyncByteStream):
 
     async def wait(self) -> None:
         await trio.sleep_until(self._play.due)
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        while not turn():
+            await self.wait()
 
     def close(self) -> None:
         self._closed = True
@@ -126,13 +133,18 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Raises: httpx2.RemoteProtocolError for a dropped connection, httpx2.ReadTimeout past "first_byte"."""
+        answer = await self.ask(await plain(request))
+        return httpx2.Response(answer.status, headers=answer.headers, stream=answer, request=request)
+
+    async def ask(self, request: PlainRequest) -> SimulatedBody:
+        """As `handle_async_request`, without httpx2's nouns."""
         self._calls += 1
-        headers = Headers([(name.lower(), value) for name, value in request.headers.raw])
+        headers = Headers([(name.lower(), value) for name, value in request.headers])
         script = respond(
             request.method,
-            request.url.raw_path.decode("ascii"),
+            request.target.path.decode("ascii"),
             headers,
-            await request.aread(),
+            request.body,
             self.settings,
             self._calls,
             self._clock(),
@@ -141,15 +153,15 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
         )
         await _wait_for_head(script, request)
         if script.end == "drop":
-            raise Disconnected(ENDINGS["drop"], request=request)
-        return httpx2.Response(script.status, headers=_framed(script), stream=SimulatedBody(script), request=request)
+            raise Disconnected(ENDINGS["drop"])
+        return SimulatedBody(script)
 
 
-async def _wait_for_head(script: Script, request: httpx2.Request) -> None:
-    limit = request.extensions.get("timeout", {}).get("first_byte")
+async def _wait_for_head(script: Script, request: PlainRequest) -> None:
+    limit = request.timeout.get("first_byte")
     if limit is not None and script.delay > limit:
         await trio.sleep(limit)
-        raise httpx2.ReadTimeout(f"no answer within {limit:g} s", request=request)
+        raise httpx2.ReadTimeout(f"no answer within {limit:g} s")
     await trio.sleep(script.delay)
 
 

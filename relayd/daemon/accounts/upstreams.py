@@ -9,26 +9,28 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from functools import lru_cache
-from typing import cast
 
 import attrs
 import httpx2
 import trio
 
+from relayd.config.environment import NO_SOCKS, has_socks
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Snapshot, Upstream
 from relayd.core.balancing.outcomes import ConnectionFault, NodeDefect, Unreachable
 from relayd.core.outbound import Outbound
 from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
-from relayd.daemon.net.connect import NO_SOCKS, PackageMissing, Resolver, has_socks
+from relayd.daemon.net.connect import PackageMissing, Resolver
 from relayd.daemon.net.connection_pool import NoDescriptors
-from relayd.daemon.net.request import build_request
+from relayd.daemon.net.request import PlainRequest, RequestTarget, target_of
 from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
 from relayd.wire.blot import SHORTEST, Blotter, blotted
+from relayd.wire.content_coding import CODINGS, CodingDamaged, PieceDecoder, coding_of
 from relayd.wire.http import Headers
 
+DECODED_PIECE = 256 << 10  # bytes of an answer that are decoded at once
 SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
 
 
@@ -63,20 +65,24 @@ class Upstreams:
             repeatable: as in `build_request`.
         """
         timeout = {"connect": limits.connect_timeout, "write": limits.idle_timeout, "first_byte": first_byte}
-        url = url_of(outbound.base_url, outbound.target)
-        request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout, repeatable=repeatable)
         try:
-            response = await self.transport(account).handle_async_request(request)
+            target = _target_of(outbound.base_url, outbound.target)
+            request = PlainRequest(
+                outbound.method, target, outbound.headers, outbound.body, timeout, repeatable=repeatable
+            )
+            answer = await self.transport(account).ask(request)
         except httpx2.TransportError as error:
             return unreachable(error, outbound.credential)
-        inbound = Inbound(
-            status=response.status_code,
-            headers=Headers(list(response.headers.raw)),  # both transports give lower-case names
-            source=cast("BodySource", response.stream),
+        inbound = without_coding(
+            Inbound(
+                status=answer.status,
+                headers=Headers(answer.headers),  # both transports give lower-case names
+                source=answer,
+            )
         )
         return inbound if len(outbound.credential) < SHORTEST else without_echo(inbound, outbound.credential)
 
-    def transport(self, account: Account) -> httpx2.AsyncBaseTransport:
+    def transport(self, account: Account) -> Transport | SimulatorTransport:
         """The transport that serves `account`; one for each proxy, and one for each simulated account."""
         if ACCOUNT_KINDS[account.kind].in_process:
             simulator = self._simulators.get(account.id)
@@ -113,6 +119,57 @@ class Upstreams:
             transport.close()
 
 
+def without_coding(inbound: Inbound) -> Inbound:
+    """An answer as it was asked for: as it is. One that came compressed all the same is decoded, for it has to be read
+    (its usage, its errors, our credential in it), and a stream gets comments between its events."""
+    headers = inbound.headers
+    if b"content-encoding" not in headers or (coding := coding_of(headers)) not in CODINGS:
+        return inbound
+    plain = [pair for pair in headers if pair[0] not in (b"content-encoding", b"content-length")]
+    source = DecodedBody(inbound.source, PieceDecoder(coding))
+    return Inbound(status=inbound.status, headers=Headers(plain), source=source)
+
+
+@attrs.define(eq=False)
+class DecodedBody:
+    """A BodySource whose coding is undone, in pieces of a bounded size."""
+
+    _source: BodySource
+    _decoder: PieceDecoder
+    _ended: bool = False
+
+    def take(self) -> bytes | None:
+        """The next bytes, `b""` at the end, None when there are none yet. Raises: httpx2.RemoteProtocolError."""
+        while True:
+            try:
+                piece = self._decoder.take(DECODED_PIECE)
+            except CodingDamaged as error:
+                raise httpx2.RemoteProtocolError(f"an answer whose compression is damaged: {error}") from None
+            if piece:
+                return piece
+            if self._ended:
+                return b""
+            data = self._source.take()
+            if data is None:
+                return None
+            self._ended = not data
+            if not data and not self._decoder.ended:
+                raise httpx2.RemoteProtocolError("an answer whose compression is cut off")
+            self._decoder.feed(data)
+
+    async def wait(self) -> None:
+        """Wait until `take` may have something to say."""
+        await self._source.wait()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `BodySource.carry`."""
+        await self._source.carry(turn)
+
+    def close(self) -> None:
+        """Be done with it."""
+        self._source.close()
+
+
 def without_echo(inbound: Inbound, credential: bytes) -> Inbound:
     """An answer in which our credential does not stand, neither in its head nor in its body."""
     headers = inbound.headers
@@ -131,19 +188,23 @@ class BlottedBody:
 
     def take(self) -> bytes | None:
         """The next bytes, `b""` at the end, None when there are none yet."""
-        if self._ended:
-            return b""
-        data = self._source.take()
-        if data:
-            return self._blotter.feed(data) or None
-        if data is None:
-            return None
-        self._ended = True
-        return self._blotter.rest()
+        while not self._ended:
+            data = self._source.take()
+            if data is None:
+                return None
+            self._ended = not data
+            clean = self._blotter.feed(data) if data else self._blotter.rest()
+            if clean:
+                return clean
+        return b""
 
     async def wait(self) -> None:
         """Wait until `take` may have something to say."""
         await self._source.wait()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `BodySource.carry`."""
+        await self._source.carry(turn)
 
     def close(self) -> None:
         """Be done with it."""
@@ -174,6 +235,12 @@ _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
     (httpx2.ProtocolError, "protocol"),
     (httpx2.TransportError, "reset"),
 )
+
+
+@lru_cache(maxsize=1024)
+def _target_of(base_url: str, target: str) -> RequestTarget:
+    """Raises: httpx2.UnsupportedProtocol."""
+    return target_of(url_of(base_url, target))
 
 
 @lru_cache(maxsize=1024)

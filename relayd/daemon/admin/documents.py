@@ -59,6 +59,7 @@ def result_document(result: ReloadResult) -> dict[str, Any]:
         "changes_text": changes.as_text() if changes is not None and not changes.empty else "",
         "restart_required": list(result.restart_required),
         "dry_run": result.dry_run,
+        "unexpected": result.unexpected,
         "accept": result.accept,
     }
 

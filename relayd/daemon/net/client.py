@@ -23,9 +23,8 @@ import trio
 
 from relayd.daemon.net.connect import Origin, Resolver, cause, parse_proxy
 from relayd.daemon.net.connection_pool import ConnectionPool, PoolStatistics, UpstreamConnection
-from relayd.daemon.net.request import Body, body_of, encode, origin_of
+from relayd.daemon.net.request import PlainRequest, encode, plain
 from relayd.daemon.net.response_stream import ResponseStream
-from relayd.daemon.net.stream import Stream
 
 # Body bytes that travel in one write with the request head. Beyond it, joining costs more than a second write.
 JOIN_LIMIT = 65536
@@ -76,45 +75,41 @@ class Transport(httpx2.AsyncBaseTransport):
             LocalProtocolError, UnsupportedProtocol: `request` cannot be said in HTTP/1.1. Texts name the origin and
             the cause, never a header or a credential.
         """
-        origin = origin_of(request.url)
-        body = request.stream.data if isinstance(request.stream, Body) else await body_of(request)
-        head = encode(request, body)
-        timeout = request.extensions.get("timeout") or {}
-        repeatable = request.extensions.get("repeatable", True)
-        connection = self._pool.take_idle(origin, trio.current_time()) if repeatable else None
+        answer = await self.ask(await plain(request))
+        return httpx2.Response(answer.status, headers=answer.headers, stream=answer)
+
+    async def ask(self, request: PlainRequest) -> ResponseStream:
+        """As `handle_async_request`, for whoever has no use for httpx2's nouns. Close the answer."""
+        head, origin = encode(request), request.target.origin
+        connection = self._pool.take_idle(origin, trio.current_time()) if request.repeatable else None
         if connection is not None:
-            response = await self._exchange(connection, origin, request.method, head, body, timeout)
-            if response is not None:
-                return response
+            answer = await self._exchange(connection, request, head)
+            if answer is not None:
+                return answer
             self._pool.retried += 1
-        connection = await self._pool.connect(origin, _seconds(timeout, "connect"))
-        response = await self._exchange(connection, origin, request.method, head, body, timeout)
-        assert response is not None, "only a reused connection can be stale"
-        return response
+        connection = await self._pool.connect(origin, _seconds(request.timeout, "connect"))
+        answer = await self._exchange(connection, request, head)
+        assert answer is not None, "only a reused connection can be stale"
+        return answer
 
     async def _exchange(
-        self,
-        connection: UpstreamConnection,
-        origin: Origin,
-        method: str,
-        head: bytes,
-        body: bytes,
-        timeout: Mapping[str, float | None],
-    ) -> httpx2.Response | None:
+        self, connection: UpstreamConnection, request: PlainRequest, head: bytes
+    ) -> ResponseStream | None:
         """One request and the head of its answer over `connection`; None when that one turns out to be stale.
 
-        The connection belongs to the response's stream then; if there is none, it is closed here.
+        The connection belongs to the answer then; if there is none, it is closed here.
         """
+        origin, timeout = request.target.origin, request.timeout
         answer = ResponseStream(
-            connection, self._pool, bodiless=method == "HEAD", read_timeout=_seconds(timeout, "read")
+            connection, self._pool, bodiless=request.method == "HEAD", read_timeout=_seconds(timeout, "read")
         )
         try:
             if connection.origin != origin:
                 raise AssertionError(f"a connection to {connection.origin} is not for {origin}")
-            await _send(answer, connection, head, body, _seconds(timeout, "write"))
+            await _send(answer, connection, head, request.body, _seconds(timeout, "write"))
             if not answer.head_complete and answer.failure is None:
                 patience = _seconds(timeout, "first_byte" if "first_byte" in timeout else "read")
-                await _await_head_until(answer, origin, patience)
+                await _await_head(answer, origin, patience)
             if answer.failure is not None and not answer.head_complete:
                 raise answer.failure
         except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError):
@@ -125,7 +120,7 @@ class Transport(httpx2.AsyncBaseTransport):
         except BaseException:
             answer.close()
             raise
-        return httpx2.Response(answer.status, headers=answer.headers, stream=answer)
+        return answer
 
     def sweep(self, now: float) -> None:
         """Close the idle connections that have expired at `now` (trio's time, s). Call it every few seconds."""
@@ -202,7 +197,7 @@ async def _send_piece(answer: ResponseStream, connection: UpstreamConnection, pi
     rest = memoryview(piece)[taken:]
     while rest:
         with trio.move_on_after(patience) as scope:
-            await _either(connection.stream)
+            await connection.stream.ready()
         if scope.cancelled_caught:
             raise httpx2.WriteTimeout(f"{connection.origin}: took no byte of the request for {patience:g} s")
         answer.poll()
@@ -212,32 +207,12 @@ async def _send_piece(answer: ResponseStream, connection: UpstreamConnection, pi
     return True
 
 
-async def _either(stream: Stream) -> None:
-    """Wait until `stream` is readable or writable."""
-    async with trio.open_nursery() as nursery:
-
-        async def wait_readable() -> None:
-            await stream.readable()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(wait_readable)
-        await stream.writable()
-        nursery.cancel_scope.cancel()
-
-
-async def _await_head(answer: ResponseStream) -> None:
-    """Read until the head is complete or broken."""
-    while not answer.head_complete and answer.failure is None:
-        await answer.wait()  # first: an answer is never there as soon as its request is sent
+async def _await_head(answer: ResponseStream, origin: Origin, patience: float) -> None:
+    """Read until the head is complete or broken. Raises: httpx2.ReadTimeout after `patience` s."""
+    left, due = patience, trio.current_time() + patience
+    while await answer.wait_within(left):  # first: an answer is never there as soon as its request is sent
         answer.poll()
-
-
-async def _await_head_until(answer: ResponseStream, origin: Origin, patience: float) -> None:
-    """As `_await_head`. Raises: httpx2.ReadTimeout after `patience` s."""
-    if patience == math.inf:  # the caller has a deadline of its own; a second one costs some 15 us
-        await _await_head(answer)
-        return
-    with trio.move_on_after(patience) as scope:
-        await _await_head(answer)
-    if scope.cancelled_caught:
-        raise httpx2.ReadTimeout(f"{origin}: no answer in {patience:g} s")
+        if answer.head_complete or answer.failure is not None:
+            return
+        left = max(0.0, due - trio.current_time())
+    raise httpx2.ReadTimeout(f"{origin}: no answer in {patience:g} s")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import importlib.util
 import math
 import os
 import re
@@ -25,7 +24,9 @@ from typing import NamedTuple
 import attrs
 import trio
 
-from relayd.daemon.net.stream import PlainStream, Stream, send_all, tune
+from relayd.config.environment import NO_SOCKS
+from relayd.daemon.net.polled_stream import open_stream
+from relayd.daemon.net.stream import Stream, send_all, tune
 from relayd.daemon.net.tls import TlsStream
 
 # A name is looked up again after this long, s. Cloud front doors announce records of 60 to 300 s; half of the shortest.
@@ -53,7 +54,7 @@ class Exhausted(ConnectFailed):
     """This process or its machine has no descriptor or memory left for a connection: nobody else is to blame."""
 
 
-_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})  # ENOSPC: epoll watches
 
 
 class Origin(NamedTuple):
@@ -74,15 +75,6 @@ def authority(host: str, port: int) -> str:
 
 class PackageMissing(ProxyRefused):
     """This node lacks what the proxy needs: nobody was asked."""
-
-
-NO_SOCKS = "python-socks is not installed (pip install 'relayd[proxy]')"
-
-
-def has_socks() -> bool:
-    """Whether python-socks can be imported now."""
-    importlib.invalidate_caches()
-    return importlib.util.find_spec("python_socks") is not None
 
 
 class NameUnknown(OSError):
@@ -253,7 +245,7 @@ async def _secure(stream: Stream, host: str, context: ssl.SSLContext) -> Stream:
 
 async def _connect_direct(origin: Origin, resolver: Resolver) -> Stream:
     try:
-        return PlainStream(await try_addresses(origin.host, origin.port, resolver, connect_tcp))
+        return _stream_of(await try_addresses(origin.host, origin.port, resolver, connect_tcp))
     except OSError as exc:
         raise ConnectFailed(f"{origin}: {cause(exc)}") from exc
 
@@ -263,7 +255,7 @@ async def _connect_by_proxy(origin: Origin, proxy: ProxyServer, tls: ssl.SSLCont
     try:
         if proxy.scheme == "socks5":
             return await _connect_by_socks5(origin, proxy, resolver)
-        stream: Stream = PlainStream(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
+        stream: Stream = _stream_of(await try_addresses(proxy.host, proxy.port, resolver, connect_tcp))
         if proxy.scheme == "https":
             stream = await _secure(stream, proxy.host, tls)
     except OSError as exc:
@@ -297,6 +289,14 @@ async def try_addresses(
 def _shortage(exc: OSError) -> Exception:
     """What an OSError means: what we have run out of, else itself."""
     return Exhausted(f"this node cannot open a connection: {cause(exc)}") if exc.errno in _SHORTAGE else exc
+
+
+def _stream_of(sock: socket.socket) -> Stream:
+    """A Stream over a connected socket, which is closed where that fails. Raises: OSError, Exhausted."""
+    try:
+        return open_stream(sock)
+    except OSError as exc:
+        raise _shortage(exc) from exc
 
 
 async def connect_tcp(address: SocketAddress) -> socket.socket:
@@ -380,7 +380,7 @@ async def _connect_by_socks5(origin: Origin, proxy: ProxyServer, resolver: Resol
         return sock
 
     try:
-        return PlainStream(await try_addresses(proxy.host, proxy.port, resolver, attempt))
+        return _stream_of(await try_addresses(proxy.host, proxy.port, resolver, attempt))
     except python_socks.ProxyConnectionError as exc:
         raise OSError(exc.errno or 0, str(exc)) from exc
     except python_socks.ProxyError as exc:

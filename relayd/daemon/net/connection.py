@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Callable
 from email.utils import formatdate
 
 import attrs
 import trio
 
-from relayd.daemon.net.disconnect import Disconnects
+from relayd.daemon.net.disconnect import PeekDisconnects
 from relayd.daemon.net.stream import PlainStream
 
 # How much of an unread body is read and thrown away to keep a connection; a longer one closes it.
@@ -25,7 +26,7 @@ LINGER = 1.0
 class Edge:
     """What all connections of one server share."""
 
-    disconnects: Disconnects
+    disconnects: PeekDisconnects = attrs.field(factory=PeekDisconnects)
     draining: bool = False
     _second: int | None = None
     _date: bytes = b""
@@ -65,9 +66,18 @@ class ClientConnection:
         self.expired = True
         self.scope.cancel()
 
+    def notice_leaving(self, left: Callable[[], None] | None) -> None:
+        """Have `left` called once, as soon as the client disconnects (FIN, also half-close, or RST); None: no more."""
+        if self.stream.on_hangup(left):
+            return
+        if left is None:
+            self.edge.disconnects.discard(self.stream.sock)
+        else:
+            self.edge.disconnects.add(self.stream.sock, left)
+
     def close(self) -> None:
         """Close now; idempotent."""
-        self.edge.disconnects.discard(self.stream.sock)
+        self.notice_leaving(None)
         self.stream.close()
 
     async def linger(self) -> None:

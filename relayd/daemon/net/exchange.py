@@ -24,6 +24,7 @@ import trio
 from relayd.config import snapshot
 from relayd.daemon.net.connection import LINGER, UNREAD_LIMIT, ClientConnection
 from relayd.wire.call import Reply
+from relayd.wire.content_coding import coding_of, unsupported
 from relayd.wire.h1 import CONTINUE, LAST_CHUNK, ChunkedDecoder, FramingError, bodyless, chunk, response_head
 from relayd.wire.http import HeaderPairs, RequestHead
 from relayd.wire.refusal import Refusal
@@ -85,19 +86,25 @@ class Exchange:
 
     # Reading
 
-    async def body(self, limit: int, took: Callable[[int], None] = lambda size: None) -> bytes:
-        """The whole request body. A client that waits for `100 Continue` gets it first.
+    async def body(
+        self, limit: int, took: Callable[[int], None] = lambda size: None, *, codings: tuple[str, ...] = ()
+    ) -> bytes:
+        """The whole request body, as it came. A client that waits for `100 Continue` gets it first.
 
         Args:
             limit: bytes; a longer body is refused, before anything is read where its length is known.
             took: told of bytes as they are kept; may refuse them.
+            codings: content codings that the caller can undo.
 
-        Raises: Refusal 413 too large; 408 no byte for `body_timeout`, or not the whole body by `body_deadline`;
-            400 chunk framing; 499 the client left (`gone` is True); what `took` raises. RuntimeError when the body was
-            asked for before.
+        Raises: Refusal 413 too large; 415 another coding; 408 no byte for `body_timeout`, or not the whole body by
+            `body_deadline`; 400 chunk framing; 499 the client left (`gone` is True); what `took` raises. RuntimeError
+            when the body was asked for before.
         """
         if self._begun_body:
             raise RuntimeError("the body was read before")
+        coding = coding_of(self.head.headers)
+        if coding and coding not in codings:
+            raise unsupported(coding, codings)
         self._begun_body = True
         length = self.head.content_length
         if length is not None and length > limit:
@@ -113,13 +120,14 @@ class Exchange:
         took(min(len(have), length))
         if len(have) < length:
             await self._send_continue()
-            gathered = bytearray(have)
+            pieces, missing = [have], length - len(have)
             connection.buffer = b""
-            while (missing := length - len(gathered)) > 0:
+            while missing > 0:
                 data = await self._more()
                 took(min(len(data), missing))
-                gathered += data
-            have = bytes(gathered)
+                pieces.append(data)
+                missing -= len(data)
+            have = b"".join(pieces)
         if len(have) == length:
             connection.buffer = b""
             return have
@@ -271,10 +279,10 @@ class Exchange:
 
     # Disconnects
 
-    def watch(self) -> AbstractContextManager[trio.CancelScope]:
+    def watch(self, deadline: float = math.inf) -> AbstractContextManager[trio.CancelScope]:
         """The body of the `with` is cancelled as soon as the client disconnects (FIN, also half-close, or RST), and
-        `gone` becomes True. One watch at a time."""
-        return _Watch(self)
+        `gone` becomes True; also at `deadline`, on trio's clock. One watch at a time."""
+        return _Watch(self, deadline)
 
     def _client_left(self) -> None:
         self.gone = True
@@ -418,9 +426,9 @@ class _Watch:
 
     __slots__ = ("_exchange", "_scope")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, deadline: float) -> None:
         self._exchange = exchange
-        self._scope = trio.CancelScope()
+        self._scope = trio.CancelScope(deadline=deadline)
 
     def __enter__(self) -> trio.CancelScope:
         exchange = self._exchange
@@ -430,7 +438,7 @@ class _Watch:
         if exchange.gone or exchange._stream.fileno() < 0:
             self._scope.cancel()
         else:
-            exchange._connection.edge.disconnects.add(exchange._stream.sock, exchange._client_left)
+            exchange._connection.notice_leaving(exchange._client_left)
         return self._scope.__enter__()
 
     def __exit__(
@@ -438,7 +446,7 @@ class _Watch:
     ) -> bool | None:
         exchange = self._exchange
         exchange._scope = None
-        exchange._connection.edge.disconnects.discard(exchange._stream.sock)
+        exchange._connection.notice_leaving(None)
         return self._scope.__exit__(kind, error, trace)
 
 

@@ -11,6 +11,8 @@ import socket
 import stat
 from collections.abc import Mapping, Sequence
 
+from relayd.daemon.net.port_owner import advice, owner_of_port
+
 Sockets = dict[str, list[socket.socket]]  # by the address that they listen on
 
 # Linux cuts it to net.core.somaxconn (4096 since 5.4); a burst of reconnecting clients should fit.
@@ -29,7 +31,10 @@ def open_listener(address: str) -> list[socket.socket]:
             return [open_unix(address.removeprefix("unix:"), mode=0o660)]
         return _open_tcp(*_split(address))
     except OSError as error:
-        raise OSError(error.errno, f"{address}: cannot listen: {error.strerror or error}") from error
+        why = (error.strerror or str(error)).lower()
+        if error.errno == errno.EADDRINUSE and not address.startswith("unix:") and (port := _split(address)[1]):
+            why = f"{why}: {advice(port, owner_of_port(port), os.getpid())}"
+        raise OSError(error.errno, f"{address}: cannot listen: {why}") from error
 
 
 def open_listeners(addresses: Sequence[str]) -> Sockets:

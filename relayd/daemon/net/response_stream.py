@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httptools
 import httpx2
@@ -195,10 +195,18 @@ class ResponseStream(httpx2.AsyncByteStream):
 
     async def wait(self) -> None:
         """As `BodySource.wait`."""
+        await self.wait_within(math.inf)
+
+    async def wait_within(self, seconds: float) -> bool:
+        """As `wait`; False when there was nothing for so long."""
         if self._parts or self._ended or self._failure is not None:
             await trio.lowlevel.checkpoint()
-        else:
-            await self._connection.stream.readable()
+            return True
+        return await self._connection.stream.readable_within(seconds)
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `BodySource.carry`."""
+        await self._connection.stream.carry(turn)
 
     def close(self) -> None:
         """As `BodySource.close`."""
@@ -222,9 +230,7 @@ class ResponseStream(httpx2.AsyncByteStream):
 
     async def _wait_in_time(self) -> None:
         """As `wait`. Raises: httpx2.ReadTimeout."""
-        with trio.move_on_after(self._read_timeout) as scope:
-            await self.wait()
-        if scope.cancelled_caught:
+        if not await self.wait_within(self._read_timeout):
             raise httpx2.ReadTimeout(f"{self._connection.origin}: no byte for {self._read_timeout:g} s")
 
     async def aclose(self) -> None:

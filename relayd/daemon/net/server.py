@@ -5,7 +5,7 @@ failing connection never stops the daemon: each has a boundary of its own.
 
 Theory: one task a connection, which serves its requests one after another, so pipelined answers are in order; bytes
 of later requests stay in the kernel, where they are bounded. No task, nursery or timer a request: one sweep over all
-connections ends those that have waited too long for a head, and one task notices disconnects (disconnect.py).
+connections ends those that have waited too long for a head, and disconnects are edges of the poller (or disconnect.py).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import trio
 from relayd.config import snapshot
 from relayd.daemon.net.accepting import Acceptor
 from relayd.daemon.net.connection import LINGER, ClientConnection, Edge
-from relayd.daemon.net.disconnect import Disconnects, make_disconnects
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.net.listen import open_listener
-from relayd.daemon.net.stream import PlainStream, tune
+from relayd.daemon.net.polled_stream import open_stream
+from relayd.daemon.net.stream import tune
 from relayd.wire.call import Reply
-from relayd.wire.h1 import FramingError, find_head, parse_head, response_head
+from relayd.wire.h1 import FramingError, find_head, parse_head, path_of, response_head
 from relayd.wire.http import RequestHead
 from relayd.wire.refusal import Refusal
 
@@ -71,7 +71,6 @@ class HttpServer:
         application: serves requests.
         settings: the [server] table in force; asked afresh for each connection and request.
         most: connections that this process has descriptors for, whatever the settings allow.
-        disconnects: how a client's leaving is noticed; by default what this system does best.
     """
 
     def __init__(
@@ -80,12 +79,11 @@ class HttpServer:
         settings: Callable[[], snapshot.Server],
         *,
         most: int = sys.maxsize,
-        disconnects: Disconnects | None = None,
     ) -> None:
         self._application = application
         self._most = most
         self._settings = settings
-        self._edge = Edge(disconnects or make_disconnects())
+        self._edge = Edge()
         self._open: set[ClientConnection] = set()
         self._accepting = trio.CancelScope()
         self._listening: dict[socket.socket, trio.CancelScope] = {}
@@ -167,11 +165,12 @@ class HttpServer:
     def _admit(self, connections: trio.Nursery, sock: socket.socket, address: object) -> None:
         try:
             tune(sock, send_buffer=SEND_BUFFER)
+            stream = open_stream(sock)
         except OSError:  # reset already
             sock.close()
             return
         peer = str(address[0]) if isinstance(address, tuple) else ""
-        connection = ClientConnection(PlainStream(sock), peer, self._edge)
+        connection = ClientConnection(stream, peer, self._edge)
         self._accepted += 1
         if len(self._open) < min(self._most, self._settings().max_connections):
             self._open.add(connection)
@@ -228,10 +227,12 @@ class HttpServer:
                     if not await self._serve_request(connection, head):
                         return
         except FramingError as error:
-            await self._refuse(connection, Refusal(status=error.status, message=f"malformed request: {error.reason}"))
+            refusal = Refusal(status=error.status, message=f"malformed request: {error.reason}")
+            await self._refuse(connection, refusal, error.path)
             return
         if connection.expired and connection.buffer:
-            await self._refuse(connection, Refusal(status=408, message="the request head took too long"))
+            refusal = Refusal(status=408, message="the request head took too long")
+            await self._refuse(connection, refusal, path_of(connection.buffer))
 
     async def _next_head(self, connection: ClientConnection) -> RequestHead | None:
         """Wait for the next request. None when there will be none.
@@ -292,9 +293,9 @@ class HttpServer:
         refusal = error if isinstance(error, Refusal) else Refusal(status=500, message="internal error")
         await exchange.reply(self._application.refuse(refusal, exchange.head.path))
 
-    async def _refuse(self, connection: ClientConnection, refusal: Refusal) -> None:
+    async def _refuse(self, connection: ClientConnection, refusal: Refusal, path: str = "") -> None:
         """Our own refusal, where there is no exchange; the connection is to be closed after it."""
-        reply = self._application.refuse(refusal, "")
+        reply = self._application.refuse(refusal, path)
         date = self._edge.date()
         length = len(reply.body)
         head = response_head(reply.status, reply.headers, length=length, keep_alive=False, date=date, http_minor=1)

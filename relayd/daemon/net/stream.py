@@ -9,6 +9,7 @@ conflict detector and two checkpoints, which cost as much as the rest of the rel
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -35,8 +36,24 @@ class Stream(Protocol):
         """Wait until `recv` may have something to say. Cancellation loses nothing."""
         ...
 
+    async def readable_within(self, seconds: float) -> bool:
+        """As `readable`; False when there was nothing for so long."""
+        ...
+
     async def writable(self) -> None:
         """Wait until `send` may take something. Cancellation loses nothing."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until `recv` may have something to say or `send` may take something."""
+        ...
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """Call `turn` now and whenever there is more to read, until it returns True.
+
+        It takes all that is there. What it raises is raised here; when this is cancelled, it is called no more. It may
+        be called by another task than this one, so it is sync and asks for no current task.
+        """
         ...
 
     def close(self) -> None:
@@ -69,8 +86,32 @@ class PlainStream:
     async def readable(self) -> None:
         await trio.lowlevel.wait_readable(self.sock)
 
+    async def readable_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds) as scope:
+            await self.readable()
+        return not scope.cancelled_caught
+
     async def writable(self) -> None:
         await trio.lowlevel.wait_writable(self.sock)
+
+    async def ready(self) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def wait_readable() -> None:
+                await self.readable()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait_readable)
+            await self.writable()
+            nursery.cancel_scope.cancel()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        while not turn():
+            await self.readable()
+
+    def on_hangup(self, left: Callable[[], None] | None) -> bool:
+        """Have `left` called once, when the peer hangs up or if it has; None: no more. False: others must look."""
+        return False
 
     def close(self) -> None:
         if self.sock.fileno() >= 0:
@@ -121,6 +162,10 @@ class BodySource(Protocol):
 
     async def wait(self) -> None:
         """Wait until `take` may have something to say."""
+        ...
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `Stream.carry`; `turn` takes until there is nothing."""
         ...
 
     def close(self) -> None:

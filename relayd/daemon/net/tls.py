@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+from collections.abc import Callable
 
 import trio
 
@@ -103,7 +104,7 @@ class TlsStream:
 
     def recv(self) -> bytes | None:
         """Text that is there now. Raises: ssl.SSLEOFError when the stream was cut without close_notify."""
-        if self._verdict is None and self._pull():
+        while self._verdict is None and self._pull():  # until the inner stream is empty: it may tell of nothing twice
             text = self._decrypt()
             if text:
                 return text
@@ -148,8 +149,23 @@ class TlsStream:
         else:
             await trio.lowlevel.checkpoint()
 
+    async def readable_within(self, seconds: float) -> bool:
+        if self._verdict is None:
+            return await self._inner.readable_within(seconds)
+        await trio.lowlevel.checkpoint()
+        return True
+
     async def writable(self) -> None:
         await self._inner.writable()
+
+    async def ready(self) -> None:
+        if self._verdict is None:
+            await self._inner.ready()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        await self._inner.carry(turn)
 
     def close(self) -> None:
         """Say close_notify if the socket takes it now, wait for no answer, close."""

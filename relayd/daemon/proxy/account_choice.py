@@ -21,6 +21,7 @@ from relayd.core.balancing.affinity import Pins
 from relayd.core.balancing.explain import Block, unavailable
 from relayd.core.balancing.pool import Pool, Unavailable, refusal_of
 from relayd.core.live import Live
+from relayd.core.quota.limits import Slots
 from relayd.core.quota.reservation import account_terms
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.proxy.large_bodies import LargeBodies
@@ -100,6 +101,8 @@ class AccountChoice:
         if context.only or self.state is None:
             return True
         ceilings = account_terms(account, self.state.failsafe.lease_ms)
+        if context.counting:
+            ceilings = tuple(term for term in ceilings if not isinstance(term, Slots))
         if not ceilings:
             return True
         context.holder = f"{context.draft.call_id}.{len(context.tried)}"
@@ -118,6 +121,7 @@ class AccountChoice:
             rng=self.rng,
             affinity=context.home,
             excluded=[*context.tried, *context.barred],
+            counting=context.counting,
         )
         if not isinstance(picked, Unavailable):
             return picked.account

@@ -10,20 +10,29 @@ from collections.abc import Callable, Iterable
 import attrs
 import msgspec
 
-from relayd.core.access.model_list import find_model, usable_models
+from relayd.core.access.model_list import NOTHING_ASKED, Offers, find_model, usable_models
 from relayd.core.access.ownership import ObjectRequest
 from relayd.core.access.permissions import allow_endpoint
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.key_usage import usage_of
+from relayd.daemon.proxy.own_address import own_address
 from relayd.daemon.proxy.reply import ReplyWriter, preflight
-from relayd.daemon.proxy.routes import MESSAGES, Local, Models, OwnUsage, find, local, speaks_openai
+from relayd.daemon.proxy.routes import MESSAGES, Local, Models, OwnUsage, find, local
+from relayd.daemon.proxy.signs_of_life import SignsOfLife
 from relayd.daemon.store.state_client import StateClient
 from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
+from relayd.wire.api_paths import speaks_openai
 from relayd.wire.call import Call, Reply
 from relayd.wire.openai import shapes as openai_shapes
 from relayd.wire.refusal import Refusal
+
+WEBSOCKET = Refusal(
+    status=426,
+    message="WebSockets are not spoken here: ask by HTTP, and for a stream of events",
+    code="upgrade_required",
+)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -33,6 +42,7 @@ class PublicApp:
     Args:
         state: what keys have used; None where nothing is counted.
         known_models: ids of models that exist (those with a price).
+        offers: what the upstreams of accounts list.
         unready: what keeps calls from being served here; () for nothing.
         draining: whether /readyz sends load balancers elsewhere.
     """
@@ -40,15 +50,19 @@ class PublicApp:
     calls: CallServer
     objects: BatchesAndFiles
     replies: ReplyWriter
+    signs: SignsOfLife
     state: StateClient | None
     known_models: Callable[[], Iterable[str]]
+    offers: Callable[[], Offers] = lambda: NOTHING_ASKED
     unready: Callable[[], tuple[str, ...]] = tuple
     draining: bool = False
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer one request."""
         head = exchange.head
-        if head.method == "HEAD":
+        if head.websocket:
+            await exchange.reply(self._readable(exchange, self.refuse(WEBSOCKET, head.path)))
+        elif head.method == "HEAD":
             await exchange.reply(self._with_ids(Reply(status=200, headers=[], body=b"")))
         elif head.method == "OPTIONS":
             await exchange.reply(self._with_ids(preflight(head, self.replies.origins())))
@@ -63,7 +77,7 @@ class PublicApp:
             return
         match target:
             case Local():
-                await exchange.reply(self._with_ids(local(target, draining=self.draining, unready=self.unready)))
+                await exchange.reply(self._with_ids(self._local(exchange, target)))
             case Models():
                 await self._models(exchange, target)
             case OwnUsage():
@@ -72,6 +86,10 @@ class PublicApp:
                 await self.objects.serve(exchange, target)
             case _:
                 await self.calls.serve_call(exchange, target)
+
+    def _local(self, exchange: Exchange, target: Local) -> Reply:
+        address = own_address(exchange.head, exchange.peer, self.replies.live.snapshot)
+        return local(target, draining=self.draining, unready=self.unready, address=address)
 
     async def _models(self, exchange: Exchange, asked: Models) -> None:
         try:
@@ -96,12 +114,12 @@ class PublicApp:
         snapshot, key = self.calls.identify(exchange, draft)
         allow_endpoint(Call(endpoint="models"), key)
         if asked.one:
-            found = find_model(asked.one, key, snapshot)
+            found = find_model(asked.one, key, snapshot, self.known_models(), self.offers())
             if found is None:
                 raise Refusal(status=404, message=f"model: {ascii(asked.one[:100])[1:-1]}", param="model")
             body = msgspec.json.encode(openai_shapes.model_object(found) if asked.openai else model_object(found))
         else:
-            entries = usable_models(key, snapshot, self.known_models())
+            entries = usable_models(key, snapshot, self.known_models(), self.offers())
             body = self._page(entries, asked, exchange.head.query)
         return Reply(status=200, headers=[JSON, *self.replies.ids(draft.call_id, draft.revision)], body=body)
 

@@ -27,6 +27,7 @@ from relayd.daemon.proxy.account_choice import AccountChoice
 from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, AccountRequests
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.proxy.reply import ReplyWriter
+from relayd.daemon.proxy.signs_of_life import SignsOfLife
 
 log = logging.getLogger("relayd")
 
@@ -44,6 +45,7 @@ class Attempts:
     choice: AccountChoice
     requests: AccountRequests
     replies: ReplyWriter
+    signs: SignsOfLife
     wall: Callable[[], float]
     rng: random.Random
     budget: RetryBudget = attrs.field(factory=RetryBudget)
@@ -73,22 +75,22 @@ class Attempts:
     async def _attempt(self, context: CallContext, account: Account, snapshot: Snapshot) -> Retry | None:
         """Try one account. None when the client has its answer, else why another try is worth while."""
         plan = context.plan
-        lease = self.pool.begin(account.id, plan.limited_model, self.wall())
+        lease = self.pool.begin(account.id, plan.limited_model, self.wall(), counting=context.counting)
         began = context.asked_at = trio.current_time()
         answer: AccountAnswer | None = None
         try:
-            answer = await self.requests.ask(
-                AccountRequest(
-                    plan=plan,
-                    account=account,
-                    client=context.client,
-                    snapshot=snapshot,
-                    attempt=len(context.tried) - 1,
-                    repeatable=not context.creates,
-                    heard=context.suspects.heard,
-                    unsigned=None if context.translator is None else context.translator.unsigned,
-                )
+            request = AccountRequest(
+                plan=plan,
+                account=account,
+                client=context.client,
+                snapshot=snapshot,
+                attempt=len(context.tried) - 1,
+                repeatable=not context.creates,
+                heard=context.suspects.heard,
+                unsigned=None if context.translator is None else context.translator.unsigned,
             )
+            with self.signs.awaiting(context):
+                answer = await self.requests.ask(request)
             if answer.response is not None:
                 context.draft.account = account.id
                 context.draft.sent_model = account.model_map.get(plan.model, plan.model)
@@ -135,12 +137,16 @@ class Attempts:
             return None
         if verdict.scope == "node" and not context.only:
             return verdict  # nothing was asked; whoever is next says why where nobody is
-        if self.choice.another_is_free(context) and may_retry(
-            verdict,
-            attempts_left=context.plan.attempts - len(context.tried),
-            budget=self.budget,
-            deadline=context.deadline,
-            now=trio.current_time(),
+        if (
+            not context.early
+            and self.choice.another_is_free(context)
+            and may_retry(
+                verdict,
+                attempts_left=context.plan.attempts - len(context.tried),
+                budget=self.budget,
+                deadline=context.deadline,
+                now=trio.current_time(),
+            )
         ):
             return verdict
         if answer.response is None or not verdict.relayable or answer.response.body.cut:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
 from relayd.core.access.body_budget import BodyBudget
+from relayd.core.access.model_list import NOTHING_ASKED, Offers
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
@@ -24,10 +25,12 @@ from relayd.daemon.proxy.app import PublicApp
 from relayd.daemon.proxy.attempts import Attempts
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
+from relayd.daemon.proxy.kept_items import KeptItems
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.object_lists import ObjectLists
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
+from relayd.daemon.proxy.signs_of_life import SignsOfLife
 from relayd.daemon.store.state_client import StateClient
 
 
@@ -42,6 +45,7 @@ def build_proxy(
     keeper: OAuthKeeper | None,
     record: Callable[[Receipt], None],
     known_models: Callable[[], Iterable[str]],
+    offers: Callable[[], Offers] = lambda: NOTHING_ASKED,
     bodies: BodyBudget,
     wall: Callable[[], float],
     new_id: Callable[[], str],
@@ -56,6 +60,7 @@ def build_proxy(
         keeper: renews tokens that an upstream no longer takes; None: nobody does.
         record: takes every receipt; sync, must not raise.
         known_models: ids of models that exist (those with a price).
+        offers: what the upstreams of accounts list.
         bodies: the memory that request bodies may take.
         wall: Unix time, s.
         new_id: a fresh call id.
@@ -65,7 +70,10 @@ def build_proxy(
     replies = ReplyWriter(live=live, large=large, wall=wall)
     requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, large=large, wall=wall)
     choice = AccountChoice(live=live, pool=pool, state=state, large=large, wall=wall, rng=rng)
-    attempts = Attempts(live=live, pool=pool, choice=choice, requests=requests, replies=replies, wall=wall, rng=rng)
+    signs = SignsOfLife(replies=replies)
+    attempts = Attempts(
+        live=live, pool=pool, choice=choice, requests=requests, replies=replies, signs=signs, wall=wall, rng=rng
+    )
     ownership = OwnershipIndex(state=state, large=large)
     names, learned = ModelNames(), LearnedUsage()
     admission = None
@@ -84,6 +92,7 @@ def build_proxy(
             wall=wall,
         ),
         ownership=ownership,
+        items=KeptItems(state=state, large=large),
         replies=replies,
         record=record,
         bodies=bodies,
@@ -94,5 +103,12 @@ def build_proxy(
     lists = ObjectLists(requests=requests, ownership=ownership, replies=replies)
     objects = BatchesAndFiles(calls=calls, ownership=ownership, lists=lists)
     return PublicApp(
-        calls=calls, objects=objects, replies=replies, state=state, known_models=known_models, unready=unready
+        calls=calls,
+        objects=objects,
+        replies=replies,
+        signs=signs,
+        state=state,
+        known_models=known_models,
+        offers=offers,
+        unready=unready,
     )

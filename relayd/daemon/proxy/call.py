@@ -25,16 +25,24 @@ from relayd.core.access.throttle import BadKeys
 from relayd.core.balancing.affinity import affinity_id
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
+from relayd.core.quota.count_estimate import estimated_count, has_no_counting
 from relayd.core.receipt import Draft, Receipt
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.accounting import CallAccounting
 from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.proxy.kept_items import KeptItems
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.ownership_index import OwnershipIndex
 from relayd.daemon.proxy.reply import ReplyWriter
-from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP
+from relayd.daemon.proxy.response import Response
+from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP, BufferedBody
+from relayd.wire.anthropic import JSON
 from relayd.wire.call import Call, Dialect
+from relayd.wire.content_coding import CODINGS, coding_of
 from relayd.wire.conversation import conversation
+from relayd.wire.http import Headers
+from relayd.wire.openai.responses import OPENAI_RESPONSES
+from relayd.wire.openai.responses_answer import ResponsesTranslator
 from relayd.wire.peek import LARGE
 from relayd.wire.refusal import Refusal
 
@@ -56,6 +64,7 @@ class CallServer:
     in_flight: InFlight
     accounting: CallAccounting
     ownership: OwnershipIndex
+    items: KeptItems
     replies: ReplyWriter
     record: Callable[[Receipt], None]
     bodies: BodyBudget
@@ -121,17 +130,20 @@ class CallServer:
     async def body(
         self, exchange: Exchange, draft: Draft, snapshot: Snapshot, key: ApiKey
     ) -> tuple[bytes, Snapshot, ApiKey]:
-        """The whole body of a request, and who sends it as the newest config has it.
+        """The whole body of a request, decoded, and who sends it as the newest config has it.
 
         The sender is asked for again, unless nothing can have changed: a body may take minutes, and a key be revoked in
         that time.
 
-        Raises: Refusal 413, 400, 408; 429, 529 where there is no room for it; what `identify` raises.
+        Raises: Refusal 413, 415, 400, 408; 429, 529 where there is no room for it; what `identify` raises.
         """
         server = snapshot.relay.server
         self.bodies.check(key, server, exchange.head.content_length or 0)
-        body = await exchange.body(server.max_request_body, partial(self.bodies.take, draft.call_id, key, server))
+        limit, took = server.max_request_body, partial(self.bodies.take, draft.call_id, key, server)
+        body = await exchange.body(limit, took, codings=CODINGS)
         draft.bytes_in = len(body)
+        if coding := coding_of(exchange.head.headers):
+            body = await self.large.decode(coding, body, limit, took)
         if self.live.snapshot is snapshot and self.wall() - draft.started < _MOMENT:
             return body, snapshot, key
         return body, *self.identify(exchange, draft)
@@ -142,6 +154,8 @@ class CallServer:
         body, snapshot, key = await self.body(exchange, draft, snapshot, key)
         if len(body) >= LARGE:
             await self.accounting.pass_in_advance(draft.call_id, dialect.endpoint, key, snapshot)
+        if dialect.name == OPENAI_RESPONSES.name:
+            body = await self.items.restored(body, key, snapshot)
         aliases = snapshot.relay.models
         call = await self.large.read(len(body), dialect.parse, exchange.head, body, now=draft.started, aliases=aliases)
         draft.model, draft.stream, draft.max_tokens = call.model[:LONGEST], call.stream, call.max_tokens
@@ -156,9 +170,27 @@ class CallServer:
             affinity=await self.large.read(len(body), _affinity, exchange, call, key, snapshot),
             keep=partial(self.ownership.keep, call.resumed.in_thread, key) if call.endpoint == "messages" else None,
         )
+        if context.counting:
+            context.amend = partial(self._counted, context)
+        translator = context.translator
+        if isinstance(translator, ResponsesTranslator) and translator.hints.store:
+            context.keep_items = partial(self.items.keep, translator.finished, key, snapshot)
         files = await self.ownership.bind(call.body, key, snapshot, call.resumed.ids())
         context.barred = {**unfit(call.named.models, snapshot), **files} if call.named.models else files
         await self.carry(context, snapshot)
+
+    async def _counted(self, context: CallContext, account: str, answer: Response) -> Response:
+        """The answer to a `count_tokens`; our own estimate where the upstream has none."""
+        inbound, body, call = answer.inbound, answer.body, context.plan.call
+        if not body.ended or not has_no_counting(inbound.status, body.data, (call.model, context.draft.sent_model)):
+            return answer
+        context.notes.append((b"relayd-estimated", b"input_tokens"))
+        data = await self.large.read(len(call.body), estimated_count, call.body)
+        return attrs.evolve(
+            answer,
+            inbound=attrs.evolve(inbound, status=200, headers=Headers([JSON])),
+            body=BufferedBody(data=data, ended=True),
+        )
 
     async def carry(self, context: CallContext, snapshot: Snapshot) -> None:
         """Deliver a call, or end it when the client leaves or the time is up. Raises: Refusal."""
@@ -166,15 +198,26 @@ class CallServer:
         async def deliver() -> None:
             await self.accounting.deliver(context, snapshot)
 
-        await self.within(context.exchange, context.draft, context.deadline, deliver)
+        try:
+            await self.within(context.exchange, context.draft, context.deadline, deliver, context)
+        except Refusal as refusal:
+            if not context.early:
+                raise
+            await self.replies.refuse_late(context, refusal)
 
     async def within(
-        self, exchange: Exchange, draft: Draft, deadline: float, serve: Callable[[], Awaitable[None]]
+        self,
+        exchange: Exchange,
+        draft: Draft,
+        deadline: float,
+        serve: Callable[[], Awaitable[None]],
+        context: CallContext | None = None,
     ) -> None:
         """Do something for a client that is still there and whose key is accepted, until a deadline.
 
         Args:
             deadline: on trio's clock, s.
+            context: of the call that is made for it; None where there is none.
         Raises: Refusal.
         """
 
@@ -189,13 +232,16 @@ class CallServer:
             draft.revoked = True
             scope.cancel()
 
-        with exchange.watch() as scope, self.in_flight.revocable(draft.key, allowed, revoke):
-            scope.deadline = deadline
+        with exchange.watch(deadline) as scope, self.in_flight.revocable(draft.key, allowed, revoke):
             await serve()
         if exchange.gone:
-            draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
+            if context is None or not context.served():
+                draft.outcome, draft.reason, draft.status = "left", "the client left", draft.status or 499
         elif scope.cancelled_caught:
-            self.replies.cut_short(exchange, draft, REVOKED if draft.revoked else TIME_IS_UP)
+            why = REVOKED if draft.revoked else TIME_IS_UP
+            if not (exchange.answered if context is None else context.answered()):
+                raise why
+            self.replies.cut_short(exchange, draft, why)
 
 
 def _affinity(exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:

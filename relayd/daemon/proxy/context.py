@@ -44,6 +44,9 @@ class CallContext:
         suspects: its failed attempts whose blame waits for what another account says.
         lost: attempts that were sent and had no answer.
         amend: given an account's id and its answer, returns the answer that goes to the client.
+        early: the client has been given a head and comments, before the upstream began to answer.
+        notes: headers in which the relay says what it did to the answer.
+        keep_items: called before the answer is whole, to keep what its client may refer to later; None keeps nothing.
         keep: given an account's id and the ids of its answer and of the container that it used, each "" where there is
             none, writes down what the upstream keeps of the call.
     """
@@ -71,4 +74,27 @@ class CallContext:
     suspects: Suspects = attrs.field(factory=Suspects)
     lost: int = 0
     amend: Amend | None = None
+    keep_items: Callable[[], None] | None = None
     keep: Keep | None = None
+    early: bool = False
+    notes: HeaderPairs = attrs.field(factory=list)
+
+    @property
+    def counting(self) -> bool:
+        """It counts tokens, and takes no place of an account's `max_concurrency`."""
+        return self.plan.call.endpoint == "count_tokens"
+
+    def answered(self) -> bool:
+        """Whether the client has been given anything of an answer; signs of life are nothing."""
+        return self.exchange.answered and not (self.early and self.stream is None)
+
+    def served(self) -> bool:
+        """Whether the client was given a stream to its last word; it may close then, and some do."""
+        return self.stream is not None and self.stream.whole
+
+    async def settle(self) -> None:
+        """What has to be done before the answer's last byte is sent."""
+        if self.keep_items is not None:
+            self.keep_items()
+        if self.before_last_byte is not None:
+            await self.before_last_byte()

@@ -28,10 +28,9 @@ from relayd.core.balancing.suspects import Suspects
 from relayd.core.live import Live
 from relayd.daemon.accounts.account_test import AccountCheck, check_account
 from relayd.daemon.proxy.attempts import tell
+from relayd.wire.current_models import SMALL
 
 LOOK = 5.0  # s between looks at what is due; short intervals are looked at more often
-# The cheapest model of the current generation; counting tokens costs nothing whatever the model is.
-MODEL = "claude-haiku-4-5"
 
 log = logging.getLogger("relayd")
 
@@ -134,4 +133,4 @@ def outcome_of(check: AccountCheck) -> Outcome:
 
 def model_for(account: Account) -> str:
     """A model that the account says it serves by name, else the default."""
-    return next((model for model in account.models if "*" not in model and "?" not in model), MODEL)
+    return next((model for model in account.models if "*" not in model and "?" not in model), SMALL)

@@ -1,5 +1,7 @@
 """Large bodies: what is computed from one runs in a thread, so that the other calls go on meanwhile.
 
+Compressed ones are decoded here, since a small one may become large.
+
 Rule: what is handed in is pure and sync; it may run to its end after the client that it was for has left.
 
 Theory: the interpreter takes turns of 5 ms between threads, so each further thread takes a share of the loop's time.
@@ -16,11 +18,13 @@ from typing import ParamSpec, TypeVar
 import attrs
 import trio
 
+from relayd.wire.content_coding import BodyDecoder, is_loaded
 from relayd.wire.peek import LARGE
 
 P = ParamSpec("P")
 T = TypeVar("T")
 AT_ONCE = 2
+PORTION = 1 << 20  # bytes that are decoded before they are counted
 
 
 @attrs.frozen(eq=False)
@@ -37,3 +41,17 @@ class LargeBodies:
         if size < LARGE:
             return act(*args, **kwargs)
         return await trio.to_thread.run_sync(partial(act, *args, **kwargs), abandon_on_cancel=True, limiter=self.places)
+
+    async def decode(self, coding: str, data: bytes, limit: int, took: Callable[[int], None]) -> bytes:
+        """A compressed body as it was before.
+
+        Args:
+            limit: bytes that it may have then.
+            took: told of bytes as they are decoded; may refuse them.
+        Raises: Refusal 400, 413; what `took` raises.
+        """
+        decoder = await self.read(0 if is_loaded(coding) else LARGE, BodyDecoder, coding, data, limit)
+        took(await self.read(len(data), decoder.run, LARGE))
+        while not decoder.ended:
+            took(await self.read(LARGE, decoder.run, PORTION))
+        return await self.read(decoder.size, decoder.whole)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.access.addresses import inside
 from relayd.core.access.ownership import ObjectRequest
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.proxy.own_address import own_address
 from relayd.daemon.proxy.routes import MESSAGES
 from relayd.wire.call import Call
 from relayd.wire.http import HeaderPairs, RequestHead
@@ -47,15 +45,7 @@ class ObjectCall:
         return Call(endpoint=asked.kind, method=head.method, path=asked.path, query=head.query, model=model, body=body)
 
 
-_HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}")
-
-
 def results_base(head: RequestHead, peer: str, snapshot: Snapshot) -> str:
-    """The batches' address as the client knows it: by its Host header, and what a trusted proxy says of the scheme."""
-    proto = head.headers.text(b"x-forwarded-proto").partition(",")[0].strip().lower()
-    trusted = not peer or inside(peer, snapshot.relay.server.trusted_proxies)
-    scheme = proto if trusted and proto in ("http", "https") else "http"
-    host = head.headers.text(b"host")
+    """The batches' address as the client knows it."""
     prefix = "/api" if head.path.startswith("/api/") else ""
-    path = f"{prefix}/v1/messages/batches"
-    return f"{scheme}://{host}{path}" if _HOST.fullmatch(host) else path
+    return f"{own_address(head, peer, snapshot)}{prefix}/v1/messages/batches"

@@ -145,7 +145,9 @@ class OwnershipIndex:
         of its answer, and the container. Raises: Refusal as `write_down` does."""
         made: list[tuple[str, KeptType]] = [(message, "threads")] if in_thread and message else []
         made += [(container, "containers")] if container else []
-        with trio.CancelScope(shield=bool(made)):  # it is kept: whoever left, its owner must find it
+        if not made:
+            return
+        with trio.CancelScope(shield=True):  # it is kept: whoever left, its owner must find it
             for name, kind in made:
                 await self.write_down(name, ownership_of(kind, account, key))
 

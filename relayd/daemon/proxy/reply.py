@@ -13,7 +13,7 @@ import trio
 
 from relayd.config.snapshot import Snapshot
 from relayd.core.live import Live
-from relayd.core.outbound import answer_headers
+from relayd.core.outbound import answer_headers, retry_advice
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.context import CallContext
@@ -21,12 +21,11 @@ from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.response import Response
 from relayd.daemon.proxy.streaming import MESSAGE_LIMIT, EventStream, pass_through
 from relayd.wire.answer import read_error
-from relayd.wire.anthropic import JSON
+from relayd.wire.anthropic import EVENT_STREAM, JSON, error_event
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
 from relayd.wire.meter import Meter
 from relayd.wire.openai.shapes import rate_headers
-from relayd.wire.plain_body import plain_bytes
 from relayd.wire.refusal import Refusal, status_of_kind
 from relayd.wire.resumed import made_by_message
 from relayd.wire.usage import usage_of_message
@@ -99,6 +98,35 @@ class ReplyWriter:
         ids = self.ids(draft.call_id, draft.revision)
         return attrs.evolve(reply, headers=[*reply.headers, *ids, *self.readable(exchange)])
 
+    # --- signs of life (signs_of_life.py)
+
+    def begin_early(self, context: CallContext) -> None:
+        """The head of a stream of which nothing has come yet. Sync."""
+        context.early, context.draft.status = True, 200
+        plain = Headers([(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")])
+        context.exchange.start(200, self._headers(context, plain))
+
+    def _told(self, context: CallContext, refusal: Refusal) -> bytes:
+        """A refusal as an event."""
+        if context.translator is not None:
+            return context.translator.fail(refusal)
+        return error_event(refusal, context.draft.upstream_request_id or context.draft.call_id)
+
+    async def _late_error(self, context: CallContext, error: bytes) -> None:
+        """An upstream's error, for a client that has its head; in the upstream's own words, where it has any."""
+        fault, status = read_error(error), context.draft.status
+        if fault is not None and context.translator is None:
+            line = error.replace(b"\r", b" ").replace(b"\n", b" ")
+            return await self._end_with(context, b"event: error\ndata: " + line + b"\n\n")
+        words = fault.message if fault is not None else f"the upstream answered with status {status}"
+        await self._end_with(context, self._told(context, Refusal(status=status, message=words)))
+
+    async def _end_with(self, context: CallContext, event: bytes) -> None:
+        if context.before_last_byte is not None:
+            await context.before_last_byte()
+        context.exchange.push(event)
+        await context.exchange.finish()
+
     # --- an upstream's answer
 
     async def send(self, context: CallContext, answer: Response, snapshot: Snapshot) -> None:
@@ -110,6 +138,10 @@ class ReplyWriter:
         draft.first_byte_at = trio.current_time()
         if body.error:  # nothing has been sent: say it with a status, which clients know how to retry
             draft.status, draft.outcome = status_of_error(body.error), "upstream"
+        if context.early and (body.error or inbound.status >= 400):
+            return await self._late_error(context, body.error or body.data)
+        if context.early and not answer.streams:
+            raise Refusal(status=502, message="the upstream answered without a stream")
         headers = self._headers(context, inbound.headers)
         if body.error:
             headers = [pair for pair in headers if pair[0] != b"content-type"] + [JSON]
@@ -131,8 +163,7 @@ class ReplyWriter:
                 await context.keep(context.draft.account, *await self.large.read(len(body), _made_by, body))
         if context.translator is not None:
             body = await self.large.read(len(body), context.translator.whole, status, body)
-        if context.before_last_byte is not None:
-            await context.before_last_byte()
+        await context.settle()
         await context.exchange.reply(Reply(status=status, headers=headers, body=body))
 
     async def _pass(self, context: CallContext, answer: Response, headers: HeaderPairs, snapshot: Snapshot) -> None:
@@ -156,14 +187,15 @@ class ReplyWriter:
             request_id=draft.upstream_request_id or draft.call_id,
             deadline=context.deadline,
             revoked=lambda: draft.revoked,
-            before_end=context.before_last_byte,
+            before_end=context.settle if context.keep_items or context.before_last_byte else None,
             unnamed=answer.body.unnamed,
         )
         if context.keep is not None and context.plan.call.resumed.in_thread:
             opening = Meter()
             opening.feed(answer.body.data)  # the client may go on after this answer as soon as it has its end
             await context.keep(draft.account, opening.message, "")
-        context.exchange.start(answer.inbound.status, headers)
+        if not context.early:
+            context.exchange.start(answer.inbound.status, headers)
         try:
             fault = await stream.run(answer.body.data, ended=answer.body.ended)
             if fault is not None:
@@ -183,7 +215,7 @@ class ReplyWriter:
         if context.translator is not None:
             pairs = context.translator.head(draft.status, pairs)
             own = rate_headers(own, self.wall())
-        pairs += own
+        pairs += own + context.notes + retry_advice(draft.status, upstream, self.wall())
         call_id = draft.call_id.encode("ascii")
         if not draft.upstream_request_id:
             pairs.append((b"request-id", call_id))
@@ -206,14 +238,23 @@ class ReplyWriter:
         exchange.withdraw()
         await exchange.reply(self.own(exchange, draft, dialect.refuse(refusal, draft.call_id)))
 
+    async def refuse_late(self, context: CallContext, refusal: Refusal) -> None:
+        """Answer with a refusal a client that has been given signs of life."""
+        draft = context.draft
+        draft.outcome, draft.status, draft.reason = "refused", refusal.status, refusal.message
+        if context.exchange.gone:
+            draft.outcome = "left"
+        elif context.answered():
+            context.exchange.abort()
+        else:
+            await self._end_with(context, self._told(context, refusal))
+
     def cut_short(self, exchange: Exchange, draft: Draft, why: Refusal) -> None:
-        """End a call that was cancelled. Raises: `why`, when the client has not been answered yet."""
-        if not exchange.answered:
-            raise why
+        """End a call that was cancelled in the middle of its answer."""
         draft.outcome, draft.reason = "cut", why.message
         exchange.abort()
 
 
 def _made_by(body: bytes) -> tuple[str, str]:
     """The ids of a whole answer and of its container, read from its plain bytes."""
-    return made_by_message(plain_bytes(body))
+    return made_by_message(body)

@@ -47,7 +47,8 @@ async def peek_response(inbound: Inbound, snapshot: Snapshot, *, expected: Expec
     if inbound.status >= 300 or expected == "any":
         error = body.data if inbound.status >= 400 else b""
         return Response(inbound=inbound, body=body, streams=False), _answered(inbound, error, None)
-    body = attrs.evolve(body, error=_hidden_error(body))
+    error = _hidden_error(body)
+    body = attrs.evolve(body, error=error) if error else body
     outcome = _answered(inbound, body.error, None, why_unfit(inbound.headers, body.data))
     return Response(inbound=inbound, body=body, streams=False), outcome
 

@@ -1,7 +1,7 @@
 """Routes: which path is spoken in which dialect, and the answers that need no upstream.
 
-Rule: exact matching on the path's own bytes. Nothing is decoded, so no spelling of a path reaches another one; the
-Host header decides nothing.
+Rule: exact matching on the canonical path (wire/api_paths.py), so that a spelling keeps every restriction of its path.
+The Host header decides nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ import msgspec
 from relayd.core.access.ownership import ObjectRequest, asked
 from relayd.daemon.log import scrub
 from relayd.wire.anthropic import JSON, Native
+from relayd.wire.api_paths import canonical, meant
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import RequestHead
 from relayd.wire.openai.chat import OPENAI_CHAT
-from relayd.wire.openai.responses import OPENAI_RESPONSES
+from relayd.wire.openai.responses import OPENAI_COMPACT, OPENAI_COUNT, OPENAI_RESPONSES
 from relayd.wire.refusal import Refusal
 
 MESSAGES = Native()
 COUNT_TOKENS = Native(endpoint="count_tokens", path="/v1/messages/count_tokens")
 
-_OPENAI = ("/v1", "/openai/v1", "/openai/claude/v1")
+_OPENAI = ("/v1", "/openai/v1")
 # What is posted where, by canonical path.
 DIALECTS: Mapping[str, Dialect] = {
     "/v1/messages": MESSAGES,
     "/v1/messages/count_tokens": COUNT_TOKENS,
     **{f"{base}/chat/completions": OPENAI_CHAT for base in _OPENAI},
     **{f"{base}/responses": OPENAI_RESPONSES for base in _OPENAI},
+    **{f"{base}/responses/compact": OPENAI_COMPACT for base in _OPENAI},
+    **{f"{base}/responses/input_tokens": OPENAI_COUNT for base in _OPENAI},
 }
 
 
@@ -61,12 +64,7 @@ _LOCAL = {
     "/livez": Local(name="live"),
     "/readyz": Local(name="ready"),
 }
-
-
-def canonical(path: str) -> str:
-    """A path without the prefixes that base URLs bring along: `/api`, and a `/v1` that was given twice."""
-    path = path.removeprefix("/api") if path.startswith("/api/") else path
-    return path.replace("/v1/v1/", "/v1/", 1)
+KNOWN = (*DIALECTS, "/v1/models", "/openai/v1/models", "/v1/messages/batches", "/v1/files", "/usage", *_LOCAL)
 
 
 def find(head: RequestHead) -> Target:
@@ -75,6 +73,8 @@ def find(head: RequestHead) -> Target:
     Raises: Refusal 404 for an unknown path, 405 (with `allow`) for a wrong method.
     """
     path = canonical(head.path)
+    if path == "/" != head.path and head.method != "GET":
+        raise unknown(head.path)  # a base URL, without what is asked for
     if path in _LOCAL:
         _allow(head, "GET")
         return _LOCAL[path]
@@ -94,15 +94,19 @@ def find(head: RequestHead) -> Target:
 
 
 def _models(head: RequestHead, path: str) -> Models:
-    for prefix, openai in (
-        ("/v1/models", "anthropic-version" not in _names(head)),
-        ("/openai/v1/models", True),
-        ("/openai/claude/v1/models", True),
-    ):
+    for prefix, openai in (("/v1/models", "anthropic-version" not in _names(head)), ("/openai/v1/models", True)):
         if path == prefix or (path.startswith(prefix + "/") and path.count("/") == prefix.count("/") + 1):
             _allow(head, "GET")
             return Models(one=path[len(prefix) + 1 :], openai=openai)
-    raise Refusal(status=404, message=f"unknown path {scrub(ascii(head.path[:200])[1:-1])}", code="unknown_path")
+    raise unknown(head.path)
+
+
+def unknown(path: str) -> Refusal:
+    """The refusal of a path that nothing serves; it says which was probably meant."""
+    guess = meant(path, KNOWN)
+    hint = f"did you mean {guess}?" if guess else "GET / says where to point a client"
+    message = f"unknown path {scrub(ascii(path[:200])[1:-1])} ({hint})"
+    return Refusal(status=404, message=message, code="unknown_path")
 
 
 def _names(head: RequestHead) -> set[str]:
@@ -119,13 +123,7 @@ def _allow(head: RequestHead, *methods: str) -> None:
         )
 
 
-def speaks_openai(path: str) -> bool:
-    """Whether a path's clients expect OpenAI's error shape."""
-    path = canonical(path)
-    return path.startswith("/openai/") or path in ("/v1/chat/completions", "/v1/responses")
-
-
-def local(target: Local, *, draining: bool, unready: Callable[[], Sequence[str]] = tuple) -> Reply:
+def local(target: Local, *, draining: bool, unready: Callable[[], Sequence[str]] = tuple, address: str = "") -> Reply:
     """Health and the root page.
 
     `/livez` says that the loop turns; `/readyz` is 503 while the daemon drains, or cannot serve, so that load balancers
@@ -133,15 +131,28 @@ def local(target: Local, *, draining: bool, unready: Callable[[], Sequence[str]]
 
     Args:
         unready: what keeps calls from being served here, in words that anybody may read.
+        address: of this relay, as the client knows it.
     """
     if target.name == "root":
-        return _json(200, {"name": "relayd", "docs": "point ANTHROPIC_BASE_URL or an OpenAI base URL here"})
+        return _root(address)
     if target.name == "live":
         return _json(200, {"status": "alive"})
     if target.name != "ready" or draining:
         return _json(503 if target.name == "ready" else 200, {"status": "draining" if draining else "ok"})
     reasons = list(unready())
     return _json(503, {"status": "unready", "reasons": reasons}) if reasons else _json(200, {"status": "ok"})
+
+
+def _root(address: str) -> Reply:
+    """What this is and where to point a client: JSON, in three lines for a person."""
+    about = {"name": "relayd", "docs": "a relay for the Claude API; its keys (sk-relay-...) come from whoever runs it"}
+    lines = (
+        about,
+        {"anthropic": f"ANTHROPIC_BASE_URL={address}/api"},
+        {"openai": f"OPENAI_BASE_URL={address}/openai/v1"},
+    )
+    reply = _json(200, {})
+    return attrs.evolve(reply, body=b"{%b}\n" % b",\n ".join(msgspec.json.encode(line)[1:-1] for line in lines))
 
 
 def _json(status: int, body: Mapping[str, object]) -> Reply:

@@ -4,8 +4,10 @@ Rule: no decision about accounts is taken here, and no event is decoded. From th
 failover; a body that ends before its time ends with an error in the client's words, never neatly.
 
 Theory: between two waits everything is sync: take what the upstream has sent, let the meter look at it, hand it to the
-client's socket. Waits lose nothing when they are cancelled, so one deadline per silence (not per chunk) is enough:
-when it fires, the loop looks how long it has really been silent and goes on.
+client's socket. So the source itself carries a stream (`Stream.carry`), and the stream's task sleeps until there is
+something to decide: the end, an error, silence, a client that is slower than the upstream. Waits lose nothing when they
+are cancelled, so one deadline per silence (not per chunk) is enough: when it fires, the loop looks how long it has
+really been silent and goes on.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ FIRST_EVENT_LIMIT = 64 << 10
 # An event that has not come whole waits here up to this size: clients act on whole events, and half a one, left behind
 # by a cut, is what no SDK can decode. Events are some hundred bytes, those with documents up to some hundred thousand.
 HALF_LIMIT = 256 << 10
+
+# How nearly every stream begins.
+_USUAL = b"event: message_start\ndata: {"
 
 COMMENT = b": keep-alive\n\n"
 CUT = Refusal(status=502, message="the upstream broke off its answer", code="upstream_cut")
@@ -96,6 +101,8 @@ async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody
             if not more:
                 return BufferedBody(data=data, ended=True), ""
             data += more
+            if _begins_as_usual(data):
+                return BufferedBody(data=data), "message_start"
             for event in decoder.feed(more):
                 name = event_name(event)
                 if name not in ("ping", ""):
@@ -106,6 +113,12 @@ async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody
     except httpx2.TransportError as error:
         return BufferedBody(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
     return BufferedBody(data=data), "unknown"
+
+
+def _begins_as_usual(data: bytes) -> bool:
+    """Whether the first event is a whole `message_start` of one line of data, which says nothing that decides."""
+    end = data.find(b"\n", len(_USUAL))
+    return end > 0 and data.startswith(_USUAL) and data.startswith(b"\n\n", end)
 
 
 async def _next(source: BodySource, patience: float) -> bytes:
@@ -135,6 +148,9 @@ class EventStream:
         revoked: whether whoever cancels does so because the key is no longer accepted.
         before_end: awaited once the upstream has said its last word, before the client hears it.
         unnamed: as in BufferedBody; the meter is told the names, the client gets the bytes as they are.
+
+    Attributes:
+        whole: the client's kernel has the last word of it; Codex closes then, and does not wait for the end.
     """
 
     exchange: Exchange
@@ -148,8 +164,10 @@ class EventStream:
     revoked: Callable[[], bool] = lambda: False
     before_end: Callable[[], Awaitable[None]] | None = None
     unnamed: bool = False
+    whole: bool = attrs.field(default=False, init=False)
     heard: float = attrs.field(default=0.0, init=False)  # when the upstream last sent a byte
     _over: bool = attrs.field(default=False, init=False)  # the upstream has ended it, or went silent
+    _at_end: bool = attrs.field(default=False, init=False)  # all of it has been taken
     _last: bytes = attrs.field(default=b"", init=False)  # what waits for before_end
     _spoken: float = 0.0  # when the client was last sent one
     _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
@@ -200,6 +218,7 @@ class EventStream:
         while not ended:
             if self.exchange.pending:
                 await self.exchange.flush()  # outside the scope: a slow client is not a silent upstream
+                self._see_whether_whole()
                 self.heard = trio.current_time()
             if self.exchange.gone:
                 return None
@@ -221,17 +240,20 @@ class EventStream:
 
         Raises: httpx2.TransportError.
         """
+        await self.source.carry(self._carry_on)
+        return self._at_end
+
+    def _carry_on(self) -> bool:
+        """Pass on what is there; whether there is something to decide. As `Stream.carry` asks of its function."""
         source = self.source
-        while True:
-            data = source.take()
-            if data is None:
-                await source.wait()
-            elif data:
-                self.heard = trio.current_time()
-                if not self._forward(data):
-                    return False
-            else:
+        while (data := source.take()) is not None:
+            if not data:
+                self._at_end = True
                 return True
+            self.heard = trio.current_time()
+            if not self._forward(data):
+                return True
+        return False
 
     def _forward(self, data: bytes) -> bool:
         self.meter.feed(self._named(data) if self.unnamed else data)
@@ -242,7 +264,16 @@ class EventStream:
         if data and self.before_end is not None and self.meter.finished:
             self._last += data
             return False
-        return self.exchange.push(data) if data else True
+        if not data:
+            return True
+        taken = self.exchange.push(data)
+        self._see_whether_whole()
+        return taken
+
+    def _see_whether_whole(self) -> None:
+        exchange = self.exchange
+        if self.meter.finished and not (self._half or self._last or exchange.pending or exchange.gone):
+            self.whole = True
 
     async def _let_go(self) -> None:
         """Send the end, once what has to be done before has been done."""
@@ -251,6 +282,7 @@ class EventStream:
             before, self.before_end = self.before_end, None
             await before()
         self.exchange.push(last)
+        self._see_whether_whole()
 
     def _named(self, data: bytes) -> bytes:
         """The events that are complete by now, with their names."""

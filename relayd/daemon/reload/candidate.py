@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import attrs
 
+from relayd.config.changes import Changes
 from relayd.config.compile import Compiled, Memo, compile_tree, deny_of
-from relayd.config.diff import Changes, diff, model_digest
-from relayd.config.guard import held
+from relayd.config.diff import diff, model_digest
+from relayd.config.guard import held, taken_out
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import FileCache, Tree, Unstable, read_coherent, signature
@@ -152,15 +153,18 @@ class Inspector:
         examined: the tree's stat signature just before the last reading; None when there is reason to look again.
         denied: deny.toml as it was last read.
         realm: one that was accepted, and takes effect with a restart; the guard does not ask for it again.
+        places: what a tree names of this node and may not.
     """
 
     reader: Reader
     clock: Callable[[], float]
     credentials: Credentials
+    places: Callable[[Mapping[str, bytes], Snapshot], Iterable[Problem]] = lambda files, snapshot: ()
     memo: Memo = attrs.field(factory=Memo)
     examined: object = None
     denied: Deny = attrs.field(factory=Deny)
     realm: str = ""
+    _beside: tuple[Snapshot, Inspection] | None = attrs.field(default=None, init=False, repr=False)
 
     def touched(self, sign: object) -> bool:
         """Whether a stat signature is reason to read the tree."""
@@ -181,11 +185,13 @@ class Inspector:
         known: str = "",
         *,
         thorough: bool = False,
+        revoked: Iterable[str] = (),
         deny_first: Callable[[Deny], None] = lambda deny: None,
     ) -> Inspection | Unstable:
         """Read the tree and compile it, unless its digest is `known`.
 
         Args:
+            revoked: what was taken out by name; see `guard.taken_out`.
             deny_first: told of deny.toml before anything else is made of the tree: whom it refuses does not wait for
                 thousands of other files.
         """
@@ -200,18 +206,39 @@ class Inspector:
         deny, why = understood_deny(tree.files, tree.problems)
         if deny is not None:
             deny_first(deny)
-        return attrs.evolve(self.compile(tree, running, began), deny=deny, deny_problem=why)
+        return attrs.evolve(self.compile(tree, running, began, revoked), deny=deny, deny_problem=why)
 
-    def compile(self, tree: Tree, running: Snapshot, began: float | None = None) -> Inspection:
-        """What a tree means, and what it would change. Nothing is said of deny.toml alone."""
+    def inspect_beside(self, running: Snapshot, directory: Path) -> Inspection | Unstable:
+        """What another directory than our tree holds, in which nobody writes any more."""
+        reader = self.reader
+        if not isinstance(reader, TreeReader):
+            reader = TreeReader(tree=directory, wall=reader.wall, patience=0.0, quiet=0.0)
+        tree = attrs.evolve(reader, tree=directory, quiet=0.0).read()
+        if isinstance(tree, Unstable):
+            return tree
+        inspection = self.compile(tree, running)
+        self._beside = running, inspection
+        return inspection
+
+    def compile(
+        self, tree: Tree, running: Snapshot, began: float | None = None, revoked: Iterable[str] = ()
+    ) -> Inspection:
+        """What a tree means, and what it would change. Nothing is said of deny.toml alone.
+
+        A tree that was inspected beside ours, and has come into its place since, is not compiled again.
+        """
         read = self.clock()
+        beside, self._beside = self._beside, None
+        if beside is not None and not revoked and beside[0] is running and _same_bytes(beside[1].tree, tree):
+            seconds = {"read": read - (began if began is not None else read), "compile": 0.0, "diff": 0.0}
+            return attrs.evolve(beside[1], tree=tree, seconds=seconds)
         compiled = compile_tree(tree.files, memo=self.memo, reading=tree.problems)
         compiled_at = self.clock()
         seconds = {"read": read - (began if began is not None else read), "compile": compiled_at - read}
         if compiled.snapshot is None:
             return Inspection(tree=tree, compiled=compiled, seconds=seconds)
         changes = self.credentials.remark(diff(running, compiled.snapshot), running, compiled.snapshot)
-        reasons = held(self._of_realm(running), compiled.snapshot, changes, digest=tree.digest)
+        reasons = held(taken_out(self._of_realm(running), revoked), compiled.snapshot, changes, digest=tree.digest)
         model = model_digest(compiled.snapshot)
         seconds["diff"] = self.clock() - compiled_at
         return Inspection(
@@ -237,3 +264,7 @@ class Inspector:
         if not self.realm:
             return running
         return attrs.evolve(running, relay=attrs.evolve(running.relay, realm=self.realm))
+
+
+def _same_bytes(one: Tree, other: Tree) -> bool:
+    return (one.digest, one.problems) == (other.digest, other.problems) and one.files == other.files

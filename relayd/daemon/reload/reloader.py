@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import assert_never
 
 import attrs
@@ -26,11 +27,13 @@ from relayd.core.transition import added, keep_running
 from relayd.daemon.accounts.node_defects import NodeDefects
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.candidate import Inspection, Inspector
+from relayd.daemon.reload.examination import examine, judged
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.prepare import Preparation, Unprepared
 from relayd.daemon.reload.record import ConfigOrigin, ReloadRecord, kept_back, origin_of
 from relayd.daemon.reload.requests import (
     BY_ITSELF,
+    Examine,
     Operation,
     Reload,
     ReloadOutcome,
@@ -108,11 +111,13 @@ class Reloader:
                 case Resume():
                     await trio.to_thread.run_sync(self.history.hold, 0)
                     self.record.hold = 0
+                case Examine():
+                    request.answer(await self._examine(request.operation))
                 case Reload():
                     pass
                 case _:
                     assert_never(request.operation)
-        following = [request for request in requests if not isinstance(request.operation, Rollback)]
+        following = [request for request in requests if not isinstance(request.operation, Rollback | Examine)]
         if following:
             await self._fetch(following)
             await self._follow(following)
@@ -126,13 +131,23 @@ class Reloader:
             meant = [one.accept for one in operations if isinstance(one, Reload) and one.accept and not one.dry_run]
             await self.source.refresh(tuple(meant))
 
+    async def _examine(self, operation: Examine) -> ReloadResult:
+        """What another tree would come to."""
+        look = partial(examine, self.inspector, self.live.snapshot, Path(operation.tree))
+        examined = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        if isinstance(examined, Unstable):
+            return attrs.evolve(self._result("busy", reasons=(examined.reason,)), dry_run=True)
+        return judged(examined, self._result("applied", examined.inspection), operation.accept)
+
     async def _follow(self, requests: list[ReloadRequest]) -> None:
         """Read the tree and do what the requests want with it."""
         by_hand = any(request.trigger not in BY_ITSELF for request in requests)
         thorough = any(request.trigger == "hash" for request in requests)
         known = "" if by_hand else self.record.last_digest
-        inspect = partial(self.inspector.inspect, self.live.snapshot, known, thorough=thorough)
-        if any(_acts_on_any_tree(request.operation) for request in requests):
+        operations = [request.operation for request in requests]
+        revoked = [name for one in operations if isinstance(one, Reload) for name in one.revoked]
+        inspect = partial(self.inspector.inspect, self.live.snapshot, known, thorough=thorough, revoked=revoked)
+        if any(_acts_on_any_tree(operation) for operation in operations):
             inspect = partial(inspect, deny_first=lambda deny: trio.from_thread.run_sync(self._deny_at_once, deny))
         inspection = await trio.to_thread.run_sync(inspect, abandon_on_cancel=True)
         if isinstance(inspection, Unstable):

@@ -15,7 +15,7 @@ from typing import Literal
 import attrs
 import trio
 
-from relayd.config.diff import Changes
+from relayd.config.changes import Changes
 from relayd.config.guard import LEAST_DIGITS, accepts
 from relayd.config.problems.problem import Problem
 from relayd.config.source.tree import Tree
@@ -36,11 +36,13 @@ class Reload:
         accept: digest of a tree that the guard holds and that is to be applied all the same.
         expect: digest or commit that the tree must have; with another one nothing is applied.
         dry_run: say what would happen.
+        revoked: what somebody took out by name, such as "key alice": that is not what the guard is for.
     """
 
     accept: str = ""
     expect: str = ""
     dry_run: bool = False
+    revoked: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +58,20 @@ class Resume:
     """End a rollback: follow the tree again."""
 
 
-Operation = Reload | Rollback | Resume
+@attrs.frozen(kw_only=True)
+class Examine:
+    """Say what would become of a tree that is not in place yet; nothing follows from it.
+
+    Args:
+        tree: its directory, which lies beside the one that the daemon's tree is a link to.
+        accept: digest of a tree that the guard holds and that is meant.
+    """
+
+    tree: str = ""
+    accept: str = ""
+
+
+Operation = Reload | Rollback | Resume | Examine
 
 
 @attrs.frozen(kw_only=True)

@@ -56,20 +56,21 @@ from relayd.wire.openai.request import (
 )
 from relayd.wire.openai.shapes import Hints, refuse
 from relayd.wire.openai.turns import made_id
+from relayd.wire.openai.web_search import SEARCHES, search_tool
 from relayd.wire.peek import wide_bytes
 from relayd.wire.refusal import Refusal
 
 # Without a counterpart, and what OpenAI does when they are absent.
 _IGNORED: dict[str, object] = {
     "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": None, "seed": None, "metadata": None, "store": False,
-    "prediction": None, "verbosity": "medium", "service_tier": "auto", "moderation": None, "web_search_options": None,
+    "prediction": None, "verbosity": "medium", "service_tier": "auto", "moderation": None,
     "prompt_cache_options": None, "prompt_cache_retention": None,
 }  # fmt: skip
 _KNOWN = frozenset(_IGNORED) | {
     "messages", "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p",
     "top_k", "stop", "n", "logprobs", "top_logprobs", "audio", "modalities", "tools", "tool_choice", "functions",
     "function_call", "parallel_tool_calls", "response_format", "reasoning_effort", "thinking", "cache_control", "user",
-    "safety_identifier", "prompt_cache_key", "include_reasoning", "reasoning",
+    "web_search_options", "safety_identifier", "prompt_cache_key", "include_reasoning", "reasoning",
 }  # fmt: skip
 
 
@@ -226,7 +227,15 @@ def _collect_tools(draft: RequestDraft, fields: Json) -> bool:
         draft.parallel = False  # that form has room for one call
         return True
     for index, item in enumerate(a_list(fields.get("tools") or [], "tools")):
-        draft.tools.append(_tool(an_object(item, f"tools[{index}]"), f"tools[{index}]"))
+        tool, where = an_object(item, f"tools[{index}]"), f"tools[{index}]"
+        kind = tool.get("type")
+        searches = isinstance(kind, str) and kind.startswith(SEARCHES)
+        made = search_tool(draft, tool, where) if searches else _tool(tool, where)
+        draft.tools += [made] if made else []
+    options = fields.get("web_search_options")
+    if options is not None and all(tool.get("name") != SEARCHES for tool in draft.tools):
+        found = search_tool(draft, an_object(options, "web_search_options"), "web_search_options")
+        draft.tools += [found] if found else []
     _collect_choice(draft, fields.get("tool_choice"))
     return False
 

@@ -19,6 +19,7 @@ from relayd.wire.answer import (
     BlockDelta,
     BlockStart,
     BlockStop,
+    Citation,
     ContentBlock,
     Delta,
     ErrorEvent,
@@ -50,6 +51,7 @@ from relayd.wire.openai.shapes import (
     unreadable,
     upstream_error,
 )
+from relayd.wire.openai.web_search import chat_annotations
 from relayd.wire.refusal import Refusal
 from relayd.wire.sse import EventDecoder, TooLong
 
@@ -130,6 +132,9 @@ def _message(blocks: list[ContentBlock], message: Message, hints: Hints) -> tupl
         said["reasoning_content"] = thinking
     if hints.reasoning:
         said |= thought_fields(blocks)
+    found = _cited(blocks, hints)
+    if found:
+        said["annotations"] = found
     if calls and hints.legacy:
         said["function_call"] = calls[0]["function"]
     elif calls:
@@ -142,6 +147,18 @@ def _text(blocks: list[ContentBlock], hints: Hints) -> str:
     if hints.unwrap:
         return "".join(block.input_text for block in blocks if hints.unwraps(block.name))
     return "".join(block.text or "" for block in blocks if block.type == "text")
+
+
+def _cited(blocks: list[ContentBlock], hints: Hints) -> list[dict[str, Any]]:
+    """What stretches of the text rest on."""
+    found: list[dict[str, Any]] = []
+    start = 0
+    for block in blocks if not hints.unwrap else ():
+        if block.type == "text":
+            end = start + len(block.text or "")
+            found += chat_annotations(block.citations or (), start, end)
+            start = end
+    return found
 
 
 def _call(block: ContentBlock) -> dict[str, Any]:
@@ -176,6 +193,8 @@ class _OpenBlock:
     fed: bool = False  # some of the input has been passed on
     thought: ContentBlock | None = None  # thinking, as far as it has come
     pieces: list[str] = attrs.field(factory=list)  # of its text
+    start: int = 0  # of a text, where in the message it begins
+    citations: list[Citation] = attrs.field(factory=list)
 
 
 def _think(block: _OpenBlock, delta: Delta) -> None:
@@ -195,6 +214,7 @@ class ChatStream:
     _after: bytes = attrs.field(default=b"", init=False)  # and what follows it
     _blocks: dict[int, _OpenBlock] = attrs.field(factory=dict, init=False)
     _calls: int = attrs.field(default=0, init=False)
+    _said: int = attrs.field(default=0, init=False)  # characters of text so far
     _thoughts: int = attrs.field(default=0, init=False)
     _counts: UsageCounts = attrs.field(factory=UsageCounts, init=False)
     _stop_reason: str | None = attrs.field(default=None, init=False)
@@ -267,6 +287,7 @@ class ChatStream:
 
     def _put_text(self, text: str | None, out: list[bytes]) -> None:
         if text:
+            self._said += len(text)
             self._put(b'{"content":' + encode(text) + b"}", out)
 
     def _put_thinking(self, text: str | None, out: list[bytes]) -> None:
@@ -277,7 +298,7 @@ class ChatStream:
         if block is None:
             return
         if block.type == "text":
-            self._blocks[index] = _OpenBlock("text")
+            self._blocks[index] = _OpenBlock("text", start=self._said, citations=block.citations or [])
             if not self.hints.unwrap:
                 self._put_text(block.text, out)
         elif block.type in ("thinking", "redacted_thinking"):
@@ -305,6 +326,8 @@ class ChatStream:
             case "text":
                 if not self.hints.unwrap:
                     self._put_text(delta.text, out)
+                    if delta.citation is not None:
+                        block.citations.append(delta.citation)
             case "thinking":
                 self._put_thinking(delta.thinking, out)
                 _think(block, delta)
@@ -340,6 +363,10 @@ class ChatStream:
         if block is None:
             return
         self._put_thought(block, out)
+        if block.citations and not self.hints.unwrap:
+            found = chat_annotations(block.citations, block.start, self._said)
+            if found:
+                self._put(encode({"annotations": found}), out)
         if block.kind in ("call", "answer") and not block.fed:
             self._put_input(block.whole, block, out)
 

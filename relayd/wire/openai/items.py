@@ -12,26 +12,30 @@ from typing import Any
 
 import msgspec
 
-from relayd.wire.answer import NOT_JSON, ContentBlock, Message, UsageCounts, read_block
+from relayd.wire.answer import ContentBlock, Message, UsageCounts, read_block
+from relayd.wire.openai.client_calls import BUILT_IN, ITEM, call_members
+from relayd.wire.openai.compaction import compaction_item
 from relayd.wire.openai.reasoning import enclosed
 from relayd.wire.openai.shapes import Hints, ToolName, encode, finish_reason, responses_usage
+from relayd.wire.openai.web_search import search_item, url_annotations
 
 Item = dict[str, Any]
 
 
-def message_item(item_id: str, text: str) -> Item:
+def message_item(item_id: str, text: str, annotations: list[Item] | None = None) -> Item:
     """A message of the assistant, complete."""
     return {
         "id": item_id,
         "type": "message",
         "role": "assistant",
         "status": "completed",
-        "content": [text_part(text)],
+        "content": [text_part(text, annotations)],
     }
 
 
-def text_part(text: str) -> Item:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def text_part(text: str, annotations: list[Item] | None = None) -> Item:
+    """The text of a message, with what it rests on."""
+    return {"type": "output_text", "text": text, "annotations": annotations or [], "logprobs": []}
 
 
 def reasoning_item(item_id: str, block: ContentBlock, hints: Hints) -> Item:
@@ -50,25 +54,11 @@ def call_item(item_id: str, block: ContentBlock, text: str, hints: Hints, status
     """A tool call under the name and in the form that the client knows. `text`: the input as JSON."""
     tool = hints.names.get(block.name or "") or ToolName(name=block.name or "")
     item: Item = {"id": item_id, "call_id": block.id or "", "name": tool.name, "status": status}
+    if tool.form in BUILT_IN:
+        del item["name"]
     if tool.namespace:
         item["namespace"] = tool.namespace
-    if tool.custom:
-        return item | {"type": "custom_tool_call", "input": free_text(text)}
-    return item | {"type": "function_call", "arguments": text}
-
-
-class _FreeText(msgspec.Struct):
-    input: str
-
-
-def free_text(text: str) -> str:
-    """What a custom tool is given: the one string in its input, or, where the model wrote something else, all of it."""
-    if not text:
-        return ""
-    try:
-        return msgspec.json.decode(text, type=_FreeText).input
-    except NOT_JSON:
-        return text
+    return item | {"type": ITEM[tool.form]} | call_members(tool.form, text)
 
 
 def base_id(hints: Hints, message_id: str | None) -> str:
@@ -113,31 +103,67 @@ def response_object(
     return encode(own)[:-1] + b"," + echo + b"}"
 
 
-def response(message: Message, hints: Hints) -> bytes:
-    """A whole answer. Raises: Garbled."""
+def response(message: Message, items: list[Item], hints: Hints) -> bytes:
+    """A whole answer with its items."""
     base = base_id(hints, message.id)
-    items: list[Item] = []
-    for raw in message.content or []:
-        block = read_block(raw)
-        if block is not None:
-            _add_item(items, block, base, hints)
     status, why = end_state(message.stop_reason)
     usage = message.usage or UsageCounts()
     return response_object(hints, base, status, encode(items), usage=usage, why=why)
 
 
-def _add_item(items: list[Item], block: ContentBlock, base: str, hints: Hints) -> None:
+def answer_items(message: Message, base: str, hints: Hints) -> list[Item]:
+    """The items of a whole answer. Raises: Garbled."""
+    blocks = [block for block in map(read_block, message.content or []) if block is not None]
+    if hints.compacts:
+        text = "".join(block.text or "" for block in blocks if block.type == "text")
+        return [compaction_item(f"cmp_{base}_0", text)] if text else []
+    items: list[Item] = []
+    found = {block.tool_use_id: block for block in blocks if block.type == "web_search_tool_result"}
+    for block in blocks:
+        _add_item(items, block, base, hints, found)
+    return items
+
+
+def _add_item(
+    items: list[Item], block: ContentBlock, base: str, hints: Hints, found: dict[str | None, ContentBlock]
+) -> None:
     index = len(items)
     if block.type == "tool_use" and not hints.unwraps(block.name):
         items.append(call_item(f"fc_{base}_{index}", block, block.input_text, hints))
     elif block.type in ("thinking", "redacted_thinking"):
         items.append(reasoning_item(f"rs_{base}_{index}", block, hints))
+    elif block.is_search:
+        items.append(search_item(f"ws_{base}_{index}", block.input_text, found.get(block.id)))
     else:
-        text = _answer_text(block, hints)
-        if text and items and items[-1]["type"] == "message":
-            items[-1]["content"][0]["text"] += text
-        elif text:
-            items.append(message_item(f"msg_{base}_{index}", text))
+        _add_text(items, _answer_text(block, hints), block, f"msg_{base}_{index}")
+
+
+def _add_text(items: list[Item], text: str, block: ContentBlock, item_id: str) -> None:
+    """More of the message that is being said, or a new one."""
+    if not text:
+        return
+    if not items or items[-1]["type"] != "message":
+        items.append(message_item(item_id, ""))
+    part = items[-1]["content"][0]
+    start = len(part["text"])
+    part["text"] += text
+    part["annotations"] += url_annotations(block.citations or (), start, start + len(text))
+
+
+def compacted(message: Message, hints: Hints) -> bytes:
+    """A conversation made smaller: what the user said, and the item that stands for the rest. Raises: Garbled."""
+    base = base_id(hints, message.id)
+    items = encode(answer_items(message, base, hints))
+    kept = hints.echo[1:-1]
+    output = b"[" + kept + (b"," if kept else b"") + items[1:]
+    whole = {
+        "id": f"resp_{base}",
+        "object": "response.compaction",
+        "created_at": hints.created,
+        "output": msgspec.Raw(output),
+        "usage": responses_usage(message.usage or UsageCounts()),
+    }
+    return encode(whole)
 
 
 def _answer_text(block: ContentBlock, hints: Hints) -> str:

@@ -31,6 +31,7 @@ from relayd.wire.openai.fields import (
     refuse_field,
 )
 from relayd.wire.openai.schema import by_name, closed, has_empty_lists, input_schema
+from relayd.wire.openai.shapes import Purpose
 from relayd.wire.openai.turns import Turns
 
 # Room for output when a client names none (OpenAI needs no cap, the Claude API does). Streams get what Claude Code
@@ -46,6 +47,8 @@ _BUDGET = {"minimal": 1024, "low": 1024, "medium": 2048, "high": 4096, "xhigh": 
 _LOWER = {"minimal": "low", "max": "xhigh", "xhigh": "high"}
 
 _THINKING = "-thinking"
+
+_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "cache_control")
 
 MAX_STRICT_TOOLS = 20  # the API refuses more. Source: API docs, "Structured outputs", schema complexity limits
 
@@ -94,6 +97,7 @@ class RequestDraft:
     cache_control: Json | None = None
     ignored: list[str] = attrs.field(factory=list)
     unwrap: str = ""
+    purpose: Purpose = "answer"
 
     def ignore(self, name: str, wish: object) -> None:
         """Name a parameter that has no effect, if it was given at all."""
@@ -391,6 +395,11 @@ def encode_body(body: Json) -> bytes:
     if tools and has_empty_lists(tools):
         body["tools"] = by_name(tools)
     return msgspec.json.encode(body)
+
+
+def only_counted(body: Json) -> Json:
+    """What of a settled body a count of its tokens takes. Source: API reference, "Count Message tokens"."""
+    return {name: value for name, value in body.items() if name in _COUNTED}
 
 
 # --- bodies that are already translated

@@ -1,12 +1,14 @@
 """The Responses dialect, requests: OpenAI's words to a Claude API body.
 
-Rule: as in chat.py. Nothing is kept between calls: `store` has no effect, and whatever refers to a stored thing
-(previous_response_id, conversation, background, item_reference) is refused.
+Rule: as in chat.py. No response and no conversation is kept between calls: what refers to one (previous_response_id,
+conversation, background) is refused. Items are kept for a while for clients that leave them here, by whoever serves
+the call (kept_items.py); to this module a reference is an item like another, or one that is missing.
 
-Theory: items fill the same Draft as Chat's messages. Tools in namespaces and free-text ("custom") tools have no
-counterpart; they travel as ordinary tools and get their names and forms back in the answer (Hints.names). Thinking
-travels in a reasoning item's `encrypted_content`, which clients send back untouched: reasoning.py.
-Source: OpenAI API reference, "Create a model response"; types of the `openai` SDK 3.54; what Codex 0.169 sends.
+Theory: items fill the same Draft as Chat's messages: responses_input.py, responses_tools.py. Thinking travels in a
+reasoning item's `encrypted_content`, which clients send back untouched: reasoning.py. Two paths beside the answer's own
+read the same body: one asks for a summary of it (compaction.py), one for the count of its tokens.
+Source: OpenAI API reference, "Create a model response", "Compact a response", "Get input token counts"; types of the
+`openai` SDK 3.54; what Codex 0.169 sends.
 """
 
 from __future__ import annotations
@@ -20,24 +22,19 @@ from relayd.wire.call import NO_ALIASES, Call, Endpoint, Language, Reply, Transl
 from relayd.wire.capabilities import capabilities
 from relayd.wire.http import HeaderPairs, RequestHead
 from relayd.wire.openai import shapes as openai_shapes
-from relayd.wire.openai.chat import named_choice
 from relayd.wire.openai.fields import (
     Json,
     a_choice,
     a_flag,
     a_list,
-    a_name,
     a_number,
     a_text,
     an_object,
     decode_object,
     header_words,
-    refuse_field,
-    shown,
     unsupported,
 )
-from relayd.wire.openai.parts import content_blocks, output_content, text_blocks
-from relayd.wire.openai.reasoning import opened
+from relayd.wire.openai.parts import text_blocks
 from relayd.wire.openai.request import (
     AnswerFormat,
     RequestDraft,
@@ -48,12 +45,14 @@ from relayd.wire.openai.request import (
     collect_model,
     collect_unknown,
     encode_body,
-    function_tool,
     named_session,
+    only_counted,
 )
 from relayd.wire.openai.responses_answer import ResponsesTranslator
-from relayd.wire.openai.shapes import Hints, ToolName, refuse
-from relayd.wire.openai.turns import arguments, made_id, tool_id, tool_result
+from relayd.wire.openai.responses_input import ask_for_summary, collect_input
+from relayd.wire.openai.responses_tools import ToolNames, collect_choice, collect_tools
+from relayd.wire.openai.shapes import Hints, Purpose, refuse
+from relayd.wire.openai.turns import made_id
 from relayd.wire.peek import wide_bytes
 from relayd.wire.refusal import Refusal
 
@@ -73,16 +72,16 @@ _KNOWN = frozenset(_IGNORED) | frozenset(_STATEFUL) | {
     "user", "safety_identifier", "thinking", "cache_control", "client_metadata",
 }  # fmt: skip
 
-# Tools that OpenAI runs itself. Without one of these the model answers from what it knows, and the header says so;
-# others stand for data or a machine that the answer could not do without.
-_DISPENSABLE_TOOLS = ("web_search", "web_search_preview", "image_generation", "tool_search")
-# Records of what OpenAI's own tools did: no counterpart, and what came of it is in the messages after them.
-_RECORDS = ("web_search_call", "image_generation_call", "tool_search_call", "tool_search_output", "file_search_call")
-
 
 @attrs.frozen(kw_only=True)
 class ResponsesDialect:
-    """Responses, without server state."""
+    """Responses, without server state.
+
+    Args:
+        purpose: "answer", "compact" or "count": which of the paths it is.
+    """
+
+    purpose: Purpose = "answer"
 
     @property
     def name(self) -> str:
@@ -90,7 +89,7 @@ class ResponsesDialect:
 
     @property
     def endpoint(self) -> Endpoint:
-        return "messages"
+        return "count_tokens" if self.purpose == "count" else "messages"
 
     @property
     def language(self) -> Language:
@@ -101,7 +100,7 @@ class ResponsesDialect:
     ) -> Call:
         """Read a call. See ChatDialect.parse. Raises: Refusal (400) that names the field."""
         try:
-            return _call(decode_object(body), now, aliases)
+            return _call(decode_object(body), now, aliases, self.purpose)
         except RecursionError:
             raise Refusal(status=400, message="the request body is nested too deeply", code="invalid_json") from None
 
@@ -120,45 +119,35 @@ class ResponsesDialect:
 
 
 OPENAI_RESPONSES = ResponsesDialect()
+OPENAI_COMPACT = ResponsesDialect(purpose="compact")
+OPENAI_COUNT = ResponsesDialect(purpose="count")
 
 
-@attrs.define
-class _Names:
-    """The upstream's names of tools, and what the client calls them."""
-
-    by_upstream: dict[str, ToolName] = attrs.field(factory=dict)
-
-    def upstream(self, name: str, namespace: str) -> str:
-        """The name that a tool has upstream: its own, or joined with its namespace."""
-        return f"{namespace}__{name}" if namespace else name
-
-    def learn(self, name: str, namespace: str, custom: bool) -> str:
-        """Note a tool of this request; returns its upstream name."""
-        joined = self.upstream(name, namespace)
-        if namespace or custom:
-            self.by_upstream[joined] = ToolName(name=name, namespace=namespace, custom=custom)
-        return joined
-
-
-def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
+def _call(fields: Json, now: float, aliases: Mapping[str, str], purpose: Purpose) -> Call:
     model, effort = collect_model(aliases, fields)
     _refuse_impossible(fields)
-    able = capabilities(aliases.get(model, model))
-    draft = RequestDraft(model=model, stream=a_flag(fields, "stream"), able=able, effort=effort)
-    names = _Names()
+    stream = purpose == "answer" and a_flag(fields, "stream")
+    draft = RequestDraft(
+        model=model, stream=stream, able=capabilities(aliases.get(model, model)), effort=effort, purpose=purpose
+    )
+    names = ToolNames()
     instructions = fields.get("instructions")
     if instructions is not None:
         draft.turns.system.extend(text_blocks(a_text(instructions, "instructions"), "instructions"))
-    _collect_tools(draft, fields.get("tools"), names)
-    _collect_choice(draft, fields.get("tool_choice"), names)
-    _collect_input(draft, fields.get("input"), names)
+    collect_tools(draft, fields.get("tools"), names)
+    changed = collect_input(draft, fields.get("input"), names)
+    collect_choice(draft, fields.get("tool_choice"), names)
     _collect_rest(draft, fields)
+    _collect_settings(draft, changed)
+    if draft.purpose in ("checkpoint", "compact"):
+        ask_for_summary(draft)
     asked = draft.max_tokens
     body = draft.settle("reasoning.effort")
-    encoded = encode_body(body)
+    encoded = encode_body(only_counted(body) if purpose == "count" else body)
     return Call(
-        endpoint="messages",
+        endpoint="count_tokens" if purpose == "count" else "messages",
         language="openai",
+        path="/v1/messages/count_tokens" if purpose == "count" else "/v1/messages",
         model=model,
         stream=draft.stream,
         max_tokens=asked if asked is None else draft.max_tokens,
@@ -176,14 +165,16 @@ def _call(fields: Json, now: float, aliases: Mapping[str, str]) -> Call:
             ignored=header_words(draft.ignored),
             mended=header_words(draft.mended),
             names=names.by_upstream,
-            echo=_echo(fields),
+            purpose=draft.purpose,
+            store=fields.get("store") is not False,
+            echo=_kept_items(fields) if purpose == "compact" else _echo(fields),
         ),
     )
 
 
 def _refuse_impossible(fields: Json) -> None:
     for name, why in _STATEFUL.items():
-        if fields.get(name) not in (None, False):
+        if fields.get(name):  # "" and {} name nothing
             unsupported(name, why)
     include = a_list(fields.get("include") or [], "include")
     if "message.output_text.logprobs" in include or (a_number(fields, "top_logprobs", 0, 20) or 0) > 0:
@@ -210,6 +201,29 @@ def _echo(fields: Json) -> bytes:
         "truncation": "disabled",
     }
     return msgspec.json.encode(repeated)[1:-1]
+
+
+def _kept_items(fields: Json) -> bytes:
+    """What a compacted conversation keeps as it is: what the user said. Source: types of the `openai` SDK, compact."""
+    given = fields.get("input")
+    items = [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given or []
+    kept = [item for item in items if item.get("role") == "user" and (item.get("type") or "message") == "message"]
+    return msgspec.json.encode([_output_message(item, index) for index, item in enumerate(kept)])
+
+
+def _output_message(item: Json, index: int) -> Json:
+    """A message of the user's as an item of an answer: with a name, a status, and its content in parts."""
+    content = item.get("content")
+    parts = [{"type": "input_text", "text": content}] if isinstance(content, str) else content or []
+    return {"id": f"msg_kept_{index}", "status": "completed", **item, "type": "message", "content": parts}
+
+
+def _collect_settings(draft: RequestDraft, changed: Json) -> None:
+    """What the input changes midway (configuration_update); the last word holds for the answer."""
+    collect_effort(draft, (changed.get("reasoning") or {}).get("effort"), "input.reasoning.effort")
+    text = changed.get("text")
+    if text is not None:
+        draft.format = _format(an_object(text, "input.text").get("format"))
 
 
 def _collect_rest(draft: RequestDraft, fields: Json) -> None:
@@ -242,131 +256,3 @@ def _format(value: object) -> AnswerFormat | None:
             return AnswerFormat()
         case _:
             return None
-
-
-# --- input items
-
-
-def _collect_input(draft: RequestDraft, value: object, names: _Names) -> None:
-    if value is None:
-        refuse_field("input", "is required", "missing_required_parameter")
-    if isinstance(value, str):
-        draft.turns.user(content_blocks(value, "input"), plain=True)
-        return
-    for index, item in enumerate(a_list(value, "input")):
-        where = f"input[{index}]"
-        _collect_item(draft, an_object(item, where), where, names)
-
-
-def _collect_item(draft: RequestDraft, item: Json, where: str, names: _Names) -> None:
-    match item.get("type", "message"):
-        case "message":
-            _collect_message(draft, item, where)
-        case "function_call" | "custom_tool_call" as kind:
-            draft.turns.assistant([_tool_use(draft, item, where, names, custom=kind == "custom_tool_call")])
-        case "function_call_output" | "custom_tool_call_output":
-            output = output_content(item.get("output"), f"{where}.output", draft.mended)
-            draft.turns.result(tool_result(a_name(item.get("call_id"), f"{where}.call_id"), output))
-        case "reasoning":
-            # Somebody else's reasoning cannot be read; without it the conversation is still whole.
-            block = opened(item.get("encrypted_content"), draft.model)
-            draft.turns.assistant([block] if block else [])
-        case "item_reference":
-            unsupported(where, "this relay stores no items; send the item itself")
-        case str() as kind if kind in _RECORDS:
-            draft.ignored.append(f"input.{kind}")
-        case kind:
-            unsupported(f"{where}.type", f"items of type {shown(kind)} are not understood")
-
-
-def _collect_message(draft: RequestDraft, item: Json, where: str) -> None:
-    content, at = item.get("content"), f"{where}.content"
-    match item.get("role"):
-        case "user":
-            draft.turns.user(content_blocks(content, at), plain=isinstance(content, str))
-        case "assistant":
-            draft.turns.assistant(content_blocks(content, at), plain=isinstance(content, str))
-        case "system" | "developer":
-            draft.turns.instruct(text_blocks(content, at))
-        case role:
-            refuse_field(f"{where}.role", f"unknown role {shown(role)}")
-
-
-def _tool_use(draft: RequestDraft, item: Json, where: str, names: _Names, *, custom: bool) -> Json:
-    namespace = item.get("namespace")
-    name = a_name(item.get("name"), f"{where}.name")
-    if custom:
-        given: Json = {"input": a_text(item.get("input"), f"{where}.input")}
-    else:
-        given = arguments(item.get("arguments"), draft.mended)
-    return {
-        "type": "tool_use",
-        "id": tool_id(a_name(item.get("call_id"), f"{where}.call_id")),
-        "name": names.upstream(name, namespace if isinstance(namespace, str) else ""),
-        "input": given,
-    }
-
-
-# --- tools
-
-
-def _collect_tools(draft: RequestDraft, value: object, names: _Names) -> None:
-    for index, item in enumerate(a_list(value or [], "tools")):
-        where = f"tools[{index}]"
-        tool = an_object(item, where)
-        if tool.get("type") == "namespace":
-            namespace = a_name(tool.get("name"), f"{where}.name")
-            for inner, part in enumerate(a_list(tool.get("tools"), f"{where}.tools")):
-                at = f"{where}.tools[{inner}]"
-                _collect_tool(draft, an_object(part, at), at, names, namespace)
-        else:
-            _collect_tool(draft, tool, where, names, "")
-
-
-def _collect_tool(draft: RequestDraft, tool: Json, where: str, names: _Names, namespace: str) -> None:
-    match tool.get("type"):
-        case "function" | "custom" as kind:
-            name = names.learn(a_name(tool.get("name"), f"{where}.name"), namespace, kind == "custom")
-            made = function_tool(_free_text(tool) if kind == "custom" else tool, where, name)
-            draft.tools.append(made)
-        case str() as kind if kind.startswith(_DISPENSABLE_TOOLS):
-            draft.ignored.append(f"tools.{next(name for name in _DISPENSABLE_TOOLS if kind.startswith(name))}")
-        case kind:
-            unsupported(f"{where}.type", f"tools of type {shown(kind)} are not possible here")
-
-
-def _free_text(tool: Json) -> Json:
-    """A custom tool as a function of one string. A grammar cannot be enforced; the model is told of it."""
-    description = tool.get("description") if isinstance(tool.get("description"), str) else ""
-    shape = tool.get("format")
-    if isinstance(shape, dict) and isinstance(shape.get("definition"), str):
-        description = f"{description}\n\nThe input follows this {shape.get('syntax')} grammar:\n{shape['definition']}"
-    text = {"type": "string", "description": "The tool's whole input, as it is."}
-    parameters = {"type": "object", "properties": {"input": text}, "required": ["input"]}
-    return {"description": (description or "").strip(), "parameters": parameters}
-
-
-def _collect_choice(draft: RequestDraft, value: object, names: _Names) -> None:
-    if value is None:
-        return
-    if not isinstance(value, dict):
-        draft.choice = named_choice(value, "tool_choice")
-        return
-    match value.get("type"):
-        case "function" | "custom":
-            draft.choice = {"type": "tool", "name": _chosen(value, "tool_choice", names)}
-        case "allowed_tools":
-            tools = a_list(value.get("tools"), "tool_choice.tools")
-            allowed = [
-                _chosen(an_object(tool, f"tool_choice.tools[{index}]"), f"tool_choice.tools[{index}]", names)
-                for index, tool in enumerate(tools)
-            ]
-            draft.tools = [tool for tool in draft.tools if tool["name"] in allowed]
-            draft.choice = named_choice(value.get("mode"), "tool_choice.mode")
-        case kind:
-            unsupported("tool_choice.type", f"tools of type {shown(kind)} are not possible here")
-
-
-def _chosen(tool: Json, where: str, names: _Names) -> str:
-    namespace = tool.get("namespace")
-    return names.upstream(a_name(tool.get("name"), f"{where}.name"), namespace if isinstance(namespace, str) else "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import msgspec
@@ -28,8 +28,10 @@ encode = msgspec.json.encode
 API_VERSION = b"2023-06-01"
 
 # A translated call is a new request, so headers are chosen, not filtered. The client's name travels on as it is, and so
-# does what an operator's tracing needs. openai-*, x-stainless-*, session-id and the like speak of another API.
+# does what an operator's tracing needs, and what is asked of the simulator. openai-*, x-stainless-*, session-id and the
+# like speak of another API.
 _TRAVELS = frozenset({b"user-agent", b"traceparent", b"tracestate", b"baggage", b"idempotency-key"})
+_SIMULATE = b"x-simulate-"
 
 
 def upstream_headers(head: RequestHead) -> HeaderPairs:
@@ -38,7 +40,13 @@ def upstream_headers(head: RequestHead) -> HeaderPairs:
     beta = head.headers.joined(b"anthropic-beta")
     if beta:
         pairs.append((b"anthropic-beta", beta))
-    return pairs + [pair for pair in head.headers if pair[0] in _TRAVELS]
+    return pairs + [pair for pair in head.headers if pair[0] in _TRAVELS or pair[0].startswith(_SIMULATE)]
+
+
+# How a client writes calls of a tool: JSON arguments, free text, or the form of one of OpenAI's own tools.
+CallForm = Literal["function", "custom", "shell", "local_shell", "apply_patch"]
+# What a call is for: an answer; a summary, as one item of an answer or on its own path; the count of its tokens.
+Purpose = Literal["answer", "checkpoint", "compact", "count"]
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +55,7 @@ class ToolName:
 
     name: str
     namespace: str = ""
-    custom: bool = False  # free text instead of JSON arguments
+    form: CallForm = "function"
 
 
 NO_NAMES: Mapping[str, ToolName] = MappingProxyType({})
@@ -68,7 +76,10 @@ class Hints:
         ignored: parameters that were accepted without effect.
         mended: what had to be put in order.
         names: the client's names of tools, by the upstream's, where they differ.
-        echo: members of a Responses object that repeat the request, as JSON without braces.
+        purpose: what was asked for, in Responses.
+        store: whether the client leaves its items here.
+        echo: members of a Responses object that repeat the request, as JSON without braces; of a compaction, the items
+            that stay, as JSON.
     """
 
     model: str
@@ -81,7 +92,14 @@ class Hints:
     ignored: tuple[str, ...] = ()
     mended: tuple[str, ...] = ()
     names: Mapping[str, ToolName] = attrs.field(default=NO_NAMES, repr=False)
+    purpose: Purpose = "answer"
+    store: bool = False
     echo: bytes = attrs.field(default=b"", repr=False)
+
+    @property
+    def compacts(self) -> bool:
+        """Whether the answer's text is a summary."""
+        return self.purpose in ("checkpoint", "compact")
 
     def unwraps(self, tool: str | None) -> bool:
         """Whether a call of `tool` is the structured answer itself."""
@@ -254,8 +272,10 @@ def _until(moment: bytes, now: float) -> bytes:
 
 
 def model_object(entry: ModelEntry, owned_by: str = "anthropic") -> dict[str, Any]:
-    """One model as OpenAI's `GET /v1/models/{id}` gives it; `created` in Unix seconds."""
-    return {"id": entry.id, "object": "model", "created": _unix(entry.created), "owned_by": owned_by}
+    """One model as OpenAI's `GET /v1/models/{id}` gives it; `created` in Unix seconds. One that goes is marked."""
+    own = {"id": entry.id, "object": "model", "created": _unix(entry.created), "owned_by": owned_by}
+    marks = {name: entry.more[name] for name in ("lifecycle", "retires_at") if name in entry.more}
+    return own | (marks if marks.get("lifecycle") != "active" else {})
 
 
 def models_list(entries: Iterable[ModelEntry], owned_by: str = "anthropic") -> bytes:

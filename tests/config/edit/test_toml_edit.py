@@ -104,6 +104,11 @@ def test_an_element_is_appended_in_the_style_of_the_array() -> None:
     long = "h = [\n  { a = 1 },  # one\n  { a = 2 },  # two\n]\n"
     assert append_value(long, ("h",), {"a": 3}) == "h = [\n  { a = 1 },  # one\n  { a = 2 },  # two\n  { a = 3 },\n]\n"
     assert append_value("h = []\n", ("h",), {"a": 3}) == "h = [{ a = 3 }]\n"
+    assert append_value("h = []\n", ("h",), "x") == 'h = ["x"]\n'
+    assert append_value('h = [ "a", ]  # one\n', ("h",), "x") == 'h = [ "a", "x", ]  # one\n'
+    assert append_value('h = [\n  "a", # one\n  "b"\n]\n', ("h",), "x") == 'h = [\n  "a", # one\n  "b",\n  "x"\n]\n'
+    with pytest.raises(EditError, match="h is not an array"):
+        append_value("h = 1\n", ("h",), "x")
     assert (
         append_value(FILE, ("limits", "windows"), {"window": "day"}) == FILE + '\n[[limits.windows]]\nwindow = "day"\n'
     )

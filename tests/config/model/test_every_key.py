@@ -40,6 +40,7 @@ EXAMPLES = {
     "size": '"64kB"',
     "USD": '"12.50"',
     "window": '"5h"',
+    "warning code": '"W-OAUTH-PERSONAL"',
     "regex": "'^x/[0-9]+'",
     "sha256": f'"{key_hash(KEY)}"',
     "hint": '"sk-relay-AbCd"',

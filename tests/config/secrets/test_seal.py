@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import traceback
@@ -458,6 +459,16 @@ def test_a_new_identity_is_put_where_the_tree_is_not(tmp_path: Path) -> None:
     assert usual_identity("prod", tmp_path / "tree", environ) == tmp_path / "config" / "relayd" / "prod.identity"
     there = usual_identity("prod", tmp_path / "config" / "relayd", environ)
     assert there == Path("/etc/relayd/prod.identity")
+
+
+def test_a_first_look_of_root_needs_no_directory_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, system = tmp_path / "home", tmp_path / "system"
+    monkeypatch.setattr("relayd.config.secrets.identity.SYSTEM", system)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    environ = {"HOME": str(home)}
+    assert usual_identity("prod", tmp_path / "tree", environ) == home / ".config/relayd/prod.identity"
+    system.mkdir()
+    assert usual_identity("prod", tmp_path / "tree", environ) == system / "prod.identity"
 
 
 def test_errors_of_identity_files_name_the_file_and_the_line(tmp_path: Path) -> None:

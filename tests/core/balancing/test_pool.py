@@ -385,6 +385,18 @@ def test_a_spent_model_window_holds_that_model_only() -> None:
     assert picked(world.pick(model="claude-haiku-4-5")) == "a"
 
 
+def test_what_an_answer_says_of_its_model_is_heard_also_right_after_one_of_another_model() -> None:
+    world = world_of(*accounts("a"))
+    kinds = ("limit", "50"), ("remaining", "0"), ("reset", str(NOW + 20))
+    said = {f"anthropic_ratelimit_requests_{name}": value for name, value in kinds}
+    world.attempt("a", Answered(status=200, headers=headers(**{**said, "anthropic_ratelimit_requests_remaining": "9"})))
+    world.model = "claude-haiku-4-5"
+    world.attempt("a", Answered(status=200, headers=headers(**said)))
+
+    assert refused(world.pick()).until == NOW + 20
+    assert picked(world.pick(model=MODEL)) == "a"
+
+
 # --- distribution. Critical values of chi-square at 0.1 %: 13.8 for 2 degrees of freedom, 148.2 for 99.
 
 

@@ -20,7 +20,7 @@ from relayd.cli import main as relayd
 from relayd.config.snapshot import Cooldown, State
 from relayd.core.balancing.failover import judge
 from relayd.core.balancing.outcomes import Answered
-from relayd.daemon.admin.control_socket import MAX_REQUEST, VERBS, allowed, peer_user
+from relayd.daemon.admin.control_socket import MAX_REQUEST, PUSH_VERBS, VERBS, allowed_verbs, peer_groups, peer_user
 from relayd.daemon.node import open_control
 from relayd.daemon.paths import (
     control_socket,
@@ -82,6 +82,8 @@ async def test_several_requests_on_a_connection_are_answered_in_order(tmp_path: 
         (b'{"verb":"reload","force":true}', "force: unknown field"),
         (b'{"verb":"reload","accept":1}', "accept: expected str"),
         (b'{"verb":"reload","dry_run":1}', "dry_run: expected bool"),
+        (b'{"verb":"reload","revoked":"key a"}', "revoked: expected a list of texts"),
+        (b'{"verb":"reload","revoked":[1]}', "revoked: expected a list of texts"),
         (b'{"verb":"rollback","generation":"1"}', "generation: expected int"),
         (b'{"verb":"rollback","generation":true}', "generation: expected int"),
     ],
@@ -114,26 +116,42 @@ async def test_the_socket_is_for_its_user_alone_and_goes_with_the_daemon(tmp_pat
 
 
 class Peer:
-    """A socket whose peer has some user id."""
+    """A socket whose peer has some user id, group and further groups."""
 
-    def __init__(self, user: int) -> None:
-        self.user = user
+    def __init__(self, user: int, group: int = 700, *more: int) -> None:
+        self.user, self.group, self.more = user, group, more
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        assert (level, option) == (socket.SOL_SOCKET, socket.SO_PEERCRED)
-        return struct.pack("3i", 1234, self.user, 0)[:size]
+        assert level == socket.SOL_SOCKET
+        if option == socket.SO_PEERCRED:
+            return struct.pack("3i", 1234, self.user, self.group)[:size]
+        return struct.pack(f"{len(self.more)}I", *self.more)
 
 
 def test_our_own_user_and_root_are_let_in_and_nobody_else() -> None:
     stranger = os.geteuid() + 12345
 
-    assert [allowed(Peer(user)) for user in (os.geteuid(), 0, stranger)] == [True, True, False]  # type: ignore[arg-type]
+    verbs = [allowed_verbs(Peer(user)) for user in (os.geteuid(), 0, stranger)]  # type: ignore[arg-type]
+    assert verbs == [VERBS, VERBS, ()]
+
+
+@pytest.mark.parametrize(
+    ("groups", "verbs"), [((700,), ()), ((800,), PUSH_VERBS), ((700, 900, 800), PUSH_VERBS), ((700, 900), ())]
+)
+def test_members_of_the_control_group_may_ask_for_what_a_push_needs(
+    groups: tuple[int, ...], verbs: tuple[str, ...]
+) -> None:
+    peer = Peer(os.geteuid() + 12345, *groups)
+
+    assert allowed_verbs(peer, 800) == verbs  # type: ignore[arg-type]
+    assert allowed_verbs(peer) == ()  # type: ignore[arg-type]
 
 
 def test_the_kernel_says_who_the_peer_is() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         assert peer_user(trio.socket.from_stdlib_socket(ours)) == os.geteuid()
+        assert peer_groups(trio.socket.from_stdlib_socket(ours)) == {os.getegid(), *os.getgroups()}
 
 
 def test_the_socket_of_a_dead_daemon_is_replaced_and_other_files_are_not(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from relayd.daemon.admin.pages.language import LANGUAGES, catalogue, preferred, translator
 from relayd.daemon.admin.pages.render import engine
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import Page, Route, Visit, own_path
+from relayd.daemon.admin.pages.visit import Page, PageRoute, Visit, own_path
 
 PAGES = resources.files("relayd.daemon.admin.pages")
 TEMPLATES = [one for one in (PAGES / "templates").iterdir() if one.name.endswith(".html")]
@@ -43,7 +43,7 @@ async def _nothing(visit: Visit) -> Page:
 
 
 def test_a_route_names_what_it_captured() -> None:
-    route = Route(method="GET", pattern="/web/keys/{key}/limits", need="viewer", handler=_nothing)
+    route = PageRoute(method="GET", pattern="/web/keys/{key}/limits", need="viewer", handler=_nothing)
     assert route.match("/web/keys/a-b/limits") == {"key": "a-b"}
     assert [route.match(path) for path in ("/web/keys//limits", "/web/keys/a/b/limits", "/web/keys/a")] == [None] * 3
 

@@ -16,6 +16,7 @@ import httpx2
 import trio
 
 from relayd.daemon.net.client import Transport
+from relayd.daemon.net.poller import current_poller
 from relayd.daemon.net.request import build_request
 from relayd.daemon.net.response_stream import ResponseStream
 from relayd.wire.http import HeaderPairs
@@ -217,7 +218,8 @@ def source(response: httpx2.Response) -> ResponseStream:
 
 
 def descriptors() -> int:
-    """How many file descriptors this process has open."""
+    """How many file descriptors this process has open, with that of the run's poller."""
+    current_poller()
     return len(os.listdir("/proc/self/fd"))
 
 

@@ -28,7 +28,7 @@ from scripted import (
 
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import Resolver, SocketAddress
-from relayd.daemon.net.request import build_request, encode
+from relayd.daemon.net.request import build_request, encode, plain
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 BIG = b"x" * 6_000_000  # more than both ends' socket buffers together
@@ -122,6 +122,7 @@ async def test_after_close_calls_are_served_but_no_connection_is_kept(transport:
 # Stale connections.
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_connection_closed_while_idle_is_noticed_before_it_is_used(transport: Transport) -> None:
     async with serving(answering_once()) as upstream:
         await ask(transport, upstream.url())
@@ -130,6 +131,7 @@ async def test_a_connection_closed_while_idle_is_noticed_before_it_is_used(trans
         assert transport.statistics().retried == 0
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_connection_that_spoke_unasked_is_not_used(transport: Transport) -> None:
     spoken = trio.Event()
 
@@ -225,19 +227,19 @@ async def test_the_replacement_of_a_stale_connection_is_not_replaced_again(trans
 async def test_headers_go_out_as_given_and_host_and_length_are_added() -> None:
     url = httpx2.URL("http://[::1]:8080/v1/messages?beta=true")
     request = build_request("POST", url, [(b"X-Api-Key", b"k"), (b"a", b"\xe9")], b"{}", {})
-    assert encode(request, b"{}") == (
+    assert encode(await plain(request)) == (
         b"POST /v1/messages?beta=true HTTP/1.1\r\nhost: [::1]:8080\r\nX-Api-Key: k\r\na: \xe9\r\n"
         b"content-length: 2\r\n\r\n"
     )
     given = [(b"Host", b"h"), (b"Content-Length", b"2")]
-    assert encode(build_request("POST", url, given, b"{}", {}), b"{}").count(b"\r\n") == 4
-    assert b"content-length" not in encode(build_request("GET", url, [], b"", {}), b"")
-    assert b"content-length: 0" in encode(build_request("POST", url, [], b"", {}), b"")
+    assert encode(await plain(build_request("POST", url, given, b"{}", {}))).count(b"\r\n") == 4
+    assert b"content-length" not in encode(await plain(build_request("GET", url, [], b"", {})))
+    assert b"content-length: 0" in encode(await plain(build_request("POST", url, [], b"", {})))
 
 
 async def test_a_length_and_a_transfer_coding_never_go_out_together() -> None:
     url = httpx2.URL("http://h/")
-    head = encode(build_request("POST", url, [(b"Transfer-Encoding", b"chunked")], b"{}", {}), b"{}")
+    head = encode(await plain(build_request("POST", url, [(b"Transfer-Encoding", b"chunked")], b"{}", {})))
     assert head == b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n"
 
 
@@ -252,10 +254,10 @@ async def test_a_length_and_a_transfer_coding_never_go_out_together() -> None:
         [(b"content-length", b"2"), (b"Content-Length", b"2")],
     ],
 )
-def test_what_would_not_be_one_request_is_refused_without_its_values(headers: list[tuple[bytes, bytes]]) -> None:
+async def test_what_would_not_be_one_request_is_refused_without_its_values(headers: list[tuple[bytes, bytes]]) -> None:
     request = build_request("POST", httpx2.URL("http://h/"), headers, b"{}", {})
     with pytest.raises(httpx2.LocalProtocolError) as caught:
-        encode(request, b"{}")
+        encode(await plain(request))
     assert "evil" not in str(caught.value)
 
 
@@ -330,6 +332,7 @@ async def test_no_proxy_comes_from_the_environment(transport: Transport, monkeyp
         assert await ask(transport, upstream.url()) == (200, b"hi")
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_an_unread_body_makes_the_upstream_wait(transport: Transport) -> None:
     stuck = trio.Event()
 
@@ -350,6 +353,7 @@ async def test_an_unread_body_makes_the_upstream_wait(transport: Transport) -> N
         source(response).close()
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_an_early_answer_to_a_large_body_is_noticed(transport: Transport) -> None:
     async def too_large(conversation: Conversation) -> None:
         await conversation.head()
@@ -409,6 +413,7 @@ async def test_a_head_that_never_ends_is_a_read_timeout(transport: Transport) ->
             await ask(transport, upstream.url(), timeout={"first_byte": 0.1})
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_an_upstream_that_takes_no_more_is_a_write_timeout(transport: Transport) -> None:
     async def deaf(conversation: Conversation) -> None:
         await conversation.head()
@@ -449,6 +454,7 @@ async def test_error_texts_show_neither_headers_nor_the_urls_credentials(transpo
 # Cancellation.
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_cancelling_any_wait_of_a_call_leaves_nothing_open() -> None:
     async def slow(conversation: Conversation) -> None:
         while await conversation.request():
@@ -475,6 +481,7 @@ async def test_cancelling_any_wait_of_a_call_leaves_nothing_open() -> None:
         assert step > 10
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_many_calls_with_random_cancels_leave_a_transport_that_works(transport: Transport) -> None:
     rng = random.Random(7)
 

@@ -23,14 +23,17 @@ from relayd.daemon.net.connect import (
     NAME_TTL,
     PROXY_HEAD_LIMIT,
     REFRESH_TIMEOUT,
+    Exhausted,
     Origin,
     Resolver,
     SocketAddress,
     authority,
+    connect,
     connect_tcp,
     parse_proxy,
     try_addresses,
 )
+from relayd.daemon.net.poller import Poller
 
 CA = trustme.CA()
 SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -457,7 +460,7 @@ async def test_socks_without_python_socks_names_the_extra(monkeypatch: pytest.Mo
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "python_socks", None)  # what Python itself notes of a module that must not load
     transport = Transport(tls=CLIENT, proxy="socks5://127.0.0.1:1")
-    with pytest.raises(httpx2.ProxyError, match=r"relayd\[proxy\]"):
+    with pytest.raises(httpx2.ProxyError, match=r"pip install python-socks"):
         await ask(transport, httpx2.URL("https://api.test/"))
 
 
@@ -480,3 +483,17 @@ async def test_cancelling_any_wait_of_a_call_through_a_proxy_leaves_nothing_open
                 transport.close()
                 await back_to(before)
             assert step > 5
+
+
+async def test_a_socket_that_the_system_will_not_watch_is_this_nodes_own_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(poller: Poller, number: int, told: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # fs.epoll.max_user_watches
+
+    async with serving(answering()) as upstream:
+        before = descriptors()
+        monkeypatch.setattr(Poller, "add", full)
+        with pytest.raises(Exhausted, match="this node cannot open a connection"):
+            await connect(
+                Origin("http", "127.0.0.1", upstream.port), tls=ssl.create_default_context(), resolver=Resolver()
+            )
+        await back_to(before)

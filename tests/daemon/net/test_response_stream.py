@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import ssl
+from collections.abc import Callable
 
 import attrs
 import httpx2
@@ -42,8 +43,19 @@ class Feed:
     async def readable(self) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def readable_within(self, seconds: float) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
     async def writable(self) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        while not turn():
+            await self.readable()
 
     def close(self) -> None:
         self.closed = True

@@ -21,7 +21,6 @@ from waiting import until
 from wire.h1_corpus import CASES
 
 from relayd.config import snapshot
-from relayd.daemon.net.disconnect import Disconnects, EpollDisconnects, PeekDisconnects
 from relayd.daemon.net.server import Exchange, HttpServer, open_listener
 from relayd.wire.call import Reply
 from relayd.wire.h1 import LAST_CHUNK, MAX_HEAD, ChunkedDecoder
@@ -172,12 +171,11 @@ async def open_house(
     desk: Desk | None = None,
     sockets: list[socket.socket] | None = None,
     at: str = "127.0.0.1:0",
-    disconnects: Disconnects | None = None,
     most: int = 100,
     **settings: object,
 ) -> House:
     table = snapshot.Server(**settings)  # type: ignore[arg-type]
-    server = HttpServer(desk or Desk(answer), lambda: table, most=most, disconnects=disconnects)
+    server = HttpServer(desk or Desk(answer), lambda: table, most=most)
     house = House(server, sockets or open_listener(at))
     await nursery.start(house.run)
     return house
@@ -583,6 +581,7 @@ async def test_a_stream_of_promised_length_keeps_its_promise(nursery: trio.Nurse
         assert (await client.rest()).endswith(b"content-length: 6\r\n\r\nabc")
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_slow_reader_costs_one_piece_and_a_cancelled_flush_loses_nothing(nursery: trio.Nursery) -> None:
     piece, blocked, pieces = bytes(range(256)) * 256, trio.Event(), 0
 
@@ -610,6 +609,7 @@ async def test_a_slow_reader_costs_one_piece_and_a_cancelled_flush_loses_nothing
     assert (await client.answer()).body == piece * pieces
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_client_that_takes_nothing_for_the_write_timeout_is_gone(
     jumping_clock: MockClock, nursery: trio.Nursery
 ) -> None:
@@ -658,10 +658,10 @@ def leave_by_half_close(client: Client) -> None:
     client.stream.socket.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.usefixtures("both_forms")
 @pytest.mark.parametrize("leave", [leave_by_fin, Client.reset, leave_by_half_close], ids=["FIN", "RST", "half"])
-@pytest.mark.parametrize("make", [EpollDisconnects, PeekDisconnects])
 async def test_a_client_that_leaves_is_noticed_while_the_application_waits(
-    jumping_clock: MockClock, nursery: trio.Nursery, make: Callable[[], Disconnects], leave: Callable[[Client], None]
+    jumping_clock: MockClock, nursery: trio.Nursery, leave: Callable[[Client], None]
 ) -> None:
     began, ended = trio.Event(), trio.Event()
     noticed = 0.0
@@ -677,7 +677,7 @@ async def test_a_client_that_leaves_is_noticed_while_the_application_waits(
         await exchange.reply(text("nobody reads this"))
         ended.set()
 
-    house = await open_house(nursery, wait, disconnects=make())
+    house = await open_house(nursery, wait)
     client = await house.client()
     await client.send(get())
     await began.wait()
@@ -690,6 +690,7 @@ async def test_a_client_that_leaves_is_noticed_while_the_application_waits(
     assert noticed - left < 0.25
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_client_that_left_before_the_watch_is_noticed(nursery: trio.Nursery) -> None:
     left, ended = trio.Event(), trio.Event()
 
@@ -712,15 +713,15 @@ async def test_a_client_that_left_before_the_watch_is_noticed(nursery: trio.Nurs
         await ended.wait()
 
 
-@pytest.mark.parametrize("make", [EpollDisconnects, PeekDisconnects])
-async def test_a_watch_that_has_ended_disturbs_nobody(nursery: trio.Nursery, make: Callable[[], Disconnects]) -> None:
+@pytest.mark.usefixtures("both_forms")
+async def test_a_watch_that_has_ended_disturbs_nobody(nursery: trio.Nursery) -> None:
     async def watched(exchange: Exchange) -> None:
         with exchange.watch() as scope:
             await trio.lowlevel.checkpoint()
         assert not scope.cancelled_caught
         await exchange.reply(text("fine"))
 
-    house = await open_house(nursery, watched, disconnects=make())
+    house = await open_house(nursery, watched)
     for _ in range(3):
         client = await house.client()
         for _ in range(3):
@@ -746,6 +747,7 @@ async def test_an_abort_within_a_watch_is_no_hang_up(nursery: trio.Nursery) -> N
     assert gone == [False]
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_client_that_leaves_in_its_body_is_a_499_for_the_application(nursery: trio.Nursery) -> None:
     caught: list[tuple[int, bool]] = []
 
@@ -902,6 +904,7 @@ async def test_a_body_that_stops_is_408_and_one_that_drips_is_not(
     assert (await dripping.answer()).status == 200
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_body_that_drips_for_ever_is_408_at_its_deadline(
     jumping_clock: MockClock, nursery: trio.Nursery
 ) -> None:
@@ -1118,6 +1121,7 @@ async def test_a_wrong_order_of_calls_is_an_error(nursery: trio.Nursery, wrong: 
     assert len(seen) == 1
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_cancelled_server_closes_every_connection_and_lets_cancelled_pass(nursery: trio.Nursery) -> None:
     cancelled = trio.Event()
 
@@ -1147,6 +1151,7 @@ async def test_a_cancelled_server_closes_every_connection_and_lets_cancelled_pas
 # Drain
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_drain_closes_idle_connections_and_lets_the_others_end(nursery: trio.Nursery) -> None:
     go_on, served = trio.Event(), trio.Event()
 

@@ -255,6 +255,7 @@ async def test_server_name_and_http_1_1_are_announced(transport: Transport) -> N
     assert (names, protocols) == (["localhost"], ["http/1.1"])
 
 
+@pytest.mark.usefixtures("both_forms")
 async def test_a_large_body_and_a_large_answer_pass_through_tls(transport: Transport) -> None:
     body = bytes(range(256)) * 8000
 

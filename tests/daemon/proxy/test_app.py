@@ -242,7 +242,7 @@ async def test_a_body_that_cannot_be_understood_is_a_400_in_the_dialect(case: st
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/nothing", "/v2/messages", "/v1/messages/", "/api", "/V1/messages", "/v1/models/a/b"]
+    "path", ["/v1/nothing", "/v2/messages", "/v1/messages/x", "/api", "/V1/messages", "/v1/models/a/b"]
 )
 async def test_an_unknown_path_is_a_404(path: str) -> None:
     async with relaying(snapshot()) as house:

@@ -9,6 +9,7 @@ from fakes import (
     ASK_STREAM,
     STREAM_HEAD,
     Reception,
+    ScriptedSource,
     answering,
     chunked,
     failing,
@@ -19,6 +20,9 @@ from fakes import (
     upstream_account,
 )
 from scripted import Conversation, serving
+
+from relayd.daemon.accounts.upstreams import BlottedBody
+from relayd.wire.blot import Blotter
 
 SECRET = "sk-ant-test-a"
 STARS = "*" * len(SECRET)
@@ -112,3 +116,12 @@ async def test_what_merely_begins_like_a_credential_passes() -> None:
     told, _ = await answer_of(answering(body=message(SECRET[:-1] + "! sk-ant-test")))
 
     assert told.json["content"][0]["text"] == SECRET[:-1] + "! sk-ant-test"
+
+
+async def test_a_piece_that_is_held_back_whole_does_not_hide_what_has_come_behind_it() -> None:
+    """Nothing may tell a second time that there is something: "nothing yet" has to be true."""
+    secret = SECRET.encode()
+    body = BlottedBody(ScriptedSource([secret[:4], secret[4:6], b"! and ", secret[:9]]), Blotter(secret))
+    assert body.take() == secret[:6] + b"! and "
+    assert body.take() == secret[:9]  # the end has come: it was not the secret
+    assert body.take() == b""

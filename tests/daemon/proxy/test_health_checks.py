@@ -20,6 +20,7 @@ from relayd.core.live import Live
 from relayd.daemon.accounts.account_test import AccountCheck
 from relayd.daemon.accounts.account_test import judge as judge_trial
 from relayd.daemon.proxy.health_checks import HealthChecks, due, model_for, outcome_of
+from relayd.wire.current_models import SMALL
 
 EVERY = 300.0
 REFUSED = Answered(status=401, error_type="authentication_error", message="invalid x-api-key")
@@ -105,7 +106,7 @@ def test_a_trial_is_judged_like_a_call() -> None:
 
 def test_the_model_is_one_that_the_account_names() -> None:
     assert model_for(account(models=("claude-opus-*", "claude-sonnet-5"))) == "claude-sonnet-5"
-    assert model_for(account(models=("claude-opus-*",))) == "claude-haiku-4-5"
+    assert model_for(account(models=("claude-opus-*",))) == SMALL
 
 
 # Doing it, on a real socket.

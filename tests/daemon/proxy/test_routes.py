@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from builders import head
 
@@ -13,7 +15,6 @@ from relayd.daemon.proxy.routes import (
     Models,
     find,
     local,
-    speaks_openai,
 )
 from relayd.wire.refusal import Refusal
 
@@ -36,9 +37,11 @@ def test_models_have_the_shape_that_the_client_speaks() -> None:
     "path",
     [
         "/v1/message",
-        "/v1/messages/",
-        "//v1/messages",
-        "/v1//messages",
+        "/v1/v1/v1/messages",
+        "/api/api/v1/messages",
+        "/claude/anthropic/v1/messages",
+        "/openai/v1/messages",
+        "/v1/api/messages",
         "/v1/%6dessages",
         "/api/../v1/messages",
         "/v1/messages;x",
@@ -95,7 +98,35 @@ def test_a_preflight_grants_what_was_asked_to_listed_origins_only() -> None:
     assert b"access-control-allow-origin" not in dict(preflight(asked, ()).headers)
 
 
-def test_errors_are_worded_for_the_clients_of_the_path() -> None:
-    assert speaks_openai("/openai/claude/v1/chat/completions")
-    assert speaks_openai("/v1/responses")
-    assert not speaks_openai("/api/v1/messages")
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/v1/message", "did you mean /v1/messages?"),
+        ("/v1/Messages", "did you mean /v1/messages?"),
+        ("/v1%2fmessages", "did you mean /v1/messages?"),
+        ("/relay/v1/messages", "did you mean /v1/messages?"),
+        ("/v1/chat/completion", "did you mean /v1/chat/completions?"),
+        ("/openai/v1/chat", "GET / says where to point a client"),
+        ("/openai/claude/v1/response", "did you mean /openai/v1/responses?"),
+        ("/v1/usage", "did you mean /usage?"),
+        ("/v1/embeddings", "GET / says where to point a client"),
+        ("/wp-login.php", "GET / says where to point a client"),
+    ],
+)
+def test_an_unknown_path_is_told_what_was_probably_meant(path: str, meant: str) -> None:
+    with pytest.raises(Refusal, match="unknown path") as caught:
+        find(head(path))
+
+    assert caught.value.message.endswith(f"({meant})")
+
+
+def test_the_root_tells_in_three_lines_where_to_point_a_client() -> None:
+    told = local(Local(name="root"), draining=False, address="https://relay.example")
+
+    assert told.body.count(b"\n") == 3
+    assert json.loads(told.body) == {
+        "name": "relayd",
+        "docs": "a relay for the Claude API; its keys (sk-relay-...) come from whoever runs it",
+        "anthropic": "ANTHROPIC_BASE_URL=https://relay.example/api",
+        "openai": "OPENAI_BASE_URL=https://relay.example/openai/v1",
+    }

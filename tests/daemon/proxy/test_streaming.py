@@ -279,6 +279,25 @@ async def test_the_first_event_is_the_first_that_counts(autojump_clock: MockCloc
     assert not opening.ended
 
 
+@pytest.mark.parametrize(
+    ("stream", "name"),
+    [
+        (b'event: message_start\ndata: {"a":1}\n\n', "message_start"),
+        (b'event: message_start\ndata: {"a":1}\nevent: error\n\n', "error"),  # the last name holds
+        (b'event: message_start\ndata: {"a":1}\nevent: ping\n\n' + ERROR, "error"),
+        (b'event: message_start\ndata: {"a":1,\ndata: "b":2}\n\n', "message_start"),
+        (b'event: message_start\r\ndata: {"a":1}\r\n\r\n', "message_start"),
+        (b'event: message_start_of_another_kind\ndata: {"a":1}\n\n', "message_start_of_another_kind"),
+    ],
+)
+async def test_the_usual_beginning_is_taken_for_nothing_else(
+    stream: bytes, name: str, autojump_clock: MockClock
+) -> None:
+    for pieces in ([stream], [stream[at : at + 1] for at in range(len(stream))], [stream[:30], stream[30:]]):
+        opening, first = await first_event(ScriptedSource(list[bytes | float | Exception | trio.Event](pieces)), 15.0)
+        assert (opening.data.rstrip(), first) == (stream.rstrip(), name)
+
+
 async def test_a_first_event_in_single_bytes_is_read(autojump_clock: MockClock) -> None:
     opening, first = await first_event(ScriptedSource([ERROR[at : at + 1] for at in range(len(ERROR))]), 15.0)
     assert (opening.data, first) == (ERROR, "error")

@@ -1129,7 +1129,7 @@ def test_the_user_is_passed_on_unless_it_identifies_a_person(
     [
         {"frequency_penalty": 0.5}, {"presence_penalty": -1}, {"logit_bias": {"50256": -100}}, {"seed": 7},
         {"metadata": {"a": "b"}}, {"store": True}, {"prediction": {"type": "content", "content": "x"}},
-        {"verbosity": "low"}, {"service_tier": "flex"}, {"web_search_options": {"search_context_size": "low"}},
+        {"verbosity": "low"}, {"service_tier": "flex"},
         {"prompt_cache_retention": "24h"}, {"prompt_cache_options": {"mode": "explicit"}}, {"moderation": {"a": 1}},
         {"chat_template_kwargs": {"x": 1}},
     ],

@@ -31,7 +31,6 @@ from openai_cases import (
     respond,
     sent,
     streamed,
-    text,
     thinking,
     tool,
     tool_calls,
@@ -47,6 +46,17 @@ SAID = WORDS.filter(lambda word: not word.isspace())
 INPUTS = st.dictionaries(
     WORDS, st.one_of(WORDS, st.integers(-9, 9), st.none(), st.lists(WORDS, max_size=2)), max_size=3
 )
+
+
+def searched(number: int) -> list[dict[str, Any]]:
+    """A search and what it found."""
+    name = f"srvtoolu_{number}"
+    return [
+        {"type": "server_tool_use", "id": name, "name": "web_search", "input": {"query": "x"}},
+        {"type": "web_search_tool_result", "tool_use_id": name, "content": [{"url": "https://a.example"}]},
+    ]
+
+
 BLOCKS = st.lists(
     st.one_of(
         st.fixed_dictionaries({"type": st.just("text"), "text": SAID}),
@@ -55,13 +65,22 @@ BLOCKS = st.lists(
             {"type": st.just("tool_use"), "name": st.sampled_from(["f", "g", "structured_answer"]), "input": INPUTS}
         ),
         st.just({"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}}),
+        st.fixed_dictionaries(
+            {"type": st.just("text"), "text": SAID, "citations": st.just([{"url": "https://b.example"}])}
+        ),
     ),
     max_size=6,
 ).map(
     lambda blocks: [
-        {**part, "id": f"toolu_{n}"} if part["type"] == "tool_use" else part for n, part in enumerate(blocks)
+        made
+        for n, part in enumerate(blocks)
+        for made in (
+            searched(n) if "query" in part.get("input", ()) and part["type"] == "server_tool_use"
+            else [{**part, "id": f"toolu_{n}"}] if part["type"] == "tool_use"
+            else [part]
+        )
     ]
-)
+)  # fmt: skip
 STOPS = st.sampled_from(["end_turn", "tool_use", "max_tokens", "refusal", "something_new"])
 CALLS = st.sampled_from(
     [
@@ -92,7 +111,9 @@ def as_stream(blocks: list[dict[str, Any]], stop_reason: str) -> bytes:
     for index, part in enumerate(blocks):
         match part["type"]:
             case "text":
-                out += text(index, *pieces_of(part["text"]))
+                cited = [{"type": "citations_delta", "citation": one} for one in part.get("citations", ())]
+                said = [{"type": "text_delta", "text": piece} for piece in pieces_of(part["text"])]
+                out += block(index, {"type": "text", "text": ""}, *said, *cited)
             case "thinking":
                 out += thinking(index, *pieces_of(part["thinking"]))
             case "tool_use":
@@ -138,6 +159,8 @@ def test_a_chat_stream_says_what_the_whole_answer_says(fields: Any, blocks: Any,
     ]
     assert content(stream) == (choice["message"]["content"] or "")
     assert finish_reasons(stream) == [choice["finish_reason"]]
+    cited = [one for delta in deltas(stream) for one in delta.get("annotations", [])]
+    assert cited == choice["message"].get("annotations", [])
 
 
 @settings(deadline=None, max_examples=70)
@@ -187,7 +210,7 @@ def test_what_was_answered_can_be_said_again(blocks: Any, way: str, field: str) 
 @settings(deadline=None, max_examples=70)
 @given(BLOCKS)
 def test_a_response_sent_back_is_the_turn_that_it_was(blocks: Any) -> None:
-    said = [part for part in blocks if part["type"] != "server_tool_use"]
+    said = [part for part in blocks if part["type"] not in ("server_tool_use", "web_search_tool_result")]
     output = whole(respond(reasoning={"summary": "auto"}), message(*said))["output"]
     turns = sent(respond(input=[{"role": "user", "content": "x"}, *output, {"role": "user", "content": "y"}]))[
         "messages"
@@ -206,7 +229,7 @@ def _joined(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if part["type"] == "text" and out and out[-1]["type"] == "text":
             out[-1] = {"type": "text", "text": out[-1]["text"] + part["text"]}
         else:
-            out.append(part)
+            out.append({name: value for name, value in part.items() if name != "citations"})
     return out
 
 

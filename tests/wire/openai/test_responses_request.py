@@ -119,7 +119,7 @@ def test_images_and_files_are_understood_in_this_form_too() -> None:
         ({"input": ""}, "messages"),
         ({"input": [5]}, "input[0]"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
-        ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "input[0]"),
         ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
         ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
@@ -234,8 +234,7 @@ def test_custom_tools_are_functions_of_one_string() -> None:
 def test_hosted_tools_that_an_answer_can_do_without_are_named() -> None:
     tools = [
         flat_function(),
-        {"type": "web_search"},
-        {"type": "web_search_preview_2025_03_11"},
+        {"type": "web_search", "external_web_access": False},
         {"type": "image_generation"},
     ]
     call = respond(tools=tools, input=[USER, {"type": "web_search_call", "id": "ws_1", "status": "completed"}])

@@ -17,7 +17,7 @@ import attrs
 from relayd.core.quota.limits import dollars
 
 # "share" is of a limit that is used, "left" of one that is free; a "moment" is a time that is RFC 3339 already.
-Kind = Literal["text", "number", "money", "time", "moment", "duration", "share", "left", "bytes"]
+ColumnKind = Literal["text", "number", "money", "time", "moment", "duration", "share", "left", "bytes"]
 
 # What a spreadsheet takes for a formula. Source: OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -33,7 +33,7 @@ class Column:
     """
 
     name: str
-    kind: Kind = "text"
+    kind: ColumnKind = "text"
     link: str = ""
 
 
@@ -66,7 +66,7 @@ class PageTable:
         return out.getvalue()
 
 
-def plain(value: Any, kind: Kind) -> Any:
+def plain(value: Any, kind: ColumnKind) -> Any:
     """A value as programs read it: times as RFC 3339, money in USD as a text."""
     if value is None or value == "":
         return value

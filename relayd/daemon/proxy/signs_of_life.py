@@ -1,0 +1,66 @@
+"""Signs of life: what a client hears of its stream while the upstream has not begun to answer.
+
+Rule: the head of an answer of our own (200, an event stream) leaves only once the upstream of an attempt has been
+silent for `server.sse_head_after`, and from then on the call stays with that account: another one might answer with a
+status, and a status can no longer be given. What goes wrong after that is an `error` event in the client's dialect.
+
+Theory: proxies on the way give up on silence (nginx after 60 s, Cloudflare after 100 s), and so do clients. A failover
+is worth more than an early head, and nearly every failure comes within seconds. One task looks at all waiting attempts
+once a second; an attempt costs a dictionary entry, and no task or timer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+from relayd.daemon.proxy.context import CallContext
+from relayd.daemon.proxy.reply import ReplyWriter
+from relayd.daemon.proxy.streaming import COMMENT
+
+LOOK = 1.0  # s between two looks; so much later than promised, at most
+
+
+@attrs.define(eq=False, kw_only=True)
+class SignsOfLife:
+    """Keeps the clients of waiting streams awake."""
+
+    replies: ReplyWriter
+    _due: dict[CallContext, float] = attrs.field(factory=dict)  # on trio's clock, s
+
+    @contextmanager
+    def awaiting(self, context: CallContext) -> Iterator[None]:
+        """Around the wait for an answer's beginning."""
+        server = self.replies.live.snapshot.relay.server
+        call = context.plan.call
+        if not (call.stream and call.endpoint == "messages" and server.sse_keepalive and server.sse_head_after):
+            yield
+            return
+        wait = server.sse_keepalive if context.early else server.sse_head_after
+        self._due[context] = trio.current_time() + wait
+        try:
+            yield
+        finally:
+            del self._due[context]
+
+    async def run(self) -> None:
+        """Look, for ever."""
+        while True:
+            await trio.sleep(LOOK)
+            self.look(trio.current_time())
+
+    def look(self, now: float) -> None:
+        """Give a sign to those for whom it is time. Sync."""
+        every = self.replies.live.snapshot.relay.server.sse_keepalive or math.inf
+        for context, due in self._due.items():
+            exchange = context.exchange
+            if due > now or exchange.gone or exchange.pending:
+                continue
+            if not context.early:
+                self.replies.begin_early(context)
+            exchange.push(COMMENT)
+            self._due[context] = now + every
