@@ -62,6 +62,7 @@ DOORS = {
     "python_socks": ("daemon/net/connect",),
     "re2": ("config/pattern",),
     "redis": ("state/redis", "state/redis_address"),
+    "segno": ("core/access/enrolment",),
     "shtab": ("cli/completion",),
     "sqlite3": ("state/sqlite", "state/sqlite_file", "state/sqlite_copy"),
     "ssl": ("daemon/net/", "daemon/accounts/"),

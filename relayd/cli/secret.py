@@ -1,6 +1,7 @@
 """relayd secret: identities, recipients and sealed values. docs/sealed-secrets.md tells more.
 
-No verb here prints an opened secret, and none takes one as an argument: others see arguments, and shells keep them.
+No verb here prints a secret that it has opened, and none takes one as an argument: others see arguments, and shells
+keep them.
 """
 
 from __future__ import annotations

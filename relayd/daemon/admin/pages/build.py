@@ -19,6 +19,7 @@ from relayd.daemon.admin.pages.edit_tree import EditedTree
 from relayd.daemon.admin.pages.explain_page import ExplainPage
 from relayd.daemon.admin.pages.keys import KeyPages
 from relayd.daemon.admin.pages.overview import Overview
+from relayd.daemon.admin.pages.own_page import OwnPage
 from relayd.daemon.admin.pages.reports import ReportPage
 from relayd.daemon.admin.pages.sign_in import SignInPages
 from relayd.daemon.admin.pages.site import Site
@@ -69,6 +70,7 @@ def build_site(
         EditForms(flow=flow, rng=rng),
         AccountSignIn(flow=flow, asked=Waiting(rng), rng=rng),
         AuditPage(audit=audit),
+        OwnPage(live=sources.live, sessions=sessions, audit=audit, rng=rng),
     )
     return Site(
         live=sources.live, sessions=sessions, routes=[route for page in pages for route in page.routes()], wall=wall
