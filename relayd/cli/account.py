@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+import time
 import webbrowser
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
-from relayd.cli import login
 from relayd.cli.delete import add_delete, delete
+from relayd.cli.login import Loopback
 from relayd.cli.output import print_json, print_table, say
 from relayd.cli.revoke import disable, enable
 from relayd.cli.tree import (
@@ -25,7 +26,6 @@ from relayd.cli.tree import (
     add_identity,
     compiled,
     confirmed,
-    find_object,
     guarded,
     identities,
     now,
@@ -34,7 +34,6 @@ from relayd.cli.tree import (
     pick,
     print_written,
     read_secret,
-    refuse_taken,
     sound_but_for_seals,
     tree_files,
     words,
@@ -42,6 +41,7 @@ from relayd.cli.tree import (
 )
 from relayd.cli.wake import add_wake, wake_account, wake_after_test
 from relayd.config.edit.edits import set_sealed
+from relayd.config.edit.objects import find_object, refuse_taken
 from relayd.config.edit.toml_edit import Value, render_document
 from relayd.config.edit.write import Files
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, OAUTH
@@ -51,6 +51,7 @@ from relayd.config.secrets.seal import seal
 from relayd.config.secrets.sealed_fields import account_place, parsed, recipients_of, relay_table, table_binding
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
+from relayd.daemon.accounts import code_grant
 from relayd.wire.current_models import SMALL
 
 KINDS = tuple(ACCOUNT_KINDS)
@@ -243,28 +244,28 @@ def log_in(args: argparse.Namespace) -> int:
     warn_of_kind(OAUTH.name)
     try:
         secret = _sign_in(args, oauth)
-    except login.LoginError as error:
+    except code_grant.LoginError as error:
         raise Stop(str(error)) from None
     return _put_sealed(args, secret)
 
 
 def _sign_in(args: argparse.Namespace, oauth: Any) -> Secret:
     redirect = oauth.redirect_uri
-    if args.paste or (redirect and not login.is_loopback(redirect)):
+    if args.paste or (redirect and not code_grant.is_loopback(redirect)):
         if not redirect:
             raise Stop("relay.toml: [oauth].redirect_uri is empty, so there is no page that shows a code to paste")
-        ask = login.begin(oauth, redirect, secrets.token_bytes)
+        ask = code_grant.begin(oauth, redirect, secrets.token_bytes)
         _send_to(args, ask.authorize_url)
-        code = login.read_answer(read_secret("the code that the page shows").reveal(), ask, pasted=True)
-        return login.exchange(oauth, ask, code)
-    loopback = login.Loopback(redirect)
+        code = code_grant.read_answer(read_secret("the code that the page shows").reveal(), ask, pasted=True)
+        return code_grant.exchange(oauth, ask, code, time.time)
+    loopback = Loopback(redirect)
     try:
-        ask = login.begin(oauth, loopback.redirect_uri, secrets.token_bytes)
+        ask = code_grant.begin(oauth, loopback.redirect_uri, secrets.token_bytes)
         _send_to(args, ask.authorize_url)
         code = loopback.wait(ask, SIGN_IN)
     finally:
         loopback.close()
-    return login.exchange(oauth, ask, code)
+    return code_grant.exchange(oauth, ask, code, time.time)
 
 
 def _send_to(args: argparse.Namespace, url: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from relayd.cli.output import counted, say
 from relayd.cli.revoke import DenyEntry, take_out
-from relayd.cli.tree import Stop, add_action, find_object, guarded, print_written, require_tree, tree_files
+from relayd.cli.tree import Stop, add_action, guarded, print_written, require_tree, tree_files
+from relayd.config.edit.objects import find_object
 from relayd.config.edit.removal import Removal, removal, simulators
 from relayd.config.edit.write import Files
 

@@ -25,22 +25,22 @@ from relayd.cli.tree import (
     add_force,
     compiled,
     confirmed,
-    edit_object,
     guarded,
     now,
     object_id,
     pick,
     print_written,
     read_secret,
-    refuse_taken,
     words,
     write,
 )
 from relayd.config.edit.edits import key_file, rotate
+from relayd.config.edit.objects import edit_object, refuse_taken
 from relayd.config.edit.toml_edit import Value
+from relayd.config.edit.wanted import expiry
 from relayd.config.edit.write import Files
 from relayd.config.model.types import write as written
-from relayd.config.model.values import Bad, seconds
+from relayd.config.model.values import seconds
 from relayd.config.secrets.api_keys import PREFIX, checksum_ok, hint, key_hash, mint
 from relayd.config.secrets.identity import identity_paths, load_identities
 from relayd.config.secrets.recipients import SealError
@@ -53,7 +53,7 @@ LISTS = (
     ("models", "model globs it may ask for (default: all)"),
     ("deny-models", "model globs it may not ask for"),
     ("clients", "client rules, one of which must match (default: any client)"),
-    ("endpoints", "messages, openai, models, batches, files (default: the first three)"),
+    ("endpoints", "messages, openai, models, batches, files, skills (default: the first three)"),
     ("allowed-ips", "addresses or networks it may call from (default: any)"),
 )
 
@@ -309,26 +309,6 @@ def _fields(args: argparse.Namespace, start: datetime.datetime) -> dict[str, Val
     if args.max_tokens is not None:
         fields["max_tokens"] = args.max_tokens
     return fields
-
-
-def expiry(text: str, start: datetime.datetime) -> datetime.datetime:
-    """A duration from `start` ("90d"), or a date or a time with an offset, in the future. Raises: Stop."""
-    found = _expiry(text, start)
-    if found <= start:
-        raise Stop(f"--expires {text}: {moment(found)} is in the past")
-    return found
-
-
-def _expiry(text: str, start: datetime.datetime) -> datetime.datetime:
-    try:
-        return start + datetime.timedelta(seconds=seconds(text))
-    except Bad:
-        pass
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise Stop(f"{text!r} is not a duration (90d), date (2027-11-22) or time (2027-11-22T00:00:00Z)") from None
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 def _hand_over(args: argparse.Namespace, identity: str, path: str, minted: str) -> int:

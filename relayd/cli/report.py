@@ -6,6 +6,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from relayd.cli import add_config
@@ -13,6 +14,9 @@ from relayd.cli.output import add_json, counted, money, number, print_json, prin
 from relayd.cli.store import add_state, now_ms, open_state
 from relayd.cli.tree import Stop, compiled, guarded
 from relayd.core.quota.limits import day_of
+from relayd.daemon.admin.pages.render import html_file
+from relayd.daemon.admin.pages.reports import owners_of, report_page
+from relayd.daemon.admin.pages.visit import Page
 from relayd.state.report import (
     DIMENSIONS,
     FIGURES,
@@ -49,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     add_json(form)
     form.add_argument("--csv", action="store_true", help="print the rows as CSV")
+    form.add_argument("--html", metavar="FILE", type=Path, help="write a page with charts that needs nothing else")
     parser.epilog = (
         f"Days begin in [state].timezone; {LONGEST} of them are kept. exit status: 0 reported, 1 failed, 2 usage"
     )
@@ -77,9 +82,20 @@ def report(args: argparse.Namespace) -> int:
         print_json({**document, "pending": state.pending})
     elif args.csv:
         _print_csv(document)
+    elif args.html:
+        _write_page(args.html, report_page(rows, (first, last), args.by, owners_of(snapshot)))
     else:
         _print_tables(document)
     return 0
+
+
+def _write_page(file: Path, page: Page) -> None:
+    """Raises: Stop."""
+    try:
+        file.write_bytes(html_file(page))
+    except OSError as error:
+        raise Stop(f"{file}: cannot be written: {error.strerror}") from None
+    say(f"wrote {file}")
 
 
 def _kept(first: str, last: str) -> tuple[str, str]:

@@ -24,8 +24,6 @@ from relayd.cli.tree import (
     Stop,
     VerbAction,
     add_force,
-    edit_object,
-    edited,
     guarded,
     outcome,
     print_written,
@@ -35,6 +33,7 @@ from relayd.cli.tree import (
 )
 from relayd.cli.verdict import DaemonVerdict
 from relayd.config.edit.edits import add_denied, remove_denied, set_enabled
+from relayd.config.edit.objects import edit_object, edited
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.write import EditPlan, Files, compiles
 from relayd.config.secrets.api_keys import checksum_ok, key_hash

@@ -1,6 +1,7 @@
 """relayd secret: identities, recipients and sealed values. docs/sealed-secrets.md tells more.
 
-No verb here prints an opened secret, and none takes one as an argument: others see arguments, and shells keep them.
+No verb here prints a secret that it has opened, and none takes one as an argument: others see arguments, and shells
+keep them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from relayd.cli.tree import (
     Stop,
     add_action,
     add_identity,
-    edit_file,
     guarded,
     identities,
     print_written,
@@ -32,6 +32,7 @@ from relayd.cli.tree import (
     write,
 )
 from relayd.config.edit.edits import add_recipient, remove_recipient, set_recipient_state
+from relayd.config.edit.objects import edit_file
 from relayd.config.edit.toml_edit import set_value
 from relayd.config.edit.write import Files
 from relayd.config.secrets.binding import Binding, alert_binding, endpoint_of, origin_of, totp_binding

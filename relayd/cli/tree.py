@@ -32,7 +32,7 @@ from relayd.config.problems.problem import ConfigError, is_error
 from relayd.config.secrets.identity import identity_paths, load_identities
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity
-from relayd.config.secrets.sealed_fields import objects, realm_of
+from relayd.config.secrets.sealed_fields import realm_of
 from relayd.config.secrets.secret import Secret
 from relayd.config.secrets.secret_files import SecretFiles, secret_files
 from relayd.config.snapshot import NAME, Snapshot
@@ -47,7 +47,6 @@ VerbAction = Callable[[argparse.Namespace], int]
 FAILED = 1
 UNSTABLE = 4  # exit code of verbs that look at a tree which does not hold still
 PATIENCE = 10.0  # s to wait for that; a checkout of a large tree takes less than one
-KINDS = {"accounts.d": "account", "keys.d": "key"}
 # Warnings about a kind of account: whoever adds one is told before the secret is asked for.
 SAID_BEFORE = ("W-SESSION-KEY", "W-OAUTH-PERSONAL")
 
@@ -202,18 +201,6 @@ def pick(found: Mapping[str, Found], kind: str, name: str) -> Found:
     return found[name]
 
 
-def find_object(files: Files, folder: str, name: str) -> str:
-    """The file of an account or key. Raises: LookupError that says which there are."""
-    return pick({identity: file for file, identity, _ in objects(files, folder)}, KINDS[folder], name)
-
-
-def refuse_taken(files: Files, folder: str, name: str) -> None:
-    """Raises: Stop when an object of that id exists, in whatever sub-directory."""
-    for file, identity, _ in objects(files, folder):
-        if identity == name:
-            raise Stop(f"{file} exists already (choose another name)")
-
-
 def identities(args: argparse.Namespace) -> list[Identity]:
     """The identities of `--identity`, the environment or the usual places; maybe none."""
     return load_identities(_identity_paths(args), args.config, os.environ)
@@ -260,29 +247,6 @@ def print_written(args: argparse.Namespace, result: Mapping[str, Any]) -> int:
         found = outcome(args)
         print_json({**result, "daemon": found.as_json() if found is not None else None})
     return 0
-
-
-def edit_file(path: str, edit: Callable[[str], str]) -> EditPlan:
-    """A plan that edits one file of the tree."""
-
-    def plan(files: Files) -> Mapping[str, bytes | None]:
-        return {path: edited(files, path, edit)}
-
-    return plan
-
-
-def edited(files: Files, path: str, edit: Callable[[str], str]) -> bytes:
-    """A file of the tree after an edit; one that is not there is empty. Raises: EditError, naming the file."""
-    try:
-        return edit(files.get(path, b"").decode()).encode()
-    except (EditError, UnicodeDecodeError) as error:
-        why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise EditError(why if why.startswith(f"{path}: ") else f"{path}: {why}") from None
-
-
-def edit_object(folder: str, name: str, edit: Callable[[str], str]) -> EditPlan:
-    """A plan that edits the file of one account or key. Raises, when it runs: LookupError."""
-    return lambda files: edit_file(find_object(files, folder, name), edit)(files)
 
 
 def sound_but_for_seals(files: Files) -> list[str]:

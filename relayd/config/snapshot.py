@@ -200,6 +200,9 @@ class Admin:
     proxy_user_header: str = key(
         "", doc="Header in which a trusted proxy names who is signed in there; empty = none.", form="header"
     )
+    push: str = key(
+        "", doc="Git remote to which edits of the pages are pushed; left out = edits are only committed.", form="name"
+    )
     calls: int = key(
         10_000, doc="Recent calls that are kept for the pages, for seven days; 0 = none.", low=0, high=1_000_000
     )
@@ -506,7 +509,7 @@ class KeyHash:
     expires: datetime.datetime | None = key(None, doc="When this hash stops counting.")
 
 
-KeyEndpoint = Literal["messages", "openai", "models", "batches", "files"]
+KeyEndpoint = Literal["messages", "openai", "models", "batches", "files", "skills"]
 
 
 @attrs.frozen(kw_only=True)
@@ -515,7 +518,7 @@ class ApiKey:
 
     id: ObjectId
     name: str = key("", doc="For people.")
-    owner: str = key("", doc="Who answers for it; keys of one owner share batches and files.")
+    owner: str = key("", doc="Who answers for it; keys of one owner share batches, files and skills.")
     enabled: bool = key(True, doc="Whether it is accepted.", reload=REVOKE)
     created: datetime.datetime | None = key(None, doc="When it was issued.")
     expires: datetime.datetime | None = key(None, doc="When it stops being accepted.")

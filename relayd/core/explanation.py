@@ -14,7 +14,7 @@ from relayd.config.snapshot import ObjectId, Snapshot
 from relayd.core.balancing.pool import Pool
 from relayd.core.dry_run import dry_run
 
-ENDPOINTS = ("messages", "count_tokens", "openai", "batches", "files")
+ENDPOINTS = ("messages", "count_tokens", "openai", "batches", "files", "skills")
 
 
 def explanation(

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 import attrs
@@ -17,6 +18,7 @@ import attrs
 from relayd.config.secrets.recipients import SealError, by_kid
 from relayd.config.secrets.seal import parse_sealed
 from relayd.config.snapshot import Account, ApiKey, Snapshot
+from relayd.core.access.auth import best_state
 from relayd.core.access.permissions import model_allowed
 from relayd.core.balancing.candidates import serves
 
@@ -41,12 +43,20 @@ class Inventory:
         groups: those that keys use which are not disabled or denied, and Unix time, s, at which the last of them ends;
             math.inf for never.
         useless: such keys that can do nothing by the config, and why.
+        keys: how many keys there are: "disabled", "denied", and "active" for those that are neither, ended or not.
     """
 
     recipients: tuple[SealedFor, ...] = ()
     ends: Mapping[str, float] = attrs.field(factory=dict)
     groups: Mapping[str, float] = attrs.field(factory=dict)
     useless: Mapping[str, str] = attrs.field(factory=dict)
+    keys: Mapping[str, int] = attrs.field(factory=dict)
+
+    def key_counts(self, now: float) -> dict[str, int]:
+        """How many keys are active, disabled, denied and expired now. Cheap, however many there are."""
+        expired = sum(1 for _ in takewhile(lambda end: end <= now, self.ends.values()))
+        found = {state: self.keys.get(state, 0) for state in ("active", "disabled", "denied")}
+        return {**found, "active": found["active"] - expired, "expired": expired}
 
     def used_groups(self, now: float) -> frozenset[str]:
         """The groups of keys that are accepted now."""
@@ -73,7 +83,8 @@ def take_inventory(snapshot: Snapshot) -> Inventory:
             by_groups[key.groups] = _usable(key.groups, snapshot)
         if why := why_useless(key, by_groups[key.groups], snapshot):
             useless[key.id] = why
-    return Inventory(recipients=tuple(_recipients(snapshot)), ends=ends, groups=groups, useless=useless)
+    keys: Counter[str] = Counter(best_state(key, snapshot, 0.0) for key in snapshot.keys.values())
+    return Inventory(recipients=tuple(_recipients(snapshot)), ends=ends, groups=groups, useless=useless, keys=keys)
 
 
 def why_useless(key: ApiKey, accounts: Sequence[Account], snapshot: Snapshot) -> str:

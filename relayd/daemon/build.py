@@ -37,11 +37,13 @@ from relayd.daemon.admin.app import AdminApp
 from relayd.daemon.admin.call_metrics import CallMetrics
 from relayd.daemon.admin.control_socket import ControlSocket
 from relayd.daemon.admin.pages.build import build_site
+from relayd.daemon.admin.pages.edit_tree import EditedTree
 from relayd.daemon.admin.service_watch import ServiceWatch
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.capacity import ADMIN_CONNECTIONS, client_connections, descriptors, memory
 from relayd.daemon.log import AccessLog
 from relayd.daemon.log_output import Output
+from relayd.daemon.net.listen import address_text, sockets_of
 from relayd.daemon.net.server import HttpServer
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.node import NodeSettings, OpenSockets, admin_addresses, public_addresses
@@ -188,7 +190,15 @@ def build(
     sources = make_sources(base, record, watcher, server, cluster, watch, call_metrics, app, source)
     history = History(node.generations(base.state_url))
     site = build_site(
-        sources=sources, queue=queue, history=history, recent=recent, traffic=traffic, wall=time.time, rng=os.urandom
+        sources=sources,
+        queue=queue,
+        history=history,
+        recent=recent,
+        traffic=traffic,
+        wall=time.time,
+        rng=os.urandom,
+        tree=make_edited_tree(reader, source),
+        public=lambda: [address_text(sock) for sock in sockets_of(sockets.public)],
     )
     admin_app = AdminApp(queue=queue, sources=sources, site=site, wall=time.time, new_id=base.new_id)
     admin_server = HttpServer(admin_app, base.server_settings, most=ADMIN_CONNECTIONS)
@@ -508,6 +518,14 @@ def make_reloader(
 # --- watching and steering
 
 
+def make_edited_tree(reader: Reader, source: SourceKeeper | None) -> EditedTree:
+    """What the pages edit."""
+    if source is None:
+        return EditedTree(reader=reader)
+    folder = source.settings.at.folder
+    return EditedTree(reader=reader, pulled=str(source.settings.at), folder=f"{folder}/" if folder else "")
+
+
 def make_sources(
     base: Foundation,
     record: ReloadRecord,
@@ -536,6 +554,7 @@ def make_sources(
         tree=str(source.settings.at) if source is not None else str(base.node.tree.absolute()),
         started=base.started,
         draining=lambda: app.draining,
+        listen=tuple(address_text(sock) for sock in sockets_of(base.sockets.public)),
         source=source,
     )
 

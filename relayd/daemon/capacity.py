@@ -14,7 +14,7 @@ from pathlib import Path
 # connections to upstreams, and the admin listener's clients.
 RESERVE = 256
 ADMIN_CONNECTIONS = RESERVE // 4
-_PLENTY = 1 << 20  # descriptors; more are of no use, and Linux allows no more by default (fs.nr_open)
+PLENTY = 1 << 20  # descriptors; more are of no use, and Linux allows no more by default (fs.nr_open)
 # What a control group allows: version 2, then 1. Source: Linux, Documentation/admin-guide/cgroup-v2.rst.
 _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -22,7 +22,7 @@ _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 def raise_descriptor_limit() -> None:
     """Allow as many descriptors as the hard limit does; nothing here uses select(2), which takes the first 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _PLENTY if hard == resource.RLIM_INFINITY else min(hard, _PLENTY)
+    wanted = PLENTY if hard == resource.RLIM_INFINITY else min(hard, PLENTY)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -31,7 +31,7 @@ def raise_descriptor_limit() -> None:
 def descriptors() -> int:
     """How many descriptors may be open."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _PLENTY if soft == resource.RLIM_INFINITY else soft
+    return PLENTY if soft == resource.RLIM_INFINITY else soft
 
 
 def client_connections(limit: int) -> int:

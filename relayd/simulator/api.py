@@ -1,7 +1,7 @@
 """The simulated API: a request in, a Script out.
 
 Rule: pure. The time, the number of the call and what the minute has seen are arguments; the same arguments give the
-same bytes. Messages, token counts and models are answered; batches and files are not there (404).
+same bytes. Messages, token counts and models are answered; batches, files and skills are not there (404).
 
 Theory: one table of paths; whatever goes wrong is a Refusal, and becomes an error in the API's form in one place.
 """

@@ -173,8 +173,7 @@ class RedisStore:
 
     def check(self) -> list[str]:
         try:
-            connection = self._open()
-            told = _info(connection.ask("INFO"))
+            told = self._info()
             version = told.get("redis_version", "0.0")
             if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
                 raise c.StoreMisfit(
@@ -184,6 +183,38 @@ class RedisStore:
         except (redis.RedisError, OSError) as error:
             self.close()
             raise self._away(error) from None
+
+    def ask_all(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
+        """The answers of plain commands on keys of this realm; None for one that the server refuses as such.
+
+        Raises: StoreUnavailable.
+        """
+        self._ping()  # which finds the master of our slot
+        try:
+            connection, answers = self._open(), []
+            connection.send(list(commands))
+            for _ in commands:
+                try:
+                    answers.append(connection.read())
+                except redis.ResponseError as error:
+                    if isinstance(error, redis.exceptions.NoPermissionError) or _cannot_now(str(error)):
+                        raise
+                    answers.append(None)
+            return answers
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise self._away(error) from None
+
+    def info(self) -> dict[str, str]:
+        """What the server says of itself (INFO). Raises: StoreUnavailable."""
+        try:
+            return self._info()
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise self._away(error) from None
+
+    def _info(self) -> dict[str, str]:
+        return _info(self._open().ask("INFO"))
 
     def _away(self, error: Exception) -> c.StoreUnavailable:
         hint = _what_it_needs(error)

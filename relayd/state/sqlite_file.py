@@ -232,3 +232,14 @@ class Checkpointer:
             ):
                 tries -= 1  # somebody was writing or reading; SQLite's own waiting sleeps too long to find a gap
                 time.sleep(0.001)
+
+
+def inspect_file(path: str) -> tuple[int, str]:
+    """The version of a file's tables, and what is wrong with the file ("" for nothing). It is not changed."""
+    place = Path(path).absolute().as_uri()
+    try:
+        with contextlib.closing(sqlite3.connect(f"{place}?mode=ro", uri=True, timeout=1.0)) as connection:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            return _version(connection), "" if found == "ok" else str(found)
+    except sqlite3.Error as error:
+        return 0, str(error)

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 _SLASHES = re.compile(r"//+")
 _BASE = re.compile(r"(?:/api)?(?P<openai>/openai)?(?:/claude|/anthropic)?(?P<version>(?:/v1){0,2})(?=/|$)")
 # What is known also without a /v1, by its first part.
-_PARTS = frozenset({"messages", "chat", "responses", "models", "files"})
+_PARTS = frozenset({"messages", "chat", "responses", "models", "files", "skills"})
 # Paths of OpenAI's API; who asks for one reads OpenAI's errors, whether it is served or not.
 _OPENAI_PARTS = frozenset(
     {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import attrs
 
@@ -18,7 +18,9 @@ from relayd.wire.resumed import NOTHING_RESUMED, Resumed
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
-Endpoint = Literal["messages", "count_tokens", "models", "batches", "files"]
+ObjectType = Literal["batches", "files", "skills"]
+OBJECTS = frozenset(get_args(ObjectType))
+Endpoint = Literal["messages", "count_tokens", "models", ObjectType]
 Language = Literal["anthropic", "openai"]
 
 

@@ -1,15 +1,16 @@
-"""Batches and files: what relayd must know of the JSON of the Batches and Files APIs.
+"""Batches, files and skills: what relayd must know of the JSON of the APIs that keep objects.
 
 Rule: bytes pass as they came, but for the one value that names the upstream's own address, `results_url`. Bodies of
 batches are long lists, so nothing is decoded that is not asked about.
 
-Source: API reference, "Message Batches" and "Files".
+Source: API reference, "Message Batches", "Files" and "Skills".
 """
 
 from __future__ import annotations
 
 import json
 import re
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -22,6 +23,7 @@ _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6|7)")  # could spell a key in ano
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FILE = re.compile(rb'"file_id"[ \t\r\n]*:[ \t\r\n]*"([A-Za-z0-9_-]{1,128})"')
+_THE_APIS_OWN = ("anthropic", "anthropic_example")  # of a skill's `source`; API reference, "Skills"
 _CURSOR = re.compile(r"[!-~]{1,2000}")  # opaque, but a text that is sent back in a query
 
 
@@ -49,6 +51,11 @@ class _Listed(msgspec.Struct):
     created_at: str = ""
 
 
+class _Sourced(msgspec.Struct):
+    source: Any = None
+
+
+_sourced = msgspec.json.Decoder(_Sourced)
 _named = msgspec.json.Decoder(_Named)
 _batch = msgspec.json.Decoder(_Batch)
 _entry = msgspec.json.Decoder(_Entry)
@@ -146,8 +153,31 @@ def file_ids(body: bytes) -> set[str]:
     return found
 
 
+def is_shared_object(raw: bytes) -> bool:
+    """Whether an object of a list says that it is the API's own, such as a skill that comes with it."""
+    try:
+        source = _sourced.decode(raw).source
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    kind = source.get("type") if isinstance(source, dict) else source
+    return kind in _THE_APIS_OWN
+
+
 class Unreadable(Exception):
     """The answer is not a page of a list."""
+
+
+def shared_only(body: bytes) -> bytes | None:
+    """A page of a list without what is not the API's own; None where it is no list."""
+    try:
+        page = _page.decode(body)
+        others = sum(not is_shared_object(bytes(raw)) for raw in page.data)
+        if not others:
+            return body
+        rows = [(_listed.decode(raw).id, bytes(raw)) for raw in page.data if is_shared_object(bytes(raw))]
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return write_page(rows, has_more=False)
 
 
 def read_page(body: bytes) -> tuple[list[tuple[str, str, bytes]], str]:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 import urllib.error
 import urllib.request
@@ -23,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from cli_tree import RELAY, SealingTree, make_sealing_tree, make_tree
 
-from relayd.cli import login
+from relayd.cli.login import Loopback
 from relayd.config.load import load_tree
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.binding import credential_binding
@@ -31,6 +32,7 @@ from relayd.config.secrets.credential import shape_warning, why_unusable
 from relayd.config.secrets.seal import open_sealed
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import OAuth
+from relayd.daemon.accounts import code_grant
 from relayd.daemon.accounts.account_test import judge
 
 CANARY = "sk-ant-api03-canary-c0de"
@@ -46,7 +48,7 @@ def test_adding_an_account_seals_the_secret_from_stdin(tmp_path: Path) -> None:
     sealing = make_sealing_tree(tmp_path)
     ran = sealing.tree.run(
         "account", "add", "main", "--kind", "api-key", "--name", "Main", "--email", "a@b.example", "--priority", "10",
-        "--groups", "default,fast", "--requests-per-minute", "50", "--base-url", "https://api.example/v1", "--json",
+        "--groups", "default,fast", "--requests-per-minute", "50", "--base-url", "https://api.example/relay", "--json",
         stdin=CANARY + "\n",
     )  # fmt: skip
     assert ran.code == 0, ran.err
@@ -298,7 +300,7 @@ def oauth(url: str = "https://token.example", **fields: Any) -> OAuth:
 
 
 def test_the_address_carries_a_challenge_and_a_state_and_no_verifier() -> None:
-    ask = login.begin(oauth(), "http://127.0.0.1:1/callback", generator())
+    ask = code_grant.begin(oauth(), "http://127.0.0.1:1/callback", generator())
     query = {name: values[0] for name, values in parse_qs(urlsplit(ask.authorize_url).query).items()}
     digest = hashlib.sha256(ask.verifier.reveal().encode()).digest()
     assert query["code_challenge"] == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -309,23 +311,23 @@ def test_the_address_carries_a_challenge_and_a_state_and_no_verifier() -> None:
 
 
 def test_a_pasted_code_an_address_and_a_code_with_state_are_understood() -> None:
-    ask = login.begin(oauth(), "https://page.example", generator())
+    ask = code_grant.begin(oauth(), "https://page.example", generator())
     state = ask.state.reveal()
     for text in (f"abc#{state}", f"https://page.example/?code=abc&state={state}", f"/cb?code=abc&state={state}\n"):
-        assert login.read_answer(text, ask).reveal() == "abc"
-    assert login.read_answer(" abc ", ask, pasted=True).reveal() == "abc"
+        assert code_grant.read_answer(text, ask).reveal() == "abc"
+    assert code_grant.read_answer(" abc ", ask, pasted=True).reveal() == "abc"
     for text, words in (
         ("", "no code"), ("/cb?error=access_denied", "refused: access_denied"), ("abc#wrong", "another sign-in"),
         ("/cb?code=abc", "another sign-in"), ("abc", "another sign-in"), ("/cb?state=x", "no code"),
     ):  # fmt: skip
-        with pytest.raises(login.LoginError, match=words):
-            login.read_answer(text, ask)
+        with pytest.raises(code_grant.LoginError, match=words):
+            code_grant.read_answer(text, ask)
 
 
 def test_a_code_is_exchanged_with_its_verifier_for_the_json_that_is_sealed() -> None:
     with serving((200, TOKENS)) as server:
-        ask = login.begin(oauth(server.url), "http://127.0.0.1:1/callback", generator())
-        secret = login.exchange(oauth(server.url), ask, Secret("abc"), now=lambda: 1000.7)
+        ask = code_grant.begin(oauth(server.url), "http://127.0.0.1:1/callback", generator())
+        secret = code_grant.exchange(oauth(server.url), ask, Secret("abc"), now=lambda: 1000.7)
     assert json.loads(secret.reveal()) == {
         "access_token": TOKENS["access_token"], "refresh_token": TOKENS["refresh_token"], "expires_at": 4600
     }  # fmt: skip
@@ -347,15 +349,15 @@ def test_a_code_is_exchanged_with_its_verifier_for_the_json_that_is_sealed() -> 
 )
 def test_a_token_endpoint_that_says_no_is_told_without_the_code(status: int, answer: Any, words: str) -> None:
     with serving((status, answer)) as server:
-        ask = login.begin(oauth(server.url), "http://127.0.0.1:1/callback", generator())
-        with pytest.raises(login.LoginError, match=words) as caught:
-            login.exchange(oauth(server.url), ask, Secret("abc"))
+        ask = code_grant.begin(oauth(server.url), "http://127.0.0.1:1/callback", generator())
+        with pytest.raises(code_grant.LoginError, match=words) as caught:
+            code_grant.exchange(oauth(server.url), ask, Secret("abc"), time.time)
     assert "abc" not in str(caught.value)
 
 
 def test_the_redirect_is_taken_on_loopback_and_strangers_are_turned_away() -> None:
-    loopback = login.Loopback("")
-    ask = login.begin(oauth(), loopback.redirect_uri, generator())
+    loopback = Loopback("")
+    ask = code_grant.begin(oauth(), loopback.redirect_uri, generator())
     found: list[Secret] = []
     thread = threading.Thread(target=lambda: found.append(loopback.wait(ask, 30)))
     thread.start()
@@ -373,16 +375,16 @@ def test_the_redirect_is_taken_on_loopback_and_strangers_are_turned_away() -> No
 
 
 def test_a_person_who_declines_or_never_comes_ends_the_wait() -> None:
-    loopback = login.Loopback("")
-    ask = login.begin(oauth(), loopback.redirect_uri, generator())
-    with pytest.raises(login.LoginError, match=r"no answer from the browser within 0\.05 s"):
+    loopback = Loopback("")
+    ask = code_grant.begin(oauth(), loopback.redirect_uri, generator())
+    with pytest.raises(code_grant.LoginError, match=r"no answer from the browser within 0\.05 s"):
         loopback.wait(ask, 0.05)
     caught: list[BaseException] = []
 
     def wait() -> None:
         try:
             loopback.wait(ask, 30)
-        except login.LoginError as error:
+        except code_grant.LoginError as error:
             caught.append(error)
 
     thread = threading.Thread(target=wait)

@@ -7,10 +7,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from cli_tree import make_tree
+from cli_tree import make_sealing_tree, make_tree
 
 from relayd.config.load import load_tree
 from relayd.config.problems.leaks import find_leaks, redact
+from relayd.config.secrets.binding import totp_binding
 from relayd.config.secrets.password_hash import (
     TOKEN_PATTERN,
     hash_password,
@@ -18,6 +19,7 @@ from relayd.config.secrets.password_hash import (
     mint_token,
     password_fits,
 )
+from relayd.config.secrets.seal import open_sealed
 from relayd.config.secrets.secret import Secret
 from relayd.daemon.log import scrub
 
@@ -92,3 +94,30 @@ def test_only_hashes_that_can_be_checked_within_reason_are_hashes() -> None:
     ):  # fmt: skip
         assert not is_password_hash(bad), bad
         assert not password_fits(Secret(PASSWORD), bad)
+
+
+def test_one_time_codes_are_shown_once_and_the_tree_gets_them_sealed(tmp_path: Path) -> None:
+    sealing = make_sealing_tree(tmp_path)
+    tree = sealing.tree
+    assert "nobody is called alice" in tree.run("secret", "totp", "alice", "--add").err
+    assert tree.run("secret", "password", "alice", "--add", stdin=PASSWORD).code == 0
+    made = tree.run("secret", "totp", "alice", "--add", "--json").json
+    (user,) = load_tree(tree.root).require().relay.admin.users
+    assert user.totp == made["totp"]
+    assert made["changed"] == ["relay.toml"]
+    assert open_sealed(user.totp, totp_binding("example", "alice"), [sealing.identity]).reveal() == made["seed"]
+    assert made["uri"].startswith("otpauth://totp/relayd%20example:alice?secret=" + made["seed"])
+    assert made["seed"] not in tree.content
+    shown = tree.run("secret", "totp", "alice")
+    assert "█" in shown.out
+    line = shown.out.splitlines()[-1]
+    assert tree.run("secret", "totp", "alice", "--add", "--sealed", tomllib.loads(line)["totp"]).code == 0
+    assert load_tree(tree.root).require().relay.admin.users[0].totp == tomllib.loads(line)["totp"]
+    assert tree.run("secret", "totp", "alice", "--add", "--sealed", "rlsec1.nonsense").code == 1
+
+
+def test_one_time_codes_need_a_recipient(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path)
+    ran = tree.run("secret", "totp", "alice")
+    assert (ran.code, ran.out) == (1, "")
+    assert "relayd secret keygen" in ran.err

@@ -75,7 +75,7 @@ def test_the_settings_shown_as_comments_are_valid_when_switched_on(tmp_path: Pat
     (tree / "relay.toml").write_text("\n".join(switched) + "\n")
 
     assert switched != lines
-    assert load_tree(tree).problems == ()
+    assert [one.code for one in load_tree(tree).problems if one.severity != "note"] == []
 
 
 def test_the_realm_is_the_directorys_name_or_what_was_asked_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -217,3 +218,19 @@ def test_a_broken_tree_is_told_with_its_errors(tree: Tree) -> None:
 
     assert ran.code == 1
     assert "realm" in ran.err
+
+
+def test_a_page_is_one_file_that_needs_nothing_else(tree: Tree, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    ran = tree.run("report", "--from", "2026-11-22", "--to", "2026-11-23", "--by", "model,key", "--html", str(file))
+    assert (ran.code, ran.out, ran.err) == (0, "", f"wrote {file}\n")
+    text = file.read_text()
+    assert "<td" in text
+    assert "claude-opus-5-5" in text
+    assert "$1.75" in text
+    assert '<svg class="chart"' in text
+    assert "<style>\n:root" in text
+    assert not re.search(r"<script|<link|<form|<nav|\b(src|href|action)=|url\(", text)
+    missing = tree.run("report", "--html", str(tmp_path / "none" / "report.html"))
+    assert missing.code == 1
+    assert "cannot be written" in missing.err

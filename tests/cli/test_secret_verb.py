@@ -215,7 +215,9 @@ def test_a_renamed_account_a_new_origin_and_a_new_realm_are_resealed_from_the_ol
     assert tree.run("secret", "reseal", "renamed", "--from-id", "main", *identity).code == 0
     assert tree.run("secret", "inspect").code == 0
 
-    tree.write("accounts.d/renamed.toml", 'base_url = "https://b.example/v1"\n' + tree.read("accounts.d/renamed.toml"))
+    tree.write(
+        "accounts.d/renamed.toml", 'base_url = "https://b.example/relay"\n' + tree.read("accounts.d/renamed.toml")
+    )
     assert tree.run("secret", "inspect").code == 1
     origin = ("--from-origin", "https://api.anthropic.com")
     assert tree.run("secret", "reseal", "renamed", *origin, *identity).code == 0

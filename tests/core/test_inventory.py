@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from typing import Any
 
 import attrs
@@ -23,6 +24,7 @@ from relayd.config.snapshot import (
     Recipient,
     Secrets,
 )
+from relayd.core.access.auth import best_state
 from relayd.core.inventory import Inventory, ending_within, next_to_end, sealed_values, take_inventory
 
 OLD, NEW, STRANGER = (new_identity(lambda size, number=number: bytes([number]) * size) for number in (1, 2, 3))
@@ -162,3 +164,21 @@ def test_of_very_many_keys_those_that_end_next_are_shown_and_the_latest_of_those
     assert [name for name, _ in next_to_end(inventory, 49.5, 3)] == ["k50", "k51", "k52"]
     assert [name for name, _ in next_to_end(inventory, 98.5, 3)] == ["k97", "k98", "k99"]
     assert len(next_to_end(inventory, 0, 100)) == 100
+
+
+def test_keys_are_counted_as_each_of_them_stands() -> None:
+    hashes = (KeyHash(sha256=key_hash("k0"), expires=at(300.0)), KeyHash(sha256=key_hash("k1"), expires=at(400.0)))
+    variants: tuple[dict[str, Any], ...] = (
+        {},
+        {"enabled": False},
+        {"expires": at(350.0)},
+        {"hashes": hashes},
+        {"hashes": hashes[:1], "enabled": False},
+        {"hashes": hashes[1:], "expires": at(100.0)},
+    )
+    keys = tuple(api_key(id=f"k{number}", **fields) for number, fields in enumerate(variants))
+    tree = snapshot(keys=(*keys, api_key(id="gone")), deny=Deny(keys=("gone",), sha256=(key_hash("k0"),)))
+    for now in (0.0, 100.0, 300.0, 350.0, 399.0, 400.0, 1e9):
+        states = Counter(best_state(key, tree, now) for key in tree.keys.values())
+        states["expired"] += states.pop("rotated", 0)
+        assert Counter(take_inventory(tree).key_counts(now)) == states, now

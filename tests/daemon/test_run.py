@@ -143,7 +143,7 @@ def test_a_state_file_of_a_newer_relayd_is_refused_in_one_line(tmp_path: Path) -
     ended = run_to_its_end(tree, "--listen", "127.0.0.1:0")
     assert ended.returncode == 78
     (line,) = (line for line in ended.stderr.splitlines() if not line.startswith("{"))
-    assert "relayd.db: tables of version 99, but this relayd knows only 2 [run the newer relayd" in line
+    assert "relayd.db: tables of version 99, but this relayd knows only 3 [run the newer relayd" in line
 
 
 def test_an_address_that_is_taken_is_said_so(tmp_path: Path) -> None:

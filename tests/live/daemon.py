@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -130,11 +130,15 @@ class Daemon:
 
 
 def start(
-    tree: Path, *options: str, environment: Mapping[str, str] = MappingProxyType({}), output: Path | None = None
+    tree: Path,
+    *options: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    output: Path | None = None,
+    program: Sequence[str] = ("-m", "relayd"),
 ) -> Daemon:
     """Start `relayd run` and wait until it listens. The caller stops it. Raises: AssertionError, with its output."""
     output = output or tree.parent / "daemon.log"
-    daemon = Daemon(_process(tree, options, environment, output), output, tree)
+    daemon = Daemon(_process(tree, options, environment, output, program), output, tree)
     try:
         daemon.wait_until(lambda: "daemon.listening" in daemon.text().rpartition("\n")[0], "daemon.listening")
     except BaseException:
@@ -146,7 +150,7 @@ def start(
 
 
 def _process(
-    tree: Path, options: tuple[str, ...], environment: Mapping[str, str], output: Path
+    tree: Path, options: tuple[str, ...], environment: Mapping[str, str], output: Path, program: Sequence[str]
 ) -> subprocess.Popen[bytes]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
     near = ":".join(map(str, (tree, tree.parent, tree.parent.parent)))  # where tests put files with secrets
@@ -154,7 +158,7 @@ def _process(
     listen = () if "--listen" in options else ("--listen", "127.0.0.1:0")
     with output.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "relayd", "run", "--config", str(tree), *listen, *options],
+            [sys.executable, *program, "run", "--config", str(tree), *listen, *options],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

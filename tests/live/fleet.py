@@ -78,9 +78,12 @@ class Fleet:
         account = f'kind = "api-key"\nbase_url = "http://127.0.0.1:{self.upstream}"\nmodels = {models}\n'
         secret = self.place / "secret"
         secret.write_text("sk-ant-none")
+        relay = self.relays[min(number, len(self.relays) - 1)]
+        if "[upstream]" not in relay:  # the ledger counts what it is asked
+            relay += '\n[upstream]\nmodels_every = "0s"\n'
         return write_tree(
             root,
-            relay=self.relays[min(number, len(self.relays) - 1)],
+            relay=relay,
             accounts={"up": f'{account}[credential]\nfile = "{secret}"\n'},
             keys=self.keys,
             files=self.files,

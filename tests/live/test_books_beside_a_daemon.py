@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from daemon import key_text, running, write_tree
 from simulated_objects import serving_objects
 
 MODEL = "claude-haiku-4-5"
+MAY = 'endpoints = ["messages", "files", "skills"]\n'
 KEYS = {
-    "dev": key_text(KEY, 'owner = "crew"\nendpoints = ["messages", "files"]\n[limits]\ntotal_cost = "5.00"\n'),
-    "other": key_text(OTHER_KEY, 'endpoints = ["messages", "files"]\n'),
+    "dev": key_text(KEY, f'owner = "crew"\n{MAY}[limits]\ntotal_cost = "5.00"\n'),
+    "other": key_text(OTHER_KEY, MAY),
 }
 
 
@@ -47,8 +49,9 @@ def test_the_books_can_be_read_beside_a_running_daemon(tmp_path: Path) -> None:
             for _ in range(3):
                 sdk.messages.create(model=MODEL, max_tokens=10, messages=[{"role": "user", "content": "Hello"}])
             made = sdk.files.upload(file=("a.txt", b"content"))
+            skill = sdk.beta.skills.create(files=[("letters/SKILL.md", b"---\nname: letters\n---\n")])
 
-            daemon.wait_until(lambda: verb(tree, "report", "--from", "yesterday")["requests"] == 4, "four bookings")
+            daemon.wait_until(lambda: verb(tree, "report", "--from", "yesterday")["requests"] == 5, "five bookings")
             report = verb(tree, "report", "--from", "yesterday", "--by", "model")
             (usage,) = verb(tree, "usage", "dev")["keys"]
             explained = verb(tree, "explain", "--key", "dev", "--model", MODEL)
@@ -65,3 +68,12 @@ def test_the_books_can_be_read_beside_a_running_daemon(tmp_path: Path) -> None:
                 assert mine.files.retrieve_metadata(made.id) == made
                 with pytest.raises(anthropic.NotFoundError, match="file not found"):
                     other.files.retrieve_metadata(made.id)
+                assert [one.id for one in mine.beta.skills.list(source="custom")] == [skill.id]
+                for sdk, found in ((mine, True), (other, False)):
+                    with nullcontext() if found else pytest.raises(anthropic.NotFoundError, match="skill not found"):
+                        sdk.beta.messages.create(
+                            model=MODEL,
+                            max_tokens=10,
+                            messages=[{"role": "user", "content": "Hello"}],
+                            container={"skills": [{"type": "custom", "skill_id": skill.id}]},
+                        )

@@ -418,9 +418,14 @@ import relayd.daemon.accounts.upstreams as upstream
 
 real = upstream.Upstreams.open
 
+def parts(whole):
+    names = {name for kind in type(whole).__mro__ for name in getattr(kind, "__slots__", ())}
+    names |= set(getattr(whole, "__dict__", ()))
+    return [getattr(whole, name, None) for name in sorted(names) if name != "__weakref__"]
+
 async def broken(self, account, outbound, *more, **named):
     if b"fault-please" in outbound.body:
-        raise RuntimeError(f"{account!r} {outbound!r} {more!r} {named!r} {self!r} {vars(self)!r}")
+        raise RuntimeError(f"{account!r} {outbound!r} {more!r} {named!r} {self!r} {parts(self)!r}")
     return await real(self, account, outbound, *more, **named)
 
 upstream.Upstreams.open = broken

@@ -69,7 +69,7 @@ def test_what_init_prints_works_as_pasted(tmp_path: Path) -> None:
     relay = person.home / "my relay" / "relay.toml"
     if "[admin]" not in relay.read_text():  # the test's machine may have something on the usual port
         relay.write_text(relay.read_text() + '\n[admin]\nlisten = ""\n')
-    check, run, curl, add, new = printed_commands(made.stdout)
+    check, run, curl, add, new, remove = printed_commands(made.stdout)
 
     assert person.paste(check).returncode == 0
     output = tmp_path / "daemon.log"
@@ -87,7 +87,10 @@ def test_what_init_prints_works_as_pasted(tmp_path: Path) -> None:
             (demo,) = set(re.findall(KEY_PATTERN, curl))
             served = person.until(f"{curl.replace(demo, minted.stdout.strip())} --silent", '"output_tokens"')
             assert json.loads(served)["type"] == "message"
-            assert seen == [CREDENTIAL]
+            assert set(seen) == {CREDENTIAL}
+        gone = person.paste(remove)
+        assert gone.returncode == 0, gone.stderr
+        assert "applied: generation" in gone.stdout + gone.stderr
 
         assert CREDENTIAL not in "".join(path.read_text() for path in relay.parent.rglob("*.toml"))
         assert daemon.poll() is None, output.read_text()

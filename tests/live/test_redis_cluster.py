@@ -9,10 +9,11 @@ import pytest
 from redis_server import RedisServer, cluster
 from waiting import wait_until
 
-from relayd.core.quota.limits import Rolling, Term
+from relayd.core.quota.limits import FOREVER, Rolling, Term
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Admit, Denied, Granted, Peek, Ping, Pong, TermLevels
 from relayd.state.redis import RedisStore
+from relayd.state.redis_copy import delete_realm, read_realm, write_realm
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,16 @@ def test_any_node_leads_to_the_realms_master(servers: list[RedisServer], realm: 
             assert store.check() == []
             (answer,) = store.apply([admit(f"c{number}", 2)])
             assert isinstance(answer, Granted if number < 2 else Denied)
+
+
+@pytest.mark.parametrize("realm", ["a", "b", "c", "d"])
+def test_a_realm_is_copied_from_its_master_whichever_node_is_named(servers: list[RedisServer], realm: str) -> None:
+    name = f"copy-{realm}"
+    for server in servers:
+        with contextlib.closing(RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=name, command=5)) as store:
+            delete_realm(store)
+            write_realm(store, [("pins", [(f"p{n}", "v", FOREVER) for n in range(300)])])
+            assert len(list(read_realm(store))) == 300
 
 
 def test_a_slot_that_moves_is_followed_with_its_counters(servers: list[RedisServer]) -> None:

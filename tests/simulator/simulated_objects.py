@@ -1,4 +1,4 @@
-"""The simulator with batches and files besides: an upstream for the tests of what relayd does with them."""
+"""The simulator with batches, files and skills besides: an upstream for the tests of what relayd does with them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from zlib import crc32
 
 import simulated_batches as batches
 import simulated_files as files
+import simulated_skills as skills
 import trio
 from simulated_shelf import Shelf
 
@@ -22,7 +23,7 @@ from relayd.simulator.script import json_script
 
 
 def routes_of(shelf: Shelf) -> Routes:
-    """The simulator's routes, and those of the batches and files on `shelf`."""
+    """The simulator's routes, and those of the objects on `shelf`."""
     return (
         (
             ("messages", "batches"),
@@ -63,7 +64,47 @@ def routes_of(shelf: Shelf) -> Routes:
             },
         ),
         (("files", "*", "content"), {"GET": lambda q: files.download(files.found(shelf, q.parts[1]), q.common)}),
+        *_skill_routes(shelf),
         *ROUTES,
+    )
+
+
+def _skill_routes(shelf: Shelf) -> Routes:
+    return (
+        (
+            ("skills",),
+            {
+                "POST": lambda q: skills.create(shelf, q.headers, q.body, q.now, q.common),
+                "GET": lambda q: skills.listed(shelf, q.query, q.common),
+            },
+        ),
+        (
+            ("skills", "*"),
+            {
+                "GET": lambda q: skills.read(shelf, q.parts[1], q.common),
+                "DELETE": lambda q: skills.delete(shelf, q.parts[1], q.common),
+            },
+        ),
+        (
+            ("skills", "*", "versions"),
+            {
+                "POST": lambda q: skills.add_version(
+                    shelf, skills.found(shelf, q.parts[1]), q.headers, q.body, q.now, q.common
+                ),
+                "GET": lambda q: skills.versions(shelf, q.parts[1], q.query, q.common),
+            },
+        ),
+        (
+            ("skills", "*", "versions", "*"),
+            {
+                "GET": lambda q: skills.version(shelf, q.parts[1], q.parts[3], q.common),
+                "DELETE": lambda q: skills.delete_version(shelf, q.parts[1], q.parts[3], q.common),
+            },
+        ),
+        (
+            ("skills", "*", "versions", "*", "content"),
+            {"GET": lambda q: skills.content(shelf, q.parts[1], q.parts[3], q.common)},
+        ),
     )
 
 

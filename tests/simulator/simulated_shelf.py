@@ -1,4 +1,4 @@
-"""What a test upstream remembers between calls: files and batches.
+"""What a test upstream remembers between calls: files, batches and skills.
 
 Rule: bounded; the oldest objects make room for new ones.
 """
@@ -41,6 +41,23 @@ class Batch(Sized):
     canceled_at: float | None = None
 
 
+@attrs.frozen(kw_only=True)
+class SkillVersion:
+    """An upload of a skill. `created` in Unix seconds."""
+
+    id: str
+    created: float
+    content: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Skill(Sized):
+    """A skill, with its versions, oldest first."""
+
+    title: str
+    versions: dict[str, SkillVersion] = attrs.field(factory=dict)
+
+
 @attrs.define(eq=False)
 class StoredObjects(Generic[T]):
     """Objects of one kind, oldest first."""
@@ -64,6 +81,7 @@ class Shelf:
 
     files: StoredObjects[StoredFile] = attrs.field(factory=StoredObjects)
     batches: StoredObjects[Batch] = attrs.field(factory=StoredObjects)
+    skills: StoredObjects[Skill] = attrs.field(factory=StoredObjects)
     _serial: int = 0
 
     def next_serial(self) -> int:

@@ -28,6 +28,23 @@ def seen(**fields: Any) -> Resumed:
         ({"container": {"id": "container_1", "skills": [{"id": "x"}]}}, None),
         ({"container": {"id": None, "skills": []}}, Resumed()),
         ({"container": {"skills": []}}, Resumed()),
+        ({"container": {"skills": [{"type": "anthropic", "skill_id": "pptx", "version": "latest"}]}}, Resumed()),
+        ({"container": {"skills": [{"type": "custom", "skill_id": "skill_1"}]}}, Resumed(skills=("skill_1",))),
+        ({"container": {"skills": [{"type": "anthropic", "skill_id": "skill_1"}]}}, Resumed(skills=("skill_1",))),
+        ({"container": {"skills": [{"skill_id": "plain"}]}}, Resumed(skills=("plain",))),
+        (
+            {
+                "container": {
+                    "id": "container_1",
+                    "skills": [{"type": "custom", "skill_id": f"skill_{n}"} for n in "ba"],
+                }
+            },
+            Resumed(container="container_1", skills=("skill_a", "skill_b")),
+        ),
+        ({"container": {"skills": [{"type": "custom"}]}}, Resumed()),
+        ({"container": {"skills": {"skill_id": "skill_1"}}}, None),
+        ({"container": {"skills": [{"type": "custom", "skill_id": 5}]}}, None),
+        ({"container": {"skills": [{"type": "custom", "skill_id": "a", "more": {"skill_id": "b"}}]}}, None),
         ({"thread": [1]}, None),
         ({"container": 5}, None),
         ({"container": {"id": 5}}, None),
@@ -49,11 +66,19 @@ def test_the_ids_are_read_or_refused(fields: dict[str, Any], found: Resumed | No
         b'{"model":"m","thread":{"previous_message_id":"mine","previous_message_id":"theirs"}}',
         b'{"model":"m","thread":{"type":"create"},"thread":{"type":"continue","previous_message_id":"theirs"}}',
         b'{"model":"m","container":"mine","container":"theirs"}',
+        b'{"model":"m","container":{"skills":[{"skill_id":"mine","skill_id":"theirs"}]}}',
+        b'{"model":"m","container":{"skills":[{"skill_id":"mine"}],"skills":[{"skill_id":"theirs"}]}}',
+        b'{"model":"m","container":{"skills":[{"skill_id":"mine","skill\\u005fid":"theirs"}]}}',
     ],
 )
 def test_an_id_that_may_be_read_in_two_ways_is_refused(text: bytes) -> None:
     with pytest.raises(Refusal, match="400"):
         peek(text)
+
+
+def test_a_type_that_stands_twice_makes_no_skill_the_apis_own() -> None:
+    skill = b'{"type":"custom","skill_id":"plain","type":"anthropic"}'
+    assert peek(b'{"model":"m","container":{"skills":[%b]}}' % skill).resumed.skills == ("plain",)
 
 
 @pytest.mark.parametrize(

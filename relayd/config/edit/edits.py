@@ -103,6 +103,14 @@ def set_admin_user(text: str, name: str, password_hash: str, role: str) -> str:
     return set_value(text, ("admin", "users", at, "role"), role) if role else text
 
 
+def set_admin_totp(text: str, name: str, sealed: str) -> str:
+    """Give an admin a sealed seed of one-time codes. Raises: EditError when nobody has that name."""
+    names = [entry.get("name") for entry in _admins(text, "users")]
+    if name not in names:
+        raise EditError(f"relay.toml: admin.users: nobody is called {name} (relayd secret password {name} --add)")
+    return set_value(text, ("admin", "users", names.index(name), "totp"), sealed)
+
+
 def add_admin_token(text: str, name: str, sha256: str, role: str) -> str:
     """List a machine's token. Raises: EditError when the name is taken."""
     if any(entry.get("name") == name for entry in _admins(text, "tokens")):

@@ -55,7 +55,7 @@ class Scenario:
     client: str = field("", doc="The User-Agent.")
     headers: Mapping[str, str] = field(NO_MAP, doc="Further request headers.")
     model: str = field("", doc="The model asked for.")
-    endpoint: Literal["messages", "count_tokens", "openai", "models", "batches", "files"] = field(
+    endpoint: Literal["messages", "count_tokens", "openai", "models", "batches", "files", "skills"] = field(
         "messages", doc="What is called."
     )
     address: str = field("", doc='The client\'s address; "" = a unix socket.')

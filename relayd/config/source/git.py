@@ -1,7 +1,8 @@
 """Git commands: the few things that are asked of the git program: which blobs a commit has, and their bytes.
 
-Rule: reads only, takes no lock, runs no hook, asks no network, and ends within its time. The repository may belong to
-somebody else and its config may be hostile: everything in it that would start a program is switched off.
+Rule: reads only, takes no lock, runs no hook, asks no network, and ends within its time; config/edit/commit.py alone
+asks for more. The repository may belong to somebody else and its config may be hostile: everything in it that would
+start a program is switched off.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def run_git(
     *words: str,
     stdin: bytes = b"",
     timeout: float = TIMEOUT,
-    objects: Mapping[str, str] = MappingProxyType({}),
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
-    """What git prints. `objects`: variables that say where objects lie (see `quarantine`). Raises: GitError."""
+    """What git prints. `more`: environment for this command. Raises: GitError."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environ |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", **objects}
+    environ |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", **more}
     try:
         done = subprocess.run(
             ["git", *_SAFE, "-C", str(root), *words],
@@ -117,10 +118,10 @@ def contents_of(
     if not names:
         return []
     wanted = "\n".join(names).encode() + b"\n"
-    sizes = run_git(root, "cat-file", "--batch-check=%(objectsize)", stdin=wanted, objects=objects)
+    sizes = run_git(root, "cat-file", "--batch-check=%(objectsize)", stdin=wanted, more=objects)
     if sum(int(size) for size in sizes.split() if size.isdigit()) > MAX_TREE:
         raise GitError("the tree is larger than 64 MiB")
-    raw = run_git(root, "cat-file", "--batch", stdin=wanted, objects=objects)
+    raw = run_git(root, "cat-file", "--batch", stdin=wanted, more=objects)
     contents, at = [], 0
     for name in names:
         end = raw.find(b"\n", at)

@@ -30,7 +30,7 @@ class Objects:
 
     def git(self, *words: str) -> str:
         """What git prints. Raises: GitError."""
-        return run_git(self.root, *words, objects=self.objects).decode("utf-8", "surrogateescape").strip()
+        return run_git(self.root, *words, more=self.objects).decode("utf-8", "surrogateescape").strip()
 
     def commit(self, revision: str) -> str:
         """The full name of a commit, "" for none."""
@@ -48,7 +48,7 @@ class Objects:
         tree = f"{commit}:{self.folder}" if self.folder else commit
         if self.folder and not self._has_folder(tree):
             return Listing(commit=commit)
-        listed = run_git(self.root, "ls-tree", "-r", "-z", tree, objects=self.objects)
+        listed = run_git(self.root, "ls-tree", "-r", "-z", tree, more=self.objects)
         return listing_of(commit, listed, self.contents)
 
     def contents(self, names: Sequence[str]) -> list[bytes]:

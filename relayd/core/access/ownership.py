@@ -1,4 +1,4 @@
-"""Ownership of batches and files: they live on the account that made them, and belong to the key that asked for them.
+"""Ownership of batches, files and skills: they live on the account that made them, and belong to the key that asked.
 
 Rule: pure. An object is written down once, when it is made, as an OwnershipRecord; who may reach it, and where, is read
 from there and nowhere else. To whoever may not reach it, it does not exist.
@@ -11,85 +11,37 @@ takes its own objects along, and not those of the owner it leaves.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
 from urllib.parse import parse_qsl, urlencode
 
 import attrs
 import msgspec
 
 from relayd.config.snapshot import Account, ApiKey, Snapshot
+from relayd.core.access.owned_paths import OBJECT_ID
 from relayd.core.access.permissions import check_named, model_allowed
 from relayd.core.balancing.candidates import serves
+from relayd.wire.call import OBJECTS, ObjectType
 from relayd.wire.peek import Peeked
 from relayd.wire.refusal import Refusal
-from relayd.wire.resumed import KeptType
+from relayd.wire.resumed import KeptType, is_builtin
 
-ObjectType = Literal["batches", "files"]
 OwnedType = ObjectType | KeptType
-Act = Literal["create", "list", "read", "delete", "cancel", "results", "content"]
 
 WORD: dict[OwnedType, str] = {
-    "batches": "message batch", "files": "file", "threads": "thread", "containers": "container",
+    "batches": "message batch", "files": "file", "skills": "skill", "threads": "thread", "containers": "container",
 }  # fmt: skip
 
 _KINDS: dict[str, OwnedType] = {kind: kind for kind in WORD}
-
-# What is asked how, below the collection's path: (parts, method) to act. Source: API reference.
-_ACTS: dict[ObjectType, dict[tuple[str, ...], dict[str, Act]]] = {
-    "batches": {
-        (): {"POST": "create", "GET": "list"},
-        ("*",): {"GET": "read", "DELETE": "delete"},
-        ("*", "cancel"): {"POST": "cancel"},
-        ("*", "results"): {"GET": "results"},
-    },
-    "files": {
-        (): {"POST": "create", "GET": "list"},
-        ("*",): {"GET": "read", "DELETE": "delete"},
-        ("*", "content"): {"GET": "content"},
-    },
-}
-_ROOTS: tuple[tuple[ObjectType, str], ...] = (("batches", "/v1/messages/batches"), ("files", "/v1/files"))
-_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# What also comes into being without relayd; without a record it is nobody's, and the upstream will know.
+_ALSO_MADE_ELSEWHERE = ("files", "skills")
 
 NOTHING_KEPT: Mapping[str, KeptType] = MappingProxyType({})
 
 # How the API counts pages. Source: API reference, `limit`.
 _DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
-
-
-@attrs.frozen(kw_only=True)
-class ObjectRequest:
-    """A request that is about batches or files.
-
-    Args:
-        path: of the upstream.
-        id: of the object; "" where none is named.
-    """
-
-    kind: ObjectType
-    act: Act
-    path: str
-    id: str = ""
-
-
-def asked(method: str, path: str) -> ObjectRequest | tuple[str, ...] | None:
-    """What a canonical path asks for; the methods that it has, when this is not one of them; None for other paths."""
-    for kind, root in _ROOTS:
-        if path != root and not path.startswith(root + "/"):
-            continue
-        parts = tuple(path[len(root) :].split("/")[1:])
-        if parts and not _ID.fullmatch(parts[0]):
-            return None
-        acts = _ACTS[kind].get(("*", *parts[1:]) if parts else ())
-        if acts is None:
-            return None
-        if method not in acts:
-            return tuple(acts)
-        return ObjectRequest(kind=kind, act=acts[method], path=path, id=parts[0] if parts else "")
-    return None
+_THE_APIS_OWN = "anthropic"  # as the `source` of skills
 
 
 @attrs.frozen(kw_only=True)
@@ -144,6 +96,11 @@ def may_reach(record: OwnershipRecord | None, kind: OwnedType, key: ApiKey) -> b
     return record.key == key.id or bool(key.owner and record.owner == key.owner)
 
 
+def is_shared(kind: ObjectType, name: str) -> bool:
+    """Whether an object without a record is the API's own, which everybody may read: skills such as `pptx`."""
+    return kind == "skills" and is_builtin(name)
+
+
 def same_hands(one: OwnershipRecord, other: OwnershipRecord) -> bool:
     """Whether two objects are of one kind, on one account, and of one key or owner."""
     theirs = one.key == other.key or bool(one.owner and one.owner == other.owner)
@@ -153,7 +110,7 @@ def same_hands(one: OwnershipRecord, other: OwnershipRecord) -> bool:
 def holder_topics(kind: OwnedType, key: str, owner: str) -> tuple[str, ...]:
     """The topics under which it is noted which accounts hold objects of a key, and of its owner; none for what is
     never listed."""
-    if kind not in _ACTS:
+    if kind not in OBJECTS:
         return ()
     found = [f"holders/{kind}/key/{key}"]
     if owner:
@@ -164,7 +121,7 @@ def holder_topics(kind: OwnedType, key: str, owner: str) -> tuple[str, ...]:
 def check_names(kept: Mapping[str, KeptType]) -> None:
     """Raises: Refusal 404 for what is no id of anything."""
     for name, kind in kept.items():
-        if not _ID.fullmatch(name):
+        if not OBJECT_ID.fullmatch(name):
             raise not_found(kind, name)
 
 
@@ -204,17 +161,20 @@ def bound(
 ) -> dict[str, str]:
     """The accounts that cannot serve a call, because what it names lives on another one; with reasons.
 
-    A name of a file without a record may be anything, also a tool's own data: the upstream will know.
+    A name of a file without a record may be anything, also a tool's own data: the upstream will know. So may a skill
+    without one have been uploaded by the account's operator.
 
     Args:
-        kept: the threads and containers among the names. Without a record they do not exist.
+        kept: the threads, containers and skills among the names. Of the first two none exists without a record.
     Raises: Refusal 404 for what is another owner's and for what lives on an account that has left the config, 409
         where the account is disabled, 400 for what lies apart.
     """
     homes: dict[str, str] = {}
     for name, record in records.items():
         kind: OwnedType = kept.get(name, "files")
-        if name not in kept and (record is None or record.kind != "files"):
+        if record is None and kind in _ALSO_MADE_ELSEWHERE:
+            continue
+        if name not in kept and record is not None and record.kind != "files":
             continue
         if record is None or not may_reach(record, kind, key):
             raise not_found(kind, name)
@@ -307,6 +267,15 @@ def read_window(query: str) -> PageRequest:
         ids=ids,
         rest=urlencode([(name, value) for name, value in pairs if name not in own]),
     )
+
+
+def shared_query(kind: ObjectType, query: str) -> str:
+    """The query that lists what comes with the API alone; "" where there is no such thing, or it is not asked for."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    source = dict(pairs).get("source") or _THE_APIS_OWN
+    if kind != "skills" or source != _THE_APIS_OWN:
+        return ""
+    return urlencode([*((name, value) for name, value in pairs if name != "source"), ("source", _THE_APIS_OWN)])
 
 
 @attrs.frozen

@@ -31,7 +31,7 @@ from relayd.core.quota.limits import (
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.prices import price_of, shipped
 from relayd.core.quota.usage_record import UsageRecord, orphan_of
-from relayd.wire.call import Call
+from relayd.wire.call import OBJECTS, Call
 
 
 @attrs.frozen(kw_only=True)
@@ -68,8 +68,8 @@ def quota(
 ) -> Quota:
     """The limits of a message call. Raises: Refusal 403 where the policy denies a model without a price."""
     call, key, relay = plan.call, plan.key, snapshot.relay
-    # Making a batch or a file is a request and consumes no tokens; what a batch's results cost is not metered.
-    makes = call.endpoint in ("batches", "files")
+    # Making an object is a request and consumes no tokens; what a batch's results cost is not metered.
+    makes = call.endpoint in OBJECTS
     most = reserve = NOTHING
     if not makes:
         sent = names.sent_as(plan.model, plan.groups, snapshot)

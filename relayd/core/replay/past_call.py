@@ -12,13 +12,16 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from relayd.core.access.owned_paths import ObjectRequest, asked
 from relayd.core.quota.limits import window_of
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.wire.call import Endpoint
+from relayd.wire.api_paths import canonical
+from relayd.wire.call import Endpoint, ObjectType
 from relayd.wire.usage import Usage
 
 CALL = "call.done"  # the event of a call's line
@@ -98,7 +101,7 @@ class PastCall(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_made(self) -> bool:
-        """Whether it was asked of whichever account: what is about an object goes to the account that has it."""
+        """Whether it was a call for the limits; what is about an object that is there passes none."""
         return _is_made(self.method, self.path)
 
     @property
@@ -190,16 +193,14 @@ def _endpoint(path: str) -> Endpoint:
     words = path.split("/")
     if words[-1] == "count_tokens":
         return "count_tokens"
-    if "batches" in words:
-        return "batches"
-    if "files" in words:
-        return "files"
-    return "models" if "models" in words else "messages"
+    kind = next((kind for kind in get_args(ObjectType) if kind in words), None)
+    return kind or ("models" if "models" in words else "messages")
 
 
 @lru_cache(maxsize=256)
 def _is_made(method: str, path: str) -> bool:
-    created = method == "POST" and path.endswith(("/batches", "/files"))
+    about = asked(method, canonical(path))
+    created = isinstance(about, ObjectRequest) and about.makes
     return created or _endpoint(path) in ("messages", "count_tokens")
 
 

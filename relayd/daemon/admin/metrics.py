@@ -27,7 +27,7 @@ from relayd.daemon.admin.prometheus import (
     inventory_metrics,
     source_metrics,
 )
-from relayd.daemon.admin.status import StatusSources, account_rows, key_state, task_count
+from relayd.daemon.admin.status import StatusSources, account_rows, task_count
 
 
 def metrics_text(sources: StatusSources, now: float) -> str:
@@ -73,16 +73,14 @@ def config_facts(sources: StatusSources, now: float) -> ConfigFacts:
         generation=sources.live.generation,
         generations_live=sources.live.alive(),
         backend=sources.watcher.backend if sources.watcher is not None else "off",
-        objects=_objects(sources.live.snapshot, now),
+        objects=_objects(sources.live.snapshot, sources.inventory.of(sources.live.snapshot).key_counts(now)),
     )
 
 
-def _objects(snapshot: Snapshot, now: float) -> Mapping[tuple[str, str], int]:
+def _objects(snapshot: Snapshot, keys: Mapping[str, int]) -> Mapping[tuple[str, str], int]:
     """How many accounts and keys there are, by kind and state."""
     count: Counter[tuple[str, str]] = Counter()
     for account in snapshot.accounts.values():
         denied = account.id in snapshot.deny.accounts
         count["account", "denied" if denied else "active" if account.enabled else "disabled"] += 1
-    for key in snapshot.keys.values():
-        count["key", key_state(key, snapshot, now)] += 1
-    return count
+    return count + Counter({("key", state): number for state, number in keys.items()})

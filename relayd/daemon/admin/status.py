@@ -5,7 +5,7 @@ Rule: sync, reads only; no secret, no prompt. Fields are only ever added. The me
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +13,6 @@ import attrs
 import trio
 
 from relayd import __version__
-from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.access.auth import best_state
 from relayd.core.ailments import RunningFacts, Standing, standing
 from relayd.core.balancing.pool import Pool
 from relayd.core.cluster import drift
@@ -57,6 +55,7 @@ class StatusSources:
         started: Unix time, s.
         output: the log's.
         draining: the daemon is about to stop.
+        listen: where clients come in.
         tree: the directory that the daemon follows, or where it pulls from.
         source: None where the tree is not pulled.
     """
@@ -76,6 +75,7 @@ class StatusSources:
     tree: str
     started: float
     draining: Callable[[], bool]
+    listen: tuple[str, ...] = ()
     source: SourceKeeper | None = None
 
     @property
@@ -127,6 +127,8 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     ending = ending_within(inventory, SOON, now)
     return {
         "version": __version__,
+        "pid": os.getpid(),
+        "listen": list(sources.listen),
         "node": sources.node,
         "realm": snapshot.relay.realm,
         "started": utc_text(sources.started),
@@ -150,7 +152,7 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "source": source_document(sources.source, now) if sources.source is not None else None,
         "reloads": {f"{trigger}.{result}": n for (trigger, result), n in sorted(record.rounds.items())},
         "accounts": accounts,
-        "keys": _key_counts(snapshot, now),
+        "keys": {"total": len(snapshot.keys), **inventory.key_counts(now)},
         "keys_ending": [{"id": name, "expires": utc_text(end)} for name, end in ending[:KEYS_SHOWN]],
         "more_keys_ending": max(0, len(ending) - KEYS_SHOWN),
         "secrets": _secrets(sources.credentials, inventory),
@@ -213,16 +215,3 @@ def _watch(watcher: Watcher | None) -> dict[str, Any]:
         "failure": watcher.failure,
         "last_look_seconds": round(ago, 3) if ago < 1e9 else None,
     }
-
-
-def _key_counts(snapshot: Snapshot, now: float) -> dict[str, int]:
-    count = Counter(key_state(key, snapshot, now) for key in snapshot.keys.values())
-    return {
-        "total": len(snapshot.keys),
-        **{state: count[state] for state in ("active", "disabled", "denied", "expired")},
-    }
-
-
-def key_state(key: ApiKey, snapshot: Snapshot, now: float) -> str:
-    state = best_state(key, snapshot, now)
-    return "expired" if state == "rotated" else state

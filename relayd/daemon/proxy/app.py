@@ -11,7 +11,7 @@ import attrs
 import msgspec
 
 from relayd.core.access.model_list import NOTHING_ASKED, Offers, find_model, usable_models
-from relayd.core.access.ownership import ObjectRequest
+from relayd.core.access.owned_paths import ObjectRequest
 from relayd.core.access.permissions import allow_endpoint
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.batches_files import BatchesAndFiles

@@ -28,6 +28,7 @@ from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, 
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.proxy.reply import ReplyWriter
 from relayd.daemon.proxy.signs_of_life import SignsOfLife
+from relayd.wire.call import OBJECTS
 
 log = logging.getLogger("relayd")
 
@@ -160,7 +161,7 @@ def _status(outcome: Outcome) -> int:
 
 def _of_objects(context: CallContext, answer: AccountAnswer) -> Verdict:
     """The verdict, without blame where a credential may send messages and not keep objects."""
-    denied = _status(answer.outcome) in (401, 403) and context.plan.call.endpoint in ("batches", "files")
+    denied = _status(answer.outcome) in (401, 403) and context.plan.call.endpoint in OBJECTS
     if denied and isinstance(answer.verdict, Retry):
         return attrs.evolve(answer.verdict, scope="none", relayable=_status(answer.outcome) == 403)
     return answer.verdict

@@ -1,4 +1,4 @@
-"""Batches and files: made on an account that the pool chooses, and from then on served by that account alone.
+"""Batches, files and skills: made on an account that the pool chooses, and from then on served by that account alone.
 
 Rule: who may reach what is decided in core/access/ownership.py, and written down in ownership_index.py.
 
@@ -13,14 +13,16 @@ from collections.abc import Mapping
 import attrs
 import trio
 
+from relayd.core.access.owned_paths import ObjectRequest
 from relayd.core.access.ownership import (
-    ObjectRequest,
     check_batch,
     home,
+    is_shared,
     may_reach,
     not_found,
     ownership_of,
     read_window,
+    shared_query,
     unfit,
 )
 from relayd.core.access.permissions import Plan, allow_endpoint, resolve
@@ -34,13 +36,14 @@ from relayd.daemon.proxy.ownership_index import NOTHING_BARRED, OwnershipIndex
 from relayd.daemon.proxy.response import Response
 from relayd.daemon.proxy.routes import MESSAGES
 from relayd.wire.call import Call
-from relayd.wire.objects import batch_requests, object_id, with_results_url
+from relayd.wire.objects import batch_requests, object_id, shared_only, with_results_url
+from relayd.wire.refusal import Refusal
 from relayd.wire.resumed import KeptType
 
 
 @attrs.define(eq=False, kw_only=True)
 class BatchesAndFiles:
-    """Serves batches and files."""
+    """Serves batches, files and skills."""
 
     calls: CallServer
     ownership: OwnershipIndex
@@ -94,9 +97,11 @@ class BatchesAndFiles:
         asked = one.asked
         record = (await self.ownership.records([asked.id]))[0]
         body, one = await self._body(one)
-        if record is None or not may_reach(record, asked.kind, one.key):
+        only = ""
+        if record is not None and may_reach(record, asked.kind, one.key):
+            only = home(asked.kind, asked.id, record, one.snapshot).id
+        elif record is not None or not is_shared(asked.kind, asked.id) or one.exchange.head.method != "GET":
             raise not_found(asked.kind, asked.id)
-        account = home(asked.kind, asked.id, record, one.snapshot)
         call = one.call(body=body)
 
         async def amend(account: str, answer: Response) -> Response:
@@ -106,7 +111,7 @@ class BatchesAndFiles:
             return _addressed(answer, one.results_url) if shows else answer
 
         plan = resolve(call, one.key, one.snapshot)
-        context = _context(one, plan, amend, only=account.id, free=True)
+        context = _context(one, plan, amend, creates=asked.makes, only=only, free=not asked.makes)
         await self.calls.carry(context, one.snapshot)
 
     async def _body(self, one: ObjectCall) -> tuple[bytes, ObjectCall]:
@@ -118,11 +123,30 @@ class BatchesAndFiles:
     async def _list(self, one: ObjectCall) -> None:
         window = read_window(one.exchange.head.query)
         accounts = await self.ownership.holders(one.asked.kind, one.key, one.snapshot)
+        if not accounts and (query := shared_query(one.asked.kind, one.exchange.head.query)):
+            await self._list_shared(one, query)
+            return
 
         async def answer() -> None:
             await self.lists.answer(one, window, accounts)
 
         await self.calls.within(one.exchange, one.draft, one.deadline, answer)
+
+    async def _list_shared(self, one: ObjectCall, query: str) -> None:
+        """A list for whom has nothing of their own: what comes with the API, of an account that the pool chooses."""
+
+        async def amend(account: str, answer: Response) -> Response:
+            if answer.inbound.status != 200:
+                return answer
+            data = shared_only(answer.body.data) if answer.body.ended else None
+            if data is None:
+                message = f"account {account}: the answer is not a list"
+                raise Refusal(status=502, message=message, code="upstream_error")
+            return attrs.evolve(answer, body=attrs.evolve(answer.body, data=data))
+
+        call = attrs.evolve(one.call(), query=query)
+        context = _context(one, resolve(call, one.key, one.snapshot), amend, free=True)
+        await self.calls.carry(context, one.snapshot)
 
 
 def _context(

@@ -1,11 +1,11 @@
-"""Object calls: a request about batches or files, once its sender is known."""
+"""Object calls: a request about batches, files or skills, once its sender is known."""
 
 from __future__ import annotations
 
 import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.access.ownership import ObjectRequest
+from relayd.core.access.owned_paths import ObjectRequest
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.own_address import own_address
@@ -16,7 +16,7 @@ from relayd.wire.http import HeaderPairs, RequestHead
 
 @attrs.frozen(kw_only=True)
 class ObjectCall:
-    """A request about batches or files whose sender is known."""
+    """A request about batches, files or skills whose sender is known."""
 
     exchange: Exchange
     asked: ObjectRequest

@@ -1,4 +1,4 @@
-"""Object lists: all batches or files of an owner, from every account that holds some of them.
+"""Object lists: all batches, files or skills of an owner, from every account that holds some of them.
 
 Bounds: a list is put together anew for each page, out of the newest LISTED * PAGES objects of each such account.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import attrs
 
 from relayd.config.snapshot import Account
-from relayd.core.access.ownership import Listed, PageRequest, may_reach, page_of
+from relayd.core.access.ownership import Listed, PageRequest, is_shared, may_reach, page_of
 from relayd.core.access.permissions import resolve
 from relayd.core.balancing.failover import Retry, last_word
 from relayd.daemon.accounts.upstreams import Inbound
@@ -22,7 +22,7 @@ from relayd.daemon.proxy.reply import ReplyWriter
 from relayd.wire.answer import read_error
 from relayd.wire.anthropic import JSON
 from relayd.wire.call import Reply
-from relayd.wire.objects import Unreadable, read_page, with_results_url, write_page
+from relayd.wire.objects import Unreadable, is_shared_object, read_page, with_results_url, write_page
 from relayd.wire.refusal import Refusal
 
 LISTED = 500  # objects asked of an account at once: about 350 KB of batches, well below streaming.GATHER_LIMIT
@@ -41,18 +41,21 @@ class ObjectLists:
 
     async def answer(self, one: ObjectCall, window: PageRequest, accounts: Sequence[Account]) -> None:
         """Send a page of the objects on some accounts that the key may reach. Raises: Refusal."""
-        found: list[Listed] = []
+        found: dict[str, Listed] = {}
         for account in accounts:
             one.draft.account = account.id
-            found += await self._owned_on(account, one, window)
-        page, more = page_of(found, window)
+            found.update((item.id, item) for item in await self._visible_on(account, one, window))
+        page, more = page_of(found.values(), window)
         shown = [(item.id, with_results_url(item.raw, f"{one.results_url}/{item.id}/results")) for item in page]
         one.draft.status = 200
         reply = Reply(status=200, headers=[JSON], body=write_page(shown, more))
         await one.exchange.reply(self.replies.own(one.exchange, one.draft, reply))
 
-    async def _owned_on(self, account: Account, one: ObjectCall, window: PageRequest) -> list[Listed]:
-        """The objects on an account that the key may reach, in the account's order. Raises: Refusal."""
+    async def _visible_on(self, account: Account, one: ObjectCall, window: PageRequest) -> list[Listed]:
+        """The objects on an account that the key may reach, in the account's order. Raises: Refusal.
+
+        What comes with the API has no record, and is on every account the same.
+        """
         mine: list[Listed] = []
         place = ""
         for _ in range(PAGES):
@@ -60,7 +63,11 @@ class ObjectLists:
             rows, place = await self._page(account, one, query)
             records = await self.ownership.records([name for name, _, _ in rows])
             for (name, created, raw), record in zip(rows, records, strict=True):
-                if record is not None and record.account == account.id and may_reach(record, one.asked.kind, one.key):
+                if record is None:
+                    visible = is_shared(one.asked.kind, name) and is_shared_object(raw)
+                else:
+                    visible = record.account == account.id and may_reach(record, one.asked.kind, one.key)
+                if visible:
                     mine.append(Listed(name, created, raw))
             if not place:
                 return mine

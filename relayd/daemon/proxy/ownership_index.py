@@ -1,4 +1,4 @@
-"""Ownership index: whose batches, files, threads and containers are, and where, as the state store has it.
+"""Ownership index: whose batches, files, skills, threads and containers are, and where, as the state store has it.
 
 Rule: who may reach what is decided in core/access/ownership.py. Nothing is made while the state store is away, whatever
 `state.on_outage` says: an object that nobody can write down is an object that nobody could ever reach.
@@ -17,7 +17,6 @@ import trio
 from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.access.ownership import (
     NOTHING_KEPT,
-    ObjectType,
     OwnershipRecord,
     available,
     bound,
@@ -45,6 +44,7 @@ from relayd.state.contract import (
     StoreUnavailable,
     Unpin,
 )
+from relayd.wire.call import OBJECTS, ObjectType
 from relayd.wire.objects import file_ids, may_name_files
 from relayd.wire.refusal import Refusal
 from relayd.wire.resumed import KeptType
@@ -74,7 +74,7 @@ class StoreIsAway(Refusal):
 
 @attrs.define(eq=False, kw_only=True)
 class OwnershipIndex:
-    """The ownership records of batches and files.
+    """The ownership records of batches, files and skills.
 
     Args:
         state: where they are kept; without it there are none.
@@ -97,7 +97,7 @@ class OwnershipIndex:
         """The accounts that cannot serve a body, for what it names; with reasons.
 
         Args:
-            kept: the threads and containers that it names.
+            kept: the threads, containers and skills that it names.
         Raises: Refusal.
         """
         check_names(kept)
@@ -106,7 +106,7 @@ class OwnershipIndex:
             return NOTHING_BARRED
         names = sorted({*kept, *(await self.large.read(len(body), file_ids, body) if searched else ())})
         if len(names) > MOST_NAMED:
-            raise Refusal(status=400, message=f"more than {MOST_NAMED} files are named")
+            raise Refusal(status=400, message=f"more than {MOST_NAMED} files and skills are named")
         if not names:
             return NOTHING_BARRED
         return bound(dict(zip(names, await self.records(names), strict=True)), key, snapshot, kept)
@@ -228,4 +228,4 @@ class OwnershipIndex:
 
 def _ttl(record: OwnershipRecord) -> int | None:
     """How long a record stays after its last use, ms; what can be deleted stays until it is."""
-    return None if record.kind in ("batches", "files") else KEPT_FOR
+    return None if record.kind in OBJECTS else KEPT_FOR

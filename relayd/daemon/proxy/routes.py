@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import msgspec
 
-from relayd.core.access.ownership import ObjectRequest, asked
+from relayd.core.access.owned_paths import COLLECTIONS, ObjectRequest, asked, check_served
 from relayd.daemon.log import scrub
 from relayd.wire.anthropic import JSON, Native
 from relayd.wire.api_paths import canonical, meant
@@ -64,7 +64,7 @@ _LOCAL = {
     "/livez": Local(name="live"),
     "/readyz": Local(name="ready"),
 }
-KNOWN = (*DIALECTS, "/v1/models", "/openai/v1/models", "/v1/messages/batches", "/v1/files", "/usage", *_LOCAL)
+KNOWN = (*DIALECTS, "/v1/models", "/openai/v1/models", *COLLECTIONS, "/usage", *_LOCAL)
 
 
 def find(head: RequestHead) -> Target:
@@ -98,6 +98,7 @@ def _models(head: RequestHead, path: str) -> Models:
         if path == prefix or (path.startswith(prefix + "/") and path.count("/") == prefix.count("/") + 1):
             _allow(head, "GET")
             return Models(one=path[len(prefix) + 1 :], openai=openai)
+    check_served(path)
     raise unknown(head.path)
 
 

@@ -28,6 +28,7 @@ FETCHED = "refs/relayd/fetched"
 FETCH_TIMEOUT = 60.0  # s for what the network does
 VERIFY_TIMEOUT = 120.0  # s; a signature takes about 10 ms
 LOCAL_TIMEOUT = 20.0  # s for what git does on this machine
+_LONGEST_HOME = 60  # bytes of the directory in which gpg is given a home
 _SIGNERS = "signers-"  # a directory of that kind lives as long as a verification
 _PGP = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 _GPG_CONF = b"trust-model always\nno-autostart\nno-auto-key-retrieve\n"
@@ -186,7 +187,10 @@ class Mirror:
 
     def _gather_signers(self) -> Path:
         """A directory in which ssh-keygen and gpg find the allowed signers, and nobody else. Raises: PullError."""
-        place = Path(tempfile.mkdtemp(prefix=_SIGNERS, dir=self.git.settings.directory))
+        directory = self.git.settings.directory
+        # gpg makes names of sockets in its home, also of those it does not open, and those have 108 bytes: unix(7).
+        near = directory if len(os.fsencode(directory)) <= _LONGEST_HOME else None
+        place = Path(tempfile.mkdtemp(prefix=_SIGNERS, dir=near))
         try:
             contents = [path.read_bytes() for path in self.git.settings.signers]
             (place / "allowed_signers").write_bytes(b"\n".join(data for data in contents if _PGP not in data))

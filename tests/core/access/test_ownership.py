@@ -1,4 +1,4 @@
-"""Ownership: what a path asks for, who may reach an object, and how lists are cut into pages."""
+"""Ownership: who may reach an object, and how lists are cut into pages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 
 from relayd.core.access.ownership import (
     Listed,
-    ObjectRequest,
     OwnershipRecord,
     PageRequest,
-    asked,
     bound,
     check_batch,
     check_names,
@@ -36,51 +34,6 @@ from relayd.wire.objects import (
 )
 from relayd.wire.peek import Peeked
 from relayd.wire.refusal import Refusal
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "kind", "act", "object_id"),
-    [
-        ("POST", "/v1/messages/batches", "batches", "create", ""),
-        ("GET", "/v1/messages/batches", "batches", "list", ""),
-        ("GET", "/v1/messages/batches/msgbatch_1", "batches", "read", "msgbatch_1"),
-        ("DELETE", "/v1/messages/batches/msgbatch_1", "batches", "delete", "msgbatch_1"),
-        ("POST", "/v1/messages/batches/msgbatch_1/cancel", "batches", "cancel", "msgbatch_1"),
-        ("GET", "/v1/messages/batches/msgbatch_1/results", "batches", "results", "msgbatch_1"),
-        ("POST", "/v1/files", "files", "create", ""),
-        ("GET", "/v1/files", "files", "list", ""),
-        ("GET", "/v1/files/file_1", "files", "read", "file_1"),
-        ("DELETE", "/v1/files/file_1", "files", "delete", "file_1"),
-        ("GET", "/v1/files/file_1/content", "files", "content", "file_1"),
-    ],
-)
-def test_a_path_says_what_is_asked(method: str, path: str, kind: str, act: str, object_id: str) -> None:
-    found = asked(method, path)
-
-    assert isinstance(found, ObjectRequest)
-    assert (found.kind, found.act, found.id, found.path) == (kind, act, object_id, path)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v1/filesystem",
-        "/v1/files/",
-        "/v1/files/../messages",
-        "/v1/files/file_1/results",
-        "/v1/files/file%5F1",
-        "/v1/messages/batches/a/content",
-        "/v1/messages/batches/a/cancel/",
-        f"/v1/files/{'x' * 129}",
-    ],
-)
-def test_any_other_path_is_not_about_objects(path: str) -> None:
-    assert asked("GET", path) is None
-
-
-def test_a_wrong_method_is_told_apart_from_a_wrong_path() -> None:
-    assert asked("PATCH", "/v1/files/file_1") == ("GET", "DELETE")
-
 
 names = st.text(max_size=8)
 

@@ -62,6 +62,26 @@ def test_a_line_says_who_asked_what_when_and_for_how_long() -> None:
     assert read(receipt(usage=Usage(input=1, parts=(UsagePart(model="m", usage=Usage()),) * 2))).parts == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "endpoint", "made"),
+    [
+        ("POST", "/v1/messages", "messages", True),
+        ("POST", "/api/v1/messages/count_tokens", "count_tokens", True),
+        ("POST", "/api/v1/messages/batches", "batches", True),
+        ("POST", "/v1/messages/batches/msgbatch_1/cancel", "batches", False),
+        ("POST", "/v1/files", "files", True),
+        ("GET", "/v1/files/file_1/content", "files", False),
+        ("POST", "/claude/v1/skills/", "skills", True),
+        ("POST", "/v1/skills/skill_1/versions", "skills", True),
+        ("GET", "/v1/skills/skill_1/versions", "skills", False),
+        ("GET", "/v1/models", "models", False),
+    ],
+)
+def test_a_path_says_what_was_called_and_whether_it_counted(method: str, path: str, endpoint: str, made: bool) -> None:
+    line = read(receipt(method=method, path=path))
+    assert (line.endpoint, line.is_made) == (endpoint, made)
+
+
 def test_other_events_are_no_calls_and_other_text_is_an_error() -> None:
     assert past_call(b'{"time":"2027-01-01T00:00:00Z","level":"info","event":"reload.applied"}') is None
     with pytest.raises(ValueError, match="not a line of JSON"):

@@ -14,23 +14,17 @@ import pytest
 from booked import Booked, booked
 from builders import KEY, OTHER_KEY, account, api_key, changed, snapshot
 from fakes import ASK, MODEL, events_of, upstream_account
+from object_world import THIRD_KEY, pinned, team, two_accounts
 from scripted import Conversation, serving
 
-from relayd.config.secrets.api_keys import mint
 from relayd.config.snapshot import ApiKey, Deny, Limits, Server, Simulator, State
 from relayd.core.access.ownership import encode_ownership, holder_topics, ownership_of
-from relayd.state.contract import GetPin, Pin, Pinned, Publish, Report, Reported
+from relayd.state.contract import Pin, Publish, Report, Reported
 from relayd.wire.objects import read_page
 
-THIRD_KEY = mint(lambda size: b"\x03" * size)
-ALL = ("messages", "models", "batches", "files")
 PARAMS: Mapping[str, Any] = MappingProxyType(
     {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "Hello"}]}
 )
-
-
-def team(key: str = KEY, name: str = "dev", **fields: Any) -> ApiKey:
-    return api_key(key, id=name, **{"endpoints": ALL, **fields})
 
 
 def requests(*models: str, **params: Any) -> list[Any]:
@@ -40,22 +34,6 @@ def requests(*models: str, **params: Any) -> list[Any]:
 
 def batch_body(*models: str, **params: Any) -> bytes:
     return json.dumps({"requests": requests(*models, **params)}).encode()
-
-
-@asynccontextmanager
-async def two_accounts(tmp_path: Path, *keys: ApiKey, **fields: Any) -> AsyncIterator[Booked]:
-    """Two simulated accounts, used in turn."""
-    relay = {"routing": fields.pop("routing", None)} if "routing" in fields else {}
-    accounts = (account("a", weight=1), account("b", weight=1))
-    tree = snapshot(keys=keys or (team(),), accounts=accounts, relay={**relay, **fields})
-    async with booked(tree, tmp_path) as found:
-        yield found
-
-
-def pinned(world: Booked, object_id: str) -> dict[str, str] | None:
-    answer = world.ask(GetPin(name=f"object/{object_id}"))
-    assert isinstance(answer, Pinned)
-    return None if answer.value is None else json.loads(answer.value)
 
 
 async def on_each_account(world: Booked, sdk: anthropic.AsyncAnthropic) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,7 @@ def pulling(origin: Origin, name: str = "node", **more: Any) -> AbstractAsyncCon
 
 def gpg_home(place: Path, name: str) -> tuple[dict[str, str], Path]:
     """A PGP key that signs. Returns: the environment of its owner, and the armoured public key."""
-    home = place / f"gnupg-{name}"
-    home.mkdir(mode=0o700)
+    home = Path(tempfile.mkdtemp(suffix=f"gnupg-{name}"))  # short: its sockets have names of at most 108 bytes
     environ = {**os.environ, "GNUPGHOME": str(home)}
     user = f"{name} <{name}@example.com>"
     command = ["gpg", "--batch", "--quiet", "--passphrase", "", "--quick-gen-key", user, "ed25519", "sign", "never"]

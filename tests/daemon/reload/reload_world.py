@@ -69,7 +69,9 @@ class Tree:
         (self.root / path).unlink()
 
     def relay(self, more: str = "", *, listen: str = '"127.0.0.1:0"', realm: str = "test") -> None:
-        self.write("relay.toml", f'schema = 1\nrealm = "{realm}"\n{more}\n[server]\nlisten = [{listen}]\n')
+        self.write(
+            "relay.toml", f'schema = 1\nrealm = "{realm}"\n{more}\n[server]\nlisten = [{listen}]\n{_quiet(more)}'
+        )
 
     def account(self, name: str = "a", more: str = "", *, words: int = 2) -> None:
         self.write(f"accounts.d/{name}.toml", f'kind = "simulator"\n{more}\n[simulator]\nwords = {words}\n')
@@ -87,6 +89,11 @@ class Tree:
             ["git", *config, "-C", str(self.root), *words], capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
+
+
+def _quiet(more: str) -> str:
+    """So that upstreams are asked nothing but what a test asks them."""
+    return "" if "[upstream]" in more else '[upstream]\nmodels_every = "0s"\n'
 
 
 def make_tree(root: Path, keys: int = 1) -> Tree:

@@ -278,7 +278,7 @@ async def test_a_pgp_signature_of_an_allowed_key_counts_and_another_does_not(tmp
         origin.tree.account(more=f"priority = {priority}")
         sign = ["-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "gpg.format=openpgp"]
         words = ["git", *sign, "-C", str(origin.tree.root), "commit", "--quiet", "-a", "-m", "pgp"]
-        user = f"{Path(who['GNUPGHOME']).name.removeprefix('gnupg-')}@example.com"
+        user = f"{Path(who['GNUPGHOME']).name.rpartition('gnupg-')[2]}@example.com"
         subprocess.run([*words, f"--gpg-sign={user}"], env=who, check=True, capture_output=True)
         return origin.push()
 

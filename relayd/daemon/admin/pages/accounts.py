@@ -21,6 +21,7 @@ from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.state.contract import FindCalls, StoreUnavailable
 from relayd.wire.refusal import Refusal
 
+PER_PAGE = 100  # on a page for people
 CALLS_SHOWN = 20
 
 COLUMNS = (
@@ -34,8 +35,8 @@ COLUMNS = (
     Column(name="until", kind="time"),
     Column(name="in_flight", kind="number"),
     Column(name="room", kind="number"),
-    Column(name="window_left", kind="share"),
-    Column(name="unused", kind="share"),
+    Column(name="window_left", kind="left"),
+    Column(name="unused", kind="left"),
     Column(name="last_used", kind="time"),
     Column(name="calls", kind="number"),
     Column(name="errors", kind="number"),
@@ -44,7 +45,7 @@ COLUMNS = (
 WINDOWS = (
     Column(name="window"),
     Column(name="model"),
-    Column(name="window_left", kind="share"),
+    Column(name="window_left", kind="left"),
     Column(name="resets", kind="time"),
 )
 HISTORY = (
@@ -75,6 +76,8 @@ class AccountPages:
         state, words = visit.query.get("state", ""), visit.query.get("q", "").lower()
         shown = [row for row in rows if (not state or row["state"] == state) and (not words or _has(row, words))]
         table = PageTable(name="accounts", columns=COLUMNS, rows=shown)
+        if visit.as_form == "html":  # programs get all of them at once
+            table = _part(table, visit)
         counts = Counter(row["state"] for row in rows)
         values = {"counts": dict(sorted(counts.items())), "state": state, "q": visit.query.get("q", "")}
         return Page(template="accounts", title="menu.accounts", values=values, tables=(table,))
@@ -87,7 +90,7 @@ class AccountPages:
             raise Refusal(status=404, message="there is no such account in the running config", code="unknown_account")
         days = last_days(visit.now, self._zone, 14)
         rows = [row for row in await usage_rows(self.sources.state, days[0], days[-1]) if row.account == name]
-        row = next(one for one in self.rows(visit.now, rows) if one["account"] == name)
+        (row,) = self.rows(visit.now, rows, only=name)
         try:
             calls = (await self.recent.find(FindCalls(account=name, limit=CALLS_SHOWN))).calls
         except StoreUnavailable:
@@ -112,14 +115,16 @@ class AccountPages:
         day = day_of(round(now * 1000), self._zone)
         return await usage_rows(self.sources.state, day, day)
 
-    def rows(self, now: float, books: Iterable[UsageRecord]) -> list[dict[str, Any]]:
-        """A row for each account; calls, errors and cost are those of `books`."""
+    def rows(self, now: float, books: Iterable[UsageRecord], only: str = "") -> list[dict[str, Any]]:
+        """A row for each account, or for one; calls, errors and cost are those of `books`."""
         snapshot, pool = self.sources.live.snapshot, self.sources.pool
         used = _sums(books, lambda record: record.account)
         rests = pool.rests(snapshot, now)
         rows = []
         for known in account_rows(self.sources, now):
             name = known["id"]
+            if only not in ("", name):
+                continue
             account, block, windows = snapshot.accounts[name], rests.get(name), self._windows(snapshot.accounts[name])
             gate = pool.snapshot_health(name)["account"]["gate"]
             calls, errors, cost = used.get(name, (0, 0, 0))
@@ -156,6 +161,13 @@ class AccountPages:
             for model, part in parts
             for window, left, resets, _ in part["gauges"]
         ]
+
+
+def _part(table: PageTable, visit: Visit) -> PageTable:
+    """The rows after those that have been shown, as many as a page has room for."""
+    left = [row for row in table.rows if row["account"] > visit.query.get("after", "")]
+    more = visit.url(after=left[PER_PAGE - 1]["account"]) if len(left) > PER_PAGE else ""
+    return attrs.evolve(table, rows=left[:PER_PAGE], after=more)
 
 
 def _state(known: dict[str, Any], *, resting: bool) -> str:

@@ -6,14 +6,20 @@ from collections.abc import Callable
 
 from relayd.core.access.sessions import Sessions
 from relayd.core.traffic import Traffic
+from relayd.daemon.admin.pages.account_sign_in import AccountSignIn
 from relayd.daemon.admin.pages.accounts import AccountPages
 from relayd.daemon.admin.pages.audit import AuditTrail
 from relayd.daemon.admin.pages.audit_page import AuditPage
 from relayd.daemon.admin.pages.calls import CallPages
 from relayd.daemon.admin.pages.config_page import ConfigPages
+from relayd.daemon.admin.pages.drafts import Waiting
+from relayd.daemon.admin.pages.edit_flow import EditFlow
+from relayd.daemon.admin.pages.edit_forms import EditForms
+from relayd.daemon.admin.pages.edit_tree import EditedTree
 from relayd.daemon.admin.pages.explain_page import ExplainPage
 from relayd.daemon.admin.pages.keys import KeyPages
 from relayd.daemon.admin.pages.overview import Overview
+from relayd.daemon.admin.pages.own_page import OwnPage
 from relayd.daemon.admin.pages.reports import ReportPage
 from relayd.daemon.admin.pages.sign_in import SignInPages
 from relayd.daemon.admin.pages.site import Site
@@ -32,10 +38,13 @@ def build_site(
     traffic: Traffic,
     wall: Callable[[], float],
     rng: Callable[[int], bytes],
+    tree: EditedTree,
+    public: Callable[[], list[str]],
 ) -> Site:
     """All pages.
 
     Args:
+        public: addresses at which clients are served here, as http://host:port.
         wall: Unix time, s.
         rng: makes that many random bytes, which nobody can guess.
     """
@@ -47,6 +56,7 @@ def build_site(
         identities=lambda: tuple(sources.credentials.identities),
         rng=rng,
     )
+    flow = EditFlow(live=sources.live, tree=tree, queue=queue, audit=audit, drafts=Waiting(rng), public=public)
     pages = (
         sign_in,
         Overview(sources=sources, traffic=traffic),
@@ -56,7 +66,11 @@ def build_site(
         ExplainPage(sources=sources),
         ReportPage(sources=sources),
         ConfigPages(sources=sources, queue=queue, history=history, audit=audit),
+        flow,
+        EditForms(flow=flow, rng=rng),
+        AccountSignIn(flow=flow, asked=Waiting(rng), rng=rng),
         AuditPage(audit=audit),
+        OwnPage(live=sources.live, sessions=sessions, audit=audit, rng=rng),
     )
     return Site(
         live=sources.live, sessions=sessions, routes=[route for page in pages for route in page.routes()], wall=wall

@@ -10,34 +10,36 @@ from typing import Any
 import attrs
 import trio
 
-from relayd.daemon.admin.documents import candidate_document, history_document, origin_document, result_document
+from relayd.core.cluster import drift
+from relayd.daemon.admin.documents import (
+    candidate_document,
+    drift_document,
+    history_document,
+    node_document,
+    origin_document,
+    result_document,
+)
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
+from relayd.daemon.admin.pages.edit_flow import PROBLEMS, placed
 from relayd.daemon.admin.pages.table import Column, PageTable
 from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
-from relayd.daemon.admin.status import StatusSources, status_document
+from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.requests import Operation, Reload, RequestQueue, Resume, Rollback, Trigger
 from relayd.wire.refusal import Refusal
 
-PROBLEMS = (
-    Column(name="severity"),
-    Column(name="place"),
-    Column(name="code"),
-    Column(name="message"),
-    Column(name="hint"),
-)
 NODES = (
     Column(name="node"),
     Column(name="revision"),
     Column(name="commit"),
     Column(name="result"),
-    Column(name="since"),
-    Column(name="heard"),
+    Column(name="since", kind="moment"),
+    Column(name="heard", kind="moment"),
     Column(name="version"),
 )
 STORED = (
     Column(name="number", kind="number"),
-    Column(name="stored"),
+    Column(name="stored", kind="moment"),
     Column(name="trigger"),
     Column(name="commit"),
     Column(name="digest"),
@@ -74,11 +76,17 @@ class ConfigPages:
         return await self._ask(visit, "http", asked, what, asked.accept)
 
     async def roll_back(self, visit: Visit) -> Page:
-        """Go back to a stored generation, and stay there until `resume`. Raises: Refusal 400."""
+        """Go back to a stored generation, and stay there until `resume`; with `allow_unrevoke` also to one that lets
+        revoked keys in again. Raises: Refusal 400."""
         number = visit.form.get("generation", "")
         if not number.isdecimal() or len(number) > 9:
             raise Refusal(status=400, message="generation: expected a number", code="form")
-        return await self._ask(visit, "rollback", Rollback(generation=int(number)), "rollback", number)
+        anyway = visit.form.get("allow_unrevoke") == "yes"
+        operation = Rollback(generation=int(number), allow_unrevoke=anyway)
+        page = await self._ask(visit, "rollback", operation, "rollback.unrevoke" if anyway else "rollback", number)
+        verdict = page.values["verdict"]
+        refused = verdict["result"] == "rejected" and verdict["changes"] is not None and not anyway
+        return attrs.evolve(page, values={**page.values, "back_to": number if refused else ""})
 
     async def resume(self, visit: Visit) -> Page:
         """Follow the tree again."""
@@ -103,27 +111,29 @@ class ConfigPages:
         stored = await trio.to_thread.run_sync(self.history.listed)
         candidate = candidate_document(record.candidate, visit.now) if record.candidate is not None else None
         problems = (verdict or candidate or {}).get("problems", [])
-        status = status_document(self.sources, visit.now)
+        nodes, life = self.sources.cluster.nodes(), self.sources.cluster.life
+        apart = drift(nodes)
         tables = (
-            PageTable(name="problems", columns=PROBLEMS, rows=[_placed(one) for one in problems]),
-            PageTable(name="nodes", columns=NODES, rows=status["nodes"]),
+            PageTable(name="problems", columns=PROBLEMS, rows=[placed(one) for one in problems]),
+            PageTable(name="nodes", columns=NODES, rows=[node_document(node, life) for node in nodes]),
             PageTable(name="stored", columns=STORED, rows=[_whole(one) for one in history_document(stored, record)]),
         )
         document = {
             "running": origin_document(record.origin, live.generation),
             "candidate": candidate,
-            "drift": status["drift"],
+            "drift": drift_document(apart, visit.now) if apart is not None else None,
             "verdict": verdict,
             "stored": history_document(stored, record),
         }
-        values = {**document, "held": record.hold, "degraded": record.degraded, "tree": self.sources.tree}
+        values: dict[str, Any] = {
+            **document,
+            "back_to": "",
+            "held": record.hold,
+            "degraded": record.degraded,
+            "tree": self.sources.tree,
+        }
         values["restart_required"] = list(record.restart_required)
         return Page(template="config", title="menu.config", values=values, tables=tables, document=document)
-
-
-def _placed(problem: dict[str, Any]) -> dict[str, Any]:
-    place = ":".join(str(problem[name]) for name in ("file", "line", "column") if problem.get(name))
-    return {**{column.name: problem.get(column.name, "") for column in PROBLEMS}, "place": place}
 
 
 def _whole(stored: dict[str, Any]) -> dict[str, Any]:

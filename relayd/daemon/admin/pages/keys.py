@@ -39,7 +39,7 @@ COLUMNS = (
     Column(name="expires", kind="time"),
     Column(name="limit"),
     Column(name="used_share", kind="share"),
-    Column(name="resets"),
+    Column(name="resets", kind="moment"),
     Column(name="calls", kind="number"),
     Column(name="errors", kind="number"),
     Column(name="tokens", kind="number"),
@@ -51,7 +51,7 @@ LIMITS = (
     Column(name="used"),
     Column(name="limit"),
     Column(name="used_share", kind="share"),
-    Column(name="resets_at"),
+    Column(name="resets_at", kind="moment"),
 )
 MODELS = (
     Column(name="model"),

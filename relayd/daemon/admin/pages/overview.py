@@ -19,7 +19,7 @@ NODES = (
     Column(name="version"),
     Column(name="revision"),
     Column(name="result"),
-    Column(name="heard"),
+    Column(name="heard", kind="moment"),
 )
 TRAFFIC = (
     Column(name="at", kind="time"),

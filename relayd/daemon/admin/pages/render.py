@@ -49,6 +49,7 @@ MENU = (
     ("explain", f"{ROOT}/explain", "viewer"),
     ("reports", f"{ROOT}/reports", "viewer"),
     ("config", f"{ROOT}/config", "viewer"),
+    ("edit", f"{ROOT}/edit", "editor"),
     ("audit", f"{ROOT}/audit", "viewer"),
     ("my_key", f"{ROOT}/my-key", "key"),
 )
@@ -71,8 +72,11 @@ def page_reply(page: Page, visit: Visit) -> Reply:
     return Reply(status=page.status, headers=[(b"content-type", MEDIA[visit.as_form]), *page.headers], body=body)
 
 
-def html(page: Page, visit: Visit) -> bytes:
-    """A page for people."""
+STYLE_PLACE = b'<link rel="stylesheet">'  # where a file has its style
+
+
+def html(page: Page, visit: Visit, *, alone: bool = False) -> bytes:
+    """A page for people; `alone` for one that no relay serves."""
     say = translator(visit.language)
     values = {
         **page.values,
@@ -83,22 +87,32 @@ def html(page: Page, visit: Visit) -> bytes:
         "tables": {table.name: table for table in page.tables},
         "menu": _menu(visit),
         "languages": LANGUAGES,
+        "alone": alone,
     }
     return engine().get_template(f"{page.template}.html").render(values).encode()
+
+
+def html_file(page: Page, language: str = "en") -> bytes:
+    """A page as one file that needs no relay: with its style inside, without menu, forms and links."""
+    body = html(page, Visit(method="GET", path=ROOT, language=language), alone=True)
+    found = static_file("style.css")
+    assert found is not None
+    style = b"<style>\n" + found[1] + b"</style>"
+    return body.replace(STYLE_PLACE, style, 1)
 
 
 def _menu(visit: Visit) -> list[tuple[str, str, bool]]:
     """What this visitor may go to: message, URL, whether it is here."""
     if visit.session is None:
         return []
-    key_holder = visit.visitor.role == "key"
-    shown = [(name, path) for name, path, need in MENU if key_holder == (need == "key")]
+    needs = {"key": ("key",), "viewer": ("viewer",), "editor": ("viewer", "editor")}[visit.visitor.role]
+    shown = [(name, path) for name, path, need in MENU if need in needs]
     here = max((path for _, path in shown if _inside(visit.path, path)), key=len, default="")
     return [(name, path, path == here) for name, path in shown]
 
 
 def _inside(path: str, place: str) -> bool:
-    return path == place or path.startswith(f"{place}/")
+    return path == place or (place != ROOT and path.startswith(f"{place}/"))
 
 
 @cache
@@ -115,19 +129,33 @@ def engine() -> jinja2.Environment:
         auto_reload=False,
     )
     made.filters.update(
-        money=_money, count=_count, exact=_exact, span=_span, size=_size, percent=_percent, short=_short, q=_quoted
+        money=_money,
+        round_money=_round_money,
+        count=_count,
+        exact=_exact,
+        span=_span,
+        size=_size,
+        percent=_percent,
+        short=_short,
+        q=_quoted,
     )
     made.globals.update(root=ROOT, static=static_url, version=__version__)
     return made
 
 
 def _money(value: int | None) -> str:
-    """Micro-USD as dollars: cents, or more digits where cents would say nothing."""
+    """Micro-USD as dollars: cents, and two digits more where cents would say little."""
     if value is None:
         return "–"
     exact = dollars(value)
     whole, _, part = exact.partition(".")
-    return f"{whole}.{part.ljust(2, '0')[:2]}" if abs(value) >= 1_000_000 or value == 0 else exact
+    return f"{whole}.{part.ljust(4, '0')[: 2 if abs(value) >= 1_000_000 or value == 0 else 4]}"
+
+
+def _round_money(value: float) -> str:
+    """The same for an axis, whose figures are round."""
+    whole, _, part = dollars(round(value)).partition(".")
+    return f"{whole}.{part.ljust(2, '0')}"
 
 
 def _count(value: float | None) -> str:

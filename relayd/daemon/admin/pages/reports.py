@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from relayd.config.snapshot import ObjectId
+from relayd.config.snapshot import Snapshot
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.admin.books import usage_rows
@@ -20,7 +20,8 @@ from relayd.daemon.log import scrub
 from relayd.state.report import DayError, days_between, grouped, report_document, span
 from relayd.wire.refusal import Refusal
 
-DIMENSIONS = ("key", "owner", "account", "model", "day")
+DIMENSIONS = ("key", "owner", "account", "model", "day", "month")
+_FIELDS = {"owner": "key", "month": "day"}  # which field of a record stands for it
 FIGURES = (
     Column(name="calls", kind="number"),
     Column(name="errors", kind="number"),
@@ -50,17 +51,8 @@ class ReportPage:
             raise Refusal(status=400, message=f"by: expected one of {', '.join(DIMENSIONS)}", code="query")
         first, last = self._span(visit)
         rows = await usage_rows(self.sources.state, first, last)
-        days = days_between(first, last)
-        table = PageTable(name="report", columns=(Column(name=by), *FIGURES), rows=self._rows(rows, by))
-        values = {
-            "first": first,
-            "last": last,
-            "by": by,
-            "dimensions": DIMENSIONS,
-            "report": report_document(rows, first, last, ("day",)),
-            "charts": daily_charts(rows, days) if len(days) > 1 else (),
-        }
-        return Page(template="reports", title="menu.reports", values=values, tables=(table,))
+        owners = owners_of(self.sources.live.snapshot)
+        return report_page(rows, (first, last), (by,), owners)
 
     def _span(self, visit: Visit) -> tuple[str, str]:
         today = day_of(round(visit.now * 1000), self.sources.live.snapshot.relay.state.timezone)
@@ -74,13 +66,44 @@ class ReportPage:
             raise Refusal(status=400, message=f"at most {LONGEST} days on one page", code="query")
         return first, last
 
-    def _rows(self, rows: Sequence[UsageRecord], by: str) -> list[dict[str, Any]]:
-        if by == "owner":
-            keys = self.sources.live.snapshot.keys
-            owners = {name: key.owner or key.id for name, key in keys.items()}
-            rows = [attrs.evolve(row, key=owners.get(ObjectId(row.key), row.key)) for row in rows]
-        found = grouped(rows, ("key" if by == "owner" else by,))
-        return [_figures(row) | {by: getattr(row, "key" if by == "owner" else by)} for row in found]
+
+def owners_of(snapshot: Snapshot) -> Mapping[str, str]:
+    """Whose each key is; one without an owner is its own."""
+    return {name: key.owner or name for name, key in snapshot.keys.items()}
+
+
+def report_page(
+    rows: Sequence[UsageRecord], days: tuple[str, str], by: tuple[str, ...], owners: Mapping[str, str]
+) -> Page:
+    """Usage of some days as a page.
+
+    Args:
+        days: the first and the last.
+        by: some of DIMENSIONS.
+    """
+    every = days_between(*days)
+    table = PageTable(
+        name="report", columns=(*(Column(name=name) for name in by), *FIGURES), rows=_rows(rows, by, owners)
+    )
+    values = {
+        "first": days[0],
+        "last": days[1],
+        "by": by[0],
+        "dimensions": DIMENSIONS,
+        "report": report_document(rows, *days, ("day",)),
+        "charts": daily_charts(rows, every) if len(every) > 1 else (),
+    }
+    return Page(template="reports", title="menu.reports", values=values, tables=(table,))
+
+
+def _rows(rows: Sequence[UsageRecord], by: tuple[str, ...], owners: Mapping[str, str]) -> list[dict[str, Any]]:
+    if "owner" in by:
+        rows = [attrs.evolve(row, key=owners.get(row.key, row.key)) for row in rows]
+    if "month" in by:
+        rows = [attrs.evolve(row, day=row.day[:7]) for row in rows]
+    fields = {name: _FIELDS.get(name, name) for name in by}
+    found = grouped(rows, tuple(fields.values()))
+    return [_figures(row) | {name: getattr(row, field) for name, field in fields.items()} for row in found]
 
 
 def _figures(row: UsageRecord) -> dict[str, Any]:

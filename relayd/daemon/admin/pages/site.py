@@ -2,7 +2,7 @@
 
 Rule: in this order: the Host header, the path, who is signed in, what they may, and for whatever changes something the
 origin of the request and the token of its form. Nothing that a handler could forget. A session is looked at again at
-each request, against the newest snapshot.
+each request, against the newest snapshot. A page is written in a thread: a large one takes longer than a call may wait.
 
 Theory: a browser sends cookies along with whatever any site makes it ask. So a POST needs two proofs that one of our
 own pages sent it: its Origin (or Sec-Fetch-Site), and a token that only our pages show to this session.
@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import attrs
+import trio
 
 from relayd.config.model.addresses import is_loopback
 from relayd.config.snapshot import Snapshot
@@ -69,6 +70,7 @@ class Site:
     sessions: Sessions
     routes: Sequence[PageRoute]
     wall: Callable[[], float]
+    _writers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(2), repr=False, init=False)
     _by_proxy: dict[str, Session] = attrs.field(factory=dict, repr=False, init=False)
 
     async def answer(self, exchange: Exchange) -> Reply:
@@ -102,7 +104,9 @@ class Site:
         if route.method == "POST":
             visit = attrs.evolve(visit, form=await self._form(exchange, visit))
         answered = await route.handler(visit)
-        return page_reply(answered, visit) if isinstance(answered, Page) else answered
+        if not isinstance(answered, Page):
+            return answered
+        return await trio.to_thread.run_sync(page_reply, answered, visit, limiter=self._writers)
 
     # Who asks for what
 

@@ -16,7 +16,8 @@ import attrs
 
 from relayd.core.quota.limits import dollars
 
-ColumnKind = Literal["text", "number", "money", "time", "duration", "share", "bytes"]
+# "share" is of a limit that is used, "left" of one that is free; a "moment" is a time that is RFC 3339 already.
+ColumnKind = Literal["text", "number", "money", "time", "moment", "duration", "share", "left", "bytes"]
 
 # What a spreadsheet takes for a formula. Source: OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -1,10 +1,25 @@
 "use strict";
 // Times in the viewer's zone; the exact one stays in the title.
+// Today's are told by the clock, this year's without the year.
+const zoned = (options) => new Intl.DateTimeFormat(document.documentElement.lang, options);
+const hour = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }, day = { month: "short", day: "numeric" };
+const ofToday = zoned(hour), ofYear = zoned({ ...day, ...hour }), ofOther = zoned({ year: "numeric", ...day, ...hour });
+const exactly = zoned({ dateStyle: "full", timeStyle: "long" }), ofDay = zoned(day);
+function local(at) {
+  const now = new Date();
+  if (at.toDateString() === now.toDateString()) return ofToday.format(at);
+  return (at.getFullYear() === now.getFullYear() ? ofYear : ofOther).format(at);
+}
 function localTimes(place) {
-  const format = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium", timeStyle: "short" });
-  for (const time of place.querySelectorAll("time[datetime]")) {
+  for (const time of place.querySelectorAll("time[datetime]:not([data-left])")) {
     const at = new Date(time.dateTime);
-    if (!isNaN(at)) time.textContent = format.format(at);
+    if (isNaN(at)) continue;
+    time.textContent = local(at);
+    time.title = `${exactly.format(at)} (${time.dateTime})`;
+  }
+  for (const mark of place.querySelectorAll("text[data-at]")) {
+    const at = new Date(mark.dataset.at);
+    mark.textContent = (mark.textContent.includes(":") ? ofToday : ofDay).format(at);
   }
 }
 

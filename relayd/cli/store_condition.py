@@ -1,0 +1,92 @@
+"""The condition of a state store: how it answers, where it keeps what is counted, and what is wrong with that.
+
+Rule: a store that is not there is not made, and what is wrong with it is a fact, not an exception.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from relayd.cli.store import PATIENCE, now_ms
+from relayd.config.secrets.recipients import SealError
+from relayd.config.snapshot import Snapshot
+from relayd.core.checkup import StoreState
+from relayd.daemon.paths import state_login
+from relayd.state.contract import Ping, Pong, Store, StoreMisfit, StoreUnavailable
+from relayd.state.opening import open_store
+
+
+def store_state(args: argparse.Namespace, snapshot: Snapshot) -> StoreState:
+    """Ask the store of a tree how it is.
+
+    Args:
+        args: of a verb with `--config` and `--state`.
+    """
+    url = args.state or snapshot.relay.state.url
+    path = state_file(url, args.config)
+    if path is not None and not path.exists():
+        return StoreState(name=f"sqlite:{path}", version="no file yet (the daemon makes it)")
+    try:
+        url, password = state_login(args.state, snapshot.relay.state, os.environ)
+        store = open_store(
+            url, realm=snapshot.relay.realm, clock=now_ms, password=password, base=args.config, patience=PATIENCE
+        )
+    except (StoreMisfit, SealError, ValueError) as error:
+        return StoreState(name=url, error=str(error))
+    try:
+        return _of_file(path) if path is not None else _asked(store)
+    except (StoreUnavailable, StoreMisfit, OSError) as error:
+        return StoreState(name=store.name, error=str(error))
+    finally:
+        store.close()
+
+
+def state_file(url: str, base: Path) -> Path | None:
+    """The file of a SQLite state; None for one in memory, and for another store."""
+    scheme, _, rest = url.partition(":")
+    return base / rest.removeprefix("//") if scheme == "sqlite" and rest and rest != ":memory:" else None
+
+
+def _of_file(path: Path) -> StoreState:
+    """A file is only looked at: opening it for use would bring its tables up to date under a daemon of old."""
+    from relayd.state.sqlite_file import MIGRATIONS, inspect_file
+
+    version, wrong = inspect_file(str(path))
+    found = StoreState(
+        name=f"sqlite:{path}",
+        version=f"tables of version {version}",
+        size=path.stat().st_size,
+    )
+    if wrong:
+        return attrs.evolve(found, error=f"{found.name}: {wrong} [restore a backup: `relayd restore FILE`]")
+    newest = len(MIGRATIONS)
+    if version > newest:
+        text = f"{found.name}: tables of version {version}, but this relayd knows only {newest} [run the newer relayd]"
+        return attrs.evolve(found, error=text)
+    return found
+
+
+def _asked(store: Store) -> StoreState:
+    from relayd.state.redis import RedisStore
+
+    warnings = store.check()
+    began = time.perf_counter()
+    (answer,) = store.apply([Ping()])
+    seconds = time.perf_counter() - began
+    ahead = (answer.now - now_ms()) / 1000 if isinstance(answer, Pong) else 0.0
+    told: Mapping[str, str] = store.info() if isinstance(store, RedisStore) else {}
+    return StoreState(
+        name=store.name,
+        seconds=seconds,
+        version=f"Redis {told.get('redis_version', '?')}",
+        size=int(told.get("used_memory", "0")),
+        persistent=told["aof_enabled"] == "1" if "aof_enabled" in told else None,
+        warnings=tuple(warnings),
+        ahead=ahead,
+    )
