@@ -6,7 +6,8 @@ status, and a status can no longer be given. What goes wrong after that is an `e
 
 Theory: proxies on the way give up on silence (nginx after 60 s, Cloudflare after 100 s), and so do clients. A failover
 is worth more than an early head, and nearly every failure comes within seconds. One task looks at all waiting attempts
-once a second; an attempt costs a dictionary entry, and no task or timer.
+when the first of them is due, at most once a second; an attempt costs a dictionary entry, and no task or timer. While
+nobody waits, nothing wakes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from relayd.daemon.proxy.reply import ReplyWriter
 from relayd.daemon.proxy.streaming import COMMENT
 
 LOOK = 1.0  # s between two looks; so much later than promised, at most
+LONGEST = 5.0  # s, for a reload may shorten the waits
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -31,6 +33,7 @@ class SignsOfLife:
 
     replies: ReplyWriter
     _due: dict[CallContext, float] = attrs.field(factory=dict)  # on trio's clock, s
+    _somebody: trio.Event = attrs.field(factory=trio.Event, init=False)  # waits
 
     @contextmanager
     def awaiting(self, context: CallContext) -> Iterator[None]:
@@ -42,6 +45,7 @@ class SignsOfLife:
             return
         wait = server.sse_keepalive if context.early else server.sse_head_after
         self._due[context] = trio.current_time() + wait
+        self._somebody.set()
         try:
             yield
         finally:
@@ -50,8 +54,17 @@ class SignsOfLife:
     async def run(self) -> None:
         """Look, for ever."""
         while True:
-            await trio.sleep(LOOK)
+            if not self._due:
+                self._somebody = trio.Event()
+                await self._somebody.wait()
+            await trio.sleep(max(LOOK, self._quiet_for(trio.current_time())))
             self.look(trio.current_time())
+
+    def _quiet_for(self, now: float) -> float:
+        """How long nothing can be due, s: neither for those who wait nor for whoever begins to wait meanwhile."""
+        server = self.replies.live.snapshot.relay.server
+        newcomers = min(server.sse_keepalive or math.inf, server.sse_head_after or math.inf, LONGEST)
+        return min(min(self._due.values(), default=math.inf) - now, newcomers)
 
     def look(self, now: float) -> None:
         """Give a sign to those for whom it is time. Sync."""
