@@ -61,7 +61,7 @@ def add_control_path(parser: argparse.ArgumentParser) -> None:
 
 def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
     """The daemon's answer to one request, within `patience` s. Raises: NoDaemon, DaemonRefused."""
-    path, sock = _connected(control_sockets(args.control, args.config, os.environ), _what_to_do(args))
+    path, sock = _connected(control_sockets(args.control, args.config, os.environ), patience, _what_to_do(args))
     with sock:
         line = _exchanged(sock, path, json.dumps(request).encode() + b"\n", patience)
     try:
@@ -75,7 +75,6 @@ def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any)
 
 def _exchanged(sock: socket.socket, path: Path, line: bytes, patience: float) -> bytes:
     try:
-        sock.settimeout(patience)
         try:
             sock.sendall(line)
         except (BrokenPipeError, ConnectionResetError):
@@ -102,14 +101,14 @@ def _what_to_do(args: argparse.Namespace) -> str:
     return f"{args.config.absolute()} is not a config tree: --config DIR"
 
 
-def _connected(paths: list[Path], otherwise: str) -> tuple[Path, socket.socket]:
+def _connected(paths: list[Path], patience: float, otherwise: str) -> tuple[Path, socket.socket]:
     tried = []
     for path in paths:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if len(os.fsencode(path)) > MAX_PATH:
                 raise OSError(f"a socket's path has at most {MAX_PATH} bytes")
-            sock.settimeout(PATIENCE)
+            sock.settimeout(patience)
             sock.connect(str(path))
         except PermissionError:
             sock.close()

@@ -14,9 +14,11 @@ import shlex
 import socket
 from pathlib import Path
 
+from relayd.cli.control_client import add_control_path
 from relayd.cli.git_place import MARK, GitPlace
 from relayd.cli.output import add_json, print_json
 from relayd.cli.tree import Stop, add_directory, guarded
+from relayd.config.atomic import replace_file
 from relayd.config.source.git import GitError, run_git
 from relayd.config.source.pushed import Objects
 from relayd.config.source.version_link import NotALink
@@ -52,12 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder", metavar="PATH", default="", help="where the tree lies in the repository (default: at its top)"
     )
-    parser.add_argument(
-        "--control",
-        metavar="PATH",
-        default=os.environ.get("RELAYD_CONTROL", ""),
-        help="the daemon's control socket (RELAYD_CONTROL; default: where the daemon of this tree puts it)",
-    )
+    add_control_path(parser)
     parser.add_argument("--deny-warnings", action="store_true", help="refuse a push that has warnings, too")
     add_json(parser)
     parser.epilog = "exit status: 0 it is ready, 1 it could not be made"
@@ -119,10 +116,7 @@ def write_hooks(place: GitPlace) -> None:
         path = folder / name
         if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
             raise Stop(f"{path}: there is a hook of your own (move it away; serve-git needs this one)")
-        fresh = path.with_name(f"{name}.new")
-        fresh.write_text(place.hook(name), encoding="utf-8")
-        fresh.chmod(0o755)
-        os.replace(fresh, path)
+        replace_file(path, place.hook(name).encode(), mode=0o755)
 
 
 def put_tip_in_place(place: GitPlace, branch: str) -> str:

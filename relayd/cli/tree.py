@@ -39,6 +39,7 @@ from relayd.config.snapshot import NAME, Snapshot
 from relayd.config.source.git import commit_of
 from relayd.config.source.git_state import place_in_repository
 from relayd.config.source.git_tree import BlobCache, read_git_tree
+from relayd.config.source.pushed import Objects
 from relayd.config.source.tree import Git, Tree, Unstable, read_coherent, read_tree
 
 Found = TypeVar("Found")
@@ -183,9 +184,14 @@ def read_steadily(directory: Path) -> Tree | Unstable:
 
 
 def at_revision(directory: Path, revision: str) -> tuple[str, dict[str, bytes]]:
-    """The commit that a revision names, and the files of the tree as they are in it. Raises: GitError."""
-    commit = commit_of(directory, revision)
-    return commit, read_git_tree(directory, commit, folder_of(directory).rstrip("/"), BlobCache()).files
+    """The commit that a revision names, and the files of the tree in it; none where it has no such folder.
+
+    Raises: GitError.
+    """
+    commit, folder = commit_of(directory, revision), folder_of(directory).rstrip("/")
+    if not Objects(root=directory, folder=folder).has_folder(commit):
+        return commit, {}
+    return commit, read_git_tree(directory, commit, folder, BlobCache()).files
 
 
 def folder_of(directory: Path) -> str:

@@ -86,6 +86,20 @@ def test_a_base_from_before_the_tree_or_with_errors_gives_no_plan_and_no_failure
     assert (ran.code, "does not compile" in ran.out) == (0, True)
 
 
+def test_a_base_without_the_folder_of_the_tree_gives_no_plan_and_no_failure(tmp_path: Path) -> None:
+    repository = GitTree(tmp_path)
+    repository.git("init", "-q")
+    repository.git("commit", "-q", "--allow-empty", "-m", "before")
+    tree = Tree(tmp_path / "config")
+    tree.write("relay.toml", 'schema = 1\nrealm = "example"\n')
+    repository.git("add", "-A")
+    repository.git("commit", "-qm", "tree")
+    ran = tree.run("check", "--base", "HEAD~1")
+
+    assert (ran.code, "unknown, there was no tree in that commit" in ran.out) == (0, True)
+    assert "changes since" in tree.run("check", "--base", "HEAD").out
+
+
 def test_a_shallow_clone_is_told_what_it_lacks(tree: Tree, tmp_path: Path) -> None:
     git(tree, "commit", "-q", "--allow-empty", "-m", "two")
     GitTree(tmp_path).git("clone", "-q", "--depth", "1", f"file://{tree.root}", "clone")

@@ -22,6 +22,7 @@ from relayd.config.problems.problem import Problem, in_order
 from relayd.config.source.scan import MANIFEST, MAX_FILES, REVISION
 
 LINKS = 16  # in a row that are followed; Linux follows 40
+LOOKS = 10 * MAX_FILES  # at entries that links lead to: a few folders of links to one another have billions of paths
 _FILE, _LINK, _SUBMODULE = "100", "120000", "160000"
 
 Contents = Callable[[Sequence[str]], list[bytes]]  # of blobs, by their names
@@ -96,6 +97,7 @@ class _Repository:
 
     def __init__(self, entries: Mapping[str, GitEntry], targets: Mapping[str, str]) -> None:
         self._entries, self._targets, self._ordered = entries, targets, sorted(entries)
+        self._looks = 0
 
     def places(self) -> tuple[dict[str, str], list[Problem]]:
         """Which entry has the content of each file of the config tree, and what cannot be had."""
@@ -126,6 +128,9 @@ class _Repository:
         below = self._below(place)
         if not below:
             raise _Nowhere("the link leads nowhere")
+        self._looks += len(below)
+        if self._looks > LOOKS:
+            raise _Nowhere("the links lead to too many files")
         found: dict[str, str] = {}
         for one in below:
             name = path + one.removeprefix(place)

@@ -6,15 +6,13 @@ half of a commit lie there.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import attrs
 
 from relayd.config.model.tree_digest import tree_digest
-from relayd.config.source.git import contents_of, run_git
-from relayd.config.source.git_listing import listing_of
 from relayd.config.source.provenance import Provenance
+from relayd.config.source.pushed import Objects
 from relayd.config.source.tree import Tree
 
 
@@ -27,12 +25,11 @@ class BlobCache:
 
 def read_git_tree(repository: Path, commit: str, folder: str, cache: BlobCache) -> Tree:
     """A tree as it is in a commit. `folder`: where it lies in the repository; "" for the top. Raises: GitError."""
-    treeish = f"{commit}:{folder}" if folder else commit
-    listed = run_git(repository, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", treeish)
-    found = listing_of(commit, listed, partial(contents_of, repository))
+    objects = Objects(root=repository, folder=folder)
+    found = objects.tree(commit)
     names = sorted(set(found.files.values()))
     missing = [name for name in names if name not in cache.blobs]
-    known = cache.blobs | dict(zip(missing, contents_of(repository, missing), strict=True))
+    known = cache.blobs | dict(zip(missing, objects.contents(missing), strict=True))
     cache.blobs = {name: known[name] for name in names}
     files = {path: known[name] for path, name in found.files.items()}
     return Tree(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from relayd.config.model.tree_digest import REVISION_DIGITS, tree_digest
+from relayd.config.model.tree_digest import REVISION_DIGITS
 from relayd.config.source import history
 from relayd.config.source.git import GitError, commit_of, run_git
 from relayd.config.source.git_tree import BlobCache, read_git_tree
@@ -108,4 +108,4 @@ def _read(place: TreeRepository, commit: str, cache: BlobCache) -> Tree:
     tree = read_git_tree(place.repository, commit, place.folder, cache)
     if "relay.toml" not in tree.files:
         raise GitError(f"{commit[:12]}: there is no relay.toml")
-    return attrs.evolve(tree, digest=tree_digest(tree.files, tree.problems))
+    return tree

@@ -44,19 +44,24 @@ class Objects:
         return self.git("merge-base", old, new) == old if self.commit(old) == old else False
 
     def listing(self, commit: str) -> Listing:
-        """What a commit has. Raises: GitError."""
-        tree = f"{commit}:{self.folder}" if self.folder else commit
-        if self.folder and not self._has_folder(tree):
-            return Listing(commit=commit)
-        listed = run_git(self.root, "ls-tree", "-r", "-z", tree, more=self.objects)
-        return listing_of(commit, listed, self.contents)
+        """What a commit has; nothing where it has no such folder. Raises: GitError."""
+        return self.tree(commit) if self.has_folder(commit) else Listing(commit=commit)
+
+    def tree(self, commit: str) -> Listing:
+        """What a commit has. Raises: GitError, also where it has no such folder."""
+        words = ("ls-tree", "-r", "-z", "--full-tree", "--end-of-options", self._treeish(commit))
+        return listing_of(commit, run_git(self.root, *words, more=self.objects), self.contents)
+
+    def has_folder(self, commit: str) -> bool:
+        """Whether the folder is in a commit; the top always is."""
+        try:
+            return not self.folder or self.git("cat-file", "-t", self._treeish(commit)) == "tree"
+        except GitError:
+            return False
 
     def contents(self, names: Sequence[str]) -> list[bytes]:
         """The bytes of blobs. Raises: GitError."""
         return contents_of(self.root, names, objects=self.objects)
 
-    def _has_folder(self, tree: str) -> bool:
-        try:
-            return self.git("cat-file", "-t", tree) == "tree"
-        except GitError:
-            return False
+    def _treeish(self, commit: str) -> str:
+        return f"{commit}:{self.folder}" if self.folder else commit

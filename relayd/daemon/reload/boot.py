@@ -143,15 +143,14 @@ def find_start(
 
 
 def _found(reader: Reader) -> _Found:
-    examined, memo = reader.sign(), Memo()
-    tree = reader.read()
+    memo, tree = Memo(), reader.read()
     if isinstance(tree, Unstable):
         nothing = attrs.evolve(compile_tree({}), problems=())
         why = tree.reason if tree.absent else f"the tree is unstable: {tree.reason}"
         return _Found(tree=None, compiled=nothing, memo=memo, examined=None, why=why)
     compiled = compile_tree(tree.files, memo=memo, reading=tree.problems)
     why = "" if compiled.snapshot is not None else "the tree has errors"
-    return _Found(tree=tree, compiled=compiled, memo=memo, examined=examined, why=why)
+    return _Found(tree=tree, compiled=compiled, memo=memo, examined=tree.signature, why=why)
 
 
 def _usable(history: History, number: int, realm: str, notes: list[str]) -> tuple[Tree, Compiled] | None:

@@ -210,10 +210,8 @@ class Inspector:
 
     def inspect_beside(self, running: Snapshot, directory: Path) -> Inspection | Unstable:
         """What another directory than our tree holds, in which nobody writes any more."""
-        reader = self.reader
-        if not isinstance(reader, TreeReader):
-            reader = TreeReader(tree=directory, wall=reader.wall, patience=0.0, quiet=0.0)
-        tree = attrs.evolve(reader, tree=directory, quiet=0.0).read()
+        assert isinstance(self.reader, TreeReader)  # what is pulled lies beside nothing: see `why_not_examined`
+        tree = attrs.evolve(self.reader, tree=directory, quiet=0.0).read()
         if isinstance(tree, Unstable):
             return tree
         inspection = self.compile(tree, running)

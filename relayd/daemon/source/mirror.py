@@ -159,8 +159,9 @@ class Mirror:
         return self._verified[1]
 
     async def _verify(self, commit: str, taken: str) -> list[CommitSignature]:
-        place = await trio.to_thread.run_sync(self._gather_signers)
+        place = await trio.to_thread.run_sync(self._make_place)
         try:
+            await trio.to_thread.run_sync(self._gather_signers, place)
             listed = await self.git.run(
                 "-c",
                 f"gpg.ssh.allowedSignersFile={place}/allowed_signers",
@@ -185,12 +186,18 @@ class Mirror:
             raise PullError(f"allowed signers: {error.filename}: {(error.strerror or '').lower()}") from None
         return tuple((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
 
-    def _gather_signers(self) -> Path:
-        """A directory in which ssh-keygen and gpg find the allowed signers, and nobody else. Raises: PullError."""
+    def _make_place(self) -> Path:
+        """A directory for one verification. Raises: PullError."""
         directory = self.git.settings.directory
         # gpg makes names of sockets in its home, also of those it does not open, and those have 108 bytes: unix(7).
         near = directory if len(os.fsencode(directory)) <= _LONGEST_HOME else None
-        place = Path(tempfile.mkdtemp(prefix=_SIGNERS, dir=near))
+        try:
+            return Path(tempfile.mkdtemp(prefix=_SIGNERS, dir=near))
+        except OSError as error:
+            raise PullError(f"allowed signers: {error.filename}: {(error.strerror or '').lower()}") from None
+
+    def _gather_signers(self, place: Path) -> None:
+        """See to it that ssh-keygen and gpg find the allowed signers there, and nobody else. Raises: PullError."""
         try:
             contents = [path.read_bytes() for path in self.git.settings.signers]
             (place / "allowed_signers").write_bytes(b"\n".join(data for data in contents if _PGP not in data))
@@ -202,7 +209,6 @@ class Mirror:
         for data in contents:
             if _PGP in data:
                 self._import_keys(home, data)
-        return place
 
     def _import_keys(self, home: Path, data: bytes) -> None:
         environ = {**self.git.environment(), "GNUPGHOME": str(home)}

@@ -10,6 +10,7 @@ import pytest
 
 from relayd.config.problems.problem import is_error
 from relayd.config.source.git import GitError
+from relayd.config.source.git_listing import listing_of
 from relayd.config.source.git_tree import BlobCache, read_git_tree
 from relayd.config.source.tree import read_tree
 
@@ -99,6 +100,15 @@ def test_what_did_not_change_is_not_read_again(tmp_path: Path) -> None:
     assert second.files["deny.toml"] is first.files["deny.toml"]
     assert second.files["relay.toml"] != first.files["relay.toml"]
     assert set(cache.blobs.values()) == set(second.files.values())  # and what is gone is not kept
+
+
+def test_folders_of_links_to_folders_of_links_come_to_an_end() -> None:
+    lines = [f"120000 blob {deep + 1}\tkeys.d/{deep}/{name}" for deep in range(16) for name in "abcd"]
+    listed = "\0".join([*lines, "100644 blob f\tkeys.d/16/k.toml", "160000 commit s\tdocs", ""])
+    found = listing_of("c", listed.encode(), lambda names: [f"../{name}".encode() for name in names])
+
+    assert {one.message for one in found.problems} == {"the links lead to too many files"}
+    assert found.files == {"keys.d/16/k.toml": "f"}
 
 
 def test_a_folder_of_a_repository_and_one_that_is_not_there(tmp_path: Path) -> None:
