@@ -13,10 +13,9 @@ from relayd.cli import add_config
 from relayd.cli.output import add_json, counted, money, number, print_json, print_table, say
 from relayd.cli.store import add_state, now_ms, open_state
 from relayd.cli.tree import Stop, compiled, guarded
+from relayd.config.snapshot import Snapshot
 from relayd.core.quota.limits import day_of
-from relayd.daemon.admin.pages.render import html_file
-from relayd.daemon.admin.pages.reports import owners_of, report_page
-from relayd.daemon.admin.pages.visit import Page
+from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.report import (
     DIMENSIONS,
     FIGURES,
@@ -83,16 +82,21 @@ def report(args: argparse.Namespace) -> int:
     elif args.csv:
         _print_csv(document)
     elif args.html:
-        _write_page(args.html, report_page(rows, (first, last), args.by, owners_of(snapshot)))
+        _write_page(args.html, rows, (first, last), args.by, snapshot)
     else:
         _print_tables(document)
     return 0
 
 
-def _write_page(file: Path, page: Page) -> None:
+def _write_page(
+    file: Path, rows: Sequence[UsageRecord], days: tuple[str, str], by: tuple[str, ...], snapshot: Snapshot
+) -> None:
     """Raises: Stop."""
+    from relayd.daemon.admin.pages.render import html_file  # much of the daemon comes along: only for who wants a page
+    from relayd.daemon.admin.pages.reports import owners_of, report_page
+
     try:
-        file.write_bytes(html_file(page))
+        file.write_bytes(html_file(report_page(rows, days, by, owners_of(snapshot))))
     except OSError as error:
         raise Stop(f"{file}: cannot be written: {error.strerror}") from None
     say(f"wrote {file}")

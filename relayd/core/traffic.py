@@ -81,9 +81,9 @@ class Traffic:
         for span, (length, count) in INTERVALS.items():
             ring = self._rings[span]
             start = int(ended) // length * length
+            while ring and ring[-1].start > start:  # the clock was set back
+                ring.pop()
             if not ring or ring[-1].start != start:
-                if ring and start < ring[-1].start:  # the clock was set back
-                    ring[:] = [one for one in ring if one.start < start]
                 ring.append(Interval(start=start))
                 del ring[:-count]
             ring[-1].add(receipt)

@@ -64,8 +64,13 @@ def split_dimensions(text: str) -> tuple[str, ...]:
 def days_between(first: str, last: str) -> list[str]:
     """The days YYYY-MM-DD from `first` to `last`, both included; the latest LONGEST of them. Raises: ValueError."""
     start, end = datetime.date.fromisoformat(first), datetime.date.fromisoformat(last)
-    start = max(start, end - datetime.timedelta(days=LONGEST - 1))
-    return [(start + datetime.timedelta(days=n)).isoformat() for n in range((end - start).days + 1)]
+    return days_up_to(last, min((end - start).days + 1, LONGEST))
+
+
+def days_up_to(last: str, count: int) -> list[str]:
+    """So many days YYYY-MM-DD, of which `last` is the last. Raises: ValueError; OverflowError before the year 1."""
+    end = datetime.date.fromisoformat(last)
+    return [(end - datetime.timedelta(days=back)).isoformat() for back in reversed(range(count))]
 
 
 def grouped(rows: Iterable[UsageRecord], by: tuple[str, ...]) -> list[UsageRecord]:

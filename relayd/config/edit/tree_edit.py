@@ -47,6 +47,7 @@ class EditDraft:
 
     Args:
         before, after: the files that change, by path; None for one that is not there.
+        diff: for people.
         problems: of the tree as it would be: its errors, and what else is said of the files that change.
         brings: whether there would be more errors than there are.
     """
@@ -54,13 +55,9 @@ class EditDraft:
     edit: TreeEdit
     before: Mapping[str, bytes | None] = attrs.field(repr=False)
     after: Mapping[str, bytes | None] = attrs.field(repr=False)
+    diff: str = attrs.field(repr=False)
     problems: tuple[Problem, ...] = ()
     brings: bool = False
-
-    @property
-    def diff(self) -> str:
-        """For people."""
-        return shown_diff(self.before, self.after)
 
     def patch(self, folder: str) -> tuple[str, str]:
         """For `git apply`: see patch.py."""
@@ -84,7 +81,9 @@ def draft(edit: TreeEdit, files: Files) -> EditDraft:
     brings = errors > sum(is_error(problem) for problem in compile_tree(files).problems) if errors else False
     shown = tuple(one for one in found if is_error(one) or (one.severity == "warning" and one.file in after))
     before = {path: files.get(path) for path in after}
-    return EditDraft(edit=edit, before=before, after=after, problems=shown, brings=brings)
+    return EditDraft(
+        edit=edit, before=before, after=after, diff=shown_diff(before, after), problems=shown, brings=brings
+    )
 
 
 def write_draft(root: Path, wanted: EditDraft) -> str:
@@ -96,9 +95,7 @@ def write_draft(root: Path, wanted: EditDraft) -> str:
 
     def plan(files: Files) -> Mapping[str, bytes | None]:
         nonlocal digest
-        moved = sorted(path for path, old in wanted.before.items() if files.get(path) != old)
-        if moved:
-            raise Moved(f"{', '.join(moved)}: changed by somebody else meanwhile; nothing was written")
+        refuse_moved(files, wanted.before, "; nothing was written")
         digest = tree_digest(_with(files, wanted.after))
         return wanted.after
 
@@ -110,12 +107,17 @@ def undo_draft(root: Path, written: EditDraft) -> None:
     """Take back what was written, where nobody has changed it since. Raises: Moved; WriteError."""
 
     def plan(files: Files) -> Mapping[str, bytes | None]:
-        moved = sorted(path for path, new in written.after.items() if files.get(path) != new)
-        if moved:
-            raise Moved(f"{', '.join(moved)}: changed by somebody else meanwhile")
+        refuse_moved(files, written.after)
         return written.before
 
     edit_tree(root, plan, force=True)
+
+
+def refuse_moved(files: Files, expected: Mapping[str, bytes | None], so: str = "") -> None:
+    """Raises: Moved when a file is not as expected. `so`: what came of it, for people."""
+    moved = sorted(path for path, content in expected.items() if files.get(path) != content)
+    if moved:
+        raise Moved(f"{', '.join(moved)}: changed by somebody else meanwhile{so}")
 
 
 def _with(files: Files, changes: Mapping[str, bytes | None]) -> dict[str, bytes]:

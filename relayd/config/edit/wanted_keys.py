@@ -9,7 +9,7 @@ import datetime
 import shlex
 
 from relayd.config.edit.edits import add_denied, key_file, remove_denied, rotate, set_enabled
-from relayd.config.edit.objects import edit_file, edit_object, find_object, refuse_taken
+from relayd.config.edit.objects import edit_file, edit_object, edited, find_object, refuse_taken
 from relayd.config.edit.removal import removal
 from relayd.config.edit.toml_edit import EditError, Value
 from relayd.config.edit.tree_edit import TreeEdit
@@ -145,13 +145,13 @@ def limit_owner(owner: str, fields: Fields) -> TreeEdit:
     limits = given(limits_of(fields))
     if not limits:
         raise EditError("no limit was given; nothing would change")
+    wanted: dict[KeyPath, Value | None] = {("limits", one): value for one, value in limits.items()}
 
     def plan(files: Files) -> dict[str, bytes | None]:
         found: dict[str, bytes | None] = {}
         for file, _, table in objects(files, "keys.d"):
             if owner and table.get("owner") == owner:
-                wanted: dict[KeyPath, Value | None] = {("limits", one): value for one, value in limits.items()}
-                found[file] = set_wanted(files[file].decode(), wanted).encode()
+                found[file] = edited(files, file, lambda text: set_wanted(text, wanted))
         if not found:
             raise LookupError(f"no key has the owner {owner[:80]!r}")
         return found

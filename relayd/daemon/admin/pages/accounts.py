@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -11,7 +11,7 @@ import attrs
 from relayd.config.snapshot import Account, ObjectId
 from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.daemon.admin.books import usage_rows
+from relayd.daemon.admin.books import NOTHING, usage_rows, used_by
 from relayd.daemon.admin.pages.calls import COLUMNS as CALL_COLUMNS
 from relayd.daemon.admin.pages.calls import row_of
 from relayd.daemon.admin.pages.table import Column, PageTable
@@ -19,6 +19,7 @@ from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources, account_rows
 from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.state.contract import FindCalls, StoreUnavailable
+from relayd.state.report import days_up_to
 from relayd.wire.refusal import Refusal
 
 PER_PAGE = 100  # on a page for people
@@ -95,9 +96,8 @@ class AccountPages:
             calls = (await self.recent.find(FindCalls(account=name, limit=CALLS_SHOWN))).calls
         except StoreUnavailable:
             calls = ()
-        windows = self._windows(account)
         tables = (
-            PageTable(name="windows", columns=WINDOWS, rows=windows),
+            PageTable(name="windows", columns=WINDOWS, rows=row["windows"]),
             PageTable(name="history", columns=HISTORY, rows=by_day(rows, days)),
             PageTable(name="calls", columns=CALL_COLUMNS, rows=[row_of(call) for call in calls]),
         )
@@ -118,7 +118,7 @@ class AccountPages:
     def rows(self, now: float, books: Iterable[UsageRecord], only: str = "") -> list[dict[str, Any]]:
         """A row for each account, or for one; calls, errors and cost are those of `books`."""
         snapshot, pool = self.sources.live.snapshot, self.sources.pool
-        used = _sums(books, lambda record: record.account)
+        used = used_by(books, "account")
         rests = pool.rests(snapshot, now)
         rows = []
         for known in account_rows(self.sources, now):
@@ -127,7 +127,6 @@ class AccountPages:
                 continue
             account, block, windows = snapshot.accounts[name], rests.get(name), self._windows(snapshot.accounts[name])
             gate = pool.snapshot_health(name)["account"]["gate"]
-            calls, errors, cost = used.get(name, (0, 0, 0))
             rows.append(
                 {
                     "account": name,
@@ -145,9 +144,7 @@ class AccountPages:
                     "unused": _going_unused(windows, now),
                     "windows": windows,
                     "last_used": pool.last_used(name) or None,
-                    "calls": calls,
-                    "errors": errors,
-                    "cost": cost,
+                    **used.get(name, NOTHING),
                 }
             )
         return rows
@@ -190,28 +187,12 @@ def _has(row: dict[str, Any], words: str) -> bool:
     return any(words in str(row[name]).lower() for name in ("account", "name", "kind", "groups", "reason"))
 
 
-def _sums(records: Iterable[UsageRecord], by: Callable[[UsageRecord], str]) -> dict[str, tuple[int, int, int]]:
-    """Requests, errors and cost (micro-USD)."""
-    found: dict[str, tuple[int, int, int]] = {}
-    for record in records:
-        calls, errors, cost = found.get(by(record), (0, 0, 0))
-        found[by(record)] = (calls + record.requests, errors + record.errors, cost + record.cost)
-    return found
-
-
 def last_days(now: float, zone: str, count: int) -> list[str]:
     """The last days up to today, YYYY-MM-DD in a time zone."""
-    return [day_of(round((now - 86_400 * back) * 1000), zone) for back in reversed(range(count))]
+    return days_up_to(day_of(round(now * 1000), zone), count)
 
 
 def by_day(records: Sequence[UsageRecord], days: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each day, also for those without a call; the newest first."""
-    sums = _sums(records, lambda record: record.day)
-    tokens: Counter[str] = Counter()
-    for record in records:
-        tokens[record.day] += record.tokens
-    return [
-        {"day": day, "calls": calls, "errors": errors, "tokens": tokens[day], "cost": cost}
-        for day in reversed(list(days))
-        for calls, errors, cost in [sums.get(day, (0, 0, 0))]
-    ]
+    used = used_by(records, "day")
+    return [{"day": day, **used.get(day, NOTHING)} for day in reversed(days)]

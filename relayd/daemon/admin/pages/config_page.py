@@ -108,7 +108,7 @@ class ConfigPages:
 
     async def _page(self, visit: Visit, verdict: dict[str, Any] | None) -> Page:
         record, live = self.sources.record, self.sources.live
-        stored = await trio.to_thread.run_sync(self.history.listed)
+        stored = history_document(await trio.to_thread.run_sync(self.history.listed), record)
         candidate = candidate_document(record.candidate, visit.now) if record.candidate is not None else None
         problems = (verdict or candidate or {}).get("problems", [])
         nodes, life = self.sources.cluster.nodes(), self.sources.cluster.life
@@ -116,14 +116,14 @@ class ConfigPages:
         tables = (
             PageTable(name="problems", columns=PROBLEMS, rows=[placed(one) for one in problems]),
             PageTable(name="nodes", columns=NODES, rows=[node_document(node, life) for node in nodes]),
-            PageTable(name="stored", columns=STORED, rows=[_whole(one) for one in history_document(stored, record)]),
+            PageTable(name="stored", columns=STORED, rows=[_whole(one) for one in stored]),
         )
         document = {
             "running": origin_document(record.origin, live.generation),
             "candidate": candidate,
             "drift": drift_document(apart, visit.now) if apart is not None else None,
             "verdict": verdict,
-            "stored": history_document(stored, record),
+            "stored": stored,
         }
         values: dict[str, Any] = {
             **document,

@@ -137,7 +137,7 @@ class EditForms:
 
     async def show_key(self, visit: Visit) -> Page:
         """A key's settings. Raises: Refusal 404."""
-        _, table = await self._object("keys.d", visit.captured["key"])
+        table = await self._object("keys.d", visit.captured["key"])
         return self._key_form(visit.captured["key"], table, "edit.key")
 
     async def show_new_account(self, visit: Visit) -> Page:
@@ -146,7 +146,7 @@ class EditForms:
 
     async def show_account(self, visit: Visit) -> Page:
         """An account's settings. Raises: Refusal 404."""
-        _, table = await self._object("accounts.d", visit.captured["account"])
+        table = await self._object("accounts.d", visit.captured["account"])
         return self._account_form(visit.captured["account"], table, "edit.account")
 
     async def show_owner(self, visit: Visit) -> Page:
@@ -190,10 +190,10 @@ class EditForms:
     async def _files(self) -> dict[str, bytes]:
         return await trio.to_thread.run_sync(self.flow.tree.files)
 
-    async def _object(self, folder: str, name: str) -> tuple[str, dict[str, Any]]:
-        for file, found, table in objects(await self._files(), folder):
+    async def _object(self, folder: str, name: str) -> dict[str, Any]:
+        for _, found, table in objects(await self._files(), folder):
             if found == name:
-                return file, table
+                return table
         raise Refusal(status=404, message="the tree has no such file", code="unknown_file")
 
     def _key_form(self, name: str, table: dict[str, Any], title: str) -> Page:

@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from relayd.config.edit.commit import Author, commit_paths, push, why_not_committed
-from relayd.config.edit.tree_edit import EditDraft, Moved, TreeEdit, draft, undo_draft, write_draft
+from relayd.config.edit.tree_edit import EditDraft, Moved, TreeEdit, draft, refuse_moved, undo_draft, write_draft
 from relayd.config.edit.write import WriteError
 from relayd.config.source.git import GitError
 from relayd.config.source.git_state import place_in_repository
@@ -80,7 +80,7 @@ class EditedTree:
     def write(self, wanted: EditDraft, author: Author) -> WrittenEdit:
         """Write a draft and commit it. Raises: Moved."""
         if why := self.why_not(wanted):
-            self._require_still(wanted)
+            refuse_moved(self.files(), wanted.before, "; nothing was written")  # by a change not committed: a conflict
             return WrittenEdit(why=why)
         try:
             digest = write_draft(self.root, wanted)
@@ -95,13 +95,6 @@ class EditedTree:
     def push(self, remote: str) -> str:
         """Push; what went wrong, "" for nothing."""
         return push(self.root, remote)
-
-    def _require_still(self, wanted: EditDraft) -> None:
-        """What others have changed and not committed is a conflict first. Raises: Moved."""
-        files = self.files()
-        moved = sorted(path for path, old in wanted.before.items() if files.get(path) != old)
-        if moved:
-            raise Moved(f"{', '.join(moved)}: changed by somebody else meanwhile; nothing was written")
 
     def _undone(self, written: EditDraft) -> str:
         try:

@@ -13,9 +13,10 @@ import attrs
 
 from relayd.config.snapshot import ApiKey, ObjectId
 from relayd.core.access.auth import best_state
-from relayd.core.quota.limits import Slots, day_of, usage_document
+from relayd.core.quota.limits import day_of, usage_document
 from relayd.core.quota.reservation import shown_terms
-from relayd.daemon.admin.books import store_is_away, usage_rows
+from relayd.core.quota.usage_record import UsageRecord
+from relayd.daemon.admin.books import NOTHING, store_is_away, usage_rows, used_by
 from relayd.daemon.admin.pages.accounts import HISTORY, by_day, last_days
 from relayd.daemon.admin.pages.calls import COLUMNS as CALL_COLUMNS
 from relayd.daemon.admin.pages.calls import row_of
@@ -24,7 +25,6 @@ from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.store.recent_calls import RecentCalls
 from relayd.state.contract import FindCalls, KeptCall, Peek, StoreUnavailable, TermLevels
-from relayd.state.report import grouped
 from relayd.wire.refusal import Refusal
 
 PER_PAGE = 50
@@ -83,9 +83,9 @@ class KeyPages:
         shown = fitting[:PER_PAGE]
         limits = await self._limits(shown, visit.now)
         day = day_of(round(visit.now * 1000), snapshot.relay.state.timezone)
-        today = {row.key: row for row in grouped(await usage_rows(self.sources.state, day, day), ("key",))}
+        today = used_by(await usage_rows(self.sources.state, day, day), "key")
         rows = [
-            self._row(key, found, visit.now) | _used(today.get(key.id))
+            {**self._row(key, found, visit.now), **today.get(key.id, NOTHING)}
             for key, found in zip(shown, limits, strict=True)
         ]
         more = visit.url(after=shown[-1].id) if len(fitting) > PER_PAGE else ""
@@ -113,7 +113,7 @@ class KeyPages:
         calls = await self._calls(key)
         tables = (
             PageTable(name="limits", columns=LIMITS, rows=limits),
-            PageTable(name="models", columns=MODELS, rows=[_of_model(row) for row in grouped(rows, ("model",))]),
+            PageTable(name="models", columns=MODELS, rows=_by_model(rows)),
             PageTable(name="history", columns=HISTORY, rows=by_day(rows, days)),
             PageTable(
                 name="calls", columns=_own_columns() if own else CALL_COLUMNS, rows=[row_of(one) for one in calls]
@@ -154,13 +154,7 @@ class KeyPages:
             own = tuple(next(levels) for _ in some)
             rows = usage_document(key, some, own, answer.now)["limits"]
             shares = [level.used / term.limit if term.limit else 0.0 for term, level in zip(some, own, strict=True)]
-            kinds = [isinstance(term, Slots) for term in some]
-            found.append(
-                [
-                    {**row, "used_share": min(share, 1.0), "slots": slots}
-                    for row, share, slots in zip(rows, shares, kinds, strict=True)
-                ]
-            )
+            found.append([{**row, "used_share": min(share, 1.0)} for row, share in zip(rows, shares, strict=True)])
         return found
 
     def _row(self, key: ApiKey, limits: Sequence[dict[str, Any]], now: float) -> dict[str, Any]:
@@ -189,11 +183,5 @@ def _has(key: ApiKey, words: str) -> bool:
     return not words or any(words in text.lower() for text in (key.id, key.name, key.owner))
 
 
-def _used(row: Any) -> dict[str, Any]:
-    if row is None:
-        return {"calls": 0, "errors": 0, "tokens": 0, "cost": 0}
-    return {"calls": row.requests, "errors": row.errors, "tokens": row.tokens, "cost": row.cost}
-
-
-def _of_model(row: Any) -> dict[str, Any]:
-    return {"model": row.model, "calls": row.requests, "tokens": row.tokens, "cost": row.cost}
+def _by_model(rows: Sequence[UsageRecord]) -> list[dict[str, Any]]:
+    return [{"model": model, **used} for model, used in used_by(rows, "model").items()]

@@ -17,7 +17,7 @@ from relayd.daemon.admin.pages.table import Column, PageTable
 from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.admin.status import StatusSources
 from relayd.daemon.log import scrub
-from relayd.state.report import DayError, days_between, grouped, report_document, span
+from relayd.state.report import days_between, days_up_to, grouped, report_document, span
 from relayd.wire.refusal import Refusal
 
 DIMENSIONS = ("key", "owner", "account", "model", "day", "month")
@@ -58,9 +58,9 @@ class ReportPage:
         today = day_of(round(visit.now * 1000), self.sources.live.snapshot.relay.state.timezone)
         last = visit.query.get("to") or today
         try:
-            week_before = (datetime.date.fromisoformat(last) - datetime.timedelta(days=6)).isoformat()
+            week_before = days_up_to(last, 7)[0]
             first, last = span("", visit.query.get("from") or week_before, last, today)
-        except (DayError, ValueError) as error:
+        except (ValueError, OverflowError) as error:
             raise Refusal(status=400, message=scrub(str(error)[:200]), code="query") from None
         if len(days_between(first, last)) > LONGEST:
             raise Refusal(status=400, message=f"at most {LONGEST} days on one page", code="query")

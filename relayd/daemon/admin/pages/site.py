@@ -54,7 +54,7 @@ HARD = (
 )
 NO_STORE = (b"cache-control", b"no-store")
 _SUFFIXES: dict[str, Form] = {".json": "json", ".csv": "csv"}
-_RANKS = {"nobody": 0, "key": 1, "viewer": 2, "editor": 3}
+_RANKS = {"key": 1, "viewer": 2, "editor": 3}
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -97,7 +97,7 @@ class Site:
             return see_other(visit.url(lang=None), [(b"set-cookie", kept.encode())])
         route, captured = self._route(visit)
         visit = attrs.evolve(visit, captured=captured)
-        if route.need != "nobody" or visit.session is not None:
+        if route.need != "nobody":
             refused = self._refuse_visitor(route, visit)
             if refused is not None:
                 return refused
@@ -144,8 +144,7 @@ class Site:
     def _named_by_proxy(self, exchange: Exchange, snapshot: Snapshot) -> Visitor | None:
         relay = snapshot.relay
         header = relay.admin.proxy_user_header.lower().encode()
-        peer = exchange.peer
-        if not header or (peer and not inside(peer, relay.server.trusted_proxies)):
+        if not header or not self._by_trusted_proxy(exchange):
             return None
         named = [value for name, value in exchange.head.headers if name == header]
         if len(named) != 1:
@@ -185,7 +184,7 @@ class Site:
                 return see_other(SIGN_IN + (f"?next={back}" if visit.path != ROOT else ""))
             raise Refusal(status=401, message="not signed in, or no longer", code="session")
         role = visit.visitor.role
-        if _RANKS[role] < _RANKS[route.need] or (role == "key" and route.need not in ("nobody", "key")):
+        if _RANKS[role] < _RANKS[route.need]:
             if role == "key" and visit.path == ROOT and visit.as_form == "html":
                 return see_other(f"{ROOT}/my-key")
             raise Refusal(
@@ -236,10 +235,12 @@ class Site:
 
     def _secure(self, exchange: Exchange) -> bool:
         """Whether a trusted proxy says that the browser came over TLS."""
-        trusted = self.live.snapshot.relay.server.trusted_proxies
-        peer = exchange.peer
-        believed = not peer or inside(peer, trusted)
-        return believed and exchange.head.headers.text(b"x-forwarded-proto").lower() == "https"
+        told = exchange.head.headers.text(b"x-forwarded-proto").lower()
+        return told == "https" and self._by_trusted_proxy(exchange)
+
+    def _by_trusted_proxy(self, exchange: Exchange) -> bool:
+        """A unix socket is as trusted as whoever may open it."""
+        return not exchange.peer or inside(exchange.peer, self.live.snapshot.relay.server.trusted_proxies)
 
 
 _ROLES = {"viewer": "a viewer", "editor": "an editor", "key": "the holder of a key"}
