@@ -117,16 +117,23 @@ def _zlib_or_raw(beginning: bytes) -> _Machine:
 
 @attrs.frozen(kw_only=True)
 class _Coding:
-    """How a coding is undone. `joined`: several members may stand one behind the other."""
+    """How a coding is undone.
+
+    Args:
+        machine: given how a body begins, `told_by` bytes of it.
+        joined: several members may stand one behind the other.
+        told_by: bytes that tell in which form it comes.
+    """
 
     machine: Callable[[bytes], _Machine]
     joined: bool
     module: str
+    told_by: int = 0
 
 
 _CODINGS: Mapping[str, _Coding] = {
     "gzip": _Coding(machine=lambda _: _Deflated(31), joined=True, module="zlib"),
-    "deflate": _Coding(machine=_zlib_or_raw, joined=False, module="zlib"),
+    "deflate": _Coding(machine=_zlib_or_raw, joined=False, module="zlib", told_by=2),
     "br": _Coding(machine=lambda _: _Brotli(), joined=False, module="brotli"),
     "zstd": _Coding(
         machine=lambda _: _Zstd(),
@@ -183,7 +190,7 @@ class BodyDecoder:
         self._limit = limit
         self._pieces: list[bytes] = []
         self._members = 1
-        self._machine = self._coding.machine(data[:2])
+        self._machine = self._coding.machine(data[: self._coding.told_by])
 
     def run(self, most: int) -> int:
         """Decode about `most` bytes further. Returns: how many it were.
@@ -276,11 +283,11 @@ class PieceDecoder:
     def _take(self, most: int) -> bytes:
         while self._input or (self._machine is not None and not self._machine.hungry):
             if self._machine is None:
-                if len(self._input) < 2:  # which tell zlib's form from the bare one; no coding has fewer
-                    return b""
                 if self.ended and not self._coding.joined:
                     raise CodingDamaged("something follows its end")
-                self._machine, self.ended = self._coding.machine(self._input[:2]), False
+                if len(self._input) < self._coding.told_by:
+                    return b""
+                self._machine, self.ended = self._coding.machine(self._input[: self._coding.told_by]), False
             given, self._input = (self._input, b"") if self._machine.hungry else (b"", self._input)
             piece = self._machine.take(given, most)
             if self._machine.ended:

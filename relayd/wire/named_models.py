@@ -12,13 +12,13 @@ Source: official SDK 2.12.0 (BetaFallbacksParam, BetaAdvisorTool20260301Param, B
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 import msgspec
 
+from relayd.wire.json_escapes import may_be_escaped
 from relayd.wire.refusal import Refusal
 
 # Where a client's own words stand, at the top level and anywhere below it.
@@ -27,8 +27,6 @@ _FREE_MEMBERS = frozenset({"input_schema", "input_examples", "schema", "descript
 # What defines a tool within a content block of a message.
 _DEFINES = frozenset({"tool", "tools", "definition", "tool_changes"})
 _MODEL, _DEFINITION = b'model"', b'"definition"'
-# A JSON escape that could spell a letter or "_" of a key: \u005f, \u006d ...
-_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6|7)")
 MOST_NAMED = 100  # a chain of fallbacks and an advisor name a handful
 # Bytes that are looked through for models, which takes some 10 ms; fallbacks and the tools that name one have a few kB.
 MOST_READ = 64 << 10
@@ -106,7 +104,7 @@ def _defining(messages: msgspec.Raw | None) -> list[msgspec.Raw]:
 
 def _has(data: bytes, word: bytes) -> bool:
     """Whether a word stands in a JSON text, or may be there in another spelling."""
-    return word in data or (b"\\u00" in data and _ESCAPED_LETTER.search(data) is not None)
+    return word in data or may_be_escaped(data)
 
 
 def _says_model(tool: bytes) -> bool:
@@ -115,7 +113,7 @@ def _says_model(tool: bytes) -> bool:
         return True
     free = sum(bytes(raw).count(_MODEL) for name, raw in _members.decode(tool).items() if name in _FREE_MEMBERS)
     # What stands twice is found once: then the numbers differ, and it is looked at closely.
-    return tool.count(_MODEL) != free or _ESCAPED_LETTER.search(tool) is not None
+    return tool.count(_MODEL) != free or may_be_escaped(tool)
 
 
 def _read(raw: msgspec.Raw | bytes) -> Any:

@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from relayd.wire.json_escapes import may_be_escaped
 from relayd.wire.peek import Peeked, doubled_key, peek, text_span
 from relayd.wire.refusal import Refusal
 
 MOST_REQUESTS = 100_000  # in a batch; API reference, "Create a Message Batch"
-_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6|7)")  # could spell a key in another way
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FILE = re.compile(rb'"file_id"[ \t\r\n]*:[ \t\r\n]*"([A-Za-z0-9_-]{1,128})"')
@@ -130,14 +130,14 @@ def with_results_url(body: bytes, url: str) -> bytes:
 
 def may_name_files(body: bytes) -> bool:
     """Whether a body has to be looked through for files. Nearly every call is done with after these searches."""
-    return b'"file_id"' in body or (b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None)
+    return b'"file_id"' in body or may_be_escaped(body)
 
 
 def file_ids(body: bytes) -> set[str]:
     """The files that a body names, wherever in it: each text that is called `file_id` and could be an id; where a key
     stands twice, both. The whole of a valid body is read: use a thread for a large one.
     """
-    if b"\\u00" not in body or _ESCAPED_LETTER.search(body) is None:
+    if not may_be_escaped(body):
         return {name.decode() for name in _FILE.findall(body)}
     found: set[str] = set()
 

@@ -21,6 +21,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from relayd.wire.json_escapes import may_be_escaped
 from relayd.wire.named_models import NOTHING_NAMED, NamedModels, named_models
 from relayd.wire.refusal import Refusal
 from relayd.wire.resumed import NOTHING_RESUMED, Resumed, resumed
@@ -28,8 +29,6 @@ from relayd.wire.resumed import NOTHING_RESUMED, Resumed, resumed
 WATCHED = ("model", "stream", "max_tokens", "fallbacks", "tools", "messages", "container", "thread")
 # A body from this size on is read in a thread; below it a hand-over costs more than the reading (about 1 ms).
 LARGE = 256 << 10
-# A JSON escape that could spell a letter or "_" of a key: \u005f, \u006d ...
-_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6|7)")
 _STRETCHES = 256
 
 
@@ -43,6 +42,9 @@ class _Fields(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
     max_tokens: int | float | None = None
+    fallbacks: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    tools: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     thread: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     container: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -76,7 +78,8 @@ def peek(body: bytes) -> Peeked:
         models and ids that cannot be read.
     """
     found, wide = _decode(body)
-    doubled = doubled_key(body, WATCHED)
+    given = [name for name in WATCHED if getattr(found, name) is not msgspec.UNSET]
+    doubled = doubled_key(body, given)
     if doubled:
         raise _bad(f"{doubled}: the key appears twice", doubled)
     cap = found.max_tokens
@@ -89,7 +92,7 @@ def peek(body: bytes) -> Peeked:
         user_id=_user_id(found.metadata),
         fast=found.speed is not msgspec.UNSET,
         wide=wide,
-        named=_named(body),
+        named=_named(body, found),
         resumed=resumed(_given(thread=found.thread, container=found.container)),
     )
 
@@ -99,9 +102,10 @@ def _given(**members: msgspec.Raw | msgspec.UnsetType) -> dict[str, msgspec.Raw]
     return {name: raw for name, raw in members.items() if not isinstance(raw, msgspec.UnsetType)}
 
 
-def _named(body: bytes) -> NamedModels:
+def _named(body: bytes, found: _Fields) -> NamedModels:
     """The models besides its own. Only where the bytes of such a key can be there, the top level is read once more."""
-    if body.count(b'model"') > 1 or b'"fallbacks"' in body or _may_be_escaped(body):
+    others = found.model is None or found.fallbacks is not msgspec.UNSET
+    if others or body.count(b'model"') > 1 or may_be_escaped(body):
         return named_models(_members.decode(body))
     return NOTHING_NAMED
 
@@ -166,7 +170,7 @@ def doubled_key(body: bytes, names: Sequence[str]) -> str:
         body: a valid JSON object. Where a name may be there twice, its values are decoded.
     Raises: msgspec.MsgspecError, RecursionError for such values that cannot be.
     """
-    escaped = _may_be_escaped(body)
+    escaped = may_be_escaped(body)
     suspects = [name for name in names if escaped or body.count(b'"%b"' % name.encode()) > 1]
     if not suspects:
         return ""
@@ -185,13 +189,9 @@ def doubled_key(body: bytes, names: Sequence[str]) -> str:
     return ""
 
 
-def _may_be_escaped(body: bytes) -> bool:
-    return b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None
-
-
 def replace_model(body: bytes, model: str) -> bytes:
     """`body` with another top-level `model`; every other byte as it was. `body` has passed `peek`, which found one."""
-    sole = body.count(b'"model"') == 1 and not _may_be_escaped(body)
+    sole = body.count(b'"model"') == 1 and not may_be_escaped(body)
     match = _member("model", plain=True).search(body) if sole else None
     span = match.span(1) if match is not None else text_span(body, "model")
     if span is None:
@@ -209,7 +209,7 @@ def text_span(body: bytes, name: str) -> tuple[int, int] | None:
     Args:
         body: a valid JSON object that has the key at most once at its top level.
     """
-    pattern = _member(name, plain=not _may_be_escaped(body))
+    pattern = _member(name, plain=not may_be_escaped(body))
     start, end = 0, len(body)
     while True:
         cuts = _cuts(pattern, body, start, end)

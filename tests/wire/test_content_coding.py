@@ -165,3 +165,20 @@ def test_a_damaged_answer_is_known(coding: str) -> None:
     while cut.take(1000):
         pass
     assert not cut.ended
+
+
+def test_an_answer_of_no_bytes_may_be_one_byte_long() -> None:
+    assert decoded("br", [brotli.compress(b"")], 1000) == b""
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_byte_behind_an_answer_is_not_taken_for_its_end(coding: str) -> None:
+    decoder = PieceDecoder(coding)
+    decoder.feed(PACK[coding](b"text"))
+    assert decoder.take(1000) == b"text"
+    decoder.feed(b"x")
+    try:
+        assert decoder.take(1000) == b""
+    except CodingDamaged:
+        return
+    assert not decoder.ended

@@ -131,12 +131,30 @@ def without_coding(inbound: Inbound) -> Inbound:
 
 
 @attrs.define(eq=False)
-class DecodedBody:
-    """A BodySource whose coding is undone, in pieces of a bounded size."""
+class _ChangedBody:
+    """What a BodySource is whose bytes are changed on their way from another one, but for its `take`."""
 
     _source: BodySource
+    _ended: bool = attrs.field(default=False, init=False)  # the other one
+
+    async def wait(self) -> None:
+        """Wait until `take` may have something to say."""
+        await self._source.wait()
+
+    async def carry(self, turn: Callable[[], bool]) -> None:
+        """As `BodySource.carry`."""
+        await self._source.carry(turn)
+
+    def close(self) -> None:
+        """Be done with it."""
+        self._source.close()
+
+
+@attrs.define(eq=False)
+class DecodedBody(_ChangedBody):
+    """A BodySource whose coding is undone, in pieces of a bounded size."""
+
     _decoder: PieceDecoder
-    _ended: bool = False
 
     def take(self) -> bytes | None:
         """The next bytes, `b""` at the end, None when there are none yet. Raises: httpx2.RemoteProtocolError."""
@@ -157,18 +175,6 @@ class DecodedBody:
                 raise httpx2.RemoteProtocolError("an answer whose compression is cut off")
             self._decoder.feed(data)
 
-    async def wait(self) -> None:
-        """Wait until `take` may have something to say."""
-        await self._source.wait()
-
-    async def carry(self, turn: Callable[[], bool]) -> None:
-        """As `BodySource.carry`."""
-        await self._source.carry(turn)
-
-    def close(self) -> None:
-        """Be done with it."""
-        self._source.close()
-
 
 def without_echo(inbound: Inbound, credential: bytes) -> Inbound:
     """An answer in which our credential does not stand, neither in its head nor in its body."""
@@ -179,12 +185,10 @@ def without_echo(inbound: Inbound, credential: bytes) -> Inbound:
 
 
 @attrs.define(eq=False)
-class BlottedBody:
+class BlottedBody(_ChangedBody):
     """A BodySource without a secret that its answer may echo."""
 
-    _source: BodySource
     _blotter: Blotter
-    _ended: bool = False
 
     def take(self) -> bytes | None:
         """The next bytes, `b""` at the end, None when there are none yet."""
@@ -197,18 +201,6 @@ class BlottedBody:
             if clean:
                 return clean
         return b""
-
-    async def wait(self) -> None:
-        """Wait until `take` may have something to say."""
-        await self._source.wait()
-
-    async def carry(self, turn: Callable[[], bool]) -> None:
-        """As `BodySource.carry`."""
-        await self._source.carry(turn)
-
-    def close(self) -> None:
-        """Be done with it."""
-        self._source.close()
 
 
 def missing_package(account: Account) -> str:
@@ -239,11 +231,13 @@ _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
 
 @lru_cache(maxsize=1024)
 def _target_of(base_url: str, target: str) -> RequestTarget:
-    """Raises: httpx2.UnsupportedProtocol."""
+    """Parsing a URL costs as much as sending it; a relay asks for few different ones.
+
+    Raises: httpx2.UnsupportedProtocol.
+    """
     return target_of(url_of(base_url, target))
 
 
-@lru_cache(maxsize=1024)
 def url_of(base_url: str, target: str) -> httpx2.URL:
-    """Parsing a URL costs as much as sending it; a relay asks for few different ones."""
+    """Where a target is asked for."""
     return httpx2.URL(base_url.rstrip("/") + target)

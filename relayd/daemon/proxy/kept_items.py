@@ -13,23 +13,22 @@ wrote itself; what a node wrote before it was started anew goes when its time is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import attrs
-import trio
 
 from relayd.config.secrets.locked_text import lock, place, unlock
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.store.failsafe import RETRY
+from relayd.daemon.store.pins import pinned
 from relayd.daemon.store.state_client import StateClient
-from relayd.state.contract import GetPin, Pin, Pinned, StoreUnavailable, Unpin
+from relayd.state.contract import Pin, StoreUnavailable, Unpin
 from relayd.wire.openai.references import may_refer, missing_items, with_items
 from relayd.wire.refusal import Refusal
 
 LARGEST = 256 << 10  # bytes of an item; a larger one is not kept, and its client is told so when it refers to it
 MOST_OF_A_KEY = 4 << 20  # bytes that a node keeps of a key; the oldest item goes first
-TOGETHER = 100  # items looked up at once: they travel in one batch
 
 
 @attrs.define
@@ -84,38 +83,21 @@ class KeptItems:
         names = await self.large.read(len(body), missing_items, body)
         if not names:
             return body
-        found: dict[str, bytes] = {}
-        away: list[str] = []
-        for start in range(0, len(names), TOGETHER):
-            async with trio.open_nursery() as nursery:
-                for name in names[start : start + TOGETHER]:
-                    nursery.start_soon(self._look_up, self.state, name, key, snapshot, found.__setitem__, away.append)
-        if away:
+        places = {name: _pin(name, key) for name in names}
+        try:
+            texts = await pinned(self.state.main, list(places.values()), round(snapshot.relay.state.keep_items * 1000))
+        except StoreUnavailable:
             message = (
                 "input: the items that it refers to cannot be had right now: the relay's state store is unavailable."
             )
-            raise Refusal(status=503, message=message, retry_after=RETRY, code="state_unavailable")
+            raise Refusal(status=503, message=message, retry_after=RETRY, code="state_unavailable") from None
+        found: dict[str, bytes] = {}
+        for name, at in places.items():
+            text = texts.get(at)
+            item = unlock(name, key.id, text) if text else None
+            if item is not None:
+                found[name] = item
         return await self.large.read(len(body), with_items, body, found)
-
-    async def _look_up(
-        self,
-        state: StateClient,
-        name: str,
-        key: ApiKey,
-        snapshot: Snapshot,
-        found: Callable[[str, bytes], None],
-        away: Callable[[str], None],
-    ) -> None:
-        """Raises nothing: it runs beside others, in a nursery that would wrap what it raised."""
-        try:
-            ttl = round(snapshot.relay.state.keep_items * 1000)
-            answer = await state.main.ask(GetPin(name=_pin(name, key), ttl=ttl))
-        except StoreUnavailable:
-            away(name)
-            return
-        item = unlock(name, key.id, answer.value) if isinstance(answer, Pinned) and answer.value else None
-        if item is not None:
-            found(name, item)
 
 
 def _pin(name: str, key: ApiKey) -> str:

@@ -30,12 +30,12 @@ from relayd.core.access.ownership import (
 )
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.store.failsafe import RETRY
+from relayd.daemon.store.pins import pinned
 from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import (
     Answer,
     Gather,
     Gathered,
-    GetPin,
     Op,
     Pin,
     Ping,
@@ -53,7 +53,6 @@ MOST_NAMED = 1000  # files in a body
 MOST_UNWRITTEN = 10_000  # records that wait for the store
 # How long a thread or container is known after its last use, ms. Containers live 30 days (API docs, "Code execution").
 KEPT_FOR = 31 * 86_400_000
-TOGETHER = 100  # records looked up at once: they travel in one batch
 
 NOTHING_BARRED: Mapping[str, str] = MappingProxyType({})
 
@@ -183,26 +182,18 @@ class OwnershipIndex:
     async def records(self, names: Sequence[str]) -> list[OwnershipRecord | None]:
         """The records of some objects, None for those without one. Raises: StoreIsAway."""
         await self._write_again()
-        found: dict[str, str | None] = {}
-        for start in range(0, len(names), TOGETHER):
-            async with trio.open_nursery() as nursery:
-                for name in names[start : start + TOGETHER]:
-                    nursery.start_soon(self._look_up, pin_name(name), found)
-        if any(pin_name(name) not in found for name in names):
+        pins = [pin_name(name) for name in names]
+        found: dict[str, str | None] = {pin: self._unwritten[pin] for pin in pins if pin in self._unwritten}
+        if missing := [pin for pin in pins if pin not in found]:
+            if self.state is None:
+                raise StoreIsAway
+            try:
+                found |= await pinned(self.state.main, missing, KEPT_FOR)
+            except StoreUnavailable:
+                raise StoreIsAway from None
+        if any(pin not in found for pin in pins):
             raise StoreIsAway
-        return [decode_ownership(found[pin_name(name)]) for name in names]
-
-    async def _look_up(self, name: str, found: dict[str, str | None]) -> None:
-        """Raises nothing: it runs beside others, in a nursery that would wrap what it raised."""
-        if name in self._unwritten:
-            found[name] = self._unwritten[name]
-            return
-        try:
-            answer = await self._ask(GetPin(name=name, ttl=KEPT_FOR))
-        except StoreIsAway:
-            return
-        if isinstance(answer, Pinned):
-            found[name] = answer.value
+        return [decode_ownership(found[pin]) for pin in pins]
 
     async def _write_again(self) -> None:
         for name, text in list(self._unwritten.items()):

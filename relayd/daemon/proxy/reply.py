@@ -160,7 +160,7 @@ class ReplyWriter:
             reported = await self.large.read(len(body), usage_of_message, body)
             context.draft.usage = reported or context.draft.usage
             if context.keep is not None:
-                await context.keep(context.draft.account, *await self.large.read(len(body), _made_by, body))
+                await context.keep(context.draft.account, *await self.large.read(len(body), made_by_message, body))
         if context.translator is not None:
             body = await self.large.read(len(body), context.translator.whole, status, body)
         await context.settle()
@@ -253,8 +253,3 @@ class ReplyWriter:
         """End a call that was cancelled in the middle of its answer."""
         draft.outcome, draft.reason = "cut", why.message
         exchange.abort()
-
-
-def _made_by(body: bytes) -> tuple[str, str]:
-    """The ids of a whole answer and of its container, read from its plain bytes."""
-    return made_by_message(body)
