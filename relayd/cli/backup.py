@@ -25,8 +25,7 @@ from relayd import __version__
 from relayd.cli import add_config
 from relayd.cli.archive import BUNDLE, NODE, STATE, TREE, ArchiveManifest, listed, write_archive
 from relayd.cli.output import add_json, counted, moment, print_result, say
-from relayd.cli.store import PATIENCE, add_state, now_ms
-from relayd.cli.store_condition import state_file
+from relayd.cli.store import add_state, store_of
 from relayd.cli.tree import Stop, guarded, now, require_tree
 from relayd.config.atomic import sync_directory
 from relayd.config.edit.write import Files
@@ -39,9 +38,8 @@ from relayd.config.source.git import GitError, run_git
 from relayd.config.source.git_state import find_git, place_in_repository
 from relayd.config.source.tree import Reading, read_tree
 from relayd.core.checkup import mebibytes
-from relayd.daemon.paths import own_directory, state_directory, state_login
+from relayd.daemon.paths import own_directory, state_directory, state_file
 from relayd.state.contract import StoreMisfit, StoreUnavailable
-from relayd.state.opening import open_store
 
 if TYPE_CHECKING:
     from relayd.state.redis import RedisStore
@@ -197,9 +195,8 @@ def opened_redis(args: argparse.Namespace, realm: str, settings: State) -> Itera
     from relayd.state.redis import RedisStore
 
     try:
-        url, password = state_login(args.state, settings, os.environ)
-        store = open_store(url, realm=realm, clock=now_ms, password=password, patience=PATIENCE)
-        assert isinstance(store, RedisStore), url
+        store = store_of(args, realm, settings)
+        assert isinstance(store, RedisStore), store.name
         store.check()
     except (StoreUnavailable, StoreMisfit, ValueError) as error:
         raise Stop(str(error)) from None

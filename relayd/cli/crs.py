@@ -189,9 +189,7 @@ def _add_proxy(row: ExportRow, fields: dict[str, Value], where: str, notes: list
         proxy = None
     if not isinstance(proxy, dict):
         return
-    secret = bool(proxy.get("username") or proxy.get("password"))
-    host, port = plain(proxy.get("host")), plain(proxy.get("port"))
-    if url := proxy_of(plain(proxy.get("type")), host, port, secret, where, notes):
+    if url := proxy_of(proxy, "type", where, notes):
         fields["proxy"] = url
 
 

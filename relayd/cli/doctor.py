@@ -41,7 +41,7 @@ from relayd.core.checkup import (
     version_finding,
 )
 from relayd.daemon.capacity import memory
-from relayd.daemon.paths import own_directory, state_directory
+from relayd.daemon.paths import own_directory, state_directory, state_url_of
 
 WELL, UNWELL = 0, 1
 LOOK = 10.0  # s to wait for the daemon
@@ -181,7 +181,8 @@ def _places(args: argparse.Namespace) -> list[str]:
     """Directories that a full disk would hurt."""
     return [
         str(args.config),
-        str(state_directory(args.state, args.config, _own())),
+        str(state_directory(args.state or state_url_of(args.config), args.config, _own())),
+        _own(),
         os.environ.get("LOGS_DIRECTORY", ""),
     ]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import socket
 import stat
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from relayd.core.checkup import CheckupFinding, Descriptors, Room, split_hint
-from relayd.daemon.capacity import PLENTY, client_connections
+from relayd.daemon.capacity import PLENTY, attainable_descriptors, client_connections
 from relayd.daemon.net.listen import open_listener, sockets_of
 
 PROC = Path("/proc")
@@ -54,8 +53,7 @@ def available_memory(proc: Path = PROC) -> int | None:
 def descriptors_of(pid: int | None, wanted: int, proc: Path = PROC) -> Descriptors | None:
     """The descriptors of a daemon; without one, what a daemon started here could have: it raises its limit itself."""
     if pid is None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        return _descriptors("a daemon started here", PLENTY if hard == resource.RLIM_INFINITY else hard, None, wanted)
+        return _descriptors("a daemon started here", attainable_descriptors(), None, wanted)
     place = proc / str(pid)
     try:
         used = len(os.listdir(place / "fd"))

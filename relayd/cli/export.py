@@ -70,16 +70,17 @@ class Export:
     notes: tuple[str, ...] = ()
 
 
-def proxy_of(kind: str, host: str, port: str, secret: bool, where: str, notes: list[str]) -> str:
-    """A proxy's URL; "" where it cannot be written into a tree, which is noted."""
+def proxy_of(proxy: ExportRow, kind: str, where: str, notes: list[str]) -> str:
+    """A proxy's URL; "" where it cannot be written into a tree, which is noted. `kind`: the field with its scheme."""
+    host, port = plain(proxy.get("host")), plain(proxy.get("port"))
     if not host:
         return ""
-    if secret:
+    if proxy.get("username") or proxy.get("password"):
         notes.append(
             f"{where}: its proxy has a password, which does not belong in a tree in clear; set `proxy` by hand"
         )
         return ""
-    scheme = {"http": "http", "https": "https", "socks5": "socks5", "socks5h": "socks5"}.get(kind)
+    scheme = {"http": "http", "https": "https", "socks5": "socks5", "socks5h": "socks5"}.get(plain(proxy.get(kind)))
     if scheme is None or not re.fullmatch(r"[A-Za-z0-9.:-]+", host):
         notes.append(f"{where}: its proxy is of an unknown type; set `proxy` by hand")
         return ""

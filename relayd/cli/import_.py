@@ -24,6 +24,7 @@ from relayd.cli.output import print_json, print_table, say
 from relayd.cli.tree import Stop, add_action, guarded, now, object_id, read_secret, tree_files, write
 from relayd.config.edit.edits import hash_entry
 from relayd.config.edit.toml_edit import Value, render_document, set_value
+from relayd.config.edit.wanted import set_wanted
 from relayd.config.edit.write import Files
 from relayd.config.secrets.account_kinds import OAUTH
 from relayd.config.secrets.api_keys import hint, mint
@@ -32,6 +33,7 @@ from relayd.config.secrets.recipients import active_keys
 from relayd.config.secrets.seal import seal
 from relayd.config.secrets.sealed_fields import objects, realm_of, recipients_of, relay_table, table_binding
 from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import KeyPath
 
 
 @attrs.frozen(kw_only=True)
@@ -272,16 +274,11 @@ def _sealed(files: Files, identity: str, table: dict[str, Any], secret: Secret) 
 
 def _updated(text: str, fields: Mapping[str, Value], tables: Mapping[str, Mapping[str, Value]]) -> str:
     """A file with what an export says now. What it does not say stays, and nothing is switched on again."""
-    old = tomllib.loads(text)
-    for name, value in fields.items():
-        if old.get(name) != value and not (name == "enabled" and value is True):
-            text = set_value(text, (name,), value)
-    for table, pairs in tables.items():
-        before = old.get(table, {})
-        for name, value in pairs.items():
-            if before.get(name) != value:
-                text = set_value(text, (table, name), value)
-    return text
+    wanted: dict[KeyPath, Value | None] = {
+        (name,): value for name, value in fields.items() if not (name == "enabled" and value is True)
+    }
+    wanted |= {(table, name): value for table, pairs in tables.items() for name, value in pairs.items()}
+    return set_wanted(text, wanted)
 
 
 def _print(args: argparse.Namespace, changed: list[str], accounts: list[TakenAccount], keys: list[TakenKey]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from relayd.cli.tree import Stop, compiled, compiled_files, folder_of
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.past import SEARCHED, TAKEN, TreeRepository, find_past, pulled_places
-from relayd.daemon.paths import SYSTEM_STATE, control_sockets, own_directory, state_directory
+from relayd.daemon.paths import SYSTEM_STATE, own_directory, state_directory, state_url_of
 
 
 def snapshot_at(args: argparse.Namespace, revision: str) -> tuple[Snapshot, str]:
@@ -41,7 +41,7 @@ def snapshot_here(args: argparse.Namespace) -> Snapshot:
 def _own(args: argparse.Namespace) -> Iterator[Path]:
     """Where a node of this directory may keep what is its own."""
     own = own_directory(os.environ)
-    given = getattr(args, "state", "") or os.environ.get("RELAYD_STATE_URL", "")
-    beside = control_sockets("", args.config, os.environ)[0].parent
-    places = [state_directory(given, args.config, own), args.config / "var", beside, SYSTEM_STATE]
+    urls = (getattr(args, "state", ""), os.environ.get("RELAYD_STATE_URL", ""), state_url_of(args.config))
+    places = [state_directory(url, args.config, own) for url in urls]
+    places += [args.config / "var", SYSTEM_STATE]
     yield from dict.fromkeys(places)

@@ -22,7 +22,6 @@ from relayd.cli.backup import FOLDERS, LETTERS, opened_redis, state_settings, wr
 from relayd.cli.control_client import DaemonRefused, DaemonSilent, NoDaemon, add_control, ask
 from relayd.cli.output import counted, print_json, say
 from relayd.cli.store import add_state
-from relayd.cli.store_condition import state_file
 from relayd.cli.tree import FAILED, Stop, add_identity, guarded, now
 from relayd.cli.verdict import QUICK, same_directory
 from relayd.config.atomic import sync_directory
@@ -32,7 +31,7 @@ from relayd.config.secrets.identity import identity_paths, load_identities
 from relayd.config.source.git import GitError, run_git
 from relayd.config.source.git_state import find_git
 from relayd.config.source.tree import read_tree
-from relayd.daemon.paths import own_directory, state_directory
+from relayd.daemon.paths import own_directory, state_directory, state_file
 from relayd.state.contract import NodeList, Nodes, StoreMisfit, StoreUnavailable
 
 PARTS = ("tree", "state")

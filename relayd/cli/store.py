@@ -20,7 +20,7 @@ import msgspec
 
 from relayd.cli.output import say
 from relayd.cli.tree import Stop
-from relayd.config.snapshot import Snapshot
+from relayd.config.snapshot import Snapshot, State
 from relayd.core.balancing.pool import Pool
 from relayd.core.quota.limits import Term, day_of
 from relayd.core.quota.usage_record import UsageRecord
@@ -104,6 +104,12 @@ def now_ms() -> int:
     return round(time.time() * 1000)
 
 
+def store_of(args: argparse.Namespace, realm: str, state: State) -> Store:
+    """The store that `--state` names, else the tree; nothing is connected yet. Raises: StoreMisfit, ValueError."""
+    url, password = state_login(args.state, state, os.environ)
+    return open_store(url, realm=realm, clock=now_ms, password=password, base=args.config, patience=PATIENCE)
+
+
 @contextmanager
 def open_state(args: argparse.Namespace, snapshot: Snapshot) -> Iterator[StateReader]:
     """The store of a tree, for as long as it is needed. Raises: Stop that names the place and what to do."""
@@ -126,17 +132,10 @@ def load_health(state: StateReader, pool: Pool, now: float) -> None:
 
 def _opened(args: argparse.Namespace, snapshot: Snapshot) -> StateReader:
     base: Path = args.config
-    _refuse_missing(args.state or snapshot.relay.state.url, base)
+    url = args.state or snapshot.relay.state.url
+    _refuse_missing(url, base)
     try:
-        url, password = state_login(args.state, snapshot.relay.state, os.environ)
-        store = open_store(
-            url,
-            realm=snapshot.relay.realm,
-            clock=now_ms,
-            password=password,
-            base=base,
-            patience=PATIENCE,
-        )
+        store = store_of(args, snapshot.relay.realm, snapshot.relay.state)
         store.check()
     except (StoreUnavailable, StoreMisfit, ValueError) as error:
         raise Stop(str(error)) from None

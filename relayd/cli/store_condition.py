@@ -6,20 +6,17 @@ Rule: a store that is not there is not made, and what is wrong with it is a fact
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
-from relayd.cli.store import PATIENCE, now_ms
-from relayd.config.secrets.recipients import SealError
+from relayd.cli.store import now_ms, store_of
 from relayd.config.snapshot import Snapshot
 from relayd.core.checkup import StoreState
-from relayd.daemon.paths import state_login
+from relayd.daemon.paths import state_file
 from relayd.state.contract import Ping, Pong, Store, StoreMisfit, StoreUnavailable
-from relayd.state.opening import open_store
 
 
 def store_state(args: argparse.Namespace, snapshot: Snapshot) -> StoreState:
@@ -32,25 +29,21 @@ def store_state(args: argparse.Namespace, snapshot: Snapshot) -> StoreState:
     path = state_file(url, args.config)
     if path is not None and not path.exists():
         return StoreState(name=f"sqlite:{path}", version="no file yet (the daemon makes it)")
+    if path is not None:
+        try:
+            return _of_file(path)
+        except OSError as error:
+            return StoreState(name=f"sqlite:{path}", error=str(error))
     try:
-        url, password = state_login(args.state, snapshot.relay.state, os.environ)
-        store = open_store(
-            url, realm=snapshot.relay.realm, clock=now_ms, password=password, base=args.config, patience=PATIENCE
-        )
-    except (StoreMisfit, SealError, ValueError) as error:
+        store = store_of(args, snapshot.relay.realm, snapshot.relay.state)
+    except (StoreMisfit, ValueError) as error:
         return StoreState(name=url, error=str(error))
     try:
-        return _of_file(path) if path is not None else _asked(store)
+        return _asked(store)
     except (StoreUnavailable, StoreMisfit, OSError) as error:
         return StoreState(name=store.name, error=str(error))
     finally:
         store.close()
-
-
-def state_file(url: str, base: Path) -> Path | None:
-    """The file of a SQLite state; None for one in memory, and for another store."""
-    scheme, _, rest = url.partition(":")
-    return base / rest.removeprefix("//") if scheme == "sqlite" and rest and rest != ":memory:" else None
 
 
 def _of_file(path: Path) -> StoreState:
@@ -84,7 +77,7 @@ def _asked(store: Store) -> StoreState:
     return StoreState(
         name=store.name,
         seconds=seconds,
-        version=f"Redis {told.get('redis_version', '?')}",
+        version=f"Redis {told.get('redis_version', '?')}" if isinstance(store, RedisStore) else "in memory",
         size=int(told.get("used_memory", "0")),
         persistent=told["aof_enabled"] == "1" if "aof_enabled" in told else None,
         warnings=tuple(warnings),

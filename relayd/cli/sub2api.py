@@ -58,9 +58,7 @@ def _account(row: ExportRow, proxies: Mapping[str, ExportRow], notes: list[str])
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             fields[ours] = value
     if proxy := proxies.get(plain(row.get("proxy_key"))):
-        secret = bool(proxy.get("username") or proxy.get("password"))
-        host, port = plain(proxy.get("host")), plain(proxy.get("port"))
-        if url := proxy_of(plain(proxy.get("protocol")), host, port, secret, where, notes):
+        if url := proxy_of(proxy, "protocol", where, notes):
             fields["proxy"] = url
     elif row.get("proxy_key"):
         notes.append(f"{where}: its proxy is not in the export; set `proxy` by hand")

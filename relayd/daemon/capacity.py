@@ -22,10 +22,16 @@ _CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 def raise_descriptor_limit() -> None:
     """Allow as many descriptors as the hard limit does; nothing here uses select(2), which takes the first 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = PLENTY if hard == resource.RLIM_INFINITY else min(hard, PLENTY)
+    wanted = attainable_descriptors()
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def attainable_descriptors() -> int:
+    """How many descriptors this process may allow itself."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return PLENTY if hard == resource.RLIM_INFINITY else min(hard, PLENTY)
 
 
 def descriptors() -> int:

@@ -34,19 +34,27 @@ def control_socket(given: str, state_url: str, tree: Path, environ: Mapping[str,
 
 def control_sockets(given: str, tree: Path, environ: Mapping[str, str]) -> list[Path]:
     """Where a command looks for the daemon, the likeliest place first. relay.toml may be broken."""
-    url = environ.get("RELAYD_STATE_URL", "")
-    if not url:
-        try:
-            url = text_setting((tree / "relay.toml").read_bytes(), "state", "url")
-        except OSError:
-            url = ""
-    first = control_socket(given, url or DEFAULT_STATE, tree, environ)
+    first = control_socket(given, environ.get("RELAYD_STATE_URL") or state_url_of(tree), tree, environ)
     return [first] if given else list(dict.fromkeys([first, tree / "var" / SOCKET, SYSTEM]))
+
+
+def state_url_of(tree: Path) -> str:
+    """[state].url of a tree, whatever is wrong with the rest of it; the default where it names none."""
+    try:
+        return text_setting((tree / "relay.toml").read_bytes(), "state", "url") or DEFAULT_STATE
+    except OSError:
+        return DEFAULT_STATE
 
 
 def own_directory(environ: Mapping[str, str]) -> str:
     """The directory that systemd made for the service, "" for none. Source: systemd.exec(5), StateDirectory=."""
     return environ.get("STATE_DIRECTORY", "").partition(":")[0]
+
+
+def state_file(url: str, base: Path) -> Path | None:
+    """The file of a SQLite state; None for one in memory, and for another store."""
+    scheme, _, rest = url.partition(":")
+    return base / rest.removeprefix("//") if scheme == "sqlite" and rest and rest != ":memory:" else None
 
 
 def state_directory(url: str, base: Path, own: str = "") -> Path:
@@ -55,9 +63,9 @@ def state_directory(url: str, base: Path, own: str = "") -> Path:
     Args:
         own: the directory that systemd made for the service ($STATE_DIRECTORY), which may not write to the tree.
     """
-    scheme, _, rest = url.partition(":")
-    if scheme == "sqlite" and rest and rest != ":memory:":
-        return (base / rest.removeprefix("//")).parent
+    file = state_file(url, base)
+    if file is not None:
+        return file.parent
     return Path(own) if own else base / "var"
 
 

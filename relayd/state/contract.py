@@ -15,6 +15,7 @@ Both back ends mean the same by all of this: tests/state/test_machine.py drives 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -35,6 +36,8 @@ BACKWARD_MS = 5_000  # a clock that steps back by less than this is held; more i
 # What a clock that was set right by more than that has left behind. What it dated more than its own window ahead is
 # dropped; calls that it admitted are as long from being reaped as the longest lease may be (`state.lease`).
 LONGEST_LEASE_MS = 3_600_000
+# Errors of a file system that no waiting ends.
+FORBIDDING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP})
 
 
 class StoreUnavailable(Exception):

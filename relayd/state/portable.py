@@ -166,13 +166,12 @@ def _row_commands(prefix: str, table: TableName, row: TableRow, now: int) -> Ite
 
 
 def _window_commands(prefix: str, rows: Sequence[TableRow], now: int) -> Iterator[RedisCommand]:
-    flat: dict[str, list[int]] = {}
+    flat: dict[tuple[str, int], list[int]] = {}
     for counter, bucket, amount, expires in rows:
         window = window_of_counter(counter)
         if window is not None and expires > now:
-            flat.setdefault(counter, []).extend((bucket, amount, expires - window))
-    for counter, buckets in flat.items():
-        window = window_of_counter(counter) or 0
+            flat.setdefault((counter, window), []).extend((bucket, amount, expires - window))
+    for (counter, window), buckets in flat.items():
         yield "SET", f"{prefix}w:{counter}", _pack(buckets), "PX", min(window, USAGE_MS) + HOUR
 
 

@@ -28,7 +28,6 @@ from relayd.state import contract as c
 from relayd.state.redis_address import RedisConnection, RedisConnector, Word, parse_redis_url
 from relayd.state.report import days_between
 from relayd.state.rows import from_row, to_row
-from relayd.state.sqlite_file import FORBIDDING
 
 OLDEST = (6, 2)
 # A script keeps Redis from all else: 64 operations are about 3 ms.
@@ -343,7 +342,7 @@ def _what_it_needs(error: Exception) -> str:
     while cause is not None:
         if "CERTIFICATE_VERIFY_FAILED" in str(cause) or "WRONG_VERSION_NUMBER" in str(cause):
             return "see the options ca, cert and key of state.url, and rediss:// or redis://"
-        if isinstance(cause, OSError) and cause.errno in FORBIDDING | {errno.ENOENT}:
+        if isinstance(cause, OSError) and cause.errno in c.FORBIDDING | {errno.ENOENT}:
             return "see the options ca, cert and key of state.url"
         cause = cause.__cause__ or cause.__context__
     return ""

@@ -25,7 +25,7 @@ from relayd.core.quota.limits import FOREVER, LARGEST, Calendar, Rolling, Slots,
 from relayd.core.quota.usage_record import COUNTS, UsageRecord
 from relayd.state import contract as c
 from relayd.state.rows import NAMES, amount, from_row, negative, to_row
-from relayd.state.sqlite_file import FORBIDDING, MEMORY, Checkpointer, FileIdentity, open_file
+from relayd.state.sqlite_file import MEMORY, Checkpointer, FileIdentity, open_file
 
 BUSY_MS = 1000  # another process on this host may hold the lock for a batch, some ms; a second is an outage
 SWEEP_ROWS = 128  # of each table are looked at in a sweep: a bounded share of somebody's batch
@@ -718,7 +718,7 @@ def _is_refused(error: Exception) -> bool:
     """Whether somebody has to change something before the file can be used."""
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in _REFUSED
-    return isinstance(error, OSError) and error.errno in FORBIDDING
+    return isinstance(error, OSError) and error.errno in c.FORBIDDING
 
 
 def _is_outage(error: Exception) -> bool:

@@ -10,7 +10,6 @@ bargain. Checkpoints do fsync: they run on a thread and a connection of their ow
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
 import threading
@@ -23,8 +22,6 @@ from relayd.core.quota.usage_record import COUNTS
 from relayd.state.contract import StoreMisfit
 
 MEMORY = ":memory:"
-# Errors of a file system that no waiting ends.
-FORBIDDING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP})
 WAL_BYTES = 4 << 20  # a checkpoint is worth its fsync from here on (SQLite's own default is 1000 pages, about the same)
 WAL_LARGEST = 16 << 20  # from here on writers are made to wait, so that the file shrinks for certain
 LOOK_EVERY = 64  # batches between two looks at the size of the WAL

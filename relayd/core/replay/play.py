@@ -30,18 +30,16 @@ from relayd.core.quota.limits import (
     Slots,
     Term,
     Unit,
-    counting_terms,
     estimate,
     has_cost_limit,
-    key_terms,
     prompt_bound,
-    relay_terms,
+    terms,
     unpriced,
 )
 from relayd.core.quota.prices import cost, price_of, served_model
 from relayd.core.replay.levels import CalendarLevel, Level, RollingLevel, SlotLevel, level_of
 from relayd.core.replay.past_call import PastCall
-from relayd.wire.call import Call
+from relayd.wire.call import Call, Endpoint
 from relayd.wire.refusal import Refusal
 
 _NEVER = {"disabled": "it is disabled", "denied": "it is denied by deny.toml", "expired": "it has expired"}
@@ -115,7 +113,7 @@ class Player:
     snapshot: Snapshot
     _levels: dict[str, Level] = attrs.field(factory=dict, init=False)
     _routes: dict[tuple[object, ...], Route] = attrs.field(factory=dict, init=False)
-    _limits: dict[tuple[str, bool], HeldLimits] = attrs.field(factory=dict, init=False)
+    _limits: dict[tuple[str, Endpoint], HeldLimits] = attrs.field(factory=dict, init=False)
 
     def play(self, call: PastCall) -> Played:
         """What becomes of the next call."""
@@ -153,7 +151,7 @@ class Player:
             cost: what it really cost, micro-USD.
         """
         key = route.key
-        held = self._held(key, route.endpoint == "count_tokens", now)
+        held = self._held(key, call.endpoint, now)
         slots = () if call.even else held.slots
         for level, limit, name in slots:
             if not level.has_room(now, limit, int(key.limits.wait * 1000)):
@@ -171,14 +169,12 @@ class Player:
             level.take(now + int(call.ms))
         return ""
 
-    def _held(self, key: ApiKey, counting: bool, now: int) -> HeldLimits:
-        found = self._limits.get((key.id, counting))
+    def _held(self, key: ApiKey, endpoint: Endpoint, now: int) -> HeldLimits:
+        found = self._limits.get((key.id, endpoint))
         if found is None or now >= found.end:
             relay = self.snapshot.relay
-            terms = counting_terms(key, 1)
-            if not counting:
-                terms = relay_terms(relay.server) + key_terms(key, NOTHING, now, relay.state.timezone)
-            found = self._limits[key.id, counting] = _hold(terms, self._levels)
+            every = terms(key, relay.server, endpoint, NOTHING, now, relay.state.timezone)
+            found = self._limits[key.id, endpoint] = _hold(every, self._levels)
         return found
 
     def _cost(self, route: Route, call: PastCall) -> int | None:
