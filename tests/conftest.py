@@ -1,12 +1,15 @@
 """Lets the tests of one room use what stands beside the tests of another."""
 
+import math
 import os
 import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
@@ -41,11 +44,39 @@ def both_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(polled_stream, "current_poller", lambda: None)
 
 
+def clock_of(threshold: float, monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """A clock that jumps once nothing has happened for `threshold` s, and stands still while a thread of trio's works.
+
+    Trio's own sees no thread at work, and jumps over what one was about to answer.
+    """
+    clock, run_sync, at_work = MockClock(autojump_threshold=threshold), trio.to_thread.run_sync, set[object]()
+
+    async def watched(*args: Any, **kwargs: Any) -> Any:
+        one = object()
+        at_work.add(one)
+        clock.autojump_threshold = math.inf
+        try:
+            return await run_sync(*args, **kwargs)
+        finally:
+            at_work.discard(one)
+            if not at_work:
+                clock.autojump_threshold = threshold
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", watched)
+    return clock
+
+
 @pytest.fixture
-def jumping_clock() -> MockClock:
-    """Time stands still while anything happens, and jumps to the next deadline once nothing has for 50 ms.
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """Time stands still while anything happens, threads included, and jumps to the next deadline once nothing does."""
+    return clock_of(0.0, monkeypatch)
+
+
+@pytest.fixture
+def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """As `autojump_clock`, once nothing has happened for 50 ms.
 
     For tests on real sockets within one process: what was sent is there at once, so that whoever waits for longer waits
-    for time. Not for tests with threads or other processes, which nobody sees at work.
+    for time. Not for tests with other processes, which nobody sees at work.
     """
-    return MockClock(autojump_threshold=0.05)
+    return clock_of(0.05, monkeypatch)

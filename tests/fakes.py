@@ -507,7 +507,7 @@ def make_app(
         keeper=None,
         record=receipts.record,
         known_models=lambda: (MODEL, "claude-haiku-4-5"),
-        bodies=BodyBudget(memory),
+        bodies=BodyBudget(lambda server: memory),
         wall=wall,
         new_id=(f"{ids}{number:06d}" for number in itertools.count(1)).__next__,
         rng=random.Random(7),

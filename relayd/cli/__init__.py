@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from relayd import __version__
 from relayd.cli.examples import FIRST, show_examples
 
 # verb: (module, what it does). Order is the order of the help text.
@@ -32,6 +31,7 @@ VERBS = {
     "status": ("status", "show what the running daemon runs, and what is wrong with it"),
     "doctor": ("doctor", "look at all that a node stands on, and say what to do about what is not well"),
     "explain": ("explain", "say which account would serve a call, and why the others would not"),
+    "alert": ("alert", "try an alert target, or list targets and what they would be told now"),
     "report": ("report", "add up the requests, tokens and cost of some days"),
     "usage": ("usage", "show the limits of keys and how much of them is used"),
     "backup": ("backup", "write tree, state and stored configs to one sealed file"),
@@ -65,7 +65,7 @@ def build_parser(*filled: str) -> argparse.ArgumentParser:
         epilog=FIRST,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"relayd {__version__}")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the version and commit, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for name, (module, summary) in VERBS.items():
         sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
@@ -74,6 +74,16 @@ def build_parser(*filled: str) -> argparse.ArgumentParser:
             getattr(code, f"add_{name.replace('-', '_')}_arguments", code.add_arguments)(sub)
             show_examples(name, sub)
     return parser
+
+
+class ShowVersion(argparse.Action):
+    """`--version`: looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from relayd.config.source.own_commit import version_text
+
+        print(version_text())
+        parser.exit()
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verb is None:
         parser.print_help(sys.stderr)
         return 2
+    del parser  # forty parsers, which a daemon would keep for ever
     module = importlib.import_module(f"relayd.cli.{VERBS[args.verb][0]}")
     try:
         result: int = module.main(args)

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from relayd.cli.asking import confirmed, read_secret
 from relayd.cli.delete import add_delete, delete
 from relayd.cli.login import Loopback
 from relayd.cli.output import print_json, print_table, say
@@ -25,7 +26,6 @@ from relayd.cli.tree import (
     add_action,
     add_identity,
     compiled,
-    confirmed,
     guarded,
     identities,
     now,
@@ -33,7 +33,6 @@ from relayd.cli.tree import (
     permitted_files,
     pick,
     print_written,
-    read_secret,
     sound_but_for_seals,
     tree_files,
     words,
@@ -52,7 +51,6 @@ from relayd.config.secrets.sealed_fields import account_place, parsed, recipient
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 from relayd.daemon.accounts import code_grant
-from relayd.wire.current_models import SMALL
 
 KINDS = tuple(ACCOUNT_KINDS)
 SIGN_IN = 300.0  # s that a person may take in the browser
@@ -198,7 +196,7 @@ def test(args: argparse.Namespace) -> int:
     snapshot = compiled(args)
     account = pick(snapshot.accounts, "account", args.id)
     # The daemon's own way upstream; imported late, because the other verbs need no network.
-    from relayd.daemon.accounts.account_test import run_account_check
+    from relayd.daemon.accounts.account_test import model_to_test, run_account_check
     from relayd.daemon.accounts.credentials import Credentials
 
     opened = Credentials(identities(args), permitted_files(args)).opened(account, snapshot)
@@ -207,7 +205,7 @@ def test(args: argparse.Namespace) -> int:
     credential = opened.presented
     for note in _notes(account, opened.whole):
         say(f"note: {note}")
-    found = run_account_check(account, credential, snapshot.relay, args.model or _test_model(account))
+    found = run_account_check(account, credential, snapshot.relay, args.model or model_to_test(account))
     if args.json:
         print_json({"id": args.id, **attrs.asdict(found)})
     else:
@@ -336,11 +334,6 @@ def _fields(args: argparse.Namespace, kind: str) -> dict[str, Value]:
     names = ("name", "email", "groups", "models", "priority", "weight", "max_concurrency", "base_url", "proxy")
     given = {name: getattr(args, name) for name in names}
     return {"kind": kind, **{name: value for name, value in given.items() if value is not None}}
-
-
-def _test_model(account: Account) -> str:
-    """A model that the account says it serves by name, else the default."""
-    return next((model for model in account.models if "*" not in model and "?" not in model), SMALL)
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from relayd.cli.asking import read_new_secret
 from relayd.cli.output import say
-from relayd.cli.tree import Stop, add_action, print_written, read_new_secret, tree_files, write
+from relayd.cli.tree import Stop, add_action, print_written, tree_files, write
 from relayd.config.edit.edits import add_admin_token, set_admin_totp, set_admin_user
 from relayd.config.edit.objects import edit_file
 from relayd.config.edit.toml_edit import render
@@ -28,6 +29,7 @@ def add_admin_actions(actions: argparse._SubParsersAction[argparse.ArgumentParse
         actions, "password", "hash a password from stdin, for a person who uses the admin pages", password, writes=True
     )
     _admin_arguments(word, "the person's sign-in name")
+    word.add_argument("--email", default="", help="the address under which their edits are committed")
     code = add_action(
         actions, "totp", "make one-time codes for a person, and show the QR code once", one_time_codes, writes=True
     )
@@ -55,7 +57,8 @@ def password(args: argparse.Namespace) -> int:
         raise Stop(f"{wrong}; nothing was made")
     hashed = hash_password(secret, os.urandom)
     entry = {"name": args.name, "password_hash": hashed, "role": args.role or "viewer"}
-    changed = _admin_change(args, lambda text: set_admin_user(text, args.name, hashed, args.role or ""))
+    entry |= {"email": args.email} if args.email else {}
+    changed = _admin_change(args, lambda text: set_admin_user(text, args.name, hashed, args.role or "", args.email))
     return _show_admin(args, "users", entry, changed, {"password_hash": hashed})
 
 

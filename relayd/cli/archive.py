@@ -21,6 +21,7 @@ from relayd.cli.tree import Stop
 from relayd.config.secrets.recipients import PublicKey
 from relayd.config.secrets.seal import Identity
 from relayd.config.secrets.sealed_stream import OpeningReader, SealingWriter, StreamHead, read_head
+from relayd.noun import noun
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -30,7 +31,7 @@ TREE, NODE = "tree", "node"
 _LARGEST = 64 << 20  # bytes of a manifest
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ArchivedFile:
     """A member of an archive."""
 
@@ -39,7 +40,7 @@ class ArchivedFile:
     sha256: str
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ArchiveManifest:
     """What is in an archive.
 

@@ -44,7 +44,8 @@ from relayd.state.contract import StoreMisfit, StoreUnavailable
 if TYPE_CHECKING:
     from relayd.state.redis import RedisStore
 
-FOLDERS = ("journal", "generations")
+GENERATIONS = "generations"
+FOLDERS = ("journal", GENERATIONS)
 LETTERS = "dead-letters.jsonl"
 
 

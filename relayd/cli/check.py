@@ -15,14 +15,13 @@ import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from relayd.cli.first_run import hook_is_off
 from relayd.cli.output import add_format, counted, print_report, say
-from relayd.cli.replay import ReplayReport, add_replay, replay_files
-from relayd.cli.tree import UNSTABLE, Stop, add_directory, at_revision, folder_of, read_steadily
+from relayd.cli.tree import UNSTABLE, Stop, add_directory, add_replay, at_revision, folder_of, read_steadily
 from relayd.config.changes import Changes
 from relayd.config.compile import Compiled, compile_tree
 from relayd.config.diff import diff
@@ -33,11 +32,15 @@ from relayd.config.problems.problem import Problem, in_order
 from relayd.config.problems.report import as_dict, as_github, as_markdown, as_sarif, as_text, fenced, totals
 from relayd.config.source.git import GitError
 from relayd.config.source.tree import Tree, Unstable
+from relayd.noun import noun
+
+if TYPE_CHECKING:
+    from relayd.cli.replay import ReplayReport
 
 OK, ERRORS, USAGE, DENIED = 0, 1, 2, 3
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class CheckPlan:
     """What the tree changes against another commit.
 
@@ -55,7 +58,7 @@ class CheckPlan:
     replay: ReplayReport | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Checked:
     """Everything that a report says.
 
@@ -173,6 +176,8 @@ def against(directory: Path, compiled: Compiled, base: str, logs: Sequence[str] 
     changes = diff(before, compiled.snapshot)
     replay = None
     if logs:
+        from relayd.cli.replay import ReplayReport, replay_files  # much of core comes along
+
         replay = ReplayReport(found=replay_files(logs, compiled.snapshot, before), base=commit[:12])
     return CheckPlan(base=commit, changes=changes, held=held(before, compiled.snapshot, changes), replay=replay)
 

@@ -23,13 +23,14 @@ import attrs
 
 from relayd.cli.output import say
 from relayd.cli.tree import Stop, guarded
+from relayd.noun import noun
 
 LONGEST = 60_000  # characters; GitHub takes 65,536
 PAGES, PAGE = 20, 100
 PATIENCE = 30.0  # s
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class CommentApi:
     """Where comments are written.
 

@@ -61,7 +61,8 @@ def add_control_path(parser: argparse.ArgumentParser) -> None:
 
 def ask(args: argparse.Namespace, *, patience: float = PATIENCE, **request: Any) -> dict[str, Any]:
     """The daemon's answer to one request, within `patience` s. Raises: NoDaemon, DaemonRefused."""
-    path, sock = _connected(control_sockets(args.control, args.config, os.environ), patience, _what_to_do(args))
+    paths = control_sockets(args.control, args.config, os.environ, getattr(args, "state", None) or "")
+    path, sock = _connected(paths, patience, _what_to_do(args))
     with sock:
         line = _exchanged(sock, path, json.dumps(request).encode() + b"\n", patience)
     try:

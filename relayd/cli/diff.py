@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from relayd.cli.control_client import DaemonRefused, NoDaemon, add_control, ask, place_and_message, tree_in_words
 from relayd.cli.output import print_json, say
 from relayd.cli.tree import at_revision, read_steadily
@@ -27,6 +25,7 @@ from relayd.config.problems.problem import ConfigError, is_error
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.git import GitError
 from relayd.config.source.tree import Unstable
+from relayd.noun import noun
 
 SAME, ERROR, DIFFERS = 0, 1, 2
 
@@ -35,7 +34,7 @@ class DiffError(Exception):
     """There is nothing to compare. The text says why."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Side:
     """One of the two trees. `name`: a commit, or "work tree"."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -29,18 +29,21 @@ from relayd.config.compile import compile_tree
 from relayd.config.environment import environment_problems
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.snapshot import Snapshot
-from relayd.config.source.tree import Tree, Unstable, read_coherent
+from relayd.config.source.history import Generation, newest
+from relayd.config.source.tree import Unstable, read_coherent
 from relayd.core.checkup import (
     CheckupFinding,
     descriptor_findings,
     memory_findings,
     reach_findings,
     room_findings,
+    split_advice,
     split_hint,
     store_findings,
     version_finding,
+    worker_findings,
 )
-from relayd.daemon.capacity import memory
+from relayd.daemon.capacity import memory_allowance, own_memory, processors, wanted_workers
 from relayd.daemon.paths import own_directory, state_directory, state_url_of
 
 WELL, UNWELL = 0, 1
@@ -89,12 +92,14 @@ def _findings(args: argparse.Namespace, status: dict[str, Any] | NoDaemon | Daem
     running = status if isinstance(status, dict) else None
     yield from _of_daemon(status)
     pid = running.get("pid") if running else None
-    if running is not None and not same_directory(running["tree"], args.config):
+    elsewhere = running is not None and not same_directory(running["tree"], args.config)
+    if running is not None and elsewhere:
         yield CheckupFinding(
             area="tree", ok=True, text=f"the daemon follows {running['tree']}, which is not {args.config}"
         )
-    yield from _of_tree(args, running, pid)
-    yield from memory_findings(host.available_memory(), memory())
+    if not elsewhere or (args.config / "relay.toml").exists():  # a daemon that pulls may have no tree here
+        yield from _of_tree(args, running, pid)
+    yield from memory_findings(host.available_memory(), memory_allowance().least)
     yield from room_findings(host.rooms(_places(args)))
     yield from host.unit_findings()
 
@@ -111,8 +116,9 @@ def _of_daemon(status: dict[str, Any] | NoDaemon | DaemonRefused) -> Iterator[Ch
     match status:
         case dict():
             yield version_finding(status["version"], __version__)
-            for text in status["ailments"]:
-                yield CheckupFinding(area="daemon", ok=False, text=text, what_to_do="see `relayd status`")
+            for ailment in status["ailments"]:
+                text, advice = split_advice(ailment)
+                yield CheckupFinding(area="daemon", ok=False, text=text, what_to_do=advice or "see `relayd status`")
         case NotForUs() | DaemonRefused():
             text, hint = split_hint(str(status))
             yield CheckupFinding(
@@ -129,16 +135,30 @@ def _of_tree(args: argparse.Namespace, running: dict[str, Any] | None, pid: int 
     tree = read_coherent(args.config, wall=time.time, sleep=time.sleep, deadline=deadline)
     if isinstance(tree, Unstable):
         what = "name the tree with --config" if tree.absent else "finish what is going on there"
-        ok = tree.absent and running is not None  # a daemon that pulls has no tree here
-        yield CheckupFinding(area="tree", ok=ok, text=f"{args.config}: {tree.reason}", what_to_do="" if ok else what)
+        yield CheckupFinding(area="tree", ok=False, text=f"{args.config}: {tree.reason}", what_to_do=what)
         return
     compiled = compile_tree(tree.files, reading=tree.problems)
     yield from _of_problems("tree", [one for one in compiled.problems if is_error(one)])
-    if compiled.snapshot is None:
+    files, snapshot = tree.files, compiled.snapshot
+    if snapshot is not None:
+        yield CheckupFinding(area="tree", ok=True, text=f"{args.config}: compiles, tree {tree.digest[:12]}")
+    elif (stored := _stored(args)) is not None and (snapshot := compile_tree(stored.files).snapshot) is not None:
+        files = stored.files
+        text = f"its place is taken below by stored config {stored.number}, tree {stored.meta.digest[:12]}"
+        yield CheckupFinding(area="tree", ok=True, text=text)
+    if snapshot is None:
+        text = "what it needs besides cannot be looked at: no config that ran is stored here"
+        yield CheckupFinding(area="tree", ok=True, text=text)
         return
-    yield CheckupFinding(area="tree", ok=True, text=f"{args.config}: compiles, tree {tree.digest[:12]}")
-    yield from _of_snapshot(args, tree, compiled.snapshot)
-    yield from _of_sockets(compiled.snapshot, running, pid)
+    yield from _of_snapshot(args, files, snapshot)
+    yield from _of_sockets(snapshot, running, pid)
+
+
+def _stored(args: argparse.Namespace) -> Generation | None:
+    """The config that a daemon would start with where the tree has errors."""
+    url = args.state or state_url_of(args.config)
+    found, _ = newest(state_directory(url, args.config, _own()) / "generations")
+    return found
 
 
 def _of_problems(area: str, problems: list[Problem]) -> Iterator[CheckupFinding]:
@@ -153,8 +173,8 @@ def _of_problems(area: str, problems: list[Problem]) -> Iterator[CheckupFinding]
         yield CheckupFinding(area=area, ok=False, text=text, what_to_do="`relayd check --env` lists them")
 
 
-def _of_snapshot(args: argparse.Namespace, tree: Tree, snapshot: Snapshot) -> Iterator[CheckupFinding]:
-    lacking = list(environment_problems(tree.files, snapshot, args.config, args.identity, os.environ))
+def _of_snapshot(args: argparse.Namespace, files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[CheckupFinding]:
+    lacking = list(environment_problems(files, snapshot, args.config, args.identity, os.environ))
     yield from _of_problems("identity", lacking)
     if not lacking:
         yield CheckupFinding(
@@ -169,7 +189,15 @@ def _of_snapshot(args: argparse.Namespace, tree: Tree, snapshot: Snapshot) -> It
 
 
 def _of_sockets(snapshot: Snapshot, running: dict[str, Any] | None, pid: int | None) -> Iterator[CheckupFinding]:
-    yield from descriptor_findings(host.descriptors_of(pid, snapshot.relay.server.max_connections))
+    server, known = snapshot.relay.server, running or {}
+    allowance = memory_allowance()
+    workers = wanted_workers(server, allowance.workers(processors()))
+    own, allowed = own_memory(workers), allowance.together
+    yield from worker_findings(workers, processors(), server.max_memory, own, allowed)
+    serving = known.get("workers", ()) if pid is not None else ()
+    for one in serving or [{"pid": pid, "descriptors": known.get("descriptors")}]:  # each has its share of the clients
+        wanted = server.max_connections // max(1, len(serving))
+        yield from descriptor_findings(host.descriptors_of(one["pid"], one.get("descriptors"), wanted))
     if running is not None:
         yield from host.listening_findings(running.get("listen", ()))
     else:

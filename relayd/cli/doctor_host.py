@@ -50,15 +50,15 @@ def available_memory(proc: Path = PROC) -> int | None:
     return None
 
 
-def descriptors_of(pid: int | None, wanted: int, proc: Path = PROC) -> Descriptors | None:
-    """The descriptors of a daemon; without one, what a daemon started here could have: it raises its limit itself."""
+def descriptors_of(pid: int | None, used: int | None, wanted: int, proc: Path = PROC) -> Descriptors | None:
+    """The descriptors of a daemon; without one, what a daemon started here could have: it raises its limit itself.
+
+    Args:
+        used: how many it says it has open.
+    """
     if pid is None:
         return _descriptors("a daemon started here", attainable_descriptors(), None, wanted)
     place = proc / str(pid)
-    try:
-        used = len(os.listdir(place / "fd"))
-    except OSError:
-        used = None
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = (place / "limits").read_text(encoding="ascii").splitlines()
         soft = next(line for line in lines if line.startswith("Max open files")).split()[3]
@@ -140,9 +140,10 @@ def permission_findings(state: Path) -> Iterator[CheckupFinding]:
         with contextlib.suppress(OSError):
             about = place.stat()
             mode = stat.S_IMODE(about.st_mode)
-            if place != state and mode & OTHERS:
+            # A directory may be read by others, and with a group of its own written (a volume of Kubernetes).
+            if mode & (OTHERS if place != state else stat.S_IWOTH):
                 bad = True
-                todo = f"chmod go= {place}"
+                todo = f"chmod {'go=' if place != state else 'o-w'} {place}"
                 text = f"{place}: mode {mode:04o} lets others in"
                 yield CheckupFinding(area="permissions", ok=False, text=text, what_to_do=todo)
             if not os.access(place, os.W_OK):

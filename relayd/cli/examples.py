@@ -75,7 +75,13 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "account delete": ("relayd account delete old --with-dependents",),
     "demo remove": ("relayd demo remove",),
     "secret keygen": ("relayd secret keygen", "relayd secret keygen /secure/break-glass.identity"),
-    "secret seal": ("relayd secret seal --account main < key.txt", "relayd secret seal --alert ops < webhook.txt"),
+    "secret seal": (
+        "relayd secret seal --account main < key.txt",
+        "relayd secret seal --alert ops < webhook.txt",
+        "relayd secret seal --alert-key ops < key.txt",
+    ),
+    "alert test": ("relayd alert test ops",),
+    "alert list": ("relayd alert list", "relayd alert list --json"),
     "secret inspect": ("relayd secret inspect", "relayd secret inspect --open"),
     "secret reseal": (
         "relayd secret reseal",

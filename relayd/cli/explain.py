@@ -20,8 +20,9 @@ from relayd.cli.tree import Stop, guarded, pick
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.balancing.eligibility import full_elsewhere
 from relayd.core.balancing.pool import Pool
-from relayd.core.explanation import ENDPOINTS, explanation
-from relayd.core.quota.limits import counting_terms, usage_document
+from relayd.core.explanation import ENDPOINTS, explanation, reasons_for
+from relayd.core.quota.limit_answers import usage_document
+from relayd.core.quota.limits import counting_terms
 from relayd.core.quota.reservation import account_terms, shown_terms
 
 SERVED, NOT_SERVED = 0, 1
@@ -62,7 +63,8 @@ def explain(args: argparse.Namespace) -> int:
     pool.adopt(snapshot, now)
     unknown, limits = _look_up(args, snapshot, key, pool, now)
     if answer is None:
-        answer = explanation(snapshot, pool, now=now, **asked)
+        reasons = reasons_for(snapshot, pool, key=args.key, model=args.model, now=now)
+        answer = explanation(snapshot, reasons, now=now, **asked)
         answer["health"] = unknown or "as of the state store"
     full = [row["limit_name"] for row in limits if _is_full(row)] if answer["refusal"] is None else []
     answer |= {"served": answer["served"] and not full, "usage": limits, "full": full}

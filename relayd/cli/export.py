@@ -14,6 +14,7 @@ import attrs
 
 from relayd.config.edit.toml_edit import Value
 from relayd.config.secrets.secret import Secret
+from relayd.noun import noun
 
 ExportRow = Mapping[str, Any]
 API = "https://api.anthropic.com"
@@ -23,7 +24,7 @@ class BadExport(ValueError):
     """The file is not an export; the text says why, without quoting it."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ImportedKey:
     """A key.
 
@@ -42,7 +43,7 @@ class ImportedKey:
     scheme: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ImportedAccount:
     """An account.
 
@@ -60,7 +61,7 @@ class ImportedAccount:
     dedicated: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Export:
     """Everything that can be taken over, and what cannot. `relay`: whose it is, "crs"."""
 

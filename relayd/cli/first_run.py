@@ -11,15 +11,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import attrs
-
 from relayd.config.secrets.identity import identity_paths, read_identities, usual_identity, write_identity
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity, new_identity
+from relayd.noun import noun
 from relayd.wire.current_models import USUAL
 
 
-@attrs.frozen
+@noun
 class Kept:
     """The identities of a new tree: their files, and whether the one file was made just now."""
 

@@ -10,14 +10,13 @@ import shlex
 import sys
 from pathlib import Path
 
-import attrs
-
 from relayd.config.source.version_link import VersionLink
+from relayd.noun import noun
 
 MARK = "made by relayd serve-git"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class GitPlace:
     """A repository and the tree that is served from it.
 

@@ -19,9 +19,10 @@ import attrs
 
 from relayd.cli import crs, litellm, sub2api
 from relayd.cli.account import warn_of_kind
+from relayd.cli.asking import read_secret
 from relayd.cli.export import BadExport, Export, ImportedAccount, ImportedKey
 from relayd.cli.output import print_json, print_table, say
-from relayd.cli.tree import Stop, add_action, guarded, now, object_id, read_secret, tree_files, write
+from relayd.cli.tree import Stop, add_action, guarded, now, object_id, tree_files, write
 from relayd.config.edit.edits import hash_entry
 from relayd.config.edit.toml_edit import Value, render_document, set_value
 from relayd.config.edit.wanted import set_wanted
@@ -34,9 +35,10 @@ from relayd.config.secrets.seal import seal
 from relayd.config.secrets.sealed_fields import objects, realm_of, recipients_of, relay_table, table_binding
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import KeyPath
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class TakenKey:
     """A key under its id here. `key`: the text that its user needs; "" for one that was here, or keeps its old text."""
 
@@ -47,7 +49,7 @@ class TakenKey:
     imported: ImportedKey
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class TakenAccount:
     """An account under its id here. `known`: it was here."""
 
@@ -204,10 +206,7 @@ def _pepper(args: argparse.Namespace, files: Files, keys: list[TakenKey]) -> Sec
         return None
     if not active_keys(recipients_of(files)):
         raise Stop("relay.toml lists no recipient to seal ENCRYPTION_KEY for (relayd secret keygen)")
-    secret = read_secret("ENCRYPTION_KEY of the old installation")
-    if not secret.reveal():
-        raise Stop("--keep-keys: the old ENCRYPTION_KEY is expected on stdin")
-    return secret
+    return read_secret("--keep-keys: ENCRYPTION_KEY of the old installation")
 
 
 def _plan(

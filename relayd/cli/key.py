@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from relayd.cli import add_config
+from relayd.cli.asking import confirmed, read_secret
 from relayd.cli.delete import add_delete, delete
 from relayd.cli.limit import HELP, BadLimit, describe, read_limits
 from relayd.cli.output import add_json, moment, print_json, print_table, say
@@ -24,13 +25,11 @@ from relayd.cli.tree import (
     add_action,
     add_force,
     compiled,
-    confirmed,
     guarded,
     now,
     object_id,
     pick,
     print_written,
-    read_secret,
     words,
     write,
 )
@@ -187,8 +186,8 @@ def show(args: argparse.Namespace) -> int:
 
 def which(args: argparse.Namespace) -> int:
     """Whose key is it? It is read from stdin, because arguments are seen by others and kept by shells."""
-    key = read_secret("API key").reveal().strip()
     snapshot = _knowing_old_keys(compiled(args), args)
+    key = read_secret("API key").reveal().strip()
     found, _ = look_up(key.encode(), snapshot)
     if found is None:
         old = bool(snapshot.old_digests) and not key.startswith(PREFIX)

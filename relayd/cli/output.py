@@ -53,11 +53,18 @@ def print_result(args: argparse.Namespace, result: Mapping[str, Any]) -> int:
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, figures: Collection[str] = ()) -> None:
+    """The lines of `table_lines`."""
+    for line in table_lines(head, rows, figures=figures):
+        print(line)
+
+
+def table_lines(head: Sequence[str], rows: Iterable[Sequence[str]], *, figures: Collection[str] = ()) -> list[str]:
     """Columns padded to their longest entry; nothing but the head when there are no rows.
 
     Args:
         figures: heads of the columns that hold numbers, which stand at the right.
     """
+    drawn = []
     lines = [list(head), *([_visible(cell) for cell in row] for row in rows)]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
     right = [name in figures for name in head]
@@ -66,12 +73,42 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, figures: 
             " " * (width - _width(cell)) + cell if at_right else cell + " " * (width - _width(cell))
             for cell, width, at_right in zip(line, widths, right, strict=True)
         ]
-        print("  ".join(padded).rstrip())
+        drawn.append("  ".join(padded).rstrip())
+    return drawn
+
+
+def clipped(line: str, columns: int) -> str:
+    """As much of a line as fits; what cannot be shown is a question mark."""
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    if _width(line) <= columns:
+        return line
+    while line and _width(line) > columns - 1:
+        line = line[:-1]
+    return f"{line}…"
 
 
 def moment(when: datetime.datetime | None) -> str:
     """A time for people and scripts, to the second; "" for none."""
     return "" if when is None else when.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def read_moment(text: str) -> datetime.datetime:
+    """A time that `moment` wrote."""
+    return datetime.datetime.fromisoformat(text)
+
+
+def span(seconds: float) -> str:
+    """The two largest units that matter."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def number(count: int) -> str:

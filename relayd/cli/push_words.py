@@ -10,10 +10,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from relayd.cli.git_place import GitPlace
 from relayd.cli.output import print_report
+from relayd.noun import noun
 
 ACCEPTED, REFUSED = 0, 1
 OPTIONS = ("accept", "dry-run", "overwrite")
@@ -23,7 +22,7 @@ class PushRefused(Exception):
     """The push is refused. The text says why and what to do."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class PushOptions:
     """`git push -o relayd.NAME[=VALUE]`.
 
@@ -38,7 +37,7 @@ class PushOptions:
     overwrite: bool = False
 
 
-@attrs.frozen
+@noun
 class RefUpdate:
     """A line that git gives a hook: a ref, and where it leads before and after; "" for nowhere."""
 

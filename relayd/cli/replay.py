@@ -25,23 +25,14 @@ from relayd.cli.output import counted, number
 from relayd.cli.store import now_ms, open_state
 from relayd.cli.tree import Stop
 from relayd.config.snapshot import Snapshot
-from relayd.core.quota.limits import day_of, dollars
+from relayd.core.quota.limits import dollars
+from relayd.core.quota.windows import day_of
 from relayd.core.replay.comparison import Replay, Tally, replay
 from relayd.core.replay.past_call import PastCall, past_call, past_calls
+from relayd.noun import noun
 from relayd.state.report import LONGEST, days_between
 
 SHOWN = 40  # rows and reasons in a report for people
-
-
-def add_replay(parser: argparse.ArgumentParser) -> None:
-    """`--replay FILE`."""
-    parser.add_argument(
-        "--replay",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help='play the calls of a log against the tree (log.format = "json"; also .gz, - for stdin; may be repeated)',
-    )
 
 
 def replay_files(names: Sequence[str], candidate: Snapshot, base: Snapshot | None = None) -> Replay:
@@ -135,7 +126,7 @@ def _places(log: mmap.mmap | bytes, which: int) -> Iterator[tuple[bytes, int, in
 # --- reports --------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ReplayReport:
     """What is told of a replay. `base`: the name of what it is compared with; "" for how the calls went."""
 

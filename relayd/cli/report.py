@@ -1,4 +1,4 @@
-"""relayd report: requests, errors, tokens and cost of some days, by key, account, model or day."""
+"""relayd report: requests, errors, tokens and cost of some days, by month, day, owner, key, account or model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from relayd.cli.output import add_json, counted, money, number, print_json, prin
 from relayd.cli.store import add_state, now_ms, open_state
 from relayd.cli.tree import Stop, compiled, guarded
 from relayd.config.snapshot import Snapshot
-from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.windows import day_of
 from relayd.state.report import (
-    DIMENSIONS,
+    ASKED,
     FIGURES,
     LONGEST,
     DayError,
     day_of_word,
     days_between,
+    owners_of,
     report_document,
     span,
     split_dimensions,
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         type=_dimensions,
         default=("key",),
-        help=f"rows by {', '.join(DIMENSIONS)} (default: key)",
+        help=f"rows by {', '.join(ASKED)} (default: key)",
     )
     form = parser.add_mutually_exclusive_group()
     add_json(form)
@@ -75,7 +76,7 @@ def report(args: argparse.Namespace) -> int:
             rows = state.rows(first, last)
     except DayError as error:
         raise Stop(str(error)) from None
-    document = report_document(rows, first, last, args.by)
+    document = report_document(rows, first, last, args.by, owners_of(snapshot))
     state.note_pending()
     if args.json:
         print_json({**document, "pending": state.pending})
@@ -93,7 +94,7 @@ def _write_page(
 ) -> None:
     """Raises: Stop."""
     from relayd.daemon.admin.pages.render import html_file  # much of the daemon comes along: only for who wants a page
-    from relayd.daemon.admin.pages.reports import owners_of, report_page
+    from relayd.daemon.admin.pages.reports import report_page
 
     try:
         file.write_bytes(html_file(report_page(rows, days, by, owners_of(snapshot))))

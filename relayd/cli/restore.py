@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from relayd.cli.archive import BUNDLE, NODE, STATE, TREE, ArchiveManifest, head_of, read_archive
-from relayd.cli.backup import FOLDERS, LETTERS, opened_redis, state_settings, write_files
+from relayd.cli.backup import GENERATIONS, opened_redis, state_settings, write_files
 from relayd.cli.control_client import DaemonRefused, DaemonSilent, NoDaemon, add_control, ask
 from relayd.cli.output import counted, print_json, say
 from relayd.cli.store import add_state
@@ -32,12 +32,13 @@ from relayd.config.source.git import GitError, run_git
 from relayd.config.source.git_state import find_git
 from relayd.config.source.tree import read_tree
 from relayd.daemon.paths import own_directory, state_directory, state_file
+from relayd.noun import noun
 from relayd.state.contract import NodeList, Nodes, StoreMisfit, StoreUnavailable
 
 PARTS = ("tree", "state")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class RestoreStep:
     """What restoring does to one part.
 
@@ -51,7 +52,7 @@ class RestoreStep:
     conflict: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Unpacked:
     """A backup that was verified, and where it goes.
 
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_control(parser)
     add_state(parser)
     add_identity(parser)
-    parser.add_argument("--only", choices=PARTS, help="restore the tree alone, or the state alone")
+    parser.add_argument("--only", choices=PARTS, help="restore the tree alone, or the state and its journal")
     parser.add_argument("--dry-run", action="store_true", help="verify the backup, and say what would be done")
     parser.add_argument("--force", action="store_true", help="replace what is there; files are moved aside first")
 
@@ -159,11 +160,16 @@ def _plan(args: argparse.Namespace, found: Unpacked) -> Iterator[RestoreStep]:
     if args.only != "tree":
         if STATE in found.manifest.names:
             yield _file_step(found.database) if found.database is not None else _redis_step(args, found)
-        node = sorted({name.split("/")[1] for name in found.manifest.names if name.startswith(f"{NODE}/")})
-        if node:
+        if node := _of_node(args, found):
             there = [name for name in node if _holds(found.own / name)]
             conflict = f"{found.own}: {', '.join(there)}" if there else ""
             yield RestoreStep(part="node", text=f"write {', '.join(node)} into {found.own}", conflict=conflict)
+
+
+def _of_node(args: argparse.Namespace, found: Unpacked) -> list[str]:
+    """What is restored of the node's own. Stored configs belong to the tree: an old one would let old keys in again."""
+    names = sorted({name.split("/")[1] for name in found.manifest.names if name.startswith(f"{NODE}/")})
+    return [name for name in names if args.only != "state" or name != GENERATIONS]
 
 
 def _refuse_running(args: argparse.Namespace) -> None:
@@ -236,7 +242,7 @@ def _carry_out(args: argparse.Namespace, found: Unpacked, steps: list[RestoreSte
             case "state":
                 _put_redis(args, found)
             case "node":
-                _put_node(found.folder / NODE, found.own, aside)
+                _put_node(found.folder / NODE, found.own, _of_node(args, found), aside)
 
 
 def _put_tree(root: Path, found: Unpacked, aside: str) -> None:
@@ -291,11 +297,9 @@ def _put_redis(args: argparse.Namespace, found: Unpacked) -> None:
             raise Stop(f"{error} (the realm is half written: run it again with --force)") from None
 
 
-def _put_node(source: Path, own: Path, aside: str) -> None:
+def _put_node(source: Path, own: Path, names: list[str], aside: str) -> None:
     own.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in (*FOLDERS, LETTERS):
-        if not (source / name).exists():
-            continue
+    for name in names:
         if _holds(own / name):
             os.replace(own / name, own / f"{name}{aside}")
             say(f"the old {name} is in {own / name}{aside}")

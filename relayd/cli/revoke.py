@@ -38,6 +38,7 @@ from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.write import EditPlan, Files, compiles
 from relayd.config.secrets.api_keys import checksum_ok, key_hash
 from relayd.config.secrets.sealed_fields import objects, parsed
+from relayd.noun import noun
 
 DENY = "deny.toml"
 DenyField = Literal["keys", "accounts", "ips", "sha256"]
@@ -46,7 +47,7 @@ _API_KEY = re.compile(r"sk-relay-[0-9A-Za-z]+")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class DenyEntry:
     """An entry of deny.toml."""
 

@@ -42,6 +42,11 @@ ENVIRONMENT = (
     ),
     ("RELAYD_LISTEN", "--listen", "listen addresses instead of [server].listen, separated by commas"),
     ("RELAYD_ADMIN_LISTEN", "--admin-listen", 'admin listener instead of [admin].listen; "off" for none'),
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        "collector that is sent a trace of each call, as http://localhost:4318, with relayd[otel]; see docs/tracing.md",
+    ),
     ("RELAYD_STATE_URL", "--state", "state store instead of [state].url"),
     ("RELAYD_STATE_PASSWORD", "", "password of the state store"),
     ("RELAYD_STATE_PASSWORD_FILE", "", "file whose first line is that password, instead of [state].password_file"),
@@ -125,6 +130,8 @@ def _add(parser: argparse.ArgumentParser, option: str, metavar: str, variable: s
 
 def main(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: the tree is not read yet, nothing is lost
+    from relayd.daemon.hand_over import take_over
+    from relayd.daemon.inherited import take_inherited
     from relayd.daemon.node import NodeSettings
     from relayd.daemon.paths import own_directory, state_directory
     from relayd.daemon.run import EX_CONFIG, run
@@ -133,6 +140,7 @@ def main(args: argparse.Namespace) -> int:
     own = own_directory(os.environ)
     watch = not args.no_watch and os.environ.get("RELAYD_WATCH", "on") != "off"
     try:
+        inherited, handed_over = take_inherited(os.environ, os.getpid()), take_over(os.environ)
         place = state_directory(args.state, args.config.absolute(), own)
         source = source_settings(args.source, place, os.environ, watch=watch)
     except ValueError as error:
@@ -146,6 +154,8 @@ def main(args: argparse.Namespace) -> int:
     return run(
         NodeSettings(
             tree=args.config,
+            inherited=inherited,
+            handed_over=handed_over,
             listen=tuple(args.listen or _from_environment("RELAYD_LISTEN", ",")),
             admin_listen="" if args.admin_listen == "off" else args.admin_listen or None,
             state_url=args.state,

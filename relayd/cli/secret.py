@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from relayd.cli.admins import add_admin_actions
+from relayd.cli.asking import read_secret
 from relayd.cli.output import counted, print_json, print_table, say
 from relayd.cli.tree import (
     FAILED,
@@ -26,7 +27,6 @@ from relayd.cli.tree import (
     guarded,
     identities,
     print_written,
-    read_secret,
     sound_but_for_seals,
     tree_files,
     write,
@@ -49,6 +49,7 @@ from relayd.config.secrets.sealed_fields import (
     sealed_fields,
 )
 from relayd.config.snapshot import NAME, Recipient
+from relayd.noun import noun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place = one.add_mutually_exclusive_group(required=True)
     place.add_argument("--account", metavar="ID", help="seal it as this account's credential")
     place.add_argument("--alert", metavar="ID", help="seal it as this alert's url")
+    place.add_argument("--alert-key", metavar="ID", help="seal it as the key that signs this alert's notices")
     place.add_argument("--admin", metavar="NAME", help="seal it as this admin's totp")
     look = add_action(actions, "inspect", "check every sealed value; needs no identity", inspect_all)
     add_identity(look)
@@ -250,6 +252,8 @@ def _binding(args: argparse.Namespace, files: Files) -> tuple[Binding, str]:
         return account_place(files, args.account)[1], f"credential of account {args.account}"
     if args.alert:
         return alert_binding(realm_of(files), args.alert), f"URL of alert {args.alert}"
+    if args.alert_key:
+        return alert_binding(realm_of(files), args.alert_key, "signing_key"), f"signing key of alert {args.alert_key}"
     return totp_binding(realm_of(files), args.admin), f"TOTP seed of admin {args.admin}"
 
 
@@ -297,7 +301,7 @@ def _moved(args: argparse.Namespace, binding: Binding) -> Binding:
     )
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class _Inspected:
     """A value, looked at."""
 

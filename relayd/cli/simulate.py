@@ -13,11 +13,9 @@ import time
 from typing import Any
 
 import attrs
-import trio
 
 from relayd.cli.output import say
 from relayd.config.snapshot import Simulator
-from relayd.daemon.accounts.simulator import serve_simulator
 from relayd.simulator.faults import FIELDS, TYPES, read_setting
 from relayd.wire.current_models import USUAL
 
@@ -58,6 +56,10 @@ def _read(name: str, text: str) -> Any:
 
 
 def main(args: argparse.Namespace) -> int:
+    import trio
+
+    from relayd.daemon.accounts.simulator import serve_simulator  # here: `completion` reads the arguments of all verbs
+
     settings = Simulator(**{name: getattr(args, name) for name in FIELDS})
     try:
         trio.run(serve_simulator, args.listen, settings, time.time, announce)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from relayd.cli.control_client import (
     refused,
     tree_in_words,
 )
-from relayd.cli.output import counted
+from relayd.cli.output import counted, read_moment, span
 
 WELL, UNWELL = 0, 1
 LOOK = 10.0  # s to wait for an answer
@@ -35,11 +36,17 @@ KEYS = 5  # shown of those that end soon
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_control(parser)
-    parser.add_argument("--watch", action="store_true", help="look again every 2 s, until Ctrl-C")
+    parser.add_argument(
+        "--watch", action="store_true", help="a live table on a terminal; else look again every 2 s; until Ctrl-C"
+    )
     parser.epilog = "exit status: 0 well, 1 unwell, 2 usage, 5 no daemon"
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.watch and not args.json and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        from relayd.cli.status_screen import watch
+
+        return watch(lambda: ask(args, patience=LOOK, verb="status")["status"], EVERY)
     while True:
         code = show(args)
         if not args.watch:
@@ -50,18 +57,14 @@ def main(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """One look."""
-    clear = "\x1b[H\x1b[J" if args.watch and not args.json and sys.stdout.isatty() else ""
     try:
         status = ask(args, patience=LOOK, verb="status")["status"]
     except (NoDaemon, DaemonRefused) as error:
-        sys.stdout.write(clear)
-        sys.stdout.flush()
         return refused(args, error)
     if args.json:
         print(json.dumps(status, indent=None if args.watch else 2))
     else:
-        between = "\n" if args.watch and not clear else ""
-        sys.stdout.write(clear + _told(status) + between)
+        sys.stdout.write(_told(status) + ("\n" if args.watch else ""))
     return WELL if status["well"] else UNWELL
 
 
@@ -81,7 +84,7 @@ def in_words(status: dict[str, Any]) -> str:
 
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:
-    now = _moment(status["now"])
+    now = read_moment(status["now"])
     drain = "; DRAINING: it takes no new calls, and ends when those in flight have ended"
     draining = drain if status["draining"] else ""
     yield f"relayd {status['version']} on {status['node']}, realm {status['realm']}, tree {status['tree']}{draining}"
@@ -97,9 +100,9 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"up: since {_since(status['started'], now)}; {counted(status['calls'], 'call')} in flight, " + counted(
         status["connections"]["open"], "connection"
     )
+    yield from _workers(status.get("workers", []), status.get("workers_wanted", 1))
     if status["state"]["up"]:
         yield "state: the store answers"
-    yield from (f"without effect: {text}" for text in status["no_effect"])
     yield from _nodes(status, now)
     yield _keys(status["keys"])
     yield from _ending(status, now)
@@ -154,6 +157,16 @@ def _watch(watch: dict[str, Any]) -> str:
     return f"watch: {watch['backend']}{failure}{last}"
 
 
+def _workers(workers: list[dict[str, Any]], wanted: int) -> Iterator[str]:
+    """The processes that serve, where they are several. Those that are starting are nothing to worry about yet."""
+    if wanted > 1:
+        yield f"workers: {len({one['worker'] for one in workers if one['stage'] == 'serving'})} of {wanted} serve"
+    for one in workers:
+        stage = "" if one["stage"] == "serving" else f" {one['stage']}"
+        under_way = f"{counted(one['calls'], 'call')}, {counted(one['connections'], 'connection')}"
+        yield f"  worker {one['worker']}{stage}: pid {one['pid']}, {under_way}, {one['memory_bytes'] >> 20} MB"
+
+
 def _nodes(status: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
     """Nothing for a node that is alone, and knows it."""
     nodes, drift = status["nodes"], status["drift"]
@@ -198,7 +211,7 @@ def _keys(keys: dict[str, int]) -> str:
 def _ending(status: dict[str, Any], now: datetime.datetime) -> Iterator[str]:
     ending = status["keys_ending"]
     for key in ending[:KEYS]:
-        yield f"  {key['id']} ends at {key['expires']} (in {_span((_moment(key['expires']) - now).total_seconds())})"
+        yield f"  {key['id']} ends at {key['expires']} (in {span((read_moment(key['expires']) - now).total_seconds())})"
     more = len(ending[KEYS:]) + status["more_keys_ending"]
     if more:
         yield f"  and {more} more end within 30 days (--json names them)"
@@ -214,24 +227,6 @@ def _secrets(secrets: dict[str, Any]) -> Iterator[str]:
         yield f"  {one['name'] or one['kid']} ({one['state']}) opens {counted(one['values'], 'value')}"
 
 
-def _moment(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text)
-
-
 def _since(text: str, now: datetime.datetime) -> str:
     """`2026-11-28T03:20:11Z (5 min)`."""
-    return f"{text} ({_span((now - _moment(text)).total_seconds())})"
-
-
-def _span(seconds: float) -> str:
-    """The two largest units that matter."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes = whole // 60
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
+    return f"{text} ({span((now - read_moment(text)).total_seconds())})"

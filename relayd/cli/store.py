@@ -15,16 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 import msgspec
 
 from relayd.cli.output import say
 from relayd.cli.tree import Stop
 from relayd.config.snapshot import Snapshot, State
 from relayd.core.balancing.pool import Pool
-from relayd.core.quota.limits import Term, day_of
+from relayd.core.cluster import steadied
+from relayd.core.quota.limits import Term
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.windows import day_of
 from relayd.daemon.paths import state_directory, state_login
+from relayd.noun import noun
 from relayd.state.contract import (
     Answer,
     Gather,
@@ -44,7 +46,7 @@ from relayd.state.report import days_between, totals_of
 PATIENCE = 5.0  # s
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class StateReader:
     """An open store.
 
@@ -120,14 +122,21 @@ def open_state(args: argparse.Namespace, snapshot: Snapshot) -> Iterator[StateRe
         reader.store.close()
 
 
-def load_health(state: StateReader, pool: Pool, now: float) -> None:
-    """Tell a pool what the daemons have noted of their accounts. Raises: Stop."""
+def load_health(state: StateReader, pool: Pool, now: float) -> float:
+    """Tell a pool what the daemons have noted of their accounts. Raises: Stop.
+
+    Returns: how far the store's clock is ahead of ours, s; the notes go by it.
+    """
     answer = state.ask(Gather(topic="health"))
-    for note in answer.notes if isinstance(answer, Gathered) else ():
+    if not isinstance(answer, Gathered):
+        return 0.0
+    ahead = steadied(0.0, answer.now / 1000 - now)
+    for note in answer.notes:
         try:
-            pool.load_health(note.name, msgspec.json.decode(note.body, type=dict), now)
+            pool.load_health(note.name, msgspec.json.decode(note.body, type=dict), now, ahead)
         except msgspec.DecodeError:
             continue
+    return ahead
 
 
 def _opened(args: argparse.Namespace, snapshot: Snapshot) -> StateReader:

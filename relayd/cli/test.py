@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from relayd.cli.output import add_format, counted, print_report, say
-from relayd.cli.replay import ReplayReport, add_replay, replay_books, replay_files
+from relayd.cli.replay import ReplayReport, replay_books, replay_files
 from relayd.cli.store import add_state
-from relayd.cli.tree import UNSTABLE, Stop, add_directory, at_revision, folder_of, guarded, read_steadily
+from relayd.cli.tree import UNSTABLE, Stop, add_directory, add_replay, at_revision, folder_of, guarded, read_steadily
 from relayd.config.compile import compile_tree
 from relayd.config.problems.problem import Problem, is_error
 from relayd.config.problems.report import as_dict, as_github, as_markdown, as_sarif, as_text, totals

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import getpass
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +31,6 @@ from relayd.config.secrets.identity import identity_paths, load_identities
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.seal import Identity
 from relayd.config.secrets.sealed_fields import realm_of
-from relayd.config.secrets.secret import Secret
 from relayd.config.secrets.secret_files import SecretFiles, secret_files
 from relayd.config.snapshot import NAME, Snapshot
 from relayd.config.source.git import commit_of
@@ -103,6 +100,17 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
     """`DIR` or `--config DIR`."""
     parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, help="the config tree, as with --config")
     add_config(parser)
+
+
+def add_replay(parser: argparse.ArgumentParser) -> None:
+    """`--replay FILE`."""
+    parser.add_argument(
+        "--replay",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help='play the calls of a log against the tree (log.format = "json"; also .gz, - for stdin; may be repeated)',
+    )
 
 
 def add_identity(parser: argparse.ArgumentParser) -> None:
@@ -259,46 +267,3 @@ def sound_but_for_seals(files: Files) -> list[str]:
     """The errors of a tree, without those that sealing again repairs: else nobody could add a recipient and reseal."""
     problems = compile_tree(files).problems
     return [str(problem) for problem in problems if is_error(problem) and not problem.code.startswith("E-SEAL-")]
-
-
-# --- asking ---------------------------------------------------------------------------------------------------------
-
-
-def read_secret(what: str) -> Secret:
-    """A secret from stdin, without one line break at its end; on a terminal it is asked for and not shown.
-
-    Raises: Stop.
-    """
-    if sys.stdin.isatty():
-        try:
-            return Secret(getpass.getpass(f"{what} (not shown): ", stream=sys.stderr))
-        except EOFError:
-            raise Stop("nothing was entered; nothing was written") from None
-    return Secret(_all_of_stdin().removesuffix("\n").removesuffix("\r"))
-
-
-def _all_of_stdin() -> str:
-    """Raises: Stop for what is not UTF-8; the error of the decoder would quote it."""
-    raw = getattr(sys.stdin, "buffer", None)
-    if raw is None:  # a text stream in its place
-        return sys.stdin.read()
-    try:
-        return str(raw.read().decode())
-    except UnicodeDecodeError:
-        raise Stop("stdin is not UTF-8 text; nothing was written") from None
-
-
-def read_new_secret(what: str) -> Secret:
-    """A secret that a person makes up: on a terminal it is asked for twice. Raises: Stop when the two differ."""
-    first = read_secret(what)
-    if sys.stdin.isatty() and read_secret(f"{what}, once more") != first:
-        raise Stop("the two differ; nothing was made")
-    return first
-
-
-def confirmed(question: str, args: argparse.Namespace) -> bool:
-    """Ask when a person is there to answer; without a terminal the command itself is the answer."""
-    if args.yes or not sys.stdin.isatty():
-        return True
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

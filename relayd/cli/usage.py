@@ -8,13 +8,13 @@ from typing import Any
 
 from relayd.cli import add_config
 from relayd.cli.output import add_json, amount, money, number, print_json, print_table
-from relayd.cli.store import StateReader, add_state, now_ms, open_state
+from relayd.cli.store import StateReader, add_state, open_state
 from relayd.cli.tree import compiled, guarded, pick
 from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.quota.limits import day_of, usage_document
+from relayd.core.quota.limit_answers import usage_document
 from relayd.core.quota.reservation import shown_terms
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.state.contract import Ping, Pong
+from relayd.core.quota.windows import day_of
 from relayd.state.report import totals_of
 
 
@@ -35,7 +35,7 @@ def usage(args: argparse.Namespace) -> int:
     snapshot = compiled(args)
     keys = _keys(args.key, snapshot)
     with open_state(args, snapshot) as state:
-        now = _now(state)
+        now = state.levels(()).now  # the store's clock decides what day it is; a Ping would write
         day = day_of(now, snapshot.relay.state.timezone)
         rows = state.rows(day, day)
         documents = [_document(state, snapshot, key, now, day, rows) for key in keys]
@@ -53,12 +53,6 @@ def _keys(wanted: str | None, snapshot: Snapshot) -> list[ApiKey]:
     if wanted is None:
         return [key for _, key in sorted(snapshot.keys.items())]
     return [pick(snapshot.keys, "key", wanted)]
-
-
-def _now(state: StateReader) -> int:
-    """The store's clock decides what day it is."""
-    answer = state.ask(Ping())
-    return answer.now if isinstance(answer, Pong) else now_ms()
 
 
 def _document(

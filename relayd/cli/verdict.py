@@ -38,6 +38,7 @@ from relayd.config.guard import LEAST_DIGITS
 from relayd.config.model.tree_digest import tree_digest
 from relayd.config.source.git_state import find_git
 from relayd.config.source.tree import read_tree
+from relayd.noun import noun
 
 PATIENCE = 30.0  # s; a round waits up to 10 s for a tree to hold still, and may have to wait for the one before it
 QUICK = 5.0  # s for an answer that needs no round
@@ -45,7 +46,7 @@ TRIES = 3  # trees that somebody else changes meanwhile
 SHOWN = 5  # problems
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class DaemonVerdict:
     """What became of a change.
 

@@ -67,10 +67,10 @@ def _wake_in_store(state: StateReader, snapshot: Snapshot, account: str) -> str:
     """Write down that the account is well, as a daemon would. Raises: Stop."""
     now, pool = now_ms() / 1000, Pool()
     pool.adopt(snapshot, now)
-    load_health(state, pool, now)
+    ahead = load_health(state, pool, now)
     rested = pool.resting(account, now)
     pool.wake(account, now)
-    body = msgspec.json.encode(pool.snapshot_health(account)).decode()
+    body = msgspec.json.encode(pool.snapshot_health(account, ahead)).decode()
     answer = state.ask(Publish(topic="health", name=account, body=body))
     if not isinstance(answer, Published) or not answer.ok:
         raise Stop(f"{state.store.name}: the account's health cannot be written")

@@ -18,6 +18,7 @@ import attrs
 
 from relayd.config.diff_text import ObjectKind
 from relayd.config.snapshot import RESTART
+from relayd.noun import noun
 
 Action = Literal["add", "remove", "change"]
 
@@ -26,7 +27,7 @@ _BRIEF = 8  # objects in one line
 _SHOWN = 72  # characters of a value in the text form; JSON has all of it
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class FieldChange:
     """One key with another value.
 
@@ -51,7 +52,7 @@ class FieldChange:
         return self.note or f"{_short(self.old)} -> {_short(self.new)}"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Change:
     """One object that was added, removed or changed. `id` is "" for relay.toml and deny.toml, of which there is one."""
 
@@ -73,7 +74,7 @@ class Change:
         return f"{self.name} {_DONE[self.action]}"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Changes:
     """Everything that differs, in a stable order."""
 
@@ -150,7 +151,7 @@ def _made(noun: type[Noun], fields: Mapping[str, Any]) -> Noun:
 # --- folding ---------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Folded:
     """Several objects with the same change. `fields`: what they have in common to show."""
 

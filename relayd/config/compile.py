@@ -53,6 +53,7 @@ from relayd.config.snapshot import (
     Relay,
     Snapshot,
 )
+from relayd.noun import noun
 
 # More than a person corrects in one go; the rest shows up when these are gone.
 MAX_PROBLEMS = 100
@@ -67,7 +68,7 @@ _NOUNS: dict[FileKind, type] = {
 }
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Compiled:
     """What became of a tree.
 
@@ -243,7 +244,7 @@ def _noun(kind: FileKind, identity: str, table: dict[str, Any]) -> tuple[Any, li
     made = structure(_NOUNS[kind], table)
     if isinstance(made, list):
         return None, findings + made
-    return made, [*findings, *_findings(made), *per_file.idle_findings(made, table)]
+    return made, [*findings, *_findings(made)]
 
 
 def _is_name(identity: str) -> bool:
@@ -303,10 +304,10 @@ def _snapshot(files: Sequence[Parsed], revision: str, memo: Memo) -> Snapshot:
         relay=relay,
         accounts=MappingProxyType({file.id: file.noun for file in files if file.kind == "account"}),
         keys=MappingProxyType(keys),
-        keys_by_hash=MappingProxyType(_by_hash(keys.values())),
+        keys_by_hash=MappingProxyType(by_hash(keys.values())),
         deny=next((file.noun for file in files if file.kind == "deny"), Deny()),
         prices=prices.models,
-        old_digests=MappingProxyType(_old_digests(keys.values())),
+        old_digests=MappingProxyType(plain_digests(keys.values())),
         revision=revision,
     )
 
@@ -330,11 +331,12 @@ def _with_limits(file: Parsed, defaults: Limits) -> ApiKey:
     return attrs.evolve(key, limits=attrs.evolve(defaults, **given))
 
 
-def _old_digests(keys: Iterable[ApiKey]) -> dict[str, Callable[[bytes], bytes]]:
-    """Those that need no secret, of the schemes that are there."""
+def plain_digests(keys: Iterable[ApiKey]) -> dict[str, Callable[[bytes], bytes]]:
+    """How keys of other relays become digests: those ways that need no secret, of the schemes that are there."""
     schemes = {entry.scheme for key in keys for entry in key.hashes}
     return {"litellm-sha256": litellm_digest} if "litellm-sha256" in schemes else {}
 
 
-def _by_hash(keys: Iterable[ApiKey]) -> dict[bytes, tuple[ApiKey, KeyHash]]:
+def by_hash(keys: Iterable[ApiKey]) -> dict[bytes, tuple[ApiKey, KeyHash]]:
+    """Keys by the bytes of each hash, with its entry."""
     return {bytes.fromhex(entry.sha256): (key, entry) for key in keys for entry in key.hashes}

@@ -17,13 +17,14 @@ from relayd.config.model.types import write
 from relayd.config.secrets.recipients import SealError, by_kid
 from relayd.config.secrets.seal import parse_sealed
 from relayd.config.snapshot import HOT, RESTART, REVOKE, KeyPath, Proxy, Recipient
+from relayd.noun import noun
 
 ObjectKind = Literal["relay", "account", "key", "deny", "price"]
 
 HIDDEN = "***"  # stands for a secret that is set
 
 
-@attrs.frozen
+@noun
 class RecipientLists:
     """Who can open sealed values, before and after the change."""
 

@@ -73,10 +73,22 @@ def place_problems(files: Mapping[str, bytes], snapshot: Snapshot, environ: Mapp
 NO_SOCKS = "python-socks is not installed here (pip install python-socks)"
 
 
+NO_APPRISE = "apprise is not installed here (pip install 'relayd[alerts]')"
+
+
 def has_socks() -> bool:
     """Whether python-socks can be imported now."""
+    return _has("python_socks")
+
+
+def has_apprise() -> bool:
+    """Whether apprise can be imported now."""
+    return _has("apprise")
+
+
+def _has(package: str) -> bool:
     importlib.invalidate_caches()
-    return importlib.util.find_spec("python_socks") is not None
+    return importlib.util.find_spec(package) is not None
 
 
 def _packages(files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[Problem]:
@@ -86,6 +98,12 @@ def _packages(files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[Proble
         account = _account_of(file, snapshot)
         if account.enabled and account.proxy.startswith("socks5:"):
             yield _document(file, files[file]).problem("E-ENV-PACKAGE", ("proxy",), f"proxy: {NO_SOCKS}")
+    for alert, target in snapshot.relay.alerts.items():
+        if target.format == "apprise" and not has_apprise():
+            path: KeyPath = ("alerts", alert, "format")
+            yield _document("relay.toml", files["relay.toml"]).problem(
+                "E-ENV-PACKAGE", path, f"{dotted(path)}: {NO_APPRISE}"
+            )
 
 
 def log_directory(environ: Mapping[str, str]) -> Path:
@@ -119,8 +137,9 @@ def _named_files(files: Mapping[str, bytes], snapshot: Snapshot) -> Iterator[tup
     if snapshot.relay.state.password_file:
         yield "relay.toml", relay, ("state", "password_file"), snapshot.relay.state.password_file
     for alert, target in snapshot.relay.alerts.items():
-        if target.url_file:
-            yield "relay.toml", relay, ("alerts", alert, "url_file"), target.url_file
+        for field in ("url_file", "signing_key_file"):
+            if name := getattr(target, field):
+                yield "relay.toml", relay, ("alerts", alert, field), name
 
 
 def _account_of(file: str, snapshot: Snapshot) -> Account:

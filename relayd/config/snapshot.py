@@ -18,6 +18,7 @@ from typing import Any, Literal, NewType
 import attrs
 
 from relayd.config.pattern import Pattern, ours
+from relayd.noun import noun
 
 Seconds = NewType("Seconds", float)  # written "90s", "5m", "1h30m"
 Size = NewType("Size", int)  # bytes; written "32MiB", "1GB", or a plain integer
@@ -45,7 +46,6 @@ def key(
     low: float | None = None,
     high: float | None = None,
     secret: bool = False,
-    idle: str = "",
     form: str = "",
 ) -> Any:
     """One key of the schema.
@@ -56,14 +56,13 @@ def key(
         reload: the reload class.
         low, high: bounds of a number, a duration (s) or a size (bytes), inclusive.
         secret: never quoted in a problem, a diff or a status.
-        idle: why the key has no effect in this version; `check` says so in a note. "" for a key that works.
         form: name of the form that a string (or each string of an array) must have: a key of `types.FORMS`.
     """
-    metadata = {"doc": doc, "reload": reload, "low": low, "high": high, "secret": secret, "idle": idle, "form": form}
+    metadata = {"doc": doc, "reload": reload, "low": low, "high": high, "secret": secret, "form": form}
     return attrs.field(default=default, metadata=metadata, repr=not secret)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Rate:
     """A number of requests in any window of that length."""
 
@@ -71,7 +70,7 @@ class Rate:
     window: Seconds = key(Seconds(60.0), doc="Length of the rolling window.", low=1, high=31 * 86400)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Window:
     """The general form of a limit: requests, tokens and cost, in any mix, within one window."""
 
@@ -84,7 +83,7 @@ class Window:
     cost: MicroUsd = key(MicroUsd(0), doc='Cost in USD, as a string; "0" = no limit.', low=0)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Limits:
     """What a key may consume. In a key's file a field left out takes the value of relay.toml's `[limits]`."""
 
@@ -113,7 +112,7 @@ class Limits:
     windows: tuple[Window, ...] = key((), doc="Further limits in the general form.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Server:
     """[server]: the public listener."""
 
@@ -122,15 +121,22 @@ class Server:
     )
     workers: int | Literal["auto"] = key(
         1,
-        doc='Processes on one listener; "auto" = cores.',
-        reload=RESTART,
+        doc='Processes that serve on one listener; "auto" = one for each processor that memory suffices for.',
+        reload=DRAIN,
         low=1,
         high=256,
-        idle="one process serves in this version",
+    )
+    max_memory: Size = key(
+        Size(0),
+        doc="Resident memory of a worker, where there are several; a larger one is drained and replaced. 0 = any.",
+        low=0,
+        high=1 << 40,
     )
     max_request_body: Size = key(Size(32 << 20), doc="Largest request body.", low=1024, high=1 << 30)
     max_connections: int = key(
-        10000, doc="Open client connections, as far as descriptors allow; more are answered 503 and closed.", low=1
+        10000,
+        doc="Open client connections, as far as descriptors and memory allow; more are answered 503 and closed.",
+        low=1,
     )
     max_concurrent_requests: int = key(0, doc="Calls in flight; over it 529 with retry-after. 0 = no limit.", low=0)
     rate: Rate = key(Rate(), doc="Requests of all keys together in a rolling window.")
@@ -138,16 +144,28 @@ class Server:
     body_timeout: Seconds = key(Seconds(60.0), doc="Between bytes of a request body.", low=0.1, high=3600)
     body_deadline: Seconds = key(Seconds(600.0), doc="For a whole request body.", low=0.1, high=86400)
     body_memory: Size = key(
-        Size(0), doc="Request bodies held in memory at once, all together; 0 = a quarter of the memory there is.", low=0
+        Size(0),
+        doc="Request bodies held in memory at once, all together; 0 = a fifth of the memory that the program leaves.",
+        low=0,
     )
     keep_alive_timeout: Seconds = key(
         Seconds(75.0), doc="For the next request on an open connection.", low=0, high=86400
     )
     write_timeout: Seconds = key(
-        Seconds(60.0), doc="For a client to take a single byte of its answer.", low=0.1, high=3600
+        Seconds(60.0),
+        doc="For a client to take a single byte of its answer, and to acknowledge what it was sent.",
+        low=0.1,
+        high=3600,
     )
     drain_timeout: Seconds = key(
         Seconds(600.0), doc="How long calls may finish when the daemon stops.", low=0, high=86400
+    )
+    drain_delay: Seconds = key(
+        Seconds(0.0),
+        doc="How long calls are still taken when the daemon stops and /readyz is 503 already, so that load balancers "
+        "send them elsewhere. Not with sockets that systemd holds.",
+        low=0,
+        high=3600,
     )
     trusted_proxies: tuple[Network, ...] = key(
         (Network("127.0.0.1"), Network("::1")), doc="Peers whose X-Forwarded-For and X-Real-IP are believed."
@@ -165,7 +183,7 @@ class Server:
     )
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AdminUser:
     """[[admin.users]]: a person who signs in to the admin pages."""
 
@@ -176,7 +194,7 @@ class AdminUser:
     email: str = key("", doc="Under which their edits are committed; optional.", form="email")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AdminToken:
     """[[admin.tokens]]: a bearer token of a machine."""
 
@@ -185,7 +203,7 @@ class AdminToken:
     role: Literal["viewer", "editor"] = key("viewer", doc="What the bearer may do.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Admin:
     """[admin]: the admin listener."""
 
@@ -208,7 +226,7 @@ class Admin:
     )
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class State:
     """[state]: where counters live."""
 
@@ -244,7 +262,7 @@ class State:
     timezone: str = key("UTC", doc="Where days, weeks and months begin (an IANA name).", form="timezone")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Upstream:
     """[upstream]: defaults of every account."""
 
@@ -264,7 +282,7 @@ class Upstream:
     max_attempts: int = key(3, doc="Accounts tried for one call.", low=1, high=20)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Cooldown:
     """[routing] cooldown: how long to rest after a fault that names no time."""
 
@@ -277,7 +295,7 @@ class Cooldown:
     rate_limited: Seconds = key(Seconds(60.0), doc="After 429 without retry-after or reset headers.", low=0)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Breaker:
     """[routing] breaker: how many failures within how long open it."""
 
@@ -285,7 +303,7 @@ class Breaker:
     window: Seconds = key(Seconds(60.0), doc="Within this window.", low=1)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Routing:
     """[routing]: how an account is chosen."""
 
@@ -299,7 +317,7 @@ class Routing:
     breaker: Breaker = key(Breaker(), doc="Failures that rest an account.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ClientRule:
     """[clients.ID]: how a client program is recognised. Every pattern given must match."""
 
@@ -324,7 +342,7 @@ PREDEFINED_CLIENTS: Mapping[str, ClientRule] = MappingProxyType(
 )
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class OAuth:
     """[oauth]: the operator's own OAuth registration."""
 
@@ -335,7 +353,7 @@ class OAuth:
     redirect_uri: str = key("", doc='Where the code comes back; "" = a loopback address.')
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Recipient:
     """[[secrets.recipients]]: someone who can open sealed values."""
 
@@ -344,7 +362,7 @@ class Recipient:
     state: Literal["active", "retiring", "removed"] = key("active", doc="Whether new values are sealed to it.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Secrets:
     """[secrets]."""
 
@@ -354,7 +372,7 @@ class Secrets:
     )
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Guard:
     """[guard]: which changes are held for confirmation."""
 
@@ -371,21 +389,87 @@ class Guard:
     realm: bool = key(True, doc="Hold a change of `realm`.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Alert:
-    """[alerts.ID]: where alerts go."""
+    """[alerts.ID]: where alerts go, and which."""
 
     url: str = key("", doc="Sealed webhook or Apprise URL.", secret=True, form="sealed")
     url_file: str = key("", doc="File with the URL in a directory of RELAYD_CREDENTIALS.", form="path")
-    format: Literal["json", "slack", "discord", "apprise"] = key("json", doc="Body of the webhook.")
-    events: tuple[str, ...] = key((), doc="Which alerts; [] = all.")
+    format: Literal["json", "slack", "discord", "apprise"] = key(
+        "json",
+        doc="What stands behind the URL: a program that takes JSON, Slack, Discord, or what Apprise knows.",
+    )
+    signing_key: str = key(
+        "", doc='Sealed key with which notices of format "json" are signed.', secret=True, form="sealed"
+    )
+    signing_key_file: str = key("", doc="File with that key in a directory of RELAYD_CREDENTIALS.", form="path")
+    events: tuple[str, ...] = key((), doc="Globs of events that are told; [] = all.", form="alert-event")
+    severity: Literal["info", "warning", "critical"] = key("info", doc="Least severe event that is told.")
+    keys: tuple[Glob, ...] = key((), doc="Of events about a key, those of these keys; [] = all.")
+    owners: tuple[str, ...] = key((), doc="Of events about a key, those of keys of these owners; [] = all.")
+    accounts: tuple[Glob, ...] = key((), doc="Of events about an account, those of these accounts; [] = all.")
+    groups: tuple[Glob, ...] = key(
+        (), doc="Of events about a group, a key or an account, those of these groups; [] = all."
+    )
+    gather: Seconds = key(Seconds(10.0), doc="How long events gather, to be told in one notice.", low=0, high=3600)
+    repeat: Seconds = key(
+        Seconds(86400.0), doc='How often it is told again what still lasts; "0s" = never.', low=0, high=31 * 86400
+    )
+    recoveries: bool = key(True, doc="Whether it is told when something is over.")
+    calm: Seconds = key(
+        Seconds(60.0), doc="How long something must have been over before that is told.", low=0, high=86400
+    )
+    daily_report: str = key(
+        "", doc='When the day before is reported, "HH:MM" in [state].timezone; "" = not at all.', form="time-of-day"
+    )
+    allow_private: bool = key(
+        False, doc="Whether the URL may lead to an address that is not a global one, such as 10.0.0.7 or localhost."
+    )
 
 
-@attrs.frozen(kw_only=True)
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogArea = Literal[
+    "access",
+    "account",
+    "admin",
+    "alert",
+    "call",
+    "control",
+    "daemon",
+    "errors",
+    "fleet",
+    "group",
+    "identity",
+    "key",
+    "limit",
+    "log",
+    "oauth",
+    "objects",
+    "old_keys",
+    "price",
+    "reload",
+    "report",
+    "server",
+    "source",
+    "state",
+    "systemd",
+    "telemetry",
+    "traffic",
+    "tree",
+    "usage",
+    "watch",
+    "worker",
+]
+
+
+@noun(kw_only=True)
 class Log:
     """[log]."""
 
-    level: Literal["debug", "info", "warning", "error"] = key("info", doc="Least severe line written.")
+    level: LogLevel = key("info", doc="Least severe line written.")
+    levels: Mapping[LogArea, LogLevel] = key(
+        MappingProxyType({}), doc="The same for the events of one area, the word before their dot: docs/logs.md."
+    )
     format: Literal["auto", "json", "text"] = key(
         "auto", doc='One JSON object or one text line per event; "auto" = text on a terminal, JSON elsewhere.'
     )
@@ -395,7 +479,7 @@ class Log:
     access: bool = key(True, doc="One line per call.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Policy:
     """[policy]: what `check` insists on."""
 
@@ -416,7 +500,7 @@ class Policy:
     on_revoke: Literal["finish", "cut"] = key("finish", doc="What a live stream of a revoked key does.", reload=REVOKE)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AllowedWarning:
     """[check] allow: a warning that somebody has looked at."""
 
@@ -425,21 +509,21 @@ class AllowedWarning:
     why: str = key(doc="Why it is all right, for whoever reads it next.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class CheckSettings:
     """[check]: what `check` may pass over."""
 
     allow: tuple[AllowedWarning, ...] = key((), doc="Warnings that were looked at: they are counted, and not reported.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Pace:
     """[pace]: our own ceiling, below the provider's."""
 
     requests_per_minute: int = key(0, doc="Calls started in any minute, over all nodes; 0 = no limit.", low=0)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Credential:
     """[credential]: the secret that relayd presents; sealed or in a node-local file, never in clear."""
 
@@ -447,7 +531,7 @@ class Credential:
     file: str = key("", doc="File that holds the secret, in a directory of RELAYD_CREDENTIALS.", form="path")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Simulator:
     """[simulator]: how an account of kind "simulator" answers. A fault hits every `every`-th call."""
 
@@ -470,7 +554,7 @@ class Simulator:
     bad_framing: bool = key(False, doc="Break the chunked framing in mid-answer.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Account:
     """accounts.d/ID.toml: an identity at an upstream."""
 
@@ -497,7 +581,7 @@ class Account:
 KeyScheme = Literal["relayd-v1", "crs-sha256", "litellm-sha256"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class KeyHash:
     """One hash of an API key; two while rotating."""
 
@@ -512,7 +596,7 @@ class KeyHash:
 KeyEndpoint = Literal["messages", "openai", "models", "batches", "files", "skills"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ApiKey:
     """keys.d/ID.toml: a secret that a client presents, and what it may do."""
 
@@ -537,7 +621,7 @@ class ApiKey:
     limits: Limits = key(Limits(), doc="What it may consume.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Deny:
     """deny.toml: what is refused at once, whatever the rest of the tree says."""
 
@@ -547,7 +631,7 @@ class Deny:
     ips: tuple[Network, ...] = key((), doc="Client addresses.", reload=REVOKE)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class LongContext:
     """[models.ID.long_context]: what a call costs whose prompt is larger than `above`, all of it."""
 
@@ -559,7 +643,7 @@ class LongContext:
     cache_read: MicroUsd = key(MicroUsd(0), doc="Prompt read from the cache.", low=0)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Price:
     """[models.ID] of prices.toml: USD per million tokens, as exact strings."""
 
@@ -575,14 +659,14 @@ class Price:
     web_search: MicroUsd = key(MicroUsd(10_000_000), doc="A thousand web searches.", low=0)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Prices:
     """prices.toml: what models cost where relayd's own list is wrong or silent."""
 
     models: Mapping[str, Price] = key(MappingProxyType({}), doc="USD per million tokens, by model id.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Relay:
     """relay.toml."""
 
@@ -599,13 +683,13 @@ class Relay:
     oauth: OAuth = key(OAuth(), doc='For kind = "oauth".')
     secrets: Secrets = key(Secrets(), doc="Who can open sealed values.")
     guard: Guard = key(Guard(), doc="Which changes are held for confirmation.")
-    alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.", idle="this version sends no alerts")
+    alerts: Mapping[str, Alert] = key(MappingProxyType({}), doc="Where alerts go.")
     log: Log = key(Log(), doc="The log.")
     policy: Policy = key(Policy(), doc="What `check` insists on.")
     check: CheckSettings = key(CheckSettings(), doc="What `check` may pass over.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Snapshot:
     """A whole tree, compiled. Everything a call needs to know of the config, in look-ups that cost O(1).
 

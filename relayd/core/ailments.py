@@ -10,35 +10,33 @@ long as the cause lies upstream; only where it lies on this node does it help to
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
 from relayd.core.balancing.explain import SHOWN, Block, clock
 from relayd.core.cluster import Drift, Node, doubled
+from relayd.core.disk_advice import disk_advice
 from relayd.core.oauth import utc
+from relayd.noun import noun
 
 BRIEF = 60.0  # s; a shorter rest of an account whose group still serves is no ailment
+MOST_APART = 10.0  # s between two clocks; one that is set by NTP is within a tenth of one
+UNREAD = os.strerror(errno.EPIPE).lower()  # why lines of a log are lost whose reader has ended
 MANY_ALIVE = 16  # configs that calls still hold; more are streams that never end, or a leak
 
-AilmentKind = Literal["config", "source", "deny", "state", "books", "account", "group", "key", "calls", "cluster"]
-KINDS: tuple[AilmentKind, ...] = (
-    "config",
-    "source",
-    "deny",
-    "state",
-    "books",
-    "account",
-    "group",
-    "key",
-    "calls",
-    "cluster",
-)
+AilmentKind = Literal[
+    "config", "source", "deny", "state", "books", "account", "group", "key", "calls", "worker", "cluster", "log",
+    "alert",
+]  # fmt: skip
+KINDS: tuple[AilmentKind, ...] = get_args(AilmentKind)
 ReadyPolicy = Literal["node", "service", "draining"]
 
 
-@attrs.frozen
+@noun
 class Ailment:
     """One thing that is wrong.
 
@@ -54,17 +52,19 @@ class Ailment:
     unready: tuple[Literal["node", "service"], str] | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AccountFacts:
     """How an enabled account that deny.toml does not name stands.
 
     Args:
+        signs_in: its credential comes from a sign-in, and not from a key that somebody has.
         defect: why this node cannot use it; "" when it can.
         rest: what its health keeps it from now; None when it is well.
     """
 
     id: str
     groups: tuple[str, ...]
+    signs_in: bool = False
     defect: str = ""
     rest: Block | None = None
 
@@ -73,12 +73,13 @@ class AccountFacts:
         return self.defect or (self.rest.text(now) if self.rest is not None else "")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class StoreFacts:
     """How the state store stands.
 
     Args:
         reason: why it is not up.
+        side: why this host's own store, which stands in for it, is not up either; "" while it is.
         refuses: calls are refused meanwhile.
         damaged: what it found unreadable and set aside, with reasons.
     """
@@ -87,10 +88,11 @@ class StoreFacts:
     reached: bool
     reason: str
     refuses: bool
+    side: str = ""
     damaged: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ServiceFacts:
     """What serving calls depends on.
 
@@ -109,7 +111,7 @@ class ServiceFacts:
     store: StoreFacts | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class RunningFacts:
     """What runs, and what lies on disk instead.
 
@@ -122,6 +124,10 @@ class RunningFacts:
         useless: accepted keys that can do nothing, and why.
         losses: what did not reach the books, in words.
         source: why the tree may not be what its source has, in words.
+        log: why lines of the log cannot be written; "" while they can.
+        workers: what is wrong with this node's processes, in words.
+        alerts: what cannot be told to whom, in words.
+        store_ahead: s that the state store's clock is ahead of this node's.
     """
 
     degraded: str = ""
@@ -134,6 +140,10 @@ class RunningFacts:
     useless: Mapping[str, str] = attrs.field(factory=dict)
     losses: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
+    log: str = ""
+    workers: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
+    store_ahead: float = 0.0
 
 
 def ailments(
@@ -147,11 +157,15 @@ def ailments(
         *_of_keys(running.useless),
         *(Ailment("books", text) for text in running.losses),
         *_of_calls(running.alive),
+        *_of_log(running.log),
+        *_of_clock(running.store_ahead),
+        *(Ailment("worker", text) for text in running.workers),
+        *(Ailment("alert", text) for text in running.alerts),
         *cluster_ailments(nodes, apart, service.now),
     ]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Standing:
     """How a node stands.
 
@@ -201,7 +215,8 @@ def _of_config(running: RunningFacts) -> Iterator[Ailment]:
     if running.hold:
         yield Ailment("config", f"held: a rollback keeps generation {running.hold} (`relayd resume` ends it)")
     elif running.pending:
-        yield Ailment("config", f"out of step: the tree on disk is {running.pending}")
+        hint = " [`relayd check` says where and why]" if running.pending == "rejected" else ""
+        yield Ailment("config", f"out of step: the tree on disk is {running.pending}{hint}")
     if running.deny_problem:
         yield Ailment("deny", f"deny.toml is not applied, what it refused before still is: {running.deny_problem}")
     if running.restart_required:
@@ -214,7 +229,8 @@ def _of_store(store: StoreFacts) -> Iterator[Ailment]:
     if store.up:
         return
     what = "is down" if store.reached else "was never reached"
-    meanwhile = "calls are refused (503)" if store.refuses else "limits are enforced by this node alone"
+    alone = f"no limit is enforced ({store.side})" if store.side else "limits are enforced by this node alone"
+    meanwhile = "calls are refused (503)" if store.refuses else alone
     word: tuple[Literal["node"], str] | None = ("node", "state_unavailable") if store.refuses else None
     yield Ailment("state", f"the state store {what}: {store.reason}; {meanwhile}", unready=word)
 
@@ -224,12 +240,24 @@ def _of_accounts(facts: ServiceFacts) -> Iterator[Ailment]:
         if one.defect:
             yield Ailment("account", f"account {one.id} cannot be used on this node: {one.defect}", one.id)
         elif one.rest is not None and one.rest.until - facts.now > BRIEF:
-            yield Ailment("account", f"account {one.id} cannot serve: {one.rest.text(facts.now)}", one.id)
+            text = f"account {one.id} cannot serve: {one.rest.text(facts.now)}{_way_back(one, one.rest)}"
+            yield Ailment("account", text, one.id)
         elif not one.groups:
             yield Ailment("account", f"account {one.id} cannot serve: it is in no group", one.id)
     if facts.configured and all(one.why_not(facts.now) or not one.groups for one in facts.accounts):
         here = bool(facts.accounts) and all(one.defect for one in facts.accounts)
         yield Ailment("account", "no account can serve now", unready=("node" if here else "service", "no_account"))
+
+
+def _way_back(one: AccountFacts, rest: Block) -> str:
+    """What a person can do about a rest that a credential or a bill has brought."""
+    if rest.kind != "auth":
+        return ""
+    if one.signs_in:
+        what = f"sign in again: relayd account login {one.id}"
+    else:
+        what = f"a new credential: relayd account seal {one.id}"
+    return f" [{what}; if it is mended at the provider: relayd account test {one.id}]"
 
 
 def _of_groups(facts: ServiceFacts) -> Iterator[Ailment]:
@@ -265,6 +293,23 @@ def _of_keys(useless: Mapping[str, str]) -> Iterator[Ailment]:
 def _of_calls(alive: int) -> Iterator[Ailment]:
     if alive > MANY_ALIVE:
         yield Ailment("calls", f"{alive} configs are in use: calls that began under old ones do not end")
+
+
+def _of_log(why: str) -> Iterator[Ailment]:
+    if why:
+        reading, room = "restart relayd with a log that somebody reads", "make room where the log is written"
+        advice = reading if why == UNREAD else disk_advice(why, room)
+        yield Ailment("log", f"lines of the log are lost: {why} [{advice}]")
+
+
+def _of_clock(store_ahead: float) -> Iterator[Ailment]:
+    if abs(store_ahead) > MOST_APART:
+        side = "behind" if store_ahead > 0 else "ahead of"
+        text = (
+            f"the clock of this node is {abs(store_ahead):.0f} s {side} that of the state store: limits go by that,"
+            " the log and the times that upstreams name by this one [set both by NTP: timedatectl set-ntp true]"
+        )
+        yield Ailment("cluster", text)
 
 
 def cluster_ailments(nodes: Sequence[Node], apart: Drift | None, now: float) -> list[Ailment]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import attrs
+from relayd.noun import noun
 
 # A token's expiry, a sealed signature and TLS certificates bear some seconds; HTTP's Date is to the second (RFC 9110
 # section 5.6.7) and as old as the way back.
@@ -24,7 +24,7 @@ FULL = 0.9  # share of the descriptors in use that leaves no room for a burst
 MIB = 1 << 20
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class CheckupFinding:
     """One thing that was looked at.
 
@@ -40,7 +40,7 @@ class CheckupFinding:
     what_to_do: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class StoreState:
     """How a state store answered.
 
@@ -64,7 +64,7 @@ class StoreState:
     ahead: float = 0.0
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Reached:
     """Whether an upstream could be reached, without a credential.
 
@@ -81,7 +81,7 @@ class Reached:
     ahead: float | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Room:
     """Room on the file system of a directory. `free`: bytes; `inodes`: None where the file system has no number."""
 
@@ -90,7 +90,7 @@ class Room:
     inodes: int | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Descriptors:
     """Descriptors of a process.
 
@@ -184,6 +184,26 @@ def descriptor_findings(found: Descriptors | None) -> Iterator[CheckupFinding]:
     yield _judged("descriptors", not full and not few, text, more)
 
 
+def worker_findings(workers: int, processors: int, most: int, own: int, allowed: int) -> Iterator[CheckupFinding]:
+    """What there is to say of several processes; nothing where one serves.
+
+    Args:
+        most: [server].max_memory, bytes; 0 = any.
+        own: bytes that they and their supervisor take before there is a call.
+        allowed: bytes that all may have together.
+    """
+    if workers > 1:
+        text = f"{workers} workers, and {processors} processor{'s' * (processors > 1)} that they may use"
+        yield _judged("workers", workers <= processors, text, 'more do not serve more: [server].workers = "auto"')
+    if workers > 1 and own > allowed // 2:
+        text = f"{workers} workers take {mebibytes(own)} before they have a call, {mebibytes(allowed)} allowed"
+        todo = "lower [server].workers or allow more memory (MemoryMax=)"
+        yield CheckupFinding(area="workers", ok=False, text=text, what_to_do=todo)
+    if workers > 1 and most:
+        text = f"{workers} workers may have {mebibytes(workers * most)} together, {mebibytes(allowed)} allowed"
+        yield _judged("workers", workers * most <= allowed, text, "lower [server].max_memory or the number of workers")
+
+
 def version_finding(running: str, installed: str) -> CheckupFinding:
     """Whether what runs is what is installed."""
     text = f"relayd {running} runs" + ("" if running == installed else f", and {installed} is installed")
@@ -191,12 +211,18 @@ def version_finding(running: str, installed: str) -> CheckupFinding:
 
 
 def split_hint(text: str) -> tuple[str, str]:
-    """A text of ours that ends with what to do, in brackets: the text, and that."""
-    what, bracket, hint = text.rpartition(" [")
-    if bracket and hint.endswith("]"):
-        return what, hint[:-1]
+    """A text of ours that ends with what to do, in brackets of either kind: the text, and that."""
+    what, hint = split_advice(text)
+    if hint:
+        return what, hint
     what, bracket, hint = text.rpartition(" (")
     return (what, hint[:-1]) if bracket and hint.endswith(")") else (text, "")
+
+
+def split_advice(text: str) -> tuple[str, str]:
+    """The same where only square brackets say what to do, and round ones belong to the text."""
+    what, bracket, hint = text.rpartition(" [")
+    return (what, hint[:-1]) if bracket and hint.endswith("]") else (text, "")
 
 
 def mebibytes(size: int) -> str:

@@ -16,15 +16,19 @@ from typing import Any
 
 import attrs
 
+from relayd.noun import noun
+
 DRIFT_AFTER = 60.0  # s; a ConfigMap reaches all nodes within 60 to 90 s, git-sync and hooks are quicker
 SPREAD = 2.0  # s over which nodes that notice a change by themselves spread their reloads
 MOST_PAST = 16  # configs that a node remembers having left
+
+STEP = 2.0  # s; two clocks that differ by less are taken for one, for an answer of the store may take a tenth of that
 
 # A node of these results does not run what its tree says by intention or for want of better.
 ASTRAY = frozenset({"rolled-back", "degraded"})
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Past:
     """A config that a node has run before. `left`: when it took another."""
 
@@ -33,7 +37,7 @@ class Past:
     left: float
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class NodeFacts:
     """What a node says of itself, but for its name and what hangs on a clock.
 
@@ -57,7 +61,7 @@ class NodeFacts:
     draining: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Node(NodeFacts):
     """One process, as its last heartbeat says.
 
@@ -75,7 +79,7 @@ class Node(NodeFacts):
     past: tuple[Past, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Heartbeat(NodeFacts):
     """A heartbeat's body. Fields are only ever added, with a default: nodes of several versions read each other.
 
@@ -90,6 +94,19 @@ class Heartbeat(NodeFacts):
     ran: float = 0.0
     stands: float = 0.0
     past: tuple[tuple[str, str, float], ...] = ()
+
+
+def steadied(before: float, measured: float) -> float:
+    """How far the store's clock is ahead of ours, s.
+
+    It stays the same until it has clearly changed: what was dated by it and comes back must not be newer than it was.
+
+    Args:
+        before: what was taken for it.
+    """
+    if abs(measured - before) < STEP:
+        return before
+    return 0.0 if abs(measured) < STEP else measured
 
 
 def heartbeat_of(node: Node, now: float) -> Heartbeat:
@@ -121,7 +138,7 @@ def _facts(one: NodeFacts) -> dict[str, Any]:
     return {field.name: getattr(one, field.name) for field in attrs.fields(NodeFacts)}
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Behind:
     """A node that does not run what the others do, and since when that is so."""
 
@@ -129,7 +146,7 @@ class Behind:
     since: float
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Drift:
     """Nodes do not run the same.
 

@@ -26,9 +26,12 @@ from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.candidates import Candidate, Candidates, build_candidates
 from relayd.core.balancing.explain import Block, refusal_of, unavailable
 from relayd.core.quota.learned import LearnedUsage
-from relayd.core.quota.limits import FOREVER, Calendar, Slots, Term, denial, window_length
+from relayd.core.quota.limit_answers import denial
+from relayd.core.quota.limits import Calendar, Slots, Term
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.reservation import quota
+from relayd.core.quota.windows import FOREVER, window_length
+from relayd.noun import noun
 from relayd.wire.call import Call
 from relayd.wire.http import Headers
 from relayd.wire.refusal import Refusal
@@ -37,7 +40,7 @@ _STAND_IN = mint(lambda size: b"\0" * size)
 _REST = 60.0  # s that an account which is down is said to rest
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class DryRunOutcome:
     """What became of a call.
 

@@ -7,19 +7,27 @@ itself from what the state store knows where none runs.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from relayd.config.model.scenario import Scenario
 from relayd.config.snapshot import ObjectId, Snapshot
+from relayd.core.balancing.explain import Reason
 from relayd.core.balancing.pool import Pool
 from relayd.core.dry_run import dry_run
 
 ENDPOINTS = ("messages", "count_tokens", "openai", "batches", "files", "skills")
 
 
+def reasons_for(snapshot: Snapshot, pool: Pool, *, key: str, model: str, now: float) -> list[Reason]:
+    """What the pool says of each account of a key's groups. The key must be in the snapshot."""
+    sent = snapshot.relay.models.get(model, model)
+    return pool.explain(snapshot, snapshot.keys[ObjectId(key)].groups, sent, now=now)
+
+
 def explanation(
     snapshot: Snapshot,
-    pool: Pool,
+    reasons: Sequence[Reason],
     *,
     key: str,
     model: str = "",
@@ -31,6 +39,7 @@ def explanation(
     """What would become of a call. The key must be in the snapshot.
 
     Args:
+        reasons: of `reasons_for`, for the same key, model and time.
         client: its User-Agent; `address`: "" is a unix socket.
         now: Unix time, s.
     """
@@ -47,7 +56,6 @@ def explanation(
     outcome = dry_run(scenario, snapshot)
     refusal = outcome.refusal
     sent = snapshot.relay.models.get(model, model)
-    reasons = pool.explain(snapshot, snapshot.keys[key].groups, sent, now=now)
     return {
         "served": refusal is None and any(reason.ok for reason in reasons),
         "key": key,

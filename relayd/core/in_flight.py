@@ -9,14 +9,14 @@ store is told what the call has consumed so far, and a store that has lost the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import attrs
 
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.quota.reservation import Quota
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.noun import noun
 
 
 @attrs.define(eq=False)
@@ -32,7 +32,7 @@ class RevocableCall:
     cut: Callable[[], None]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AdmittedCall:
     """A call that the state store has admitted.
 
@@ -54,20 +54,17 @@ class InFlight:
 
     # --- by key
 
-    @contextmanager
-    def revocable(self, key: str, allowed: Callable[[Snapshot], bool], cut: Callable[[], None]) -> Iterator[None]:
+    def revocable(self, key: str, allowed: Callable[[Snapshot], bool], cut: Callable[[], None]) -> _Registered:
         """Register a call for as long as the block runs.
 
         Args:
             key: id of the API key.
             allowed, cut: as RevocableCall.
         """
-        call = RevocableCall(allowed, cut)
+        return _Registered(self, key, RevocableCall(allowed, cut))
+
+    def _add(self, key: str, call: RevocableCall) -> None:
         self._by_key.setdefault(key, set()).add(call)
-        try:
-            yield
-        finally:
-            self._drop(key, call)
 
     def _drop(self, key: str, call: RevocableCall) -> None:
         calls = self._by_key.get(key, set())
@@ -112,6 +109,21 @@ class InFlight:
         """What a call was admitted with; None when it has ended."""
         call = self._admitted.get(call_id)
         return None if call is None else call.quota
+
+
+@attrs.define(eq=False)
+class _Registered:
+    """The context manager of `revocable`; a class, because a generator would cost several times as much."""
+
+    _calls: InFlight
+    _key: str
+    _call: RevocableCall
+
+    def __enter__(self) -> None:
+        self._calls._add(self._key, self._call)
+
+    def __exit__(self, *_: object) -> None:
+        self._calls._drop(self._key, self._call)
 
 
 def affected_keys(old: Snapshot, new: Snapshot, keys: Iterable[str]) -> list[str]:

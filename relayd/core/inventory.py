@@ -21,9 +21,10 @@ from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.access.auth import best_state
 from relayd.core.access.permissions import model_allowed
 from relayd.core.balancing.candidates import serves
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class SealedFor:
     """Who can open sealed values. `name`: as relay.toml has it; "" for a key that it does not list."""
 
@@ -33,7 +34,7 @@ class SealedFor:
     values: int
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Inventory:
     """Of one config.
 

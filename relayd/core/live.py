@@ -6,10 +6,14 @@ Rule: sync. A swap is one assignment: no call ever sees half of a config.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import attrs
 
 from relayd.config.snapshot import Snapshot
+
+Derived = TypeVar("Derived")
 
 
 @attrs.define(eq=False)
@@ -38,3 +42,19 @@ class Live:
     def alive(self) -> int:
         """Snapshots that something still holds: the running one, and those of calls that began under another."""
         return 1 + sum(past() is not None for past in self._past)
+
+
+@attrs.define(eq=False)
+class PerConfig(Generic[Derived]):
+    """What is made of a config, once for each; kept is that of the one asked for last, and no config is held."""
+
+    make: Callable[[Snapshot], Derived]
+    # One value, for threads set it too.
+    _known: tuple[weakref.ref[Snapshot], Derived] | None = attrs.field(default=None, init=False)
+
+    def of(self, snapshot: Snapshot) -> Derived:
+        """What `make` makes of it."""
+        known = self._known
+        if known is None or known[0]() is not snapshot:
+            known = self._known = weakref.ref(snapshot), self.make(snapshot)
+        return known[1]

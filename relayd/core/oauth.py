@@ -25,6 +25,7 @@ import attrs
 from relayd.config.secrets.binding import Binding, credential_binding
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Relay
+from relayd.noun import noun
 
 SHARE = 0.8  # of a token's life after which it is refreshed, so that a provider may be away for the rest
 JITTER = 0.05  # share of the life by which nodes differ, so that they do not all ask for the lock at one instant
@@ -32,6 +33,7 @@ MARGIN = (
     120.0  # s before expiry by which a token is refreshed at the latest; the official SDK's own cache does the same
 )
 FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0  # s between tries after a failure, doubling
+LONGEST_ASKED = 3_600.0  # s of a retry-after that are honoured
 UNUSED = (
     7 * 86400.0
 )  # s after which a note that belongs to no seed of the tree is erased: a rollback may come back to it
@@ -60,7 +62,7 @@ _WORDS = _SPENT | {
 _NOTHING = Secret("")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Tokens:
     """What an OAuth account presents, and how it gets the next.
 
@@ -80,7 +82,7 @@ class Tokens:
         return self.expires_at is not None and self.expires_at <= now
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class RefreshFailed:
     """No tokens came.
 
@@ -97,7 +99,7 @@ class RefreshFailed:
     retry_after: float = 0.0
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class StoredTokens:
     """What the state store knows of a seed's tokens.
 
@@ -184,6 +186,18 @@ def due_at(tokens: Tokens, since: float, rng: random.Random) -> float | None:
     return max(min(early, tokens.expires_at - MARGIN), since + life / 2)
 
 
+def waited_until(tokens: Tokens, asked: float) -> float:
+    """Until when the answer that a silent node has asked for is waited for, Unix time, s.
+
+    Half of what these had left then: it may only be cut off, and whoever uses the refresh token a second time ends the
+    whole family. The other half is for a person to sign in again, should it be dead.
+
+    Args:
+        asked: when it wrote down that it was about to use the refresh token.
+    """
+    return asked if tokens.expires_at is None else asked + max(0.0, tokens.expires_at - asked) / 2
+
+
 def newer(one: Tokens, other: Tokens) -> bool:
     """Whether `one` should be used in place of `other`. Of two refreshes of the same tokens (two nodes that could not
     see each other), the one that lives longer came last."""
@@ -192,10 +206,10 @@ def newer(one: Tokens, other: Tokens) -> bool:
     return one.access != other.access and (one.expires_at or 0.0) > (other.expires_at or 0.0)
 
 
-def retry_in(failures: int, asked: float, rng: random.Random) -> float:
-    """s until the next try, after so many failures in a row (from 1); at least what the provider asked for."""
-    wait = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
-    return max(wait * (1 - 0.2 * rng.random()), min(asked, 3600.0))
+def retry_in(failures: int, asked: float, rng: random.Random, *, longest: float = LONGEST_RETRY) -> float:
+    """s until the next try, after so many failures in a row (from 1); at least what the other side asked for."""
+    wait = min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
+    return max(wait * (1 - 0.2 * rng.random()), min(asked, LONGEST_ASKED))
 
 
 # --- the answer of a token endpoint -----------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
 from relayd.core.access.permissions import Plan
 from relayd.core.balancing.headroom import retry_after
-from relayd.core.quota.limits import LONGEST_WAIT
+from relayd.core.quota.limit_answers import LONGEST_WAIT
+from relayd.noun import noun
 from relayd.wire.http import HeaderPairs, Headers, end_to_end, header_pairs
 from relayd.wire.peek import replace_model
 
@@ -32,7 +33,7 @@ _WAIT_AND_TRY = (429, 503, 529)
 _DROP_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"access-control-", b"relayd-")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Outbound:
     """A request for an upstream. `repr` shows no header value: one of them is the credential.
 

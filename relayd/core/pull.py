@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-import attrs
+from relayd.noun import noun
 
 LEAST_COMMIT = 12  # hex digits with which a person names the commit that is meant
 SHOWN = 5  # commits that are named
@@ -34,7 +34,7 @@ _FAULTS = {
 }
 
 
-@attrs.frozen
+@noun
 class CommitSignature:
     """What git makes of one commit's signature. `verdict`: a letter of "%G?"; `key`: its fingerprint, or ""."""
 
@@ -51,7 +51,7 @@ class CommitSignature:
         return f"commit {self.commit[:12]} {_FAULTS.get(self.verdict, 'has a signature that is not understood')}{key}"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Head:
     """The head of the branch, as it was fetched.
 
@@ -70,7 +70,7 @@ class Head:
     signatures: Sequence[CommitSignature] | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class HeldHead:
     """A head that is not taken. `unsigned`: its commits that no allowed signer has signed."""
 

@@ -7,30 +7,47 @@ from __future__ import annotations
 
 import attrs
 
+from relayd.noun import noun
 from relayd.wire.usage import Usage
 
+Trace = tuple[str, str]
+NO_TRACE: Trace = ("", "")
 
-@attrs.frozen(kw_only=True)
+
+@noun(kw_only=True)
 class Attempt:
-    """One try on one account."""
+    """One try on one account.
+
+    Args:
+        status: of the upstream; 0 when there was no answer.
+        reason: "ok", or why it was not enough.
+        at: when it was judged, in s since the request head was complete.
+        blame: whom the verdict speaks against (`Scope`).
+        kind: what the failure is called (`FailureKind`); "ok" where the answer was delivered.
+    """
 
     account: str
-    status: int  # of the upstream; 0 when there was no answer
-    reason: str  # "ok", or why it was not enough
+    status: int
+    reason: str
     seconds: float
+    at: float = 0.0
+    blame: str = "none"
+    kind: str = "ok"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Receipt:
     """The end of a call.
 
     Args:
         outcome: "ok"; "refused" (by us); "upstream" (its error passed on); "cut" (broken off by the upstream);
             "left" (the client went away); "failed" (our bug).
+        client_request_id: the id that the client, or a proxy before us, has given the request.
         max_tokens: the client's cap on the answer; None when it gave none.
         status: as the client saw it; 499 when it left before an answer began.
         cost: micro-USD; None when nothing of it has a price.
         partly_priced: a model without a price was at work beside one that has one.
+        trace: `traceparent` and `tracestate` of the request, as they came; "" where they are not wanted.
         first_byte, seconds: durations since the request head was complete; first_byte is None when none was sent.
     """
 
@@ -56,18 +73,18 @@ class Receipt:
     partly_priced: bool = False
     attempts: tuple[Attempt, ...] = ()
     upstream_request_id: str = ""
+    client_request_id: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
     first_byte: float | None = None
     seconds: float = 0.0
     revision: str = ""
+    trace: Trace = NO_TRACE
 
     @property
     def unpriced(self) -> bool:
         """Whether something was used that has no price: it is counted, and its cost is in no figure."""
-        if self.cost is not None:
-            return self.partly_priced
-        return self.usage.total > 0 or self.usage.web_searches > 0
+        return _unpriced(self)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -101,11 +118,18 @@ class Draft:
     partly_priced: bool = False
     attempts: list[Attempt] = attrs.field(factory=list)
     upstream_request_id: str = ""
+    client_request_id: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
     first_byte_at: float | None = None
     revision: str = ""
+    trace: Trace = NO_TRACE
     revoked: bool = False
+
+    @property
+    def unpriced(self) -> bool:
+        """As of the receipt."""
+        return _unpriced(self)
 
     def seal(self, clock: float) -> Receipt:
         """The receipt, at monotonic time `clock`."""
@@ -132,9 +156,17 @@ class Draft:
             partly_priced=self.partly_priced,
             attempts=tuple(self.attempts),
             upstream_request_id=self.upstream_request_id,
+            client_request_id=self.client_request_id,
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
             first_byte=None if self.first_byte_at is None else self.first_byte_at - self.clock_start,
             seconds=clock - self.clock_start,
             revision=self.revision,
+            trace=self.trace,
         )
+
+
+def _unpriced(one: Receipt | Draft) -> bool:
+    if one.cost is not None:
+        return one.partly_priced
+    return one.usage.total > 0 or one.usage.web_searches > 0

@@ -5,16 +5,15 @@ Rule: pure; the same decisions as the daemon's (see dry_run). `relayd test` and 
 
 from __future__ import annotations
 
-import attrs
-
 from relayd.config.compile import Compiled
 from relayd.config.model.scenario import Scenario, Scenarios
 from relayd.config.problems.problem import Problem
 from relayd.config.snapshot import Snapshot
 from relayd.core.dry_run import DryRunOutcome, dry_run, failures
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ScenarioResult:
     """One scenario. `problem`: what differs from what is expected; None when nothing does."""
 

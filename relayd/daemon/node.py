@@ -16,16 +16,20 @@ import attrs
 
 from relayd.config.snapshot import Admin, Snapshot
 from relayd.config.source.tree import QUIET
+from relayd.daemon.hand_over import HandedOver
+from relayd.daemon.inherited import Inherited
 from relayd.daemon.net.listen import Sockets, open_listeners, open_unix
 from relayd.daemon.paths import MAX_PATH, control_socket, generation_store
 from relayd.daemon.source.settings import SourceSettings
+from relayd.noun import noun
+from relayd.state.contract import FORBIDDING
 
 CONTROL_BACKLOG = 16  # peers of the control socket that wait; as many are served at a time
 
 log = logging.getLogger("relayd")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Intervals:
     """How often and how long, s. Tests have less time.
 
@@ -37,6 +41,7 @@ class Intervals:
         patience: that a reload waits for a tree to hold still.
         quiet: that a tree has to have been left alone.
         heartbeat: between heartbeats.
+        silence: without a word of a worker, after which it hangs.
     """
 
     poll: float = 2.0
@@ -46,13 +51,16 @@ class Intervals:
     patience: float = 10.0
     quiet: float = QUIET
     heartbeat: float = 10.0
+    silence: float = 30.0
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class NodeSettings:
     """What is this node's own, from the command line and the environment.
 
     Args:
+        inherited: sockets that we were given; they count instead of every other word on that listener.
+        handed_over: what this process has from before it began anew.
         listen: instead of [server].listen, when it is not empty.
         admin_listen: instead of [admin].listen; "" = no admin listener, None = as the tree says.
         state_url: instead of [state].url, when it is not empty.
@@ -68,6 +76,8 @@ class NodeSettings:
     """
 
     tree: Path
+    inherited: Inherited = attrs.field(factory=Inherited)
+    handed_over: HandedOver = attrs.field(factory=HandedOver)
     listen: tuple[str, ...] = ()
     admin_listen: str | None = None
     state_url: str = ""
@@ -86,7 +96,7 @@ class NodeSettings:
         return generation_store(self.state_url if self.source is not None else state_url, self.tree, self.own)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class OpenSockets:
     """The sockets that are open before the daemon is made.
 
@@ -113,8 +123,8 @@ def admin_addresses(snapshot: Snapshot) -> Sequence[str]:
 
 def open_sockets(node: NodeSettings, snapshot: Snapshot) -> OpenSockets:
     """Every socket that the daemon listens on. Raises: OSError, ValueError."""
-    public = open_listeners(node.listen or public_addresses(snapshot))
-    admin, given_up = open_admin(node, snapshot)
+    public = node.inherited.public or open_listeners(node.listen or public_addresses(snapshot), node.handed_over.public)
+    admin, given_up = (node.inherited.admin, frozenset[str]()) if node.inherited.admin else open_admin(node, snapshot)
     control = open_control_socket(node, snapshot.relay.state.url)
     return OpenSockets(public=public, admin=admin, given_up=given_up, control=control)
 
@@ -170,4 +180,6 @@ def open_control(path: Path, group: int | None = None) -> socket.socket:
         why = error.strerror or error
         if error.errno == errno.EADDRINUSE:
             why = "another relayd is listening there (stop it, or choose another path with --control)"
+        elif error.errno in FORBIDDING:
+            why = f"{why} (choose a path that relayd may write to with --control)"
         raise OSError(f"control socket {path}: {why}") from error

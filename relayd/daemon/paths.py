@@ -32,10 +32,18 @@ def control_socket(given: str, state_url: str, tree: Path, environ: Mapping[str,
     return (Path(runtime) if runtime else state_directory(state_url, tree, own_directory(environ))) / SOCKET
 
 
-def control_sockets(given: str, tree: Path, environ: Mapping[str, str]) -> list[Path]:
-    """Where a command looks for the daemon, the likeliest place first. relay.toml may be broken."""
-    first = control_socket(given, environ.get("RELAYD_STATE_URL") or state_url_of(tree), tree, environ)
-    return [first] if given else list(dict.fromkeys([first, tree / "var" / SOCKET, SYSTEM]))
+def control_sockets(given: str, tree: Path, environ: Mapping[str, str], state_url: str = "") -> list[Path]:
+    """Where a command looks for the daemon, the likeliest place first. relay.toml may be broken.
+
+    Args:
+        state_url: the command's own --state. A daemon that was given the same has its socket there; one of this tree
+            that was not has it where the tree says.
+    """
+    if given:
+        return [Path(given)]
+    urls = [state_url, environ.get("RELAYD_STATE_URL", ""), state_url_of(tree)]
+    likely = [control_socket("", url, tree, environ) for url in urls if url]
+    return list(dict.fromkeys([*likely, tree / "var" / SOCKET, SYSTEM]))
 
 
 def state_url_of(tree: Path) -> str:

@@ -9,7 +9,7 @@ import signal
 
 import attrs
 
-_STOPS = signal.SIGTERM, signal.SIGINT
+STOPS = signal.SIGTERM, signal.SIGINT
 
 
 @attrs.define
@@ -22,10 +22,12 @@ class EarlySignals:
     Args:
         reload: whether a SIGHUP has come.
         stop: whether a SIGTERM or SIGINT has.
+        anew: whether the program is to begin anew once the loop has ended.
     """
 
     reload: bool = False
     stop: bool = False
+    anew: bool = False
 
     def install(self) -> None:
         """Listen from now on; the event loop's own receiver takes over."""
@@ -33,12 +35,13 @@ class EarlySignals:
 
     def hear_stops(self) -> None:
         """Listen for SIGTERM and SIGINT too. Not earlier than need be: until then a start can be interrupted."""
-        for number in _STOPS:
+        for number in STOPS:
             signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # the program before us may have left one waiting
 
     def ignore_stops(self) -> None:
         """All is done; what the interpreter still tidies up is not to be interrupted either."""
-        for number in _STOPS:
+        for number in STOPS:
             signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:

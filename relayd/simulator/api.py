@@ -15,6 +15,7 @@ import attrs
 import msgspec
 
 from relayd.config.snapshot import Simulator
+from relayd.noun import noun
 from relayd.simulator.answer import EventBody, events, folded
 from relayd.simulator.catalog import model_list, one_model, page
 from relayd.simulator.faults import breakage, forced_answer, restyled, settings_for
@@ -57,7 +58,7 @@ class MessageCount:
         return self._messages
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Question:
     """Everything an answer depends on.
 

@@ -13,9 +13,10 @@ from typing import Any
 import attrs
 import msgspec
 
+from relayd.noun import noun
 from relayd.simulator.catalog import JsonObject
 from relayd.simulator.turns import check_pairs
-from relayd.wire.openai.request import JSON_ONLY
+from relayd.wire.openai.schema import JSON_ONLY
 from relayd.wire.refusal import Refusal
 
 MAX_BODY = 32 << 20  # bytes, Messages and token counting. Source: API docs, "Request size limits"
@@ -34,7 +35,7 @@ ANY_OBJECT: JsonObject = {
 }  # fmt: skip
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class MessageRequest:
     """A checked Messages request: the parts that shape an answer.
 

@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Iterable
 from typing import Literal
 
-import attrs
 import msgspec
 
+from relayd.noun import noun
 from relayd.wire.http import HeaderPairs
 from relayd.wire.refusal import KIND_BY_STATUS, Refusal
 
@@ -28,7 +28,7 @@ Step = tuple[float, bytes]  # seconds to wait, then what to send
 DIGITS = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Script:
     """An answer to be played.
 

@@ -509,7 +509,11 @@ function ops.publish(topic, name, body, expect)
   return {'published', true, {name, version, body}}
 end
 
+-- every node asks every second; mostly nothing is new, and then the notes need not be read, however many there are
 function ops.gather(topic, since)
+  local newest = number(prefix .. 'v:' .. topic)
+  if newest > 0 and newest == since then return {'gathered', now, {}} end
+  if newest < since then since = 0 end
   local key = typed(prefix .. 'n:' .. topic, 'hash')
   local flat, notes = call('HGETALL', key), {}
   for i = 1, #flat, 2 do
@@ -517,7 +521,7 @@ function ops.gather(topic, since)
     if held and held[1] > since then notes[#notes + 1] = {flat[i], held[1], held[2]} end
   end
   table.sort(notes, function(x, y) return x[2] < y[2] end)
-  return {'gathered', notes}
+  return {'gathered', now, notes}
 end
 
 -- node: {seen, expires, body}
@@ -645,10 +649,10 @@ function ops.keepcalls(calls, most)
   return {'done'}
 end
 
--- the newest calls before one, whose place is (at, id); of equal times the greater id is the newer
+-- the newest calls before one, whose place is (at, id), of equal times the greater id is the newer; and where to go on
 function ops.findcalls(id, at, name, most)
   local order, bodies = typed(prefix .. 'calls', 'zset'), typed(prefix .. 'call', 'hash')
-  local ids = {id}
+  local ids, found, after = {id}, {}, false
   if id == '' then
     ids = {}
     local top = string.format('%.0f', at)
@@ -658,14 +662,14 @@ function ops.findcalls(id, at, name, most)
     local from = string.format('%.0f', now - CALLS)
     local older = call('ZRANGE', order, '(' .. top, from, 'BYSCORE', 'REV', 'LIMIT', 0, most - #ids)
     for _, one in ipairs(older) do ids[#ids + 1] = one end
+    if #ids == most then after = {call('ZSCORE', order, ids[most]), ids[most]} end
   end
-  local found = {}
   for _, one in ipairs(ids) do
     local raw = call('HGET', bodies, one)
     local kept = raw and field_of(bodies, one, raw, is_kept_call)
     if kept then found[#found + 1] = kept end
   end
-  return {'calls', found}
+  return {'calls', found, after}
 end
 
 function ops.ping() return {'pong', now} end

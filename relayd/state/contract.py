@@ -21,8 +21,10 @@ from typing import Protocol
 
 import attrs
 
-from relayd.core.quota.limits import FOREVER, LEASE_MS, Calendar, Rolling, Slots, Term, TermLevel, bounded
-from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.limits import LEASE_MS, Calendar, Rolling, Slots, Term, TermLevel, bounded
+from relayd.core.quota.usage_record import DIMENSIONS, UsageRecord
+from relayd.core.quota.windows import FOREVER
+from relayd.noun import noun
 
 BUCKETS = 60  # of a rolling window: an event is forgotten up to 1/60 of the window late, and never early
 
@@ -53,7 +55,7 @@ class StoreMisfit(Exception):
     """The store cannot be used as configured: a wrong URL, a missing package, a database of a newer relayd."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class KeptCall:
     """A recent call: what it is found by, and a text that says all of it.
 
@@ -77,7 +79,7 @@ class KeptCall:
 # -- operations ----------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Admit:
     """Check all terms, then charge all of them, or none.
 
@@ -96,7 +98,7 @@ class Admit:
     likely: int = attrs.field(default=0, converter=bounded)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Settle:
     """Put what a call really took in the place of what was reserved, and book it. Counts once.
 
@@ -113,14 +115,14 @@ class Settle:
     at: int = attrs.field(default=0, converter=bounded)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Void:
     """Undo an admission of which nobody knows whether it took place; one that is still on its way will be refused."""
 
     call: str
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Renew:
     """A heartbeat of open calls and leases.
 
@@ -135,7 +137,7 @@ class Renew:
     ttl: int = LEASE_MS
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Acquire:
     """Like Admit for something that needs no settlement, such as an attempt on an account or a lock.
 
@@ -146,7 +148,7 @@ class Acquire:
     terms: tuple[Term, ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Release:
     """Give slots back."""
 
@@ -154,7 +156,7 @@ class Release:
     counters: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Pin:
     """Tie a name to a value: a conversation to its account, a file to its owner.
 
@@ -169,7 +171,7 @@ class Pin:
     keep: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class GetPin:
     """Look a pin up; `ttl` (ms) starts its time to live anew if it has one."""
 
@@ -177,14 +179,14 @@ class GetPin:
     ttl: int | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Unpin:
     """Forget a pin."""
 
     name: str
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Publish:
     """Share a text under a topic: an account's health, a sealed run-time token.
 
@@ -198,15 +200,16 @@ class Publish:
     expect: int | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Gather:
-    """All texts of a topic that were published after version `since`."""
+    """All texts of a topic that were published after version `since`. A topic that has not come so far began anew, in a
+    store that had lost it: then all of them are told."""
 
     topic: str
     since: int = 0
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Beat:
     """This node lives, and says `body`."""
 
@@ -215,12 +218,12 @@ class Beat:
     ttl: int
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Nodes:
     """Which nodes live?"""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Reap:
     """Settle at most `limit` open calls whose time ran out, at their last checkpoint if it knows of any tokens, else as
     orphans.
@@ -238,27 +241,33 @@ class Reap:
     leases: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Peek:
     """How do terms stand? Nothing is charged."""
 
     terms: tuple[Term, ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Report:
     """Usage from `first` to `last`, days YYYY-MM-DD, both included; at most 400 days.
 
     Args:
-        key: of this key alone; "" for all.
+        keys: of these alone; () for all.
+        account: of this one alone; "" for all.
+        by: what tells rows apart; they are added up over the rest, which is "" in them.
+        most: so many rows, the dearest first, then those of most requests; 0 for all, by their names.
     """
 
     first: str
     last: str
-    key: str = ""
+    keys: tuple[str, ...] = ()
+    account: str = ""
+    by: tuple[str, ...] = DIMENSIONS
+    most: int = 0
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class KeepCalls:
     """Remember recent calls. One of an id that is kept already takes its place.
 
@@ -270,7 +279,7 @@ class KeepCalls:
     most: int
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class FindCalls:
     """Recent calls, the newest first: those whose fields are what is given; "" and 0 stand for any.
 
@@ -290,7 +299,7 @@ class FindCalls:
     status: int = 0
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Ping:
     """Are you there, and what time is it?"""
 
@@ -304,7 +313,7 @@ Op = (
 # -- answers -------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Granted:
     """To Admit and Acquire: charged. `levels` are in the order of the terms, this call included; empty when the call
     had been admitted before (`again`)."""
@@ -314,7 +323,7 @@ class Granted:
     again: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Denied:
     """To Admit and Acquire: nothing was charged.
 
@@ -331,19 +340,19 @@ class Denied:
     held: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Stale:
     """To Admit and Acquire: a calendar term is not of today by the store's clock. Make the terms anew with `now`."""
 
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Closed:
     """To Admit: the call was settled or voided before."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Settled:
     """To Settle and Void: "settled", "again" (was done before), "unknown" (never admitted here, booked now) or
     "corrected" (the reaper had booked it)."""
@@ -351,26 +360,26 @@ class Settled:
     outcome: str
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Renewed:
     """To Renew: the call ids and holders whose time had run out. They hold nothing any more."""
 
     lost: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Done:
     """To what has nothing to tell."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Pinned:
     """To Pin and GetPin: the value that holds now; None when there is not one."""
 
     value: str | None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Note:
     """One published text."""
 
@@ -379,7 +388,7 @@ class Note:
     body: str
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Published:
     """To Publish: the note that holds now; `ok` tells whether it is ours."""
 
@@ -387,14 +396,15 @@ class Published:
     note: Note | None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Gathered:
-    """To Gather, by rising version. The last version is the next `since`."""
+    """To Gather, by rising version. The last version is the next `since`. `now`: the store's clock, Unix ms."""
 
+    now: int
     notes: tuple[Note, ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Alive:
     """One node, and when it was last heard (Unix ms)."""
 
@@ -403,21 +413,21 @@ class Alive:
     seen: int
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class NodeList:
     """To Nodes, by name."""
 
     nodes: tuple[Alive, ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Reaped:
     """To Reap: the calls, each with what is booked of it. As many as `limit`: ask again."""
 
     calls: tuple[tuple[str, UsageRecord], ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class TermLevels:
     """To Peek, in the order of the terms."""
 
@@ -425,14 +435,14 @@ class TermLevels:
     levels: tuple[TermLevel, ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Reported:
     """To Report: one record per day, key, account and model, in that order."""
 
     rows: tuple[UsageRecord, ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class FoundCalls:
     """To FindCalls, the newest first.
 
@@ -444,14 +454,14 @@ class FoundCalls:
     after: tuple[int, str] | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Pong:
     """To Ping."""
 
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Failed:
     """The store is well, but could not carry out this operation, which changed nothing. It would fail again."""
 
@@ -541,6 +551,7 @@ def left_behind(checkpoint: UsageRecord | None, orphan: UsageRecord) -> UsageRec
     return orphan if checkpoint is None or checkpoint.tokens == 0 else checkpoint
 
 
+Place = tuple[int, str]  # of a call among others: (at, id)
 CALL_FILTERS = ("key", "account", "model", "client", "outcome", "status")
 
 
@@ -549,14 +560,11 @@ def is_wanted(call: KeptCall, wanted: FindCalls) -> bool:
     return all(getattr(wanted, name) in ("", 0, getattr(call, name)) for name in CALL_FILTERS)
 
 
-def found_calls(looked_at: Sequence[KeptCall], wanted: FindCalls) -> FoundCalls:
-    """The answer from the newest MOST_LOOKED_AT calls before `wanted.before`, in order."""
-    found: list[KeptCall] = []
-    for number, call in enumerate(looked_at, 1):
-        if is_wanted(call, wanted):
-            found.append(call)
-        if len(found) == wanted.limit:
-            more = number < len(looked_at) or number == MOST_LOOKED_AT
-            return FoundCalls(calls=tuple(found), after=(call.at, call.id) if more else None)
-    full = len(looked_at) >= MOST_LOOKED_AT
-    return FoundCalls(calls=tuple(found), after=(looked_at[-1].at, looked_at[-1].id) if full else None)
+def page_end(places: Sequence[Place], limit: int, after: Place | None) -> Place | None:
+    """From where to ask on when the first `limit` of some calls are told.
+
+    Args:
+        places: of calls that are wanted, in order.
+        after: the last place that was looked at; None when there are no more.
+    """
+    return places[limit - 1] if len(places) > limit else after

@@ -18,6 +18,7 @@ def open_store(
     password: str = "",
     base: Path | None = None,
     patience: float = COMMAND,
+    steady: Callable[[], float] | None = None,
 ) -> Store:
     """The store that a URL names; nothing is connected yet (`Store.check` does).
 
@@ -27,6 +28,7 @@ def open_store(
         clock: Unix ms; Redis has its own.
         password: for Redis; "" for none.
         base: the directory from which a relative PATH counts.
+        steady: see SqliteStore.
         patience: s to wait for an answer of Redis. A daemon has calls that wait meanwhile, a command has a person.
     Raises: StoreMisfit on a URL that cannot be read.
     """
@@ -40,4 +42,4 @@ def open_store(
     from relayd.state.sqlite import SqliteStore
 
     path = rest if rest == ":memory:" else str((base or Path()) / rest.removeprefix("//"))
-    return SqliteStore(path, clock=clock)
+    return SqliteStore(path, clock=clock, steady=steady)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from relayd.config.model.values import Bad
-from relayd.core.quota.limits import FOREVER, window_length
+from relayd.core.quota.windows import FOREVER, window_length
 from relayd.state.contract import CALLS_MS, USAGE_MS
 from relayd.state.redis_address import Word
 

@@ -12,41 +12,34 @@ left in Python (tests/bench/state_cost.py).
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import attrs
 import msgspec
 import redis
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term, TermLevel
+from relayd.core.quota.usage_record import DIMENSIONS
+from relayd.core.quota.windows import FOREVER
 from relayd.state import contract as c
 from relayd.state.redis_address import RedisConnection, RedisConnector, Word, parse_redis_url
+from relayd.state.redis_script import kept_calls, pack, script, unpack
 from relayd.state.report import days_between
-from relayd.state.rows import from_row, to_row
+from relayd.state.rows import from_row
 
 OLDEST = (6, 2)
 # A script keeps Redis from all else: 64 operations are about 3 ms.
 LARGEST_SCRIPT = 64
 MOST_DAMAGED = 20  # names of what was damaged that are kept for people
 PAGE = 500  # usage rows that are read at a time, some 4 ms
+CALLS_PAGE = 250  # recent calls, of about 1 KB: some 2 ms
 # Error words with which a server says that it cannot work now, or is not the master (Redis source, src/server.c).
 _NOT_NOW = frozenset(
     {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS", "NOAUTH"}
 )
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-
-
-@cache
-def script() -> tuple[bytes, str]:
-    """apply.lua and the SHA-1 by which Redis knows it."""
-    text = Path(__file__).with_name("apply.lua").read_bytes()
-    return text, hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
 
 @attrs.define(eq=False, repr=False)
@@ -101,17 +94,17 @@ class RedisStore:
         return f"relayd:{{{self.realm}}}:"
 
     def apply(self, batch: Sequence[c.Op]) -> list[c.Answer]:
-        if any(isinstance(op, c.Report) for op in batch):
-            return [self._report(op) if isinstance(op, c.Report) else self.apply([op])[0] for op in batch]
+        if any(isinstance(op, c.Report | c.FindCalls) for op in batch):
+            return [self._paged(op) if isinstance(op, c.Report | c.FindCalls) else self.apply([op])[0] for op in batch]
         chunks = [batch[start : start + LARGEST_SCRIPT] for start in range(0, len(batch), LARGEST_SCRIPT)]
         try:
-            packed = [_encode([_packed(op) for op in chunk]) for chunk in chunks]
+            packed = [_encode([pack(op) for op in chunk]) for chunk in chunks]
         except (ValueError, TypeError, OverflowError) as error:  # a text or a number that cannot be sent
             return self._one_by_one(batch, error)
         answers: list[c.Answer] = []
         try:
             for chunk, rows in zip(chunks, self._carry_out(packed), strict=True):
-                answers += [_answer(op, row) for op, row in zip(chunk, rows, strict=True)]
+                answers += [unpack(op, row) for op, row in zip(chunk, rows, strict=True)]
         except redis.ResponseError as error:
             self._ping()
             return self._one_by_one(batch, error)
@@ -121,7 +114,7 @@ class RedisStore:
     def _one_by_one(self, batch: Sequence[c.Op], error: Exception) -> list[c.Answer]:
         """One operation is at fault: it fails alone. What was carried out before is known by its id."""
         if len(batch) == 1:
-            return [c.Failed(reason=f"{type(error).__name__}: {error}")]
+            return [_failed(error)]
         return [self.apply([op])[0] for op in batch]
 
     def _ping(self) -> None:
@@ -155,20 +148,53 @@ class RedisStore:
         if names:
             self._damaged = tuple(dict.fromkeys((*self._damaged, *names)))[-MOST_DAMAGED:]
 
+    def _paged(self, op: c.Report | c.FindCalls) -> c.Answer:
+        """What is read page by page, each in a script of its own: while one runs, Redis serves nobody else."""
+        try:
+            return self._report(op) if isinstance(op, c.Report) else self._find(op)
+        except redis.ResponseError as error:
+            self._ping()
+            return _failed(error)
+        except (ValueError, TypeError, OverflowError) as error:  # a text or a number that cannot be sent
+            return _failed(error)
+
+    def _find(self, op: c.FindCalls) -> c.Answer:
+        found: list[c.KeptCall] = []
+        after = op.before
+        for _ in range(0, c.MOST_LOOKED_AT, CALLS_PAGE):
+            ((answer,),) = self._carry_out([_encode([("findcalls", op.id, *(after or (FOREVER, "")), CALLS_PAGE)])])
+            if answer[0] != "calls":
+                return c.Failed(reason=str(answer[1]))
+            found += [call for call in kept_calls(answer[1]) if c.is_wanted(call, op)]
+            after = (int(answer[2][0]), answer[2][1]) if answer[2] else None
+            if after is None or len(found) >= op.limit:
+                break
+        end = c.page_end([(call.at, call.id) for call in found], op.limit, after)
+        return c.FoundCalls(calls=tuple(found[: op.limit]), after=end)
+
     def _report(self, op: c.Report) -> c.Answer:
-        """Usage rows page by page, each in a script of its own: while one runs, Redis serves nobody else."""
         found: dict[tuple[str, ...], list[int]] = {}  # a page may bring a row again (SCAN's guarantees)
+        only = op.keys[0] if len(op.keys) == 1 else ""
         for day in days_between(op.first, op.last):
             cursor = "0"
             while True:
-                ((answer,),) = self._carry_out([_encode([("report", day, cursor, PAGE, op.key)])])
+                ((answer,),) = self._carry_out([_encode([("report", day, cursor, PAGE, only)])])
                 if answer[0] != "reported":
                     return c.Failed(reason=str(answer[1]))
                 found.update({(day, *names): counts for names, counts in answer[1]})
                 cursor = answer[2]
                 if cursor == "0":
                     break
-        return c.Reported(rows=tuple(from_row([*names, *found[names]]) for names in sorted(found) if any(found[names])))
+        added: dict[tuple[str, ...], list[int]] = {}
+        for names, counts in found.items():
+            if op.account in ("", names[2]) and (not op.keys or names[1] in op.keys):
+                kept = tuple(name if what in op.by else "" for what, name in zip(DIMENSIONS, names, strict=True))
+                total = added.get(kept)
+                added[kept] = counts if total is None else [one + more for one, more in zip(total, counts, strict=True)]
+        rows = [from_row([*names, *added[names]]) for names in sorted(added) if any(added[names])]
+        if op.most:
+            rows = sorted(rows, key=lambda row: (-row.cost, -row.requests))[: op.most]
+        return c.Reported(rows=tuple(rows))
 
     def check(self) -> list[str]:
         try:
@@ -376,111 +402,5 @@ def _eviction_warning(name: str, told: dict[str, str]) -> list[str]:
     return [f"{name}: maxmemory-policy is {policy}, which may drop counters and leases [set it to noeviction]"]
 
 
-_CALL_FIELDS = [field.name for field in attrs.fields(c.KeptCall)]
-
-
-def _packed(op: c.Op) -> tuple[Any, ...]:
-    """An operation as apply.lua takes it. None is sent as false, for nil would end a Lua array."""
-    match op:
-        case c.Admit():
-            return ("admit", op.call, op.ttl, to_row(op.orphan), [_term(term) for term in op.terms], op.likely)
-        case c.Settle():
-            return ("settle", op.call, to_row(op.record), [_term(term) for term in op.terms], op.at)
-        case c.Void():
-            return ("void", op.call)
-        case c.Renew():
-            calls = [(call, to_row(record) if record else False) for call, record in op.calls]
-            return ("renew", calls, op.leases, op.ttl)
-        case c.Acquire():
-            return ("lease", op.holder, [_term(term) for term in op.terms])
-        case c.Release():
-            return ("release", op.holder, op.counters)
-        case c.Pin():
-            return ("pin", op.name, op.value, _or_false(op.ttl), op.keep)
-        case c.GetPin():
-            return ("getpin", op.name, _or_false(op.ttl))
-        case c.Unpin():
-            return ("unpin", op.name)
-        case c.Publish():
-            return ("publish", op.topic, op.name, op.body, _or_false(op.expect))
-        case c.Gather():
-            return ("gather", op.topic, op.since)
-        case c.Beat():
-            return ("heartbeat", op.node, op.body, op.ttl)
-        case c.Nodes():
-            return ("nodes",)
-        case c.Reap():
-            return ("reap", op.limit, op.look, op.owner, op.leases)
-        case c.Peek():
-            return ("peek", [_term(term) for term in op.terms])
-        case c.KeepCalls():
-            return ("keepcalls", [attrs.astuple(call) for call in op.calls], op.most)
-        case c.FindCalls():
-            at, name = op.before or (FOREVER, "")
-            return ("findcalls", op.id, at, name, c.MOST_LOOKED_AT)
-        case c.Report():
-            raise AssertionError("a report is asked for page by page")
-        case c.Ping():
-            return ("ping",)
-        case _:
-            assert_never(op)
-
-
-def _or_false(value: int | None) -> int | bool:
-    return False if value is None else value
-
-
-def _term(term: Term) -> tuple[str | int, ...]:
-    match term:
-        case Rolling():
-            bucket = c.bucket_length(term.window)
-            return ("R", term.counter, term.unit, term.limit, term.cost, term.window, bucket)
-        case Calendar():
-            return ("C", term.counter, term.unit, term.limit, term.cost, term.start, term.end)
-        case Slots():
-            return ("S", term.counter, "", term.limit, 1, term.ttl, 0)
-        case _:
-            assert_never(term)
-
-
-def _answer(op: c.Op, row: list[Any]) -> c.Answer:
-    """An answer of apply.lua."""
-    match row:
-        case ["granted", now, levels, again]:
-            return c.Granted(now=now, levels=tuple(TermLevel(*one) for one in levels), again=again)
-        case ["denied", term, retry, now, held]:
-            return c.Denied(term=term, retry=retry, now=now, held=held)
-        case ["stale", now]:
-            return c.Stale(now=now)
-        case ["closed"]:
-            return c.Closed()
-        case ["settled", outcome]:
-            return c.Settled(outcome=outcome)
-        case ["renewed", lost]:
-            return c.Renewed(lost=tuple(lost))
-        case ["calls", rows]:
-            assert isinstance(op, c.FindCalls)
-            return c.found_calls([c.KeptCall(**dict(zip(_CALL_FIELDS, call, strict=True))) for call in rows], op)
-        case ["done"]:
-            return c.Done()
-        case ["pinned", value]:
-            return c.Pinned(value=None if value is False else value)
-        case ["published", ok, note]:
-            return c.Published(ok=ok, note=_note(note) if note else None)
-        case ["gathered", notes]:
-            return c.Gathered(notes=tuple(_note(note) for note in notes))
-        case ["nodes", nodes]:
-            return c.NodeList(nodes=tuple(c.Alive(node=node, body=body, seen=seen) for node, body, seen in nodes))
-        case ["reaped", calls]:
-            return c.Reaped(calls=tuple((call, from_row(record)) for call, record in calls))
-        case ["peeked", now, levels]:
-            return c.TermLevels(now=now, levels=tuple(TermLevel(*one) for one in levels))
-        case ["pong", now]:
-            return c.Pong(now=now)
-        case ["failed", reason]:
-            return c.Failed(reason=str(reason))
-    return c.Failed(reason=f"unreadable answer to {type(op).__name__}")
-
-
-def _note(row: list[Any]) -> c.Note:
-    return c.Note(name=row[0], version=row[1], body=row[2])
+def _failed(error: Exception) -> c.Failed:
+    return c.Failed(reason=f"{type(error).__name__}: {error}")

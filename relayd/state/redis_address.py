@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from relayd.config.model.addresses import STATE_URL_OPTIONS
+from relayd.noun import noun
 from relayd.state.contract import StoreMisfit
 
 HostPort = tuple[str, int]
@@ -27,7 +28,7 @@ _KINDS = {"redis": "server", "redis+sentinel": "sentinel", "redis+cluster": "clu
 _PORTS = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class RedisAddress:
     """A parsed `state.url`.
 
@@ -122,7 +123,7 @@ def _options(query: str) -> dict[str, Any]:
     return options
 
 
-@attrs.frozen(repr=False)
+@noun(repr=False)
 class RedisConnection:
     """A connection on which commands and their answers go in order. Every method may raise redis.RedisError."""
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
+
+from relayd.config.snapshot import Snapshot
 from relayd.core.quota.limits import dollars
-from relayd.core.quota.usage_record import COUNTS, UsageRecord
+from relayd.core.quota.usage_record import COUNTS, DIMENSIONS, UsageRecord
 from relayd.state.contract import USAGE_MS
+
+# What reports are made by: what a record has, and what is made of it (of which field).
+MADE_OF = {"month": "day", "owner": "key"}
+ASKED = ("month", "day", "owner", *DIMENSIONS[1:])
+NOBODY: Mapping[str, str] = {}  # owners of keys, where nobody asks for them
 
 LONGEST = USAGE_MS // 86_400_000  # days
 
-DIMENSIONS = ("day", "key", "account", "model")
 # What each row of a report shows, in this order.
 FIGURES = (
     "requests",
@@ -54,11 +61,24 @@ def day_of_word(text: str, today: str) -> str:
 
 
 def split_dimensions(text: str) -> tuple[str, ...]:
-    """Some of DIMENSIONS from their names, separated by commas. Raises: DayError."""
+    """Some of ASKED from their names, separated by commas. Raises: DayError."""
     names = {name.strip() for name in text.split(",")} - {""}
-    if not names or not names <= set(DIMENSIONS):
-        raise DayError(f"{text!r}: expected some of {', '.join(DIMENSIONS)}, separated by commas")
-    return tuple(name for name in DIMENSIONS if name in names)
+    if not names or not names <= set(ASKED):
+        raise DayError(f"{text!r}: expected some of {', '.join(ASKED)}, separated by commas")
+    return tuple(name for name in ASKED if name in names)
+
+
+def owners_of(snapshot: Snapshot) -> Mapping[str, str]:
+    """Whose each key is; one without an owner is its own."""
+    return {name: key.owner or name for name, key in snapshot.keys.items()}
+
+
+def name_in(row: UsageRecord, dimension: str, owners: Mapping[str, str]) -> str:
+    """What a record is called in one of ASKED."""
+    if dimension == "owner":
+        return owners.get(row.key, row.key)
+    name: str = row.day[:7] if dimension == "month" else getattr(row, dimension)
+    return name
 
 
 def days_between(first: str, last: str) -> list[str]:
@@ -90,9 +110,13 @@ def grouped(rows: Iterable[UsageRecord], by: tuple[str, ...]) -> list[UsageRecor
 
 
 def report_document(
-    rows: Iterable[UsageRecord], first: str, last: str, by: tuple[str, ...] = ("key",)
+    rows: Iterable[UsageRecord],
+    first: str,
+    last: str,
+    by: tuple[str, ...] = ("key",),
+    owners: Mapping[str, str] = NOBODY,
 ) -> dict[str, Any]:
-    """`relayd report --json`: totals at the top level, then the rows by some dimensions. Costs are strings, in USD."""
+    """`relayd report --json`: totals at the top level, then the rows by some of ASKED; costs as texts, in USD."""
     rows = list(rows)
     total = _total(rows)
     models = grouped(rows, ("model",))
@@ -105,8 +129,22 @@ def report_document(
         "error_rate": round(total.errors / total.requests, 4) if total.requests else 0.0,
         "top_models": [{"model": row.model, **_figures(row)} for row in models[:10]],
         "by": list(by),
-        "rows": [{**{name: getattr(row, name) for name in by}, **_figures(row)} for row in grouped(rows, by)],
+        "rows": [{**names, **_figures(row)} for names, row in _named(rows, by, owners)],
     }
+
+
+def _named(
+    rows: Sequence[UsageRecord], by: tuple[str, ...], owners: Mapping[str, str]
+) -> Iterator[tuple[dict[str, str], UsageRecord]]:
+    """Rows added up by some of ASKED, each with its names. A key that is asked for too says whose it is."""
+    instead = {name: field for name, field in MADE_OF.items() if name in by and field not in by}
+    if instead:
+        renamed: list[dict[str, Any]] = [
+            {field: name_in(row, name, owners) for name, field in instead.items()} for row in rows
+        ]
+        rows = [attrs.evolve(row, **names) for row, names in zip(rows, renamed, strict=True)]
+    for row in grouped(rows, tuple(MADE_OF.get(name, name) for name in by)):
+        yield {name: name_in(row, instead.get(name, name), owners) for name in by}, row
 
 
 def totals_of(rows: Iterable[UsageRecord]) -> dict[str, Any]:

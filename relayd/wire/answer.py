@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.sse import Event
 
 
@@ -191,7 +192,6 @@ class _Tagged(msgspec.Struct):
 StreamEvent = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop | ErrorEvent
 
 KINDS = frozenset({"text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "web_search_tool_result"})
-NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _events: dict[str, msgspec.json.Decoder[Any]] = {
     "message_start": msgspec.json.Decoder(MessageStart),
@@ -272,7 +272,7 @@ def _split_delta(event: Event) -> BlockDelta | None:
     """A delta with half a character in it; None when it is unreadable for another reason."""
     try:
         return msgspec.convert(json.loads(event.data), BlockDelta)
-    except (ValueError, *NOT_JSON):
+    except NOT_JSON:
         return None
 
 

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 import attrs
 import msgspec
 
+from relayd.noun import noun
 from relayd.wire.call import NO_ALIASES, Call, Endpoint, Language, Reply, Translator
 from relayd.wire.http import HeaderPairs, RequestHead, client_headers
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.peek import peek
 from relayd.wire.refusal import Refusal
 
@@ -43,7 +45,7 @@ def error_event(refusal: Refusal, request_id: str) -> bytes:
     return b"event: error\ndata: " + error_body(refusal.kind, refusal.message, request_id) + b"\n\n"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Native:
     """The Messages dialect on one endpoint.
 
@@ -103,7 +105,7 @@ class Native:
         return None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ModelEntry:
     """A model that a key may use, for the lists of both dialects.
 
@@ -151,7 +153,7 @@ def read_models(body: bytes) -> list[ModelEntry] | None:
     """The models of an upstream's list; None for what is not one."""
     try:
         listed = _models.decode(body).data[:MOST_MODELS]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     return [
         ModelEntry(

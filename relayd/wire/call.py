@@ -11,6 +11,7 @@ from typing import Literal, Protocol, get_args
 
 import attrs
 
+from relayd.noun import noun
 from relayd.wire.http import HeaderPairs, RequestHead
 from relayd.wire.named_models import NOTHING_NAMED, NamedModels
 from relayd.wire.refusal import Refusal
@@ -24,7 +25,7 @@ Endpoint = Literal["messages", "count_tokens", "models", ObjectType]
 Language = Literal["anthropic", "openai"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Call:
     """One request for the upstream.
 
@@ -65,7 +66,7 @@ class Call:
     reply_hints: object | None = attrs.field(default=None, repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Reply:
     """A whole answer to a client, ready for the edge (which adds the framing headers)."""
 

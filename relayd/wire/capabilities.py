@@ -15,10 +15,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-import attrs
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Capabilities:
     """What one model accepts. The fields are explained at the head of capabilities.toml."""
 

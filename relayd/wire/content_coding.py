@@ -14,8 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import attrs
-
+from relayd.noun import noun
 from relayd.wire.http import Headers
 from relayd.wire.refusal import Refusal
 
@@ -115,7 +114,7 @@ def _zlib_or_raw(beginning: bytes) -> _Machine:
     return _Deflated(15 if wrapped else -15)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class _Coding:
     """How a coding is undone.
 

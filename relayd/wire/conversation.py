@@ -18,6 +18,7 @@ import re
 import msgspec
 
 from relayd.wire.http import Headers
+from relayd.wire.json_escapes import NOT_JSON
 
 # Headers in which clients name their session, the surest first. Seen in Claude Code, Codex, opencode, Open WebUI and
 # gateways; a gateway's own comes last, since it may be one for many conversations.
@@ -102,7 +103,7 @@ def session_of(user_id: str) -> str:
     if user_id.startswith("{"):
         try:
             return _session.decode(user_id).session_id or ""
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        except NOT_JSON:
             return ""
     return user_id.rpartition(_OLD_MARK)[2] if _OLD_MARK in user_id else ""
 
@@ -116,7 +117,7 @@ def _opening(body: bytes) -> str:
     """The hash of what stays the same while a conversation grows."""
     try:
         start = _body.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except NOT_JSON:
         return ""
     first = next((message.content for message in start.messages if message.role == "user"), None)
     if first is None:
@@ -135,7 +136,7 @@ def _said(content: msgspec.Raw) -> list[bytes | memoryview]:
         return []
     try:
         words = _words.decode(content)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except NOT_JSON:
         return [memoryview(content)]
     if isinstance(words, str):
         return [words.encode("utf-8", "surrogatepass")]
@@ -154,7 +155,7 @@ def _offered(tools: msgspec.Raw) -> list[bytes | memoryview]:
         return []
     try:
         offered = _tools.decode(tools)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except NOT_JSON:
         return [memoryview(tools)]
     return [
         memoryview(piece) for tool in offered for piece in (tool.type, tool.name, tool.description, tool.input_schema)

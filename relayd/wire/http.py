@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
+from relayd.noun import noun
+
 HeaderPairs = list[tuple[bytes, bytes]]
 
 
@@ -51,7 +53,7 @@ class Headers:
         return f"Headers({', '.join(key.decode('latin-1') for key, _ in self.pairs)})"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class RequestHead:
     """A request line and its headers, already checked by the edge (wire/h1.py)."""
 
@@ -82,11 +84,11 @@ def end_to_end(headers: Headers, drop: frozenset[bytes]) -> HeaderPairs:
     `drop` is ours and is applied whatever `connection` says, so that a peer cannot nominate one of our headers away.
     Source: RFC 9110 section 7.6.1.
     """
-    gone = HOP_BY_HOP | drop
+    gone = HOP_BY_HOP
     nominated = headers.joined(b"connection")
     if nominated and nominated.lower() not in (b"keep-alive", b"close"):
         gone = gone | {token.strip() for token in nominated.lower().split(b",")}
-    return [pair for pair in headers.pairs if pair[0] not in gone]
+    return [pair for pair in headers.pairs if pair[0] not in gone and pair[0] not in drop]
 
 
 def header_pairs(items: Iterable[tuple[str, str]]) -> HeaderPairs:

@@ -6,11 +6,13 @@ cost on the per-chunk path is a few scans.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
 import msgspec
 
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.resumed import container_of, id_of
 from relayd.wire.usage import Usage, UsageAccount
 from relayd.wire.usage_report import model_of, read_report
@@ -33,6 +35,12 @@ _EVENT_LIMIT = 256 * 1024
 _HEAD_FRAME, _DELTA_FRAME = 700, 129
 # The longest line start worth keeping between reads: b"event: message_start" and some white space.
 _TAIL_LIMIT = 40
+
+
+# The line that names an event which tells something, with what may stand around the name.
+_TELLING = re.compile(
+    rb"event:[ \t\r\v\f]*(message_start|message_delta|message_stop|content_block_start|error)[ \t\r\v\f]*\n"
+)
 
 
 @attrs.define(eq=False)
@@ -109,30 +117,21 @@ class Meter:
         return end.endswith((b"\n\n", b"\r\n\r\n")) or (data == b"\n" and not self._tail and self._gathering is None)
 
     def _keep_tail(self, data: bytes) -> None:
-        line = data[data.rfind(b"\n") + 1 :]
-        # A longer line is a data line; its rest cannot start an event, so a stand-in byte is enough.
-        self._tail = line if len(line) <= _TAIL_LIMIT else b"-"
+        line = data[max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1 :]
+        # A longer line is a data line; its rest cannot start an event, so a stand-in for it is enough.
+        self._tail = line if len(line) <= _TAIL_LIMIT else b"-\r" if line[-1:] == b"\r" else b"-"
 
     def _look(self, data: bytes) -> None:
-        at = 0
-        while True:
-            at = data.find(b"event:", at)
-            if at < 0:
-                break
+        for found in _TELLING.finditer(data):
+            at, name = found.start(), found[1]
             if at and data[at - 1] not in b"\r\n":
-                at += 6
                 continue
-            end = data.find(b"\n", at)
-            if end < 0:
-                break
-            name = data[at + 6 : end].strip()
             if name in _GATHERED:
                 self._gathering, self._gathered = bytearray(), name
                 self._gather(data[at:])
                 return
             self.finished = self.finished or name == b"message_stop"
             self.failed = self.failed or name == b"error"
-            at = end
         if data[-1:] != b"\n":
             self._keep_tail(data)
 
@@ -160,7 +159,7 @@ class Meter:
         lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
         try:
             said = _event.decode(b"\n".join(lines))
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except NOT_JSON:
             self._miss()
             return
         account = self._account

@@ -18,7 +18,8 @@ from typing import Any
 import attrs
 import msgspec
 
-from relayd.wire.json_escapes import may_be_escaped
+from relayd.noun import noun
+from relayd.wire.json_escapes import NOT_JSON, may_be_escaped
 from relayd.wire.refusal import Refusal
 
 # Where a client's own words stand, at the top level and anywhere below it.
@@ -36,7 +37,7 @@ _items = msgspec.json.Decoder(list[msgspec.Raw])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class NamedModels:
     """What a request names besides its own model.
 
@@ -72,7 +73,7 @@ def named_models(found: Mapping[str, msgspec.Raw]) -> NamedModels:
         seen = _Seen()
         seen.look(_Object((name, _read(raw)) for name, raw in parts))
         seen.look_for_tools([_read(message) for message in defining])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except NOT_JSON:
         raise Refusal(status=400, message="the models that the request body names cannot be read") from None
     return seen.told()
 

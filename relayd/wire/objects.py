@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from relayd.wire.json_escapes import may_be_escaped
+from relayd.wire.json_escapes import NOT_JSON, may_be_escaped
 from relayd.wire.peek import Peeked, doubled_key, peek, text_span
 from relayd.wire.refusal import Refusal
 
@@ -67,7 +67,7 @@ def object_id(body: bytes) -> str:
     """The id of the object that an answer shows; "" when it shows none."""
     try:
         return _named.decode(body).id
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return ""
 
 
@@ -85,7 +85,7 @@ def batch_requests(body: bytes) -> list[Peeked]:
 def _requests(body: bytes) -> list[msgspec.Raw]:
     try:
         requests = _batch.decode(body).requests
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         raise Refusal(status=400, message="the request body is not a JSON object with a list of requests") from None
     _refuse_doubled(body, "requests", "")
     if not requests:
@@ -96,7 +96,7 @@ def _requests(body: bytes) -> list[msgspec.Raw]:
 def _request(raw: bytes, path: str) -> Peeked:
     try:
         params = bytes(_entry.decode(raw).params)
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         raise Refusal(status=400, message=f"{path}: expected an object", param="requests") from None
     _refuse_doubled(raw, "params", f"{path}.")
     try:
@@ -111,7 +111,7 @@ def _request(raw: bytes, path: str) -> Peeked:
 def _refuse_doubled(raw: bytes, name: str, path: str) -> None:
     try:
         twice = doubled_key(raw, (name,))
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         raise Refusal(status=400, message=f"{path}{name}: not valid JSON", param="requests") from None
     if twice:
         raise Refusal(status=400, message=f"{path}{name}: the key appears twice", param="requests")
@@ -123,7 +123,7 @@ def with_results_url(body: bytes, url: str) -> bytes:
         return body
     try:
         span = text_span(body, "results_url")
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         span = None  # not an object, or not an address
     return body if span is None else body[: span[0]] + msgspec.json.encode(url) + body[span[1] :]
 
@@ -157,7 +157,7 @@ def is_shared_object(raw: bytes) -> bool:
     """Whether an object of a list says that it is the API's own, such as a skill that comes with it."""
     try:
         source = _sourced.decode(raw).source
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return False
     kind = source.get("type") if isinstance(source, dict) else source
     return kind in _THE_APIS_OWN
@@ -175,7 +175,7 @@ def shared_only(body: bytes) -> bytes | None:
         if not others:
             return body
         rows = [(_listed.decode(raw).id, bytes(raw)) for raw in page.data if is_shared_object(bytes(raw))]
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return None
     return write_page(rows, has_more=False)
 
@@ -187,7 +187,7 @@ def read_page(body: bytes) -> tuple[list[tuple[str, str, bytes]], str]:
     try:
         page = _page.decode(body)
         found = [(one.id, one.created_at, bytes(raw)) for raw in page.data for one in [_listed.decode(raw)]]
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         raise Unreadable from None
     last = page.last_id or (found[-1][0] if found else "")
     if page.next_page:

@@ -8,28 +8,35 @@ skips, and checks the type of every watched field that it meets, the first of tw
 of two. So only where a name can stand twice (its bytes are there twice, or an escape could spell it) a second pass
 asks for each occurrence. There is no loop over tokens in Python: a body of 30 MB, of whatever shape, costs about as
 much as decoding it (tests/bench/peek_cost.py).
+
+A search for a few bytes costs more than that pass. So first a body is taken apart into the members of its top level:
+where they and the punctuation of a usual encoder are all of it, nothing stands twice and nothing is spelt oddly.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
-import attrs
 import msgspec
 
-from relayd.wire.json_escapes import may_be_escaped
+from relayd.noun import noun
+from relayd.wire.json_escapes import NOT_JSON, may_be_escaped
 from relayd.wire.named_models import NOTHING_NAMED, NamedModels, named_models
 from relayd.wire.refusal import Refusal
 from relayd.wire.resumed import NOTHING_RESUMED, Resumed, resumed
+
+Skimmed = TypeVar("Skimmed")
 
 WATCHED = ("model", "stream", "max_tokens", "fallbacks", "tools", "messages", "container", "thread")
 # A body from this size on is read in a thread; below it a hand-over costs more than the reading (about 1 ms).
 LARGE = 256 << 10
 _STRETCHES = 256
+# Members of the top level of a body that is taken apart here; the API knows some thirty.
+_MOST_MEMBERS = 64
 
 
 class _Metadata(msgspec.Struct):
@@ -51,12 +58,18 @@ class _Fields(msgspec.Struct):
     speed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+_TYPED = (
+    ("model", msgspec.json.Decoder(str | None).decode),
+    ("stream", msgspec.json.Decoder(bool | None).decode),
+    ("max_tokens", msgspec.json.Decoder(int | float | None).decode),
+)
+
 _fields = msgspec.json.Decoder(_Fields)
 _metadata = msgspec.json.Decoder(_Metadata)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Peeked:
     """What a body says of itself. `user_id` is `metadata.user_id` where that is text; `fast` that it names a `speed`;
     `wide` as `wide_bytes`; `named` the models besides its own; `resumed` what it takes up."""
@@ -77,11 +90,16 @@ def peek(body: bytes) -> Peeked:
     Raises: Refusal (400) for what is not one JSON object in UTF-8, for wrong types, for doubled keys, and for named
         models and ids that cannot be read.
     """
-    found, wide = _decode(body)
-    given = [name for name in WATCHED if getattr(found, name) is not msgspec.UNSET]
-    doubled = doubled_key(body, given)
-    if doubled:
-        raise _bad(f"{doubled}: the key appears twice", doubled)
+    members = usual_members(body)
+    found = None if members is None else _fields_of(members)
+    if members is None or found is None:
+        members, found = None, _read(_fields.decode, body)
+    wide = _wide(body)
+    if members is None:  # only now that every text in it is one
+        given = [name for name in WATCHED if getattr(found, name) is not msgspec.UNSET]
+        doubled = _read(partial(doubled_key, names=given), body)
+        if doubled:
+            raise _bad(f"{doubled}: the key appears twice", doubled)
     cap = found.max_tokens
     if isinstance(cap, float) and not cap.is_integer():  # neither is infinity
         raise _bad("max_tokens: expected a whole number", "max_tokens")
@@ -92,9 +110,43 @@ def peek(body: bytes) -> Peeked:
         user_id=_user_id(found.metadata),
         fast=found.speed is not msgspec.UNSET,
         wide=wide,
-        named=_named(body, found),
+        named=_named(body, found) if members is None else named_models(members),
         resumed=resumed(_given(thread=found.thread, container=found.container)),
     )
+
+
+def usual_members(body: bytes) -> dict[str, msgspec.Raw] | None:
+    """The members of a JSON object written as encoders do: without blanks, or with one after each comma and colon (as
+    Python's json has them), each name once and in its own letters. None for any other, and for what is not valid."""
+    try:
+        members = _members.decode(body)
+    except NOT_JSON:
+        return None
+    if len(members) > _MOST_MEMBERS:
+        return None
+    bare = 1 + 4 * len(members)  # braces, quotes, colons and commas
+    for name, raw in members.items():
+        bare += len(name) + memoryview(raw).nbytes
+    blanks = len(body) - bare
+    if not blanks:
+        return members  # no shorter way of writing these: what stood twice, or with escapes, would make it longer
+    if not members or blanks != 2 * len(members) - 1:
+        return None
+    return (
+        members if body == b"{%b}" % b", ".join([b'"%b": %b' % (k.encode(), v) for k, v in members.items()]) else None
+    )
+
+
+def _fields_of(members: dict[str, msgspec.Raw]) -> _Fields | None:
+    """What they say, None where one is not of its type."""
+    known: dict[str, Any] = {name: members[name] for name in _Fields.__struct_fields__ if name in members}
+    try:
+        for name, decode in _TYPED:
+            if name in known:
+                known[name] = decode(known[name])
+    except NOT_JSON:
+        return None
+    return _Fields(**known)
 
 
 def _given(**members: msgspec.Raw | msgspec.UnsetType) -> dict[str, msgspec.Raw]:
@@ -115,17 +167,31 @@ def wide_bytes(body: bytes) -> int:
     return 0 if body.isascii() else len(body) - len(body.decode())
 
 
-def _decode(body: bytes) -> tuple[_Fields, int]:
+def _read(decode: Callable[[bytes], Skimmed], body: bytes) -> Skimmed:
+    """What a decoder makes of the body. Raises: Refusal where it cannot; the second look may decode what the first
+    one skimmed over, and find a number that is too large."""
     try:
-        return _fields.decode(body), wide_bytes(body)  # msgspec skims over strings that it does not return
+        return decode(body)
     except msgspec.ValidationError as error:
         raise _wrong_type(str(error)) from None
     except msgspec.DecodeError as error:
         raise _bad(f"the request body is not valid JSON: {error}") from None
     except UnicodeDecodeError as error:
-        raise _bad(f"the request body is not valid UTF-8 (byte {error.start})") from None
+        raise _not_utf8(error) from None
     except RecursionError:
         raise _bad("the request body is nested too deeply") from None
+
+
+def _wide(body: bytes) -> int:
+    """`wide_bytes`; msgspec skims over strings that it does not return, whatever bytes are in them."""
+    try:
+        return wide_bytes(body)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from None
+
+
+def _not_utf8(error: UnicodeDecodeError) -> Refusal:
+    return _bad(f"the request body is not valid UTF-8 (byte {error.start})")
 
 
 def _wrong_type(text: str) -> Refusal:
@@ -145,7 +211,7 @@ def _user_id(raw: msgspec.Raw | msgspec.UnsetType) -> str:
         return ""
     try:
         return _metadata.decode(raw).user_id or ""
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return ""  # the upstream judges its own field
 
 
@@ -191,12 +257,27 @@ def doubled_key(body: bytes, names: Sequence[str]) -> str:
 
 def replace_model(body: bytes, model: str) -> bytes:
     """`body` with another top-level `model`; every other byte as it was. `body` has passed `peek`, which found one."""
-    sole = body.count(b'"model"') == 1 and not may_be_escaped(body)
-    match = _member("model", plain=True).search(body) if sole else None
-    span = match.span(1) if match is not None else text_span(body, "model")
+    span = _usual_span(body, "model") or text_span(body, "model")
     if span is None:
         return body
     return body[: span[0]] + msgspec.json.encode(model) + body[span[1] :]
+
+
+def _usual_span(body: bytes, name: str) -> tuple[int, int] | None:
+    """As `text_span`, by adding up what precedes it in a body that is written as usual; else None."""
+    members = usual_members(body)
+    if members is None or name not in members:
+        return None
+    behind_colon = len(next(iter(members)).encode()) + 4
+    blank = int(body.startswith(b" ", behind_colon))  # as `usual_members` has seen, there is one everywhere or nowhere
+    at = 1
+    for one, raw in members.items():
+        at += len(one.encode()) + 3 + blank
+        end = at + memoryview(raw).nbytes
+        if one == name:
+            return (at, end) if body.startswith(b'"', at) else None
+        at = end + 1 + blank
+    return None
 
 
 def text_span(body: bytes, name: str) -> tuple[int, int] | None:

@@ -5,7 +5,9 @@ An upstream's error is never a Refusal: it is passed on as it came.
 
 from __future__ import annotations
 
-import attrs
+from typing import Self
+
+from relayd.noun import noun
 
 # The error types of the Claude API by status. Source: API docs, "Errors"; reference SDK exception classes.
 KIND_BY_STATUS = {
@@ -41,7 +43,7 @@ def status_of_kind(kind: str) -> int:
     return _STATUS_BY_KIND.get(kind, 500)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Refusal(Exception):
     """Why a call is not served.
 
@@ -69,6 +71,14 @@ class Refusal(Exception):
     def kind(self) -> str:
         """The Claude API's error type for the status."""
         return KIND_BY_STATUS.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+
+    def let_go(self) -> Self:
+        """Itself, without the frames that it came through, once it has been caught for good.
+
+        They hold the call, and whoever raised it may hold it in a variable: a cycle. One that is a constant would keep
+        the frames of every call that it has ended.
+        """
+        return self.with_traceback(None)
 
     def __str__(self) -> str:
         return f"{self.status} {self.message}"

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import attrs
 import msgspec
 
+from relayd.noun import noun
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.refusal import Refusal
 
 KeptType = Literal["threads", "containers", "skills"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Resumed:
     """What a call takes up.
 
@@ -97,7 +98,7 @@ def _decoded(name: str, raw: msgspec.Raw | None, decoder: msgspec.json.Decoder[A
         if data.startswith(b"{") and (b"\\" in data or any(data.count(b'"%b"' % key.encode()) > 1 for key in keys)):
             raise ValueError
         return decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except NOT_JSON:
         message = f"{name}: expected an object with one {' and one '.join(keys)}, written without escapes"
         raise Refusal(status=400, message=message, param=name) from None
 
@@ -134,6 +135,6 @@ def made_by_message(body: bytes) -> tuple[str, str]:
     """The ids of a whole answer and of its container; "" where it names none."""
     try:
         made = _made.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except NOT_JSON:
         return "", ""
     return made.id if isinstance(made.id, str) else "", id_of(made.container)

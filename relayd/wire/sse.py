@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import attrs
 
+from relayd.noun import noun
+
 # One event of a Claude stream is a few hundred bytes; tool results with documents can be megabytes. Beyond this the
 # peer is broken, and going on would let it fill our memory.
 MAX_EVENT = 16 << 20  # bytes
@@ -24,7 +26,7 @@ class TooLong(ValueError):
     """An event that does not end within the bound."""
 
 
-@attrs.frozen
+@noun
 class Event:
     """One event: its name ("" when it had none) and its data lines, joined with LF."""
 

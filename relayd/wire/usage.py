@@ -11,10 +11,12 @@ from typing import Any
 import attrs
 import msgspec
 
-from relayd.wire.usage_report import MOST_ITERATIONS, UsageReport, model_of, read_report, text_of
+from relayd.noun import noun
+from relayd.wire.json_escapes import NOT_JSON
+from relayd.wire.usage_report import MOST_ITERATIONS, UsageReport, model_name, model_of, read_report, text_of
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Usage:
     """Token counts by kind, as the Claude API reports them. `input` is the uncached part of the prompt only.
 
@@ -53,10 +55,10 @@ class Usage:
     @property
     def total(self) -> int:
         """Tokens in and out, of every kind."""
-        return self.prompt + self.output
+        return self.input + self.cache_write_5m + self.cache_write_1h + self.cache_read + self.output
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class UsagePart:
     """One inference among several behind an answer. `model` is "" for the answer's own."""
 
@@ -83,8 +85,8 @@ class _Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer)
 
 
-def merge(known: Usage, report: UsageReport) -> Usage:
-    """`known` brought up to date by a later report, `iterations` left aside.
+def merge(known: Usage, report: UsageReport, model: str = "") -> Usage:
+    """`known` brought up to date by a later report of an answer from `model`, `iterations` left aside.
 
     Counts in `message_delta` are cumulative and never shrink, and a field it leaves out (or sends as 0) keeps what
     `message_start` said: so the larger of both stands, field by field. The 5m/1h split is only in `message_start`; what
@@ -105,7 +107,7 @@ def merge(known: Usage, report: UsageReport) -> Usage:
         service_tier=texts.get("service_tier") or known.service_tier,
         inference_geo=texts.get("inference_geo") or known.inference_geo,
         speed=texts.get("speed") or known.speed,
-        model=known.model,
+        model=model,
         doubts=(known.doubts - counts.keys() - texts.keys()) | report.doubts,
     )
 
@@ -124,7 +126,7 @@ class UsageAccount:
 
     model: str = ""
     heard: bool = False  # any report
-    _top: Usage = attrs.field(factory=lambda: Usage(), init=False)
+    _top: Usage = attrs.field(default=Usage(), init=False)
     _entries: tuple[UsageReport, ...] = attrs.field(default=(), init=False)
     _refused: bool = attrs.field(default=False, init=False)
     _category: str = attrs.field(default="", init=False)
@@ -133,15 +135,16 @@ class UsageAccount:
     def add(self, report: UsageReport) -> None:
         """Take in a report."""
         self.heard = True
-        if any(entry.kind == "fallback_message" for entry in report.iterations or ()):
+        entries = report.iterations
+        if entries and any(entry.kind == "fallback_message" for entry in entries):
             # What message_start had said was of the model that declined: that is an entry of its own now.
             self._top = attrs.evolve(
                 self._top, input=0, cache_write_5m=0, cache_write_1h=0, cache_read=0, output=0, thinking=0
             )
-        self._top = merge(self._top, report)
+        self._top = merge(self._top, report, self.model)
         # It is cumulative. A list that has become shorter has lost something.
-        if report.iterations is not None and len(report.iterations) >= len(self._entries):
-            self._entries = report.iterations
+        if entries is not None and len(entries) >= len(self._entries):
+            self._entries = entries
 
     def doubt(self, *names: str) -> None:
         """A report that had these could not be read."""
@@ -162,7 +165,9 @@ class UsageAccount:
     def total(self) -> Usage:
         """Everything that this answer consumed."""
         free = self._refused and not self._top.output and self._category not in _BILLED_CATEGORIES
-        top = attrs.evolve(self._top, model=self.model, free=free)
+        top = self._top
+        if top.model != self.model or top.free != free:
+            top = attrs.evolve(top, model=self.model, free=free)
         return itemised(top, self._entries, self._declined) if self._entries else top
 
 
@@ -206,9 +211,9 @@ def usage_of_message(body: bytes) -> Usage | None:
     """
     try:
         answer = _answer.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except NOT_JSON:
         return None
-    account = UsageAccount(model=model_of({"model": answer.model}))
+    account = UsageAccount(model=model_name(answer.model))
     if answer.usage is msgspec.UNSET or answer.usage is None:
         if answer.type != "message":
             return None
@@ -232,6 +237,6 @@ _content = msgspec.json.Decoder(_Content)
 def _blocks(body: bytes) -> list[object]:
     try:
         content = _content.decode(body).content
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except NOT_JSON:
         return []
     return content if isinstance(content, list) else []

@@ -14,30 +14,34 @@ from collections.abc import Mapping
 
 import attrs
 
+from relayd.noun import noun
+
 ABSURD = 1_000_000_000  # tokens; the largest context holds a million
 MOST_ITERATIONS = 1000  # entries that are read one by one; a server-side tool loop has some ten
 LONGEST_NAME = 128  # characters of a model's name
 
 _DIGITS = re.compile(r"\s*(\d{1,20})(?:\.0*)?\s*\Z", re.ASCII)
 
-# Where each count lies, and its name in Usage; "writes" is the total of both kinds of cache writes.
+# The fields with counts, and what lies in each: a field of it ("" is itself), and the name in Usage; "writes" is the
+# total of both kinds of cache writes.
 _COUNTS = {
-    "input": ("input_tokens",),
-    "writes": ("cache_creation_input_tokens",),
-    "cache_write_5m": ("cache_creation", "ephemeral_5m_input_tokens"),
-    "cache_write_1h": ("cache_creation", "ephemeral_1h_input_tokens"),
-    "cache_read": ("cache_read_input_tokens",),
-    "output": ("output_tokens",),
-    "thinking": ("output_tokens_details", "thinking_tokens"),
-    "web_searches": ("server_tool_use", "web_search_requests"),
-    "web_fetches": ("server_tool_use", "web_fetch_requests"),
+    "input_tokens": (("", "input"),),
+    "cache_creation_input_tokens": (("", "writes"),),
+    "cache_creation": (
+        ("ephemeral_5m_input_tokens", "cache_write_5m"),
+        ("ephemeral_1h_input_tokens", "cache_write_1h"),
+    ),
+    "cache_read_input_tokens": (("", "cache_read"),),
+    "output_tokens": (("", "output"),),
+    "output_tokens_details": (("thinking_tokens", "thinking"),),
+    "server_tool_use": (("web_search_requests", "web_searches"), ("web_fetch_requests", "web_fetches")),
 }
-_TEXTS = ("service_tier", "inference_geo", "speed")
+_TEXTS = frozenset({"service_tier", "inference_geo", "speed"})
 # What one inference of several says; the rest stands at the top level alone.
-_OF_AN_ENTRY = frozenset(_COUNTS) - {"web_searches", "web_fetches"}
+_OF_AN_ENTRY = {name: lying for name, lying in _COUNTS.items() if name != "server_tool_use"}
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class UsageReport:
     """One report.
 
@@ -58,48 +62,43 @@ class UsageReport:
 
 def read_report(value: object) -> UsageReport:
     """The `usage` of an answer or an event."""
-    report = _read(value, frozenset(_COUNTS))
+    report = _read(value, _COUNTS)
     listed = value.get("iterations") if isinstance(value, dict) else None
     if listed is None:
         return report
     if not isinstance(listed, list):
         return attrs.evolve(report, doubts=report.doubts | {"iterations"})
-    entries = tuple(_read(entry, _OF_AN_ENTRY) for entry in listed[:MOST_ITERATIONS])
+    entries = tuple(_read_entry(entry) for entry in listed[:MOST_ITERATIONS])
     doubts = report.doubts.union(*(entry.doubts for entry in entries))
     if len(listed) > MOST_ITERATIONS:
         doubts |= {"iterations"}
     return attrs.evolve(report, iterations=entries, doubts=doubts)
 
 
-def _read(value: object, wanted: frozenset[str]) -> UsageReport:
+def _read_entry(value: object) -> UsageReport:
+    return attrs.evolve(_read(value, _OF_AN_ENTRY), kind=text_of(value, "type"), model=model_of(value))
+
+
+def _read(value: object, wanted: Mapping[str, tuple[tuple[str, str], ...]]) -> UsageReport:
     if not isinstance(value, dict):
         return UsageReport(counts={}, texts={}, doubts=frozenset({"input", "output"}))
     counts: dict[str, int] = {}
     doubts: set[str] = set()
-    for name in wanted:
-        found = _at(value, _COUNTS[name])
-        if found is None:
-            continue
-        count = read_count(found)
-        if count is None:
-            doubts.add("cache_write_5m" if name == "writes" else name)
-        else:
-            counts[name] = count
-    texts = {name: value[name] for name in _TEXTS if isinstance(value.get(name), str)}
-    doubts.update(name for name in _TEXTS if not isinstance(value.get(name), str | None))
-    return UsageReport(
-        counts=counts, texts=texts, doubts=frozenset(doubts), kind=text_of(value, "type"), model=model_of(value)
-    )
-
-
-def _at(value: dict[str, object], path: tuple[str, ...]) -> object:
-    """What lies there; None for nothing, and what stands in the way of it where that is no object."""
-    found: object = value
-    for name in path:
-        if not isinstance(found, dict):
-            return found
-        found = found.get(name)
-    return found
+    for field in wanted.keys() & value.keys():
+        outer = value[field]
+        for inner, name in wanted[field]:
+            # What is no object stands in the way of what should lie there.
+            found = outer.get(inner) if inner and isinstance(outer, dict) else outer
+            count = found if type(found) is int and 0 <= found <= ABSURD else read_count(found)
+            if count is not None:
+                counts[name] = count
+            elif found is not None:
+                doubts.add("cache_write_5m" if name == "writes" else name)
+    texts = {name: value[name] for name in _TEXTS & value.keys() if value[name] is not None}
+    for name in [name for name, text in texts.items() if not isinstance(text, str)]:
+        del texts[name]
+        doubts.add(name)
+    return UsageReport(counts=counts, texts=texts, doubts=frozenset(doubts))
 
 
 def read_count(value: object) -> int | None:
@@ -125,5 +124,9 @@ def text_of(value: object, name: str) -> str:
 
 def model_of(value: object) -> str:
     """The `model` that an object names; "" when it names none, or nothing that could be a name."""
-    name = text_of(value, "model")
-    return name if len(name) <= LONGEST_NAME and name.isprintable() else ""
+    return model_name(text_of(value, "model"))
+
+
+def model_name(found: object) -> str:
+    """What stands as the name of a model; "" for nothing that could be one."""
+    return found if isinstance(found, str) and len(found) <= LONGEST_NAME and found.isprintable() else ""

@@ -1,6 +1,8 @@
 """Screenshots of the admin pages, for docs/admin and the README: a demo tree, a week of traffic, a real Chromium.
 
-    python tests/bench/admin_screenshots.py [DIRECTORY]      # docs/admin; needs chromium, chromedriver, fonts-noto-cjk
+    python tests/bench/admin_screenshots.py [DIRECTORY]      # docs/admin
+
+Needs chromium, chromedriver, fonts-noto-cjk and the dependency group `pictures`.
 
 Theory: the daemon runs with a clock that this script moves, so that a week passes in half a minute and the charts have
 something to show. Pictures are written with a palette, which text and lines do well with.
@@ -30,6 +32,7 @@ from pages_world import PASSWORD, admin_url, pages_table
 
 from relayd.config.secrets.api_keys import mint
 from relayd.config.secrets.seal import new_identity
+from relayd.wire.current_models import LARGE, SMALL, USUAL
 
 # The clock of the daemon: the real one, plus what stands in a file.
 CLOCK = """\
@@ -60,7 +63,7 @@ KEYS = {
     "docs-bot": ("Docs team", 'groups = ["api"]\nlimits = { daily_tokens = 200000 }'),
     "demo-booth": ("Sales", "limits = { daily_requests = 40 }\nexpires = 2027-03-01T00:00:00Z"),
 }
-MODELS = ("claude-sonnet-4-5", "claude-sonnet-4-5", "claude-haiku-4-5", "claude-opus-4-5")
+MODELS = (USUAL, USUAL, SMALL, LARGE)
 CLIENTS = ("claude-cli/2.1.0 (external, cli)", "Anthropic/Python 0.75.0", "openai-node/6.1.0")
 PAGES = {
     "overview": "/web",
@@ -69,9 +72,10 @@ PAGES = {
     "keys": "/web/keys",
     "key": "/web/keys/anna-laptop",
     "calls": "/web/calls",
-    "explain": "/web/explain?key=anna-laptop&model=claude-sonnet-4-5",
+    "explain": f"/web/explain?key=anna-laptop&model={USUAL}",
     "reports": "/web/reports?by=owner",
     "config": "/web/config",
+    "edit": "/web/edit/new-key",
     "audit": "/web/audit",
     "me": "/web/me",
 }
@@ -128,9 +132,21 @@ def demo(root: Path) -> Demo:
 def commit(tree: Path) -> None:
     """The tree as a repository with one commit."""
     (tree / ".gitignore").write_text("var/\n")
+    run_git(tree, ("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", "A key for the booth at the fair"))
+
+
+def run_git(tree: Path, *commands: tuple[str, ...]) -> None:
     git = ("git", "-c", "user.name=Anna", "-c", "user.email=anna@example.com", "-C", str(tree))
-    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "A key for the booth at the fair")):
+    for words in commands:
         subprocess.run([*git, *words], check=True)
+
+
+def change(tree: Path, name: str, old: str, new: str) -> None:
+    """Change a key's file."""
+    path = tree / "keys.d" / f"{name}.toml"
+    text = path.read_text()
+    assert old in text, text
+    path.write_text(text.replace(old, new))
 
 
 def steps(rng: random.Random) -> Iterator[tuple[float, int]]:
@@ -147,20 +163,24 @@ def main(target: Path) -> None:
         world = demo(Path(place))
         try:
             names = list(world.keys)
-            for offset, count in steps(world.rng):
+            for number, (offset, count) in enumerate(steps(world.rng)):
                 world.at(offset)
+                if number == 24:
+                    change(world.daemon.tree, "chloe-ci", "5.00", "8.00")
+                    run_git(world.daemon.tree, ("commit", "-q", "-a", "-m", "More for the tests of the release"))
                 for _ in range(count):
                     world.call(world.rng.choice(names[:3] if world.rng.random() < 0.6 else names))
             world.at(0)
             last = world.call("anna-laptop").headers["relayd-request-id"]
             with chromium() as chrome:
-                take(chrome, admin_url(world.daemon), {**PAGES, "call": f"/web/calls/{last}"}, target)
+                take(chrome, world.daemon, {**PAGES, "call": f"/web/calls/{last}"}, target)
         finally:
             world.daemon.stop()
 
 
-def take(chrome: Chromium, base: str, pages: dict[str, str], target: Path) -> None:
+def take(chrome: Chromium, daemon: Daemon, pages: dict[str, str], target: Path) -> None:
     """Every page in a light window, two of them in others."""
+    base, tree = admin_url(daemon), daemon.tree
     chrome.size(1280, 800)
     chrome.theme("light")
     chrome.zone("UTC")
@@ -171,7 +191,12 @@ def take(chrome: Chromium, base: str, pages: dict[str, str], target: Path) -> No
     for name, path in pages.items():
         chrome.open(base + path)
         if name == "config":
-            chrome.click("form:has([name=dry_run]) button")
+            change(tree, "demo-booth", "daily_requests", "daily_request")
+            chrome.click("form[action='/web/config/reload']:not(:has([name=dry_run])) button")
+        if name == "edit":
+            change(tree, "demo-booth", "daily_request ", "daily_requests ")
+            chrome.fill(id="erin-laptop", owner="Erin", groups="plans", daily_requests="150")
+            chrome.click("form[action='/web/edit/preview'] button")
         if name == "me":
             chrome.click("form[action='/web/me/codes'] button")
         shoot(chrome, target / f"{name}.png")

@@ -38,6 +38,7 @@ def rows(connections: int, seconds: float, streams: int) -> dict[str, Callable[[
     end = cost.ANSWER[-20:]
     return {
         "JSON": lambda port, pid: cost.load(port, plain, end, connections, seconds),
+        "one at a time": lambda port, pid: cost.single_load(port, plain, end, seconds),
         "SSE, 20 events": lambda port, pid: cost.load(port, streamed, b"0\r\n\r\n", connections, seconds),
         "JSON, 200 KB body": lambda port, pid: cost.load(port, large, end, connections, seconds),
         "paced event": lambda port, pid: cost.paced_load(port, paced, streams, pid)[0],

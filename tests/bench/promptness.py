@@ -37,6 +37,7 @@ from scripted import Conversation, serving
 from test_batcher import FlakyStore
 
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.store_session import StoreSession
 from relayd.state.contract import Ping, StoreUnavailable
 from relayd.state.redis import RedisStore
 
@@ -68,7 +69,7 @@ async def stalled() -> float:
     longest = 0.0
     async with trio.open_nursery() as nursery:
         store = FlakyStore(deadline=0.3)
-        batcher = Batcher(store)
+        batcher = Batcher(StoreSession(store))
         await nursery.start(batcher.run)
         store.hold = threading.Event()
 

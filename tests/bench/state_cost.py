@@ -25,9 +25,11 @@ import_paths.add()
 from redis_server import running
 
 from relayd.config.snapshot import ApiKey, Limits, MicroUsd, ObjectId, Rate, Server
-from relayd.core.quota.limits import Estimate, terms
+from relayd.core.quota.call_estimate import Estimate
+from relayd.core.quota.limits import terms
 from relayd.core.quota.usage_record import orphan_of
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.store_session import StoreSession
 from relayd.state.contract import Admit, Answer, Granted, Ping, Settle, Store
 from relayd.state.redis import RedisStore
 from relayd.state.sqlite import SqliteStore
@@ -108,7 +110,7 @@ async def bench(
         pump = None
         if store is not None:
             quick = SqliteStore(store.path, clock=store.clock, busy=0) if isinstance(store, SqliteStore) else None
-            pump = Batcher(store, quick=quick)
+            pump = Batcher(StoreSession(store), quick=quick)
             await nursery.start(pump.run)
         for tasks, pause in ((1, 0.002), (32, 0.0)):
             before = cpu_of(server_pid) if server_pid else 0.0
@@ -125,7 +127,7 @@ async def bench(
             if server_pid:
                 line += f", server {(cpu_of(server_pid) - before) / calls * 1e6:.1f} us"
             if pump is not None:
-                line += f", largest batch {pump.stats.largest}"
+                line += f", largest batch {pump.session.stats.largest}"
             print(line, flush=True)
         nursery.cancel_scope.cancel()
 

@@ -20,7 +20,7 @@ import trio
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import Origin
 from relayd.daemon.net.connection_pool import UpstreamConnection
-from relayd.daemon.net.request import Body, build_request
+from relayd.daemon.net.request import PlainRequest, RequestTarget, encode, target_of
 from relayd.daemon.net.response_stream import ResponseStream
 from relayd.daemon.net.tls import shared_context
 
@@ -70,6 +70,9 @@ class Endless:
     def send(self, data: bytes | memoryview) -> int:
         return len(data)
 
+    def send_two(self, head: bytes, body: bytes) -> int:
+        return len(head) + len(body)
+
     async def readable(self) -> None: ...
 
     async def writable(self) -> None: ...
@@ -91,11 +94,9 @@ def measure(name: str, count: int, run: Callable[[], object]) -> None:
     print(f"{name:44s} {best / count * 1e6:8.2f} us")
 
 
-async def call(transport: Transport, url: httpx2.URL, body: bytes, timeout: Mapping[str, float | None]) -> int:
+async def call(transport: Transport, target: RequestTarget, body: bytes, timeout: Mapping[str, float | None]) -> int:
     """One call, its body read to the end; how many pieces it came in."""
-    response = await transport.handle_async_request(build_request("POST", url, HEADERS, body, timeout))
-    stream = response.stream
-    assert isinstance(stream, ResponseStream)
+    stream = await transport.ask(PlainRequest("POST", target, HEADERS, body, timeout))
     pieces = 0
     while (piece := stream.take()) != b"":
         if piece is None:
@@ -107,31 +108,35 @@ async def call(transport: Transport, url: httpx2.URL, body: bytes, timeout: Mapp
 
 
 async def measure_calls(
-    name: str, url: httpx2.URL, body: bytes, calls: int, timeout: Mapping[str, float | None]
+    name: str, target: RequestTarget, body: bytes, calls: int, timeout: Mapping[str, float | None]
 ) -> None:
     """CPU per call on a kept connection, best of five."""
     transport = Transport(tls=shared_context())
-    await call(transport, url, body, timeout)
+    await call(transport, target, body, timeout)
     best, pieces = float("inf"), 0
     for _ in range(5):
         begin, pieces = time.process_time(), 0
         for _ in range(calls):
-            pieces += await call(transport, url, body, timeout)
+            pieces += await call(transport, target, body, timeout)
         best = min(best, time.process_time() - begin)
     print(f"{name:44s} {best / calls * 1e6:8.2f} us, {best / pieces * 1e6:.2f} a piece ({pieces / calls:g} pieces)")
     transport.close()
 
 
-def measure_parts(url: httpx2.URL) -> None:
+def measure_parts(url: str) -> None:
     """The parts that need no kernel."""
-    measure("build_request", 5000, lambda: build_request("POST", url, HEADERS, JSON_BODY, TIMEOUT))
+    measure("target_of", 5000, lambda: target_of(url))
+    target = target_of(url)
+    measure("encode", 5000, lambda: encode(PlainRequest("POST", target, HEADERS, JSON_BODY, TIMEOUT)))
     measure(
         "httpx2.Request(content=...)",
         5000,
         lambda: httpx2.Request("POST", url, headers=HEADERS, content=JSON_BODY, extensions={"timeout": TIMEOUT}),
     )
     pairs = [(b"x-header-%d" % index, b"value") for index in range(15)]
-    measure("httpx2.Response, 15 headers", 5000, lambda: httpx2.Response(200, headers=pairs, stream=Body(b"")))
+    measure(
+        "httpx2.Response, 15 headers", 5000, lambda: httpx2.Response(200, headers=pairs, stream=httpx2.ByteStream(b""))
+    )
     stream = Endless(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
     connection = UpstreamConnection(Origin("http", "bench", 80), stream)
     answer = ResponseStream(connection, Transport(tls=shared_context())._pool, bodiless=False)
@@ -152,14 +157,14 @@ def main() -> None:
         upstream(socket.socket(fileno=args.upstream))
         return
     listener = socket.create_server(("127.0.0.1", 0))
-    url = httpx2.URL(args.url or f"http://127.0.0.1:{listener.getsockname()[1]}/v1/messages")
+    url = args.url or f"http://127.0.0.1:{listener.getsockname()[1]}/v1/messages"
     measure_parts(url)
-    descriptor = listener.fileno()
+    target, descriptor = target_of(url), listener.fileno()
     child = subprocess.Popen([sys.executable, __file__, "--upstream", str(descriptor)], pass_fds=[descriptor])
     try:
-        trio.run(measure_calls, "JSON call", url, JSON_BODY, args.calls, TIMEOUT)
-        trio.run(measure_calls, "JSON call, the caller keeps the time", url, JSON_BODY, args.calls, {})
-        trio.run(measure_calls, "stream of 20 events", url, STREAM_BODY, max(10, args.calls // 20), {})
+        trio.run(measure_calls, "JSON call", target, JSON_BODY, args.calls, TIMEOUT)
+        trio.run(measure_calls, "JSON call, the caller keeps the time", target, JSON_BODY, args.calls, {})
+        trio.run(measure_calls, "stream of 20 events", target, STREAM_BODY, max(10, args.calls // 20), {})
     finally:
         child.kill()
         child.wait()

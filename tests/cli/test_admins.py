@@ -41,11 +41,15 @@ def test_a_password_becomes_lines_that_the_tree_takes(tmp_path: Path) -> None:
 
 def test_a_password_is_changed_in_place_and_the_role_stays(tmp_path: Path) -> None:
     tree = make_tree(tmp_path)
-    for words, password in ((("--role", "editor"), "the first password"), ((), "the second password")):
+    for words, password in (
+        (("--role", "editor", "--email", "alice@example.com"), "the first password"),
+        ((), "the second password"),
+    ):
         assert tree.run("secret", "password", "alice", "--add", *words, stdin=password).code == 0
     assert tree.run("secret", "password", "bob", "--add", stdin="the third password").code == 0
     alice, bob = load_tree(tree.root).require().relay.admin.users
     assert (alice.role, bob.role) == ("editor", "viewer")
+    assert (alice.email, bob.email) == ("alice@example.com", "")
     assert password_fits(Secret("the second password"), alice.password_hash)
     assert not password_fits(Secret("the first password"), alice.password_hash)
     assert "# the reverse proxy is before it" in tree.read("relay.toml")
@@ -55,7 +59,24 @@ def test_a_password_is_changed_in_place_and_the_role_stays(tmp_path: Path) -> No
 def test_a_weak_password_is_refused(tmp_path: Path, password: str) -> None:
     ran = make_tree(tmp_path).run("secret", "password", "alice", stdin=password)
     assert (ran.code, ran.out) == (1, "")
-    assert "nothing was made" in ran.err
+    assert "nothing was" in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("secret", "password", "alice"), ("secret", "seal", "--admin", "alice"), ("key", "which"),
+     ("account", "add", "a", "--kind", "api-key")],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_secret_that_is_fed_twice_is_told_so_by_every_verb(tmp_path: Path, words: tuple[str, ...], end: str) -> None:
+    tree = make_sealing_tree(tmp_path).tree
+    ran = tree.run(*words, stdin=f"{PASSWORD}{end}{PASSWORD}{end}")
+    assert (ran.code, ran.out) == (1, "")
+    assert "the secret has more than one line, stdin has 2; give it alone once (only a terminal asks twice)" in ran.err
+    assert PASSWORD not in ran.err
+    ran = tree.run(*words, stdin=f"{PASSWORD}{end}something else{end}")
+    assert "stdin has 2; give it alone; nothing was written" in ran.err
 
 
 def test_a_token_is_printed_once_and_the_tree_gets_its_hash(tmp_path: Path) -> None:

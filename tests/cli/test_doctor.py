@@ -16,6 +16,8 @@ from ports import free_port
 from redis_server import running as redis_running
 
 from relayd.cli.doctor_host import judge_unit
+from relayd.config.source.history import Meta, save
+from relayd.config.source.tree import read_files
 
 SECRET = "sk-ant-api03-" + "a" * 93 + "AA"
 LISTEN = 'schema = 1\nrealm = "example"\n\n[server]\nlisten = ["127.0.0.1:{}"]\n'
@@ -72,6 +74,18 @@ def test_a_broken_tree_is_named_by_its_place(tmp_path: Path) -> None:
     assert one["text"].startswith("accounts.d/sample.toml:1: ")
 
 
+def test_a_broken_tree_hides_nothing_else_where_a_config_is_stored(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, LISTEN.format(port := free_port()))
+    meta = Meta(digest="5" * 64, realm="example", saved=0.0, trigger="boot")
+    save(tree.root / "var/generations", read_files(tree.root), meta)
+    tree.write("relay.toml", "x = [\n")
+    ran = tree.run("doctor", "--json")
+    assert areas(ran, ok=False) == {"tree"}
+    assert {"identity", "state", "listeners", "permissions"} <= areas(ran, ok=True)
+    assert f"127.0.0.1:{port}: free" in ran.out
+    assert "stored config 1, tree 555555555555" in ran.out
+
+
 def test_a_state_file_is_measured_and_a_damaged_one_found(tmp_path: Path) -> None:
     tree = make_booked(tmp_path)
     book(tree, requests=1)
@@ -89,8 +103,10 @@ def test_a_state_file_that_others_may_read_is_told(tmp_path: Path) -> None:
     tree = make_booked(tmp_path)
     book(tree, requests=1)
     (tree.root / "var/relayd.db").chmod(0o644)
-    (one,) = of(tree.run("doctor", "--json"), "permissions")
-    assert "mode 0644 lets others in" in one["text"]
+    (tree.root / "var").chmod(0o757)
+    folder, file = of(tree.run("doctor", "--json"), "permissions")
+    assert "mode 0644 lets others in" in file["text"]
+    assert "mode 0757 lets others in" in folder["text"]
 
 
 def test_a_redis_that_forgets_is_told(tmp_path: Path) -> None:
@@ -112,6 +128,9 @@ def test_beside_a_running_daemon_its_own_ailments_and_listeners_are_told(tmp_pat
         assert any(text.endswith("runs") for text in texts)
         assert f"{daemon.url}: /livez is 200" in texts
         assert any(f"the daemon (process {daemon.process.pid}) may have" in text for text in texts)
+        (tmp_path / "without").mkdir()  # as on a node that pulls
+        for place in (tmp_path / "without", tmp_path / "absent"):
+            assert of(Tree(place).run("doctor", "--json", "--control", str(tree / "var/relayd.sock")), "tree") == []
         (tree / "relay.toml").write_text("broken =")
         Tree(tree).run("reload")
         assert any("rejected" in one["text"] for one in of(Tree(tree).run("doctor", "--json"), "daemon"))

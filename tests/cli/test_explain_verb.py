@@ -16,7 +16,8 @@ from relayd.config.snapshot import Cooldown
 from relayd.core.balancing.failover import judge
 from relayd.core.balancing.outcomes import Answered
 from relayd.core.balancing.pool import Pool
-from relayd.core.quota.limits import NOTHING, key_terms
+from relayd.core.quota.call_estimate import NOTHING
+from relayd.core.quota.limits import key_terms
 from relayd.core.quota.reservation import account_terms
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Acquire, Admit, Publish

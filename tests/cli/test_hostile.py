@@ -25,7 +25,7 @@ OAUTH = '{"access_token": "sk-ant-oat01-hostile-0123456789"}'
     [
         ("api-key", "", "the secret is empty"),
         ("api-key", "\n", "the secret is empty"),
-        ("api-key", SECRET + "\n\n", "ends with white space"),
+        ("api-key", SECRET + "\n\n", "more than one line"),
         ("api-key", " " + SECRET, "begins or ends"),
         ("api-key", "\N{ZERO WIDTH NO-BREAK SPACE}" + SECRET, "byte order mark"),
         ("api-key", SECRET + "\nsecond", "more than one line"),

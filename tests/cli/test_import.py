@@ -278,7 +278,10 @@ def test_old_keys_go_on_working_with_the_old_secret_sealed(tmp_path: Path, monke
 def test_the_old_secret_is_sealed_once_and_resealed_like_the_others(tmp_path: Path) -> None:
     sealing = make_sealing_tree(tmp_path)
     tree, file = sealing.tree, written(tmp_path, export([key(apiKey=crs_hash(OLD_KEY))]))
-    assert "ENCRYPTION_KEY is expected on stdin" in tree.run("import", "crs", file, "--keep-keys").err
+    assert (
+        "ENCRYPTION_KEY of the old installation: the secret is empty"
+        in tree.run("import", "crs", file, "--keep-keys").err
+    )
     assert tree.run("import", "crs", file, "--keep-keys", stdin=PEPPER).code == 0
     sealed = tree.read("relay.toml")
     assert tree.run("import", "crs", file, "--keep-keys").code == 0  # it is there: nothing is asked for

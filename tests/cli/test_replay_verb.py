@@ -9,12 +9,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from booked_tree import book, make_booked
 from cli_tree import Ran, Tree
 
 from relayd.core.receipt import Receipt
-from relayd.daemon.log import call_fields, render
+from relayd.daemon.access_log import call_line
 from relayd.wire.usage import Usage
 
 START = 1_793_000_000.0  # 2026-10-26
@@ -28,7 +29,7 @@ def line(at: int, *, started: float | None = None, **fields: Any) -> bytes:
         "path": "/v1/messages", "dialect": "anthropic", "client": "", "peer": "", "key": "dev", "account": "sample",
         "model": "claude-haiku-4-5", "status": 200, "usage": Usage(input=1000), "cost": 1000, "seconds": 1.0,
     }  # fmt: skip
-    return render(call_fields(Receipt(**{**dull, **fields})), "json")
+    return msgspec.json.encode(call_line(Receipt(**{**dull, **fields}))) + b"\n"
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def test_only_one_line_break_is_taken_off_a_secret(tmp_path: Path) -> None:
     sealing = with_account(tmp_path)
     ran = sealing.tree.run("secret", "seal", "--account", "main", stdin=OTHER + "\n\n")
     assert ran.code == 1
-    assert "ends with white space" in ran.err
+    assert "more than one line" in ran.err
     crlf = sealing.tree.run("secret", "seal", "--account", "main", stdin=OTHER + "\r\n").out.strip()
     binding = account_binding("example", "main", "https://api.anthropic.com")
     assert open_sealed(crlf, binding, [sealing.identity]).reveal() == OTHER

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cli_tree import Tree, make_tree
 
-from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.windows import day_of
 from relayd.state.contract import Settle
 from relayd.state.sqlite import SqliteStore
 

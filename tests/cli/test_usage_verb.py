@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from booked_tree import make_booked, tell
 from cli_tree import Tree
 
 from relayd.config.load import load_tree
-from relayd.core.quota.limits import NOTHING, key_terms
+from relayd.core.quota.call_estimate import NOTHING
+from relayd.core.quota.limits import key_terms
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Admit, Granted, Settle
 
@@ -68,6 +71,15 @@ def test_looking_takes_nothing(tree: Tree) -> None:
 
     after = tree.run("usage", "dev", "--json").json["keys"][0]["limits"]
     assert [row["used"] for row in after] == [row["used"] for row in before]
+
+
+def test_looking_waits_for_nobody_who_writes(tree: Tree) -> None:
+    """Nor does it need to write: where the disk has turned read-only, somebody wants to see the figures."""
+    with contextlib.closing(sqlite3.connect(tree.root / "var" / "relayd.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ran = tree.run("usage", "dev")
+
+    assert (ran.code, ran.err) == (0, "")
 
 
 def test_an_unknown_key_is_told_what_there_is(tree: Tree) -> None:

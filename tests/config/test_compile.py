@@ -232,13 +232,9 @@ def test_an_alias_leads_to_the_end_of_its_chain_and_a_ring_is_shown_by_its_first
     assert all("-> ..." in problem.message for problem in problems)
 
 
-def test_a_key_without_effect_is_a_note_only_where_it_is_set_to_something() -> None:
-    quiet = compile_tree(tree(RELAY + "[server]\nworkers = 1\n"))
-    told = compile_tree(tree(RELAY + "[server]\nworkers = 2\n"))
-
-    assert codes(quiet) == []
-    assert codes(told) == ["N-NO-EFFECT"]
-    assert told.snapshot is not None
+def test_several_workers_are_nothing_to_remark_on() -> None:
+    assert codes(compile_tree(tree(RELAY + "[server]\nworkers = 2\n"))) == []
+    assert codes(compile_tree(tree(RELAY + '[server]\nworkers = "auto"\nmax_memory = "1GiB"\n'))) == []
 
 
 def test_the_id_of_an_object_cannot_be_written_into_its_file() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 from pathlib import Path
 
 import attrs
@@ -75,16 +76,54 @@ def headings(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in found}
 
 
+def links(page: Path) -> list[tuple[Path, str]]:
+    """Where the links of a page lead within the repository: file and anchor."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    found = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text)
+    found += [(target, "") for target in re.findall(r'(?:src|srcset)="(?!https?:)([^"]+)"', text)]
+    return [((page.parent / target).resolve() if target else page, anchor) for target, anchor in found]
+
+
 def test_every_link_between_the_pages_leads_to_a_heading() -> None:
-    pages = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
-    links = [
-        (page, target or page, anchor)
-        for page, text in pages.items()
-        for target, anchor in re.findall(r"\]\(([\w-]+\.md)?(?:#([\w-]+))?\)", text)
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    found = [(page, target, anchor) for page in pages for target, anchor in links(page)]
+    assert len(found) > 25
+    missing = [
+        (page.name, str(target.relative_to(ROOT)), anchor)
+        for page, target, anchor in found
+        if not target.exists() or (anchor and anchor not in headings(target.read_text()))
     ]
-    assert len(links) > 25
-    missing = [link for link in links if link[1] not in pages or (link[2] and link[2] not in headings(pages[link[1]]))]
     assert missing == []
+
+
+def test_every_page_is_in_the_list_of_pages() -> None:
+    listed = {target.name for target, _ in links(ROOT / "docs" / "README.md")}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= listed
+
+
+def test_both_readmes_have_the_same_commands_pictures_and_links() -> None:
+    texts = [(ROOT / name).read_text() for name in ("README.md", "README.ko.md")]
+    commands = [re.findall(r"^    .+$", text, re.MULTILINE) for text in texts]
+    assert commands[0] == commands[1]
+    both = [re.sub(r"\.ko\.md", ".md", text) for text in texts]
+    found = [re.findall(r'\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"', text) for text in both]
+    assert found[0] == found[1]
+
+
+def test_the_pictures_are_those_that_the_script_draws() -> None:
+    folder = ROOT / "docs" / "pictures"
+    draw = runpy.run_path(str(folder / "draw.py"))
+    for name, text in draw["pictures"]().items():
+        assert (folder / name).read_text() == text, f"{name} is out of date (python docs/pictures/draw.py)"
+    said = draw["session"]()
+    for theme in ("light", "dark"):
+        drawn = draw["terminal"](draw["THEMES"][theme], said)
+        assert settled((folder / f"terminal-{theme}.svg").read_text()) == settled(drawn)
+
+
+def settled(text: str) -> str:
+    """Without what differs from run to run: times and hashes."""
+    return re.sub(r"\b[0-9a-f]{8,}\b|\d\d:\d\d:\d\d|\d{4}-\d\d-\d\d", "_", text)
 
 
 def test_the_examples_of_the_guide_are_a_tree_without_errors() -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent / "relayd"
 
 # From the bottom up: wings, and the modules that lie beside them. Parts of one layer do not know each other.
 LAYERS = (
-    ("atomic", "pattern"),
+    ("alert_events", "atomic", "pattern"),
     ("snapshot",),
     ("secrets",),
     ("problems",),

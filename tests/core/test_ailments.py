@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from relayd.core.ailments import (
@@ -51,6 +52,9 @@ def test_a_store_that_is_away_is_said_with_the_reason_and_what_it_means_for_call
     never = StoreFacts(up=False, reached=False, reason="not connected yet", refuses=True)
     assert said(service(account(), store=DOWN)) == [
         "the state store is down: redis: connection refused; limits are enforced by this node alone"
+    ]
+    assert said(service(account(), store=attrs.evolve(DOWN, side="side.db: disk is full"))) == [
+        "the state store is down: redis: connection refused; no limit is enforced (side.db: disk is full)"
     ]
     assert said(service(account(), store=never)) == [
         "the state store was never reached: not connected yet; calls are refused (503)"
@@ -106,17 +110,54 @@ def test_where_no_account_can_serve_only_a_cause_of_this_node_sends_calls_to_ano
     [
         ({"degraded": "the tree has errors", "stored": 3}, "degraded: the tree has errors; generation 3 serves"),
         ({"hold": 2, "pending": "held"}, "held: a rollback keeps generation 2 (`relayd resume` ends it)"),
-        ({"pending": "rejected"}, "out of step: the tree on disk is rejected"),
+        ({"pending": "rejected"}, "out of step: the tree on disk is rejected [`relayd check` says where and why]"),
         ({"restart_required": ("log.file",)}, "restart required: log.file"),
         ({"deny_problem": "line 1"}, "deny.toml is not applied, what it refused before still is: line 1"),
         ({"useless": {"k": "its list of endpoints is empty"}}, "key k has no effect: its list of endpoints is empty"),
         ({"losses": ("3 journal lines were damaged",)}, "3 journal lines were damaged"),
+        (
+            {"log": "no space left on device"},
+            "lines of the log are lost: no space left on device [make room where the log is written]",
+        ),
+        (
+            {"log": "broken pipe"},
+            "lines of the log are lost: broken pipe [restart relayd with a log that somebody reads]",
+        ),
+        (
+            {"log": "read-only file system"},
+            "lines of the log are lost: read-only file system"
+            " [mount that file system for writing again; `dmesg` tells why it is read-only]",
+        ),
         ({"alive": 17}, "17 configs are in use: calls that began under old ones do not end"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_the_config_is_said(running: dict[str, Any], text: str) -> None:
     assert said(WELL, **running) == [text]
     assert unready(WELL, "service") == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "signs_in", "what"),
+    [
+        ("auth", False, " [a new credential: relayd account seal a; "),
+        ("auth", True, " [sign in again: relayd account login a; "),
+        ("rate", False, ""),
+    ],
+)  # fmt: skip
+def test_a_rest_that_only_a_person_can_end_says_how(kind: Any, signs_in: bool, what: str) -> None:
+    block = Block("a", kind, NOW + 1800, "cooling down until", ", invalid x-api-key (401)", True)
+    text = said(service(account(signs_in=signs_in, rest=block), account("b")))[0]
+    assert text.startswith("account a cannot serve: cooling down until")
+    mended = "if it is mended at the provider: relayd account test a]" if what else ""
+    assert text.endswith(f", invalid x-api-key (401){what}{mended}")
+
+
+def test_a_clock_that_is_far_from_the_stores_is_said() -> None:
+    assert ailments(RunningFacts(store_ahead=-9.0), WELL) == []
+    (ahead,) = ailments(RunningFacts(store_ahead=-3600.2), WELL)
+    (behind,) = ailments(RunningFacts(store_ahead=600.0), WELL)
+    assert ahead.text.startswith("the clock of this node is 3600 s ahead of that of the state store: ")
+    assert behind.text.startswith("the clock of this node is 600 s behind that of the state store: ")
 
 
 def test_many_keys_without_effect_are_counted() -> None:

@@ -16,9 +16,11 @@ from relayd.core.checkup import (
     memory_findings,
     reach_findings,
     room_findings,
+    split_advice,
     split_hint,
     store_findings,
     version_finding,
+    worker_findings,
 )
 
 GIB = 1 << 30
@@ -98,6 +100,18 @@ def test_descriptors_lack_where_they_are_nearly_all_in_use_or_too_few_for_the_cl
     assert list(descriptor_findings(None)) == []
 
 
+def test_workers_are_too_many_for_the_processors_or_too_large_for_the_memory() -> None:
+    assert list(worker_findings(1, 1, GIB, 0, 0)) == []
+    assert not bad(worker_findings(2, 2, 0, 144 << 20, GIB))
+    assert not bad(worker_findings(2, 2, GIB, 144 << 20, 2 * GIB))
+    (many,) = bad(worker_findings(4, 1, 0, 192 << 20, GIB))
+    assert many.text == "4 workers, and 1 processor that they may use"
+    (large,) = bad(worker_findings(2, 2, GIB, 144 << 20, GIB))
+    assert large.text == "2 workers may have 2,048 MiB together, 1,024 MiB allowed"
+    (tight,) = bad(worker_findings(4, 4, 0, 192 << 20, 256 << 20))
+    assert tight.text == "4 workers take 192 MiB before they have a call, 256 MiB allowed"
+
+
 def test_a_daemon_of_another_version_wants_a_restart() -> None:
     assert not bad([version_finding("1.0", "1.0")])
     (one,) = bad([version_finding("1.0", "1.1")])
@@ -108,3 +122,10 @@ def test_a_hint_is_what_stands_last_in_brackets() -> None:
     assert split_hint("a: b (c) [do it]") == ("a: b (c)", "do it")
     assert split_hint("a: b (see X)") == ("a: b", "see X")
     assert split_hint("a: b") == ("a: b", "")
+
+
+def test_advice_stands_in_square_brackets_and_an_error_may_have_brackets_too() -> None:
+    full = "lines of the log are lost: [Errno 28] No space left on device"
+    assert split_advice(f"{full} [make room]") == (full, "make room")
+    assert split_advice(full) == (full, "")
+    assert split_advice("held (`relayd resume` ends it)") == ("held (`relayd resume` ends it)", "")

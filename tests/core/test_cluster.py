@@ -19,6 +19,7 @@ from relayd.core.cluster import (
     node_of,
     present,
     stagger,
+    steadied,
 )
 
 NOW = 10_000.0
@@ -142,6 +143,24 @@ def test_drift_counts_once_it_lasts_longer_than_a_change_takes_to_arrive() -> No
 
 def test_a_node_that_drains_takes_no_new_config_and_is_not_behind() -> None:
     assert behind(node("a", "v2", since=5000.0), node("b", draining=True)) == {}
+
+
+def test_what_a_round_trip_adds_does_not_move_how_far_clocks_are_apart() -> None:
+    assert steadied(0.0, 0.2) == 0.0
+    assert steadied(0.0, 3600.1) == 3600.1
+    assert steadied(3600.1, 3599.9) == 3600.1
+    assert steadied(3600.1, 0.1) == 0.0
+
+
+@pytest.mark.parametrize("apart", [2.0, -2.0, 3600.0])
+def test_clocks_just_so_far_apart_do_not_go_to_and_fro(apart: float) -> None:
+    said, found = set(), 0.0
+    for jitter in (0.01, -0.01, 0.02, -0.02, 0.19, -0.19):
+        found = steadied(found, apart + jitter)
+        said.add(found)
+    assert len(said - {0.0}) == 1
+    assert found != 0.0
+    assert steadied(found, 0.0 if abs(found) > 2.0 else 3 * apart) != found
 
 
 def test_who_crashed_and_came_back_is_one_node() -> None:

@@ -10,7 +10,7 @@ from builders import KEY, OTHER_KEY, api_key, snapshot
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.snapshot import Deny, KeyHash, Policy, Snapshot
 from relayd.core.in_flight import AdmittedCall, InFlight
-from relayd.core.quota.limits import NOTHING
+from relayd.core.quota.call_estimate import NOTHING
 from relayd.core.quota.reservation import Quota
 from relayd.core.quota.usage_record import UsageRecord
 

@@ -35,6 +35,10 @@ class Unit:
         assert words[1:3] == ["-m", "relayd"]
         return words
 
+    def command_line(self, setting: str) -> list[str]:
+        """The words of an Exec line as they are."""
+        return _ours(self.settings[setting][-1])
+
     def commands(self, setting: str, tree: Path) -> list[list[str]]:
         """The words of all Exec lines of that kind, in their order, on another tree."""
         return [_ours(line.replace("/etc/relayd/tree", str(tree))) for line in self.settings[setting]]
@@ -49,7 +53,7 @@ class Unit:
 
 
 def _ours(line: str) -> list[str]:
-    words = shlex.split(line.removeprefix("+"))
+    words = shlex.split(line.removeprefix("+").replace("$$", "$").replace("%%", "%"))
     return [sys.executable, "-m", "relayd", *words[1:]] if words[0] == RELAYD else words
 
 

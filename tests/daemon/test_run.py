@@ -19,11 +19,12 @@ from typing import Any
 import httpx2
 import pytest
 from builders import KEY
-from daemon import PATIENCE, SIMULATOR, Daemon, running, start, write_tree
+from daemon import PATIENCE, SIMULATOR, Daemon, control_answer, running, start, write_tree
 
 from relayd.wire.sse import EventDecoder
 
 SLOW = SIMULATOR + '[simulator]\nwords = 5\nbetween = "100ms"\n'
+SILENT = SIMULATOR + '[simulator]\nfirst_byte = "1h"\n'
 ENDLESS = SIMULATOR + '[simulator]\nwords = 1000\nbetween = "50ms"\n'
 ASK = {"model": "claude-sonnet-5-5", "max_tokens": 4000, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -189,6 +190,23 @@ def test_readiness_ends_with_the_signal_on_connections_that_are_open(tmp_path: P
         assert daemon.wait() == 0
 
 
+def test_calls_are_still_taken_for_a_while_when_balancers_need_time_to_notice(tmp_path: Path) -> None:
+    with running(write_tree(tmp_path, relay='[server]\ndrain_delay = "1h"\n')) as daemon:
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("daemon.draining")
+        with http(daemon) as client:
+            assert client.get("/readyz").status_code == 503
+        assert ask(daemon).status_code == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+def test_the_listeners_close_when_that_while_is_over(tmp_path: Path) -> None:
+    with running(write_tree(tmp_path, relay='[server]\ndrain_delay = "100ms"\n')) as daemon:
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
 @pytest.mark.parametrize("how", ["a second signal", "the drain timeout"])
 def test_streams_that_do_not_end_are_cut_with_an_error_event(tmp_path: Path, how: str) -> None:
     relay = '[server]\ndrain_timeout = "300ms"\n' if how == "the drain timeout" else ""
@@ -208,6 +226,43 @@ def test_streams_that_do_not_end_are_cut_with_an_error_event(tmp_path: Path, how
     assert [call["outcome"] for call in calls] == ["cut"] * 3
     assert all(call["tokens_in"] > 0 for call in calls)
     assert "Traceback" not in daemon.text()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_whose_answer_has_not_begun_is_told_that_the_relay_stops(tmp_path: Path, stream: bool) -> None:
+    told: list[httpx2.Response] = []
+    control = tmp_path / "control.sock"
+    with running(write_tree(tmp_path, accounts={"sim": SILENT}), "--control", str(control)) as daemon:
+
+        def call() -> None:
+            with http(daemon) as client:
+                told.append(client.post("/v1/messages", json={**ASK, "stream": stream}))
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        daemon.wait_until(lambda: control_answer(control, "status")["status"]["calls"] == 1, "the call")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("daemon.draining")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        caller.join()
+        (done,) = daemon.events("call.done")
+    assert (told[0].status_code, told[0].json()["error"]["message"]) == (503, "the relay is stopping")
+    assert (done["status"], done["outcome"]) == (503, "cut")
+
+
+def test_a_stream_that_has_only_been_given_signs_of_life_ends_with_an_error_event(tmp_path: Path) -> None:
+    relay = '[server]\nsse_keepalive = "50ms"\nsse_head_after = "50ms"\n'
+    with running(write_tree(tmp_path, relay=relay, accounts={"sim": SILENT})) as daemon:
+        stream = Streaming(daemon)
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("daemon.draining")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert [name for name in stream.end() if name] == ["error"]
+        (done,) = daemon.events("call.done")
+    assert b"the relay is stopping" in stream.body
+    assert done["outcome"] == "cut"
 
 
 def test_an_idle_connection_does_not_hold_up_the_end(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,41 +18,47 @@ from pathlib import Path
 import attrs
 import httpx2
 import pytest
+import trio
 from builders import KEY
 from daemon import PATIENCE, SIMULATOR, Daemon, key_text, running, write_tree
 from redis_server import running as redis_running
 from systemd_units import RELAYD, UNITS, Unit, analyze, needs_systemd, read_unit
+from trio.testing import MockClock
 from upstream_api import upstream
 from waiting import wait_until
 
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.seal import new_identity, seal
 from relayd.config.secrets.secret import Secret
+from relayd.config.snapshot import Admin, Server
+from relayd.daemon.inherited import ADMIN, PUBLIC
 from relayd.daemon.run import EX_CONFIG
-from relayd.daemon.systemd import interval
+from relayd.daemon.systemd import ServiceManager, interval
 
 NOTIFY_RELOAD = 253  # the first systemd that has Type=notify-reload
+OURS = ("relayd.service", "relayd.socket", "relayd-admin.socket", "relayd-backup.service", "relayd-backup.timer")
 ASK = {"model": "claude-sonnet-4-5", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
 
 # --- what systemd thinks of them
 
 
-def installed(place: Path, *, drop_in: str = "") -> Path:
-    """The unit on a machine that has relayd, in the words of this machine's systemd."""
+def installed(place: Path, *, drop_in: str = "") -> list[str]:
+    """The units on a machine that has relayd, in the words of this machine's systemd."""
     place.mkdir()
     version = int(analyze("--version").stdout.split()[1])
-    for path in ("relayd.service", *([f"relayd.service.d/{drop_in}.conf"] if drop_in else [])):
+    for path in (*OURS, *([f"relayd.service.d/{drop_in}.conf"] if drop_in else [])):
         text = (UNITS / path).read_text().replace(RELAYD, sys.executable)
-        fit = text if version >= NOTIFY_RELOAD else text.replace("Type=notify-reload", "Type=notify")
         (place / path).parent.mkdir(exist_ok=True)
+        fit = text if version >= NOTIFY_RELOAD else text.replace("Type=notify-reload", "Type=notify")
         (place / path).write_text(fit)
-    return place / "relayd.service"
+    shutil.copy(place / "relayd.service", place / "relayd-standby.service")
+    return [str(place / name) for name in (*OURS, "relayd-standby.service")]
 
 
 @needs_systemd
-@pytest.mark.parametrize("drop_in", ["", "exec-reload", "push"])
+@pytest.mark.parametrize("drop_in", ["", "notify-reload", "push"])
 def test_systemd_finds_nothing_to_complain_of(tmp_path: Path, drop_in: str) -> None:
-    done = analyze("verify", str(installed(tmp_path / "units", drop_in=drop_in)))
+    done = analyze("verify", *installed(tmp_path / "units", drop_in=drop_in))
 
     assert [line for line in done.stderr.splitlines() if "relayd" in line] == []
     assert done.returncode == 0
@@ -59,12 +66,12 @@ def test_systemd_finds_nothing_to_complain_of(tmp_path: Path, drop_in: str) -> N
 
 @needs_systemd
 def test_the_service_is_exposed_as_little_as_a_service_on_the_network_can_be(tmp_path: Path) -> None:
-    unit = installed(tmp_path / "units")
-    done = analyze("security", "--offline=true", "--threshold=15", str(unit))
-    found = re.search(r"exposure level for relayd\.service: ([\d.]+)", done.stdout)
+    units = [unit for unit in installed(tmp_path / "units") if unit.endswith(".service")]
+    done = analyze("security", "--offline=true", "--threshold=15", *units)
+    found = dict(re.findall(r"exposure level for (relayd[-a-z]*)\.service: ([\d.]+)", done.stdout))
 
-    assert found is not None, done.stderr
-    assert float(found[1]) <= 1.5
+    assert sorted(found) == ["relayd", "relayd-backup", "relayd-standby"], done.stderr
+    assert max(map(float, found.values())) <= 1.5
     assert done.returncode == 0
 
 
@@ -72,7 +79,7 @@ def test_the_service_is_exposed_as_little_as_a_service_on_the_network_can_be(tmp
 
 
 SERVICE = read_unit("relayd.service")
-WITH_VERDICT = read_unit("relayd.service", "relayd.service.d/exec-reload.conf")
+BACKUP = read_unit("relayd-backup.service")
 
 
 @attrs.define(eq=False)
@@ -102,6 +109,14 @@ class Host:
             if any(line.startswith(word) for line in told[-1].split("\n")):
                 self.heard += told
                 return told
+
+    def fill(self) -> None:
+        """Leave no room for a message of the daemon's."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
+            others.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while others.sendto(b"STATUS=", str(self.root / "notify")):
+                    pass
 
     def silent(self) -> bool:
         """Whether nothing is told for a moment."""
@@ -221,10 +236,52 @@ def test_the_loop_tells_that_it_runs_as_long_as_it_does(tmp_path: Path, host: Ho
         host.hear("WATCHDOG=1")
 
 
+def test_a_manager_that_does_not_read_its_messages_holds_no_call_up(tmp_path: Path, host: Host) -> None:
+    with service(SERVICE, write_tree(tmp_path), host, WATCHDOG_USEC="10000") as daemon:
+        host.hear("READY=1")
+        host.fill()
+        assert [call(daemon) for _ in range(10)] == [200] * 10  # each takes longer than the 5 ms between two messages
+        host.hear("WATCHDOG=1")  # there is room again
+
+
+def test_a_stop_waits_for_no_manager_that_does_not_read(tmp_path: Path, host: Host) -> None:
+    with service(SERVICE, write_tree(tmp_path), host, WATCHDOG_USEC="10000") as daemon:
+        host.hear("READY=1")
+        host.fill()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+async def test_what_a_manager_has_no_room_for_it_is_told_later_in_order(autojump_clock: MockClock) -> None:
+    told, room = [], 1
+
+    def send(state: str) -> bool:
+        nonlocal room
+        room -= 1
+        if room >= 0:
+            told.append(state)
+        return room >= 0
+
+    manager = ServiceManager(send)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(manager.run)
+        for state in ("RELOADING=1", "READY=1", "STOPPING=1"):
+            manager.tell(state)
+        await trio.sleep(1.0)
+        assert told == ["RELOADING=1"]
+        room = 2
+        await trio.sleep(1.0)
+        room = 1
+        manager.tell("STATUS=")
+        await trio.sleep(1.0)
+        nursery.cancel_scope.cancel()
+    assert told == ["RELOADING=1", "READY=1", "STOPPING=1", "STATUS="]
+
+
 # --- reload
 
 
-def test_a_reload_by_systemd_is_one_reloading_and_one_ready_whatever_comes_of_it(tmp_path: Path, host: Host) -> None:
+def test_a_reload_by_signal_is_one_reloading_and_one_ready_whatever_comes_of_it(tmp_path: Path, host: Host) -> None:
     tree = write_tree(tmp_path)
     account = tree / "accounts.d" / "sim.toml"
     with service(SERVICE, tree, host, RELAYD_WATCH="off") as daemon:
@@ -248,17 +305,17 @@ def test_a_reload_by_systemd_is_one_reloading_and_one_ready_whatever_comes_of_it
         assert host.silent()
 
 
-def test_the_exit_status_of_systemctl_reload_tells_with_the_drop_in(tmp_path: Path, host: Host) -> None:
+def test_the_exit_status_of_systemctl_reload_tells(tmp_path: Path, host: Host) -> None:
     keys = {name: key_text(f"another-{name}") for name in ("k1", "k2")}
     tree = write_tree(tmp_path, keys={"k0": key_text(), **keys})
     account = tree / "accounts.d" / "sim.toml"
-    with service(WITH_VERDICT, tree, host, RELAYD_WATCH="off") as daemon:
+    with service(SERVICE, tree, host, RELAYD_WATCH="off") as daemon:
         host.hear("READY=1")
 
         def reload() -> int:
-            environment = {**os.environ, **WITH_VERDICT.environment(tree, host.root / "state"), **host.environment}
+            environment = {**os.environ, **SERVICE.environment(tree, host.root / "state"), **host.environment}
             done = subprocess.run(
-                WITH_VERDICT.command("ExecReload"), env=environment, capture_output=True, timeout=PATIENCE, check=False
+                SERVICE.command("ExecReload"), env=environment, capture_output=True, timeout=PATIENCE, check=False
             )
             return done.returncode
 
@@ -273,5 +330,85 @@ def test_the_exit_status_of_systemctl_reload_tells_with_the_drop_in(tmp_path: Pa
             (tree / "keys.d" / f"{name}.toml").unlink()
         assert reload() == 3
         assert call(daemon) == 200
-    assert WITH_VERDICT.settings["Type"][-1] == "notify"
+    assert SERVICE.settings["Type"] == ["notify"]
     assert not any("RELOADING" in told for told in host.heard)
+
+
+# --- workers
+
+
+def test_a_supervisor_tells_for_all_its_workers_from_start_over_reloads_and_a_new_version_to_the_stop(
+    tmp_path: Path, host: Host
+) -> None:
+    tree = write_tree(tmp_path, relay='[server]\nworkers = 2\n[upstream]\nmodels_every = "0s"\n')
+    account = tree / "accounts.d" / "sim.toml"
+    with service(SERVICE, tree, host, RELAYD_WATCH="off", WATCHDOG_USEC="100000") as daemon:
+        host.hear("READY=1")
+        assert len(daemon.events("worker.serves")) == 2, "ready once all serve"
+        for _ in range(3):
+            host.hear("WATCHDOG=1")
+
+        account.write_text(f"{SIMULATOR}priority = 1\n")
+        daemon.signal(signal.SIGHUP)
+        host.hear("RELOADING=1")
+        assert host.hear("READY=1")[-1].startswith("READY=1\nSTATUS=generation 2 ")
+        assert call(daemon) == 200
+
+        os.kill(daemon.events("worker.serves")[0]["pid"], signal.SIGKILL)
+        daemon.wait_for("worker.serves", 3)
+        daemon.signal(signal.SIGUSR2)
+        assert host.hear("READY=1")[-1].startswith("READY=1\nSTATUS=generation 1 ")
+        assert daemon.process.poll() is None, "the main process is the same, so systemd need not be told of another"
+        host.hear("WATCHDOG=1")
+        daemon.signal(signal.SIGTERM)
+        assert host.hear("STOPPING=1")[-1].startswith("STOPPING=1\nSTATUS=draining: ")
+        assert daemon.wait() == 0
+    assert not any(line.startswith(("MAINPID=", "ERRNO=")) for told in host.heard for line in told.split("\n"))
+    assert sum("READY=1" in told for told in host.heard) == 3
+
+
+def test_a_stop_is_told_to_the_main_process_alone_and_what_is_left_of_the_others_is_killed() -> None:
+    assert SERVICE.settings["KillMode"] == ["mixed"]
+    minutes = int(SERVICE.settings["TimeoutStopSec"][0].removesuffix("min"))
+    assert 60 * minutes > Server().drain_timeout
+
+
+# --- sockets and backups
+
+
+def test_the_sockets_have_the_names_that_relayd_knows_and_the_addresses_of_a_new_tree() -> None:
+    public, admin = read_unit("relayd.socket").settings, read_unit("relayd-admin.socket").settings
+    assert (public["FileDescriptorName"], admin["FileDescriptorName"]) == ([PUBLIC], [ADMIN])
+    assert (public["ListenStream"], admin["ListenStream"]) == (list(Server().listen), [Admin().listen])
+    assert SERVICE.settings["Sockets"] == ["relayd.socket relayd-admin.socket"]
+
+
+def test_every_night_there_is_a_backup_of_the_day_of_the_week(tmp_path: Path, host: Host) -> None:
+    identity = new_identity()
+    recipients = f'[secrets]\nrecipients = [{{ name = "prod", public = "{identity.public.text}" }}]\n'
+    (tmp_path / "own.identity").write_text(f"{identity.secret.reveal()}\n")
+    (tmp_path / "own.identity").chmod(0o600)
+    tree = write_tree(tmp_path, relay=recipients)
+    with service(SERVICE, tree, host) as daemon:
+        assert call(daemon) == 200
+    state, backups = host.root / "state", host.root / "backups"
+    backups.mkdir()
+    [shell, option, line] = BACKUP.command_line("ExecStart")
+    for old, new in {"/var/lib/relayd-backups": str(backups), RELAYD: f"{sys.executable} -m relayd"}.items():
+        line = line.replace(old, new)
+    environment = {**os.environ, **BACKUP.environment(tree, state), "STATE_DIRECTORY": f"{state}:{backups}"}
+    for _ in range(2):
+        subprocess.run([shell, option, line], env=environment, check=True, capture_output=True, timeout=PATIENCE)
+
+    (backup,) = backups.iterdir()
+    assert re.fullmatch(r"relayd-[1-7]\.backup", backup.name)
+    look = [sys.executable, "-m", "relayd", "restore", "--dry-run", str(backup), "--config", str(tmp_path / "new")]
+    done = subprocess.run(
+        [*look, "--identity", str(tmp_path / "own.identity")],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert BACKUP.settings["StateDirectory"] == ["relayd relayd-backups"]

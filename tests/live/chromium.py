@@ -136,14 +136,15 @@ class Chromium:
         )
         return found
 
-    def axe(self, source: str) -> list[str]:
-        """What axe finds that is serious or critical."""
+    def axe(self, source: str, *rules: str) -> list[str]:
+        """What axe finds that is serious or critical; by some rules only, or by all."""
         if not self.run("return typeof axe !== 'undefined'"):
             self._cdp("Runtime.evaluate", expression=source)
         found = self.driver.execute_async_script(  # type: ignore[no-untyped-call]
-            "const done = arguments[0];"
-            "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map("
-            " v => [v.impact, v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 200) + ' ' + n.failureSummary)])))"
+            "const [rules, done] = arguments, some = rules.length ? {runOnly: rules} : {};"
+            "axe.run(document, {resultTypes: ['violations'], ...some}).then(r => done(r.violations.map("
+            " v => [v.impact, v.id, v.nodes.slice(0, 3).map(n => n.html.slice(0, 200) + ' ' + n.failureSummary)])))",
+            list(rules),
         )
         return [f"{name}: {nodes}" for impact, name, nodes in found if impact in ("serious", "critical")]
 

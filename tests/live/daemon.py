@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +31,17 @@ from relayd.config.secrets.api_keys import key_hash
 PATIENCE = 60.0  # s for a start or a stop, on a machine that is busy with other things
 SIMULATOR = 'kind = "simulator"\n'
 _HEAD = 'schema = 1\nrealm = "test"\n'
+
+
+def control_answer(control: Path, verb: str, patience: float = PATIENCE) -> Any:
+    """What the daemon at a control socket says."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(patience)
+        sock.connect(str(control))
+        sock.sendall(json.dumps({"verb": verb}).encode() + b"\n")
+        answer = json.loads(sock.makefile("rb").readline())
+    assert answer["ok"], answer
+    return answer
 
 
 def key_text(key: str = KEY, more: str = "") -> str:
@@ -75,6 +87,10 @@ class Daemon:
     output: Path
     tree: Path
     url: str = ""
+
+    @property
+    def host(self) -> str:
+        return self.url.removeprefix("http://").rpartition(":")[0]
 
     @property
     def port(self) -> int:
@@ -135,10 +151,17 @@ def start(
     environment: Mapping[str, str] = MappingProxyType({}),
     output: Path | None = None,
     program: Sequence[str] = ("-m", "relayd"),
+    descriptors: Sequence[int] = (),
+    enter: Sequence[str] = (),
 ) -> Daemon:
-    """Start `relayd run` and wait until it listens. The caller stops it. Raises: AssertionError, with its output."""
+    """Start `relayd run` and wait until it listens. The caller stops it. Raises: AssertionError, with its output.
+
+    Args:
+        descriptors: that the process is given, under the same numbers.
+        enter: words that start a command somewhere else, and become it.
+    """
     output = output or tree.parent / "daemon.log"
-    daemon = Daemon(_process(tree, options, environment, output, program), output, tree)
+    daemon = Daemon(_process(tree, options, environment, output, program, descriptors, enter), output, tree)
     try:
         daemon.wait_until(lambda: "daemon.listening" in daemon.text().rpartition("\n")[0], "daemon.listening")
     except BaseException:
@@ -150,7 +173,13 @@ def start(
 
 
 def _process(
-    tree: Path, options: tuple[str, ...], environment: Mapping[str, str], output: Path, program: Sequence[str]
+    tree: Path,
+    options: tuple[str, ...],
+    environment: Mapping[str, str],
+    output: Path,
+    program: Sequence[str],
+    descriptors: Sequence[int],
+    enter: Sequence[str],
 ) -> subprocess.Popen[bytes]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
     near = ":".join(map(str, (tree, tree.parent, tree.parent.parent)))  # where tests put files with secrets
@@ -158,11 +187,12 @@ def _process(
     listen = () if "--listen" in options else ("--listen", "127.0.0.1:0")
     with output.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, *program, "run", "--config", str(tree), *listen, *options],
+            [*enter, sys.executable, *program, "run", "--config", str(tree), *listen, *options],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             env={**inherited, **environment},
+            pass_fds=descriptors,
         )
 
 
@@ -177,3 +207,13 @@ def running(tree: Path, *options: str, environment: Mapping[str, str] = MappingP
         raise
     if daemon.process.returncode is None:
         daemon.stop()
+
+
+def children_of(pid: int) -> set[int]:
+    """Processes that one has started, by whichever of its threads."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):  # it has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found |= set(map(int, (thread / "children").read_text().split()))
+    return found

@@ -8,12 +8,15 @@ async with fleet(tmp_path, url, keys={...}, nodes=4) as relays:
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -21,7 +24,9 @@ import trio
 from daemon import Daemon, start, write_tree
 from ledger import Ledger
 from scripted import serving
+from sites import HERE, Site
 
+PORT = 3000  # of a node that has a site of its own
 PATIENCE = 60.0  # s for what has to happen, on a machine that is busy with other things
 
 
@@ -53,6 +58,10 @@ class Fleet:
     named: Sequence[str]
     ledger: Ledger
     upstream: int  # port
+    sites: Sequence[Site] = ()  # of the nodes; () = all on loopback
+    environments: dict[int, Mapping[str, str]] = attrs.field(factory=dict)  # of nodes that have one of their own
+    ways: dict[int, str] = attrs.field(factory=dict)  # to the store, of nodes that have one of their own
+    modules: dict[int, str] = attrs.field(factory=dict)  # that nodes run in place of relayd, as `python -m`
     nodes: dict[int, Daemon] = attrs.field(factory=dict)
 
     async def start(self, *numbers: int) -> None:
@@ -66,8 +75,18 @@ class Fleet:
         log = tree.parent / "daemon.log"
         if log.exists():  # of the process that ran before
             log.rename(log.with_name(f"daemon.{len(list(tree.parent.glob('daemon.*')))}.log"))
-        options = ("--state", self.state, "--control", str(tree.parent / "control.sock"), "--no-watch")
-        self.nodes[number] = await trio.to_thread.run_sync(lambda: start(tree, *options, "--node", f"n{number}"))
+        control = str(tree.parent / "control.sock")
+        options = ("--state", self.ways.get(number, self.state), "--control", control, "--no-watch")
+        site, environment = self.site(number), self.environments.get(number, {})
+        program = ("-m", self.modules.get(number, "relayd"))
+        if site != HERE:
+            options = (*options, "--listen", f"{site.near}:{PORT}")
+        options = (*options, "--node", f"n{number}")
+        started = partial(start, tree, *options, environment=environment, program=program, enter=site.enter)
+        self.nodes[number] = await trio.to_thread.run_sync(started)
+
+    def site(self, number: int) -> Site:
+        return self.sites[number] if self.sites else HERE
 
     def tree(self, number: int) -> Path:
         """A node's tree, written when it is first asked for."""
@@ -103,15 +122,16 @@ class Fleet:
                 nursery.start_soon(trio.to_thread.run_sync, node.stop)
         self.nodes.clear()
 
-    async def report(self, node: int = 0) -> dict[str, dict[str, Any]]:
-        """What `relayd report --json` says of every call, by model."""
-        document = await self.verb(node, "report", "--by", "model", "--from", "yesterday")
+    async def report(self, node: int = 0, inside: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """What `relayd report --json` says of every call, by model. `inside`: words that start it somewhere else."""
+        document = await self.verb(node, "report", "--by", "model", "--from", "yesterday", inside=inside)
         assert document["pending"] == 0, document["pending"]
         return {row["model"]: row for row in document["rows"]}
 
-    async def verb(self, node: int, *words: str) -> Any:
+    async def verb(self, node: int, *words: str, inside: Sequence[str] = ()) -> Any:
         """The JSON that a command prints."""
         command = [sys.executable, "-m", "relayd", *words, "--json", "--config", str(self.tree(node))]
+        command = [*inside, *self.site(node).enter, *command]
         ran = await trio.run_process(
             [*command, "--state", self.state], capture_stdout=True, capture_stderr=True, check=False
         )
@@ -131,7 +151,9 @@ class Fleet:
         await eventually(are_there, f"{sorted(models)} in the books")
         return rows
 
-    async def books_hold(self, expected: Mapping[str, int], node: int = 0) -> dict[str, dict[str, Any]]:
+    async def books_hold(
+        self, expected: Mapping[str, int], node: int = 0, inside: Sequence[str] = ()
+    ) -> dict[str, dict[str, Any]]:
         """Wait until every one of these calls stands in the books, once, with so many tokens; the whole report.
 
         Raises: AssertionError that says what differs.
@@ -140,7 +162,7 @@ class Fleet:
         while True:
             wrong: Any = "no report"
             try:
-                rows = await self.report(node)
+                rows = await self.report(node, inside)
             except (subprocess.SubprocessError, AssertionError) as error:
                 wrong = error
             else:
@@ -166,6 +188,11 @@ async def fleet(
     files: Mapping[str, str] | None = None,
     named: Sequence[str] = (),
     nodes: int = 4,
+    sites: Sequence[Site] = (),
+    sockets: Sequence[socket.socket] = (),
+    environments: Mapping[int, Mapping[str, str]] = MappingProxyType({}),
+    modules: Mapping[int, str] = MappingProxyType({}),
+    ways: Mapping[int, str] = MappingProxyType({}),
 ) -> AsyncIterator[Fleet]:
     """So many nodes, numbered from 0, for the length of the block; at its end they must stop well.
 
@@ -173,11 +200,18 @@ async def fleet(
         relay: tables of relay.toml, one text for all nodes or one for each.
         named: models that the tree names in full, so that each has a line of its own in the books, whatever becomes of
             its call. A line of any other that nobody confirmed is shared.
+        sites: of the nodes, one for each.
+        sockets: on which the upstream listens.
+        environments: of nodes that have one of their own.
+        modules: that nodes run in place of relayd.
+        ways: to the state, of nodes that have one of their own.
     """
     ledger = Ledger()
-    async with serving(ledger.serve) as upstream:
+    async with serving(ledger.serve, sockets=sockets) as upstream:
         each = (relay,) if isinstance(relay, str) else tuple(relay)
         relays = Fleet(place, state, each, keys, files or {}, named, ledger, upstream.port)
+        relays.sites, relays.environments, relays.modules = sites, dict(environments), dict(modules)
+        relays.ways = dict(ways)
         try:
             await relays.start(*range(nodes))
             yield relays

@@ -10,23 +10,30 @@ one, with the estimate of its prompt.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import random
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import trio
 from builders import KEY
-from daemon import key_text
+from crew_world import CrewDaemon
+from crew_world import eventually as eventually_some
+from daemon import Daemon, key_text
 from fleet import Fleet, eventually, fleet, noon_zone
 from ledger import EACH, Seen, asking, body_length
 from load import PROMPT, Load, names_of
 
 from relayd.core.quota.learned import TOKENS_PER_SECOND
 
+Victim = Literal["node", "worker", "supervisor"]
+
 SLOTS = 1000  # of the key: enough for all calls, and a leak shows in what `relayd usage` says is used
-MOST_CALLS = 60_000  # whose names a file of the tree can hold
+MOST_CALLS = 20_000  # whose names a tree can hold and a daemon that starts on a busy machine still read in time
 LONGEST_ROUND = 20  # s, on a machine that is busy with other tests
 
 
@@ -65,26 +72,51 @@ class Tally:
 
 
 async def kill_rounds(
-    place: Path, state: str, *, rounds: int, nodes: int, rate: float, lease: float, tell: Callable[[str], None] = print
+    place: Path,
+    state: str,
+    *,
+    rounds: int,
+    nodes: int,
+    rate: float,
+    lease: float,
+    workers: int = 1,
+    victims: Sequence[Victim] = ("node",),
+    tell: Callable[[str], None] = print,
 ) -> Tally:
-    """Kill nodes under load, round by round, and hold the books against the upstream's ledger."""
-    relay = f'[state]\ntimezone = "{noon_zone()}"\nlease = "{lease:g}s"\n'
+    """Kill processes under load, round by round, and hold the books against the upstream's ledger.
+
+    Args:
+        workers: of each node.
+        victims: by turns: a node or a supervisor, which is started again (a supervisor's workers finish their calls
+            meanwhile), or a worker, which its supervisor replaces, ever later where they keep dying.
+    """
+    relay = f'[server]\nworkers = {workers}\n[state]\ntimezone = "{noon_zone()}"\nlease = "{lease:g}s"\n'
     keys = {"dev": key_text(KEY, f"[limits]\nconcurrency = {SLOTS}\n")}
     rng = random.Random(rounds)
     named = names_of("kill", min(MOST_CALLS, round(rounds * rate * LONGEST_ROUND)))
     async with fleet(place, state, keys=keys, relay=relay, named=named, nodes=nodes) as relays:
         load = Load(relays, KEY, "kill", rate, rng)
         async with load.running():
-            for number in range(rounds):
+            for number, victim in zip(range(rounds), itertools.cycle(victims), strict=False):
                 await trio.sleep(rng.uniform(0.2, 1.5))
-                victim = number % nodes
-                await relays.kill(victim)
-                await relays.start(victim)
+                node = rng.randrange(nodes)
+                if victim == "worker":
+                    await kill_worker(relays.nodes[node], rng)
+                else:
+                    await relays.kill(node)
+                    await relays.start(node)
                 if number % 10 == 9:
                     tell(f"round {number + 1}: {len(load.replies)} calls")
         await all_slots_free(relays, lease)
         tally = await tally_of(relays, load, rounds, lease)
     return tally
+
+
+async def kill_worker(node: Daemon, rng: random.Random) -> None:
+    """kill -9 of one of the workers that serve; where there is none just now, of the next one."""
+    crew = CrewDaemon(node, node.tree.parent / "control.sock")
+    serving: dict[int, int] = await eventually_some(crew.workers)
+    os.kill(rng.choice(sorted(serving.values())), signal.SIGKILL)
 
 
 async def all_slots_free(relays: Fleet, lease: float) -> None:

@@ -6,6 +6,7 @@ The client says in the body how its call is to be answered (the field `play`), a
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from typing import Any
@@ -69,7 +70,10 @@ class Ledger:
             await conversation.send(last)
             seen.output, seen.whole = play["output"], True
 
-    async def _whole(self, conversation: Conversation, seen: Seen, *, prompt: int, output: int, pause: float) -> bytes:
+    async def _whole(
+        self, conversation: Conversation, seen: Seen, *, prompt: int, output: int, pause: float, padding: str = ""
+    ) -> bytes:
+        """`padding` makes a large body."""
         await trio.sleep(pause)
         seen.input = prompt
         usage = {"input_tokens": prompt, "output_tokens": output}
@@ -78,9 +82,17 @@ class Ledger:
         return (head + body).encode()
 
     async def _stream(
-        self, conversation: Conversation, seen: Seen, *, prompt: int, output: int, pause: float, events: int
+        self,
+        conversation: Conversation,
+        seen: Seen,
+        *,
+        prompt: int,
+        output: int,
+        pause: float,
+        events: int,
+        width: int = len(WORDS),
     ) -> bytes:
-        """`output` is what is reported at the end; until then each event stands for EACH tokens."""
+        """`output` is what is reported at the end; until then each event, `width` letters, stands for EACH tokens."""
         first = {
             "id": "msg_1",
             "role": "assistant",
@@ -91,7 +103,7 @@ class Ledger:
         seen.input, seen.output = prompt, 1
         for _ in range(events):
             await trio.sleep(pause)
-            delta = {"type": "text_delta", "text": WORDS}
+            delta = {"type": "text_delta", "text": "x" * width}
             await conversation.send(_event("content_block_delta", index=0, delta=delta))
             seen.output += EACH
         end = _event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": output})
@@ -113,13 +125,14 @@ def _event(name: str, **fields: Any) -> bytes:
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """What a client got. `status` 0: the connection broke before a whole head had come."""
+    """What a client got. `status` 0: the connection broke before a whole head had come; `fault` says how."""
 
     status: int = 0
     headers: dict[str, str] = attrs.field(factory=dict)
     body: bytes = attrs.field(default=b"", repr=False)
     whole: bool = False  # the body ended as its framing promised
     seconds: float = 0.0
+    fault: str = ""
 
     @property
     def message(self) -> str:
@@ -146,25 +159,44 @@ def body_length(request: bytes) -> int:
 
 @attrs.define(eq=False)
 class Client:
-    """One client with one connection, which it opens anew when it has to."""
+    """One client with one connection, which it opens anew when it has to.
+
+    Args:
+        patience: s after which it gives up an idle connection, as HTTP clients do: the server will soon (relayd after
+            75 s, `keep_alive_timeout`). That a server ends one earlier is not forgiven.
+    """
 
     port: int
+    host: str = "127.0.0.1"
+    patience: float = 60.0
     _stream: trio.SocketStream | None = None
+    _idle_since: float = 0.0  # on trio's clock
+
+    async def open(self) -> None:
+        """Connect. Raises: OSError."""
+        self._stream = await trio.open_tcp_stream(self.host, self.port)
+        self._idle_since = trio.current_time()
 
     async def ask(self, request: bytes) -> Reply:
         """One exchange. Whatever breaks is told by the reply."""
         began = trio.current_time()
         buffer = bytearray()
-        status, headers, whole = 0, {}, False
+        status, headers, fault = 0, {}, ""
+        idle = began - self._idle_since
+        if idle >= self.patience:
+            await self.close()
+        way = "a fresh connection" if self._stream is None else f"a connection kept for {idle:.3f} s"
         try:
             if self._stream is None:
-                self._stream = await trio.open_tcp_stream("127.0.0.1", self.port)
-            await self._stream.send_all(request)
+                await self.open()
+            assert self._stream is not None
+            with contextlib.suppress(trio.BrokenResourceError):  # a body was refused; the answer is there to read
+                await self._stream.send_all(request)
             head = await self._head(buffer)
             status, headers = _parsed(head)
             await self._body(buffer, headers)
-            whole = True
-        except (OSError, trio.BrokenResourceError, EOFError):
+        except (OSError, trio.BrokenResourceError, EOFError) as error:
+            fault = f"{error!r} on {way}"
             await self.close()
         except trio.Cancelled:
             if self._stream is not None:
@@ -172,8 +204,9 @@ class Client:
             raise
         if headers.get("connection") == "close":
             await self.close()
-        seconds = trio.current_time() - began
-        return Reply(status=status, headers=headers, body=bytes(buffer), whole=whole, seconds=seconds)
+        self._idle_since = trio.current_time()
+        seconds, body = self._idle_since - began, bytes(buffer)
+        return Reply(status=status, headers=headers, body=body, whole=not fault, seconds=seconds, fault=fault)
 
     async def close(self) -> None:
         if self._stream is not None:

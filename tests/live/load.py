@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import attrs
 import trio
+from daemon import Daemon
 from fleet import Fleet
 from ledger import Client, Reply, asking, getting
 
@@ -55,11 +56,11 @@ class Load:
         while True:
             nodes = [number for number in sorted(self.fleet.nodes) if self.only in (None, number)]
             if nodes:
-                calls.start_soon(self._call, self.fleet.nodes[nodes[len(self.planned) % len(nodes)]].port)
+                calls.start_soon(self._call, self.fleet.nodes[nodes[len(self.planned) % len(nodes)]])
             due += 1 / self.rate
             await trio.sleep_until(due)
 
-    async def _call(self, port: int) -> None:
+    async def _call(self, node: Daemon) -> None:
         model = name_of(self.group, len(self.planned))
         output = self.rng.randrange(10, 500)
         if self.rng.random() < STREAMED:
@@ -69,14 +70,14 @@ class Load:
         else:
             self.planned[model] = pause = self.rng.choice([0.0, 0.02, 0.2])
             request = asking(self.key, model, prompt=PROMPT, output=output, pause=pause)
-        client = Client(port)
+        client = Client(node.port, node.host)
         self.replies[model] = await client.ask(request)
         await client.close()
 
     async def _glance(self) -> None:
         while True:
             for node in list(self.fleet.nodes.values()):
-                client = Client(node.port)
+                client = Client(node.port, node.host)
                 reply = await client.ask(getting("/livez"))
                 await client.close()
                 if reply.status:

@@ -23,6 +23,8 @@ from relayd.cli.archive import BUNDLE, STATE, ArchiveManifest, listed, write_arc
 from relayd.config.secrets.identity import write_identity
 from relayd.config.secrets.seal import Identity, new_identity
 from relayd.config.secrets.sealed_stream import StreamHead
+from relayd.config.source.history import Meta, save
+from relayd.config.source.tree import read_files
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.journal import Journal
 from relayd.state.contract import Settle
@@ -129,6 +131,8 @@ def test_a_state_moves_to_redis_and_back_and_limits_hold_on_the_way(
     with running(on_redis.tree.root, *state) as daemon:
         assert status_of_a_call(daemon) == 200
         daemon.wait_until(lambda: booked(on_redis, *state)["requests"] == 2, "two calls in the books")
+    stored = Meta(digest="5" * 64, realm="test", saved=0.0, trigger="boot")
+    save(on_redis.tree.root / "var/generations", read_files(on_redis.tree.root), stored)
     file = on_redis.back_up(*state)
     taken = on_redis.restore(file, *state, "--force")  # what is there was just backed up
     assert taken.code == 0, taken.all
@@ -137,6 +141,10 @@ def test_a_state_moves_to_redis_and_back_and_limits_hold_on_the_way(
     with running(back.tree.root) as daemon:
         assert [status_of_a_call(daemon) for _ in range(2)] == [200, 429]
     assert booked(back, "--by", "key")["requests"] == 3
+    whole = back.restore(file, "--dry-run", "--json").json["steps"]
+    assert "generations" in whole[-1]["conflict"]
+    alone = back.restore(file, "--only", "state", "--dry-run", "--json").json["steps"]
+    assert [(step["part"], step["conflict"]) for step in alone] == [("state", "a state is there")]
 
 
 def test_nothing_is_overwritten_without_force_and_with_it_what_was_there_is_kept(

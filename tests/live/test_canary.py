@@ -109,10 +109,15 @@ class Upstream(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     tokens: dict[str, str]
     seen: list[str]
+    told: list[bytes]  # to the receiver of alerts
     timeout = 10
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path.startswith("/hook/"):
+            self.told.append(body + repr(self.headers.items()).encode())
+            self._say(500 if len(self.told) % 2 else 200, {"hook": self.path})
+            return
         if self.path == "/token":
             self._rotate(json.loads(body))
             return
@@ -150,7 +155,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def upstream() -> Iterator[tuple[str, type[Upstream]]]:
-    kind = type("Serving", (Upstream,), {"tokens": {}, "seen": []})
+    kind = type("Serving", (Upstream,), {"tokens": {}, "seen": [], "told": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -216,6 +221,13 @@ class Canary:
         }
         webhook = Secret(f"https://hooks.example.com/services/{self.secret('webhook', 'a-webhook-path-of-')}")
         alert = seal(webhook, alert_binding("test", "ops"), [identity.public])
+        hook = Secret(f"{self.url}/hook/{self.secret('local webhook', 'a-local-webhook-of-')}")
+        near = seal(hook, alert_binding("test", "near"), [identity.public])
+        signing = seal(
+            Secret(self.secret("signing key", "a-signing-key-of-")),
+            alert_binding("test", "near", "signing_key"),
+            [identity.public],
+        )
         totp = seal(
             Secret(self.secret("totp seed", "JBSWY3DPEHPK3PXP")), totp_binding("test", "root"), [identity.public]
         )
@@ -237,7 +249,8 @@ class Canary:
             relay=f'[state]\nurl = "{state}"\n[log]\nlevel = "debug"\nformat = "json"\n[oauth]\nclient_id = "ours"\n'
             f'token_url = "{self.url}/token"\n[secrets]\n'
             f'recipients = [{{ name = "prod", public = "{identity.public.text}" }}]\n'
-            f'[alerts.ops]\nurl = "{alert}"\n[admin]\nlisten = "127.0.0.1:0"\n'
+            f'[alerts.ops]\nurl = "{alert}"\ngather = "0s"\n[alerts.near]\nurl = "{near}"\nsigning_key = "{signing}"\n'
+            f'allow_private = true\ngather = "1s"\n[admin]\nlisten = "127.0.0.1:0"\n'
             f'[[admin.tokens]]\nname = "deployer"\nrole = "editor"\n'
             f'sha256 = "{token_hash(self.token)}"\n'
             f'[[admin.users]]\nname = "root"\npassword_hash = "{hashed}"\ntotp = "{totp}"\n',
@@ -357,6 +370,9 @@ def commands(canary: Canary) -> None:
         ("account", "test", "dead"),
         ("account", "test", "proxied", "--json"),
         *(("account", "test", name) for name in ("foreign", "oauth", "spent", "session", "filed")),
+        ("alert", "list"),
+        ("alert", "list", "--json"),
+        *(("alert", "test", name) for name in ("ops", "near", "near")),
         ("secret", "inspect"),
         ("secret", "inspect", "--open", "--json"),
         ("secret", "recipients", "--json"),
@@ -367,6 +383,7 @@ def commands(canary: Canary) -> None:
     canary.run("key", "which", stdin=canary.known["wrong api key"])
     canary.run("secret", "password", "root", "--add", stdin=canary.secret("admin password", "a-long-password-of-"))
     canary.run("secret", "seal", "--alert", "ops", stdin=canary.known["webhook"])
+    canary.run("secret", "seal", "--alert-key", "near", stdin=canary.known["signing key"])
     canary.run("account", "seal", "dead", stdin=canary.secret("resealed credential", "sk-ant-api03-"))
 
 
@@ -484,7 +501,11 @@ def test_no_secret_is_written_or_answered_with_sqlite(tmp_path: Path) -> None:
             canary.run("status", "--json")
         canary.known |= served.tokens
         canary.files(tmp_path / "daemon.log", canary.tree / "var")
+        canary.seen["what alerts told"] = told = b"\n".join(served.told)
 
+    assert b"alert.test" in told
+    assert b"account.credential" in told
+    assert b"webhook-signature" in told
     assert any(canary.known["credential"] in text for text in served.seen), "the secrets were in use"
     assert served.tokens, "and tokens were refreshed"
     assert any(path.endswith("relayd.db-wal") for path in canary.seen)

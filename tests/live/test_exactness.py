@@ -1,4 +1,4 @@
-"""Four relayd processes and 64 clients on one state store admit exactly what a key's limit allows, again and again.
+"""Two nodes of two workers each, and 64 clients, admit exactly what a key's limit allows on one store, again and again.
 
 The upstream counts too, and what it saw is what is held against the limit. RELAYD_ROUNDS=25 makes a long run of it.
 """
@@ -20,7 +20,7 @@ from ledger import Client, Reply, asking, body_length
 
 from relayd.config.secrets.api_keys import mint
 
-NODES, CLIENTS = 4, 64
+NODES, WORKERS, CLIENTS = 2, 2, 64
 ROUNDS = int(os.environ.get("RELAYD_ROUNDS", "2"))  # each with windows that nobody has touched, those of another key
 REQUESTS = 90  # of each window in a round
 SLOTS = 5
@@ -55,7 +55,7 @@ def state(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 async def relays(state: str, tmp_path: Path) -> AsyncIterator[Fleet]:
     keys = {name: key_text(key, f"[limits]\n{LIMITS[name.rstrip('0123456789')]}") for name, key in KEYS.items()}
     prices = "\n".join(["[models]", *(f'"cost{number}.all" = {PRICE}' for number in range(ROUNDS))])
-    relay = f'[state]\non_outage = "deny"\ntimezone = "{noon_zone()}"\n'
+    relay = f'[server]\nworkers = {WORKERS}\n[state]\non_outage = "deny"\ntimezone = "{noon_zone()}"\n'
     async with fleet(tmp_path, state, relay=relay, keys=keys, files={"prices.toml": prices}, nodes=NODES) as running:
         yield running
 

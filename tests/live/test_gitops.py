@@ -10,50 +10,22 @@ import json
 import os
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 import pytest
+from page_blocks import DOCS, RELAYD, Blocks, blocks_of, wrapper
 from ports import free_port
 from ssh_server import serving_ssh
-from waiting import wait_until
 
-PAGE = (Path(__file__).parents[2] / "docs" / "gitops.md").read_text()
-BLOCK = re.compile(r"^```sh(?P<role>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-PATIENCE = 120.0  # s
+PAGE = (DOCS / "gitops.md").read_text()
 
 
-@attrs.define
-class Blocks:
-    """Runs blocks, and remembers what they printed."""
+def filled(root: Path, port: int, ssh_port: int) -> Callable[[str, str], str]:
+    """A block with what a person would have put in."""
 
-    root: Path
-    port: int
-    ssh_port: int
-    said: list[str] = attrs.field(factory=list)
-    daemons: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
-
-    def home(self, role: str) -> Path:
-        return self.root / role.split()[0]
-
-    def environment(self, role: str) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RELAYD_", "GIT_"))}
-        home = self.home(role)
-        people = {f"GIT_{who}_{what}": f"{what}@example.com" for who in ("AUTHOR", "COMMITTER") for what in NAMES}
-        return {
-            **inherited,
-            **people,
-            "HOME": str(home),
-            "XDG_CONFIG_HOME": str(home / ".config"),
-            "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
-            "GIT_CONFIG_GLOBAL": "/dev/null",
-        }
-
-    def filled(self, text: str) -> str:
-        """A block with what a person would have put in."""
-        every = "\n".join(self.said)
+    def fill(text: str, every: str) -> str:
         found = {
             "RLPUB_OF_THE_NODE": re.findall(r"rlpub1\.\S+", every),
             " KEY'": re.findall(r"^ssh-ed25519 .*$", every, re.MULTILINE),
@@ -62,39 +34,10 @@ class Blocks:
         for name, values in found.items():
             if name in text:
                 text = text.replace(name, f" {values[-1]}'" if name.endswith("'") else values[-1])
-        text = text.replace("--realm example", f"--realm example --listen 127.0.0.1:{self.port}")
-        return re.sub(r"\bn[12]\.example\.com(?=/)", f"127.0.0.1:{self.ssh_port}", text).replace(
-            "/srv/", f"{self.root}/srv/"
-        )
+        text = text.replace("--realm example", f"--realm example --listen 127.0.0.1:{port}")
+        return re.sub(r"\bn[12]\.example\.com(?=/)", f"127.0.0.1:{ssh_port}", text).replace("/srv/", f"{root}/srv/")
 
-    def run(self, role: str, text: str) -> None:
-        """One block. Raises: AssertionError when it does not end as its mark says."""
-        if role.endswith("background"):
-            self.background(role, text)
-            return
-        done = subprocess.run(
-            ["bash", "-e", "-c", self.filled(text)], capture_output=True, text=True, check=False, timeout=PATIENCE,
-            env=self.environment(role), cwd=self.home(role), stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        said = done.stdout + done.stderr
-        self.said.append(said)
-        assert (done.returncode != 0) == role.endswith("refused"), (text, said)
-
-    def background(self, role: str, text: str) -> None:
-        log = self.root / "daemon.log"
-        command = ["bash", "-c", f"exec {self.filled(text)}"]
-        with log.open("wb") as file:
-            self.daemons.append(
-                subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=self.home(role),
-                    env=self.environment(role),
-                )
-            )  # fmt: skip
-        wait_until(lambda: "daemon.listening" in log.read_text() or self.daemons[-1].poll() is not None, "the daemon")
-        assert self.daemons[-1].poll() is None, log.read_text()
-
-
-NAMES = ("NAME", "EMAIL")
+    return fill
 
 
 def clone_by_hand(root: Path) -> None:
@@ -104,38 +47,47 @@ def clone_by_hand(root: Path) -> None:
     (root / "srv/clone/var/relayd.db").write_text("the books")
 
 
-def wrapper(path: Path, words: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    path.chmod(0o755)
+@attrs.frozen
+class Walk:
+    """The page, walked through: who ran it, and where its first daemon listens."""
+
+    blocks: Blocks
+    port: int
+
+    @property
+    def root(self) -> Path:
+        return self.blocks.root
+
+    @property
+    def said(self) -> list[str]:
+        return self.blocks.said
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blocks]:
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     """The whole page, walked through."""
     root = tmp_path_factory.mktemp("gitops")
     for name in ("laptop/.ssh", "node/.ssh", "srv"):
         (root / name).mkdir(parents=True, mode=0o700)
-    wrapper(root / "bin" / "relayd", f"{sys.executable} -m relayd")
+    wrapper(root / "bin" / "relayd", RELAYD)
     with serving_ssh(root / "ssh", authorized=root / "node" / ".ssh" / "authorized_keys") as ssh:
         options = f"-F none -i {root}/laptop/.ssh/relay-deploy -o IdentitiesOnly=yes -o BatchMode=yes"
         known = f"-o UserKnownHostsFile={root}/ssh/known -o User={os.environ.get('USER', 'root')}"
         wrapper(root / "bin" / "ssh", f"/usr/bin/ssh {options} {known}")
-        blocks = Blocks(root, free_port(), ssh.port)
+        port = free_port()
+        blocks = Blocks(root, filled(root, port, ssh.port))
         try:
-            for block in BLOCK.finditer(PAGE):
-                if "/srv/clone" in block["text"]:
+            for role, block in blocks_of(PAGE):
+                if "/srv/clone" in block:
                     clone_by_hand(root)
-                text = block["text"].replace("ssh://relay@", f"ssh://{ssh.user}@")
-                blocks.run(block["role"].strip(), text)
+                text = block.replace("ssh://relay@", f"ssh://{ssh.user}@")
+                blocks.run(role, text)
                 if "relayd init" in text:  # the check before each commit has spoken at the first one
                     without = ["git", "-C", str(root / "laptop/relay"), "config", "core.hooksPath", "/dev/null"]
                     subprocess.run(without, check=True)
-            yield blocks
+            yield Walk(blocks, port)
         finally:
-            for daemon in blocks.daemons:
-                daemon.terminate()
-                daemon.wait(PATIENCE)
+            blocks.stop()
 
 
 def test_every_shell_block_of_the_page_has_a_role() -> None:
@@ -144,10 +96,10 @@ def test_every_shell_block_of_the_page_has_a_role() -> None:
 
     assert {fence for fence in fences if fence.startswith("sh")} == roles
     assert set(fences) - roles == {"mermaid", ""}
-    assert len(list(BLOCK.finditer(PAGE))) >= 18
+    assert len(blocks_of(PAGE)) >= 18
 
 
-def test_the_page_ends_with_both_nodes_on_the_laptops_commit(walked: Blocks) -> None:
+def test_the_page_ends_with_both_nodes_on_the_laptops_commit(walked: Walk) -> None:
     commit = subprocess.run(
         ["git", "-C", str(walked.root / "laptop/relay"), "rev-parse", "HEAD"],
         capture_output=True,
@@ -172,11 +124,11 @@ def test_the_page_ends_with_both_nodes_on_the_laptops_commit(walked: Blocks) -> 
         "scenarios: 2 passed, 0 failed",
     ],
 )
-def test_what_the_page_shows_is_what_was_printed(walked: Blocks, line: str) -> None:
+def test_what_the_page_shows_is_what_was_printed(walked: Walk, line: str) -> None:
     assert line in "\n".join(walked.said)
 
 
-def test_a_clone_that_was_made_by_hand_became_a_served_tree_with_its_state(walked: Blocks) -> None:
+def test_a_clone_that_was_made_by_hand_became_a_served_tree_with_its_state(walked: Walk) -> None:
     tree = walked.root / "srv/clone"
     versions = tree.with_name("clone.trees")
 
@@ -185,7 +137,7 @@ def test_a_clone_that_was_made_by_hand_became_a_served_tree_with_its_state(walke
     assert {path.name for path in versions.iterdir() if path.is_dir()} == {os.readlink(tree)[12:], "var"}
 
 
-def test_who_was_revoked_is_refused_and_the_demo_key_came_back(walked: Blocks) -> None:
+def test_who_was_revoked_is_refused_and_the_demo_key_came_back(walked: Walk) -> None:
     key = re.findall(r"sk-relay-\S+", "\n".join(walked.said))
     demo, alice = key[0], next(one for one in key if one != key[0])
     body = json.dumps({"model": "claude-sonnet-4-5", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]})

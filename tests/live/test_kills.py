@@ -14,21 +14,31 @@ import trio
 from builders import KEY
 from daemon import key_text
 from fleet import Fleet, eventually, fleet, noon_zone
-from kills import kill_rounds
+from kills import Victim, kill_rounds
 from ledger import EACH, Client, asking
 
 LEASE = 3.0  # s
 
 
-@pytest.mark.parametrize(("kind", "rounds"), [("redis", 3), ("sqlite", 2)])
-async def test_every_call_is_in_the_books_once_though_nodes_are_killed_under_load(
-    kind: str, rounds: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "rounds", "nodes", "workers", "victims"),
+    [
+        ("redis", 3, 2, 1, ("node",)),
+        ("sqlite", 2, 2, 1, ("node",)),
+        ("redis", 2, 1, 2, ("worker",)),
+        ("sqlite", 4, 1, 2, ("worker", "worker", "supervisor")),
+    ],
+)
+async def test_every_call_is_in_the_books_once_though_processes_are_killed_under_load(
+    kind: str, rounds: int, nodes: int, workers: int, victims: tuple[Victim, ...], tmp_path: Path
 ) -> None:
     with contextlib.ExitStack() as stack:
         state = f"sqlite:{tmp_path}/state/relayd.db"
         if kind == "redis":
             state = stack.enter_context(redis_server.running()).url
-        tally = await kill_rounds(tmp_path, state, rounds=rounds, nodes=2, rate=40, lease=LEASE)
+        tally = await kill_rounds(
+            tmp_path, state, rounds=rounds, nodes=nodes, workers=workers, victims=victims, rate=40, lease=LEASE
+        )
     print(tally.text())
     assert not tally.faults, tally.text()
     assert not tally.leaked, tally.text()
@@ -118,7 +128,7 @@ async def test_a_journal_that_cannot_be_written_is_told_and_nothing_falls_over(t
     with redis_server.running() as redis:
         async with fleet(tmp_path, redis.url, keys={"dev": key_text(KEY)}, relay=relay, nodes=1) as relays:
             journal = relays.tree(0) / "var" / "journal"
-            journal.parent.mkdir(exist_ok=True)
+            journal.rmdir()
             journal.write_text("a file where the directory should be")
             await trio.to_thread.run_sync(redis.stop)
             await ask(relays.nodes[0].port, "call", 4)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from daemon import Daemon, running, write_tree
+from builders import KEY
+from daemon import Daemon, control_answer, running, start, write_tree
 from redis_server import RedisServer
 from redis_server import running as redis_running
+from skewed import clock_of
+from upstream_api import call_status
 
 from relayd.cli import main
 
+REFUSED = 'kind = "simulator"\n[simulator]\nstatus = 401\n'
 GOOD = "[limits]\nconcurrency = 7\n"
 BROKEN = "[limits]\nconcurency = 7\n"
 
@@ -40,13 +42,7 @@ class Node:
 
     def asked(self, verb: str) -> Any:
         """One answer of the control socket."""
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(30)
-            sock.connect(str(self.control))
-            sock.sendall(json.dumps({"verb": verb}).encode() + b"\n")
-            answer = json.loads(sock.makefile("rb").readline())
-        assert answer["ok"], answer
-        return answer[verb]
+        return control_answer(self.control, verb, patience=30)[verb]
 
     def sees(self) -> dict[str, str]:
         """What the nodes run, by name."""
@@ -121,3 +117,31 @@ def test_a_broken_tree_on_one_node_is_drift_until_it_is_mended(
             capsys.readouterr()
             a.run("status")
             assert "nodes: the others are unknown (" in capsys.readouterr().out
+
+
+def test_a_node_whose_clock_is_wrong_says_so_and_hears_of_rests_all_the_same(tmp_path: Path) -> None:
+    trees = [write_tree(tmp_path / name, accounts={"bad": REFUSED}) for name in ("right", "behind")]
+    controls = [tree.parent / "control.sock" for tree in trees]
+    with redis_running() as server:
+        options = [("--state", server.url, "--node", str(n), "--control", str(controls[n])) for n in range(2)]
+        with running(trees[0], *options[0]) as first:
+            second = start(trees[1], *options[1], environment=clock_of(-3600), program=("-m", "skewed"))
+            try:
+                right, behind = (Node(name, first, control) for name, control in zip("ab", controls, strict=True))
+                right.until(lambda: len(behind.asked("status")["nodes"]) == 2, "the nodes to know each other")
+                status = behind.asked("status")
+                assert 3598 < status["store_clock_ahead"] < 3602
+                (said,) = [text for text in status["ailments"] if "clock" in text]
+                assert said.startswith("the clock of this node is 3600 s behind that of the state store: ")
+                assert abs(right.asked("status")["store_clock_ahead"]) < 2
+                assert not [text for text in right.asked("status")["ailments"] if "clock" in text]
+
+                assert call_status(first.port, KEY) != 200
+                for node in (right, behind):
+                    right.until(
+                        lambda node=node: any("account bad" in text for text in node.asked("status")["ailments"]),
+                        f"{node.name} to know that the account is not let in",
+                    )
+                second.stop()
+            finally:
+                second.kill()

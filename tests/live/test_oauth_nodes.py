@@ -4,16 +4,13 @@ used once, whatever hundred calls and a `kill -9` do.
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import attrs
 import daemon as daemons
 import redis_server
 from builders import KEY
+from provider import provider
 from upstream_api import call_status
 
 from relayd.config.secrets.binding import account_binding
@@ -30,100 +28,6 @@ from relayd.config.secrets.secret import Secret
 
 NODES = ("n1", "n2", "n3", "n4")
 PATIENCE = 30.0  # s
-
-
-@attrs.define(eq=False)
-class Provider:
-    """Families of tokens, one for each sign-in, and what was asked."""
-
-    lock: threading.Lock = attrs.field(factory=threading.Lock)
-    current: dict[str, str] = attrs.field(factory=dict)  # refresh token: its family
-    used: dict[str, str] = attrs.field(factory=dict)
-    access: dict[str, str] = attrs.field(factory=dict)
-    revoked: set[str] = attrs.field(factory=set)
-    posts: list[str] = attrs.field(factory=list)
-    refused: int = 0  # calls answered 401
-    release: Callable[[], bool] = lambda: True  # a refresh is answered once this is so
-    hold: float = 10.0  # s, or after so long; the daemon waits 20
-    made: int = 0
-    url: str = ""
-
-    def sign_in(self, family: str, life: float = 3600.0) -> dict[str, Any]:
-        return self._tokens(family) | {"expires_at": int(time.time() + life)}
-
-    def _tokens(self, family: str) -> dict[str, Any]:
-        self.made += 1
-        access, refresh = f"sk-ant-oat01-{family}-{self.made}-{'a' * 20}", f"sk-ant-ort01-{family}-{self.made}"
-        self.access[access], self.current[refresh] = family, family
-        return {"access_token": access, "refresh_token": refresh}
-
-    def rotate(self, refresh: str) -> tuple[int, dict[str, Any]]:
-        with self.lock:
-            self.posts.append(refresh)
-            if refresh in self.used:
-                self.revoked.add(self.used[refresh])
-            family = self.current.pop(refresh, None)
-            if family is None or family in self.revoked:
-                return 400, {"error": "invalid_grant"}
-            self.used[refresh] = family
-            return 200, self._tokens(family) | {"expires_in": 3600}
-
-    def call(self, bearer: str) -> int:
-        with self.lock:
-            family = self.access.get(bearer)
-            if family is None or family in self.revoked:
-                self.refused += 1
-                return 401
-            return 200
-
-
-class Serving(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 10
-    provider: Provider
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        if self.path == "/token":
-            status, told = self.provider.rotate(json.loads(body)["refresh_token"])
-            end = time.monotonic() + self.provider.hold
-            while not self.provider.release() and time.monotonic() < end:
-                time.sleep(0.01)
-        else:
-            status = self.provider.call(self.headers.get("authorization", "").removeprefix("Bearer "))
-            told = {"type": "message", "usage": {"input_tokens": 1, "output_tokens": 1}}
-        answer = json.dumps(told).encode()
-        try:
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-        except OSError:
-            self.close_connection = True  # whoever asked is gone
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden one
-        """Nothing."""
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-
-@contextmanager
-def provider() -> Iterator[Provider]:
-    found = Provider()
-    server = Server(("127.0.0.1", 0), type("One", (Serving,), {"provider": found}))
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def call(at: daemons.Daemon) -> int:

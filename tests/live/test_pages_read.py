@@ -124,29 +124,21 @@ def test_every_page_has_a_form_for_programs(visitor: Browser, path: str) -> None
     assert not [line for line in table.text.splitlines() if line.startswith(("=", "+", "@"))]
 
 
-@pytest.mark.parametrize(
-    ("path", "method"),
-    [(path, "GET") for path in (*PATHS, "/web/me")]
-    + [(f"/web/{act}", "POST") for act in ("config/reload", "config/rollback", "config/resume")]
-    + [(f"/web/{act}", "POST") for act in ("me/codes", "me/codes/confirm")],
-)
-def test_each_page_is_for_those_it_is_for(daemon: Daemon, visitor: Browser, path: str, method: str) -> None:
-    place = path.partition("?")[0] + ("" if method == "POST" or path.startswith("/web?") or path == "/web" else ".json")
-    place = "/web/overview.json" if place == "/web" else place
-    for cookie in ("", "relayd-session=" + "0" * 64):
-        answer = httpx2.request(
-            method,
-            f"{visitor.base}{place}",
-            headers={"cookie": cookie, "origin": visitor.base},
-            data={} if method == "POST" else None,
-        )
-        assert answer.status_code == 401, answer.text
-    holder = browser(daemon)
-    holder.post("/web/sign-in", {"key": KEY})
-    wanted = holder.post(place, {}) if method == "POST" else holder.get(place)
-    assert wanted.status_code == 403
-    if method == "POST":
-        assert visitor.post(place, {}).status_code == 403, "a viewer"
+def test_each_table_of_a_page_is_csv_and_json(visitor: Browser) -> None:
+    page = visitor.get("/web/keys/dev")
+    assert "/web/keys/dev.csv?table=history" in page.text
+    assert visitor.get("/web/keys/dev.csv?table=models").text.startswith("model,calls,errors,tokens,cost\r\n")
+    (day,) = visitor.get("/web/keys/dev.json?table=history").json()["rows"]  # none from before the first call
+    assert day["calls"] == 2
+    wrong = visitor.get("/web/keys/dev.csv?table=nothing")
+    assert (wrong.status_code, "expected one of limits, models" in wrong.text) == (404, True)
+
+
+def test_an_account_is_the_same_in_its_document_and_in_the_table_of_all(visitor: Browser) -> None:
+    row = visitor.get("/web/accounts.json").json()["rows"][0]
+    alone = visitor.get(f"/web/accounts/{row['account']}.json").json()
+    assert row["last_used"].endswith("Z")
+    assert {name: alone[name] for name in row} == row
 
 
 def test_the_holder_of_a_key_sees_its_own_use_and_no_account(daemon: Daemon) -> None:

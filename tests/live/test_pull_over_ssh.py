@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ import attrs
 import httpx2
 import pytest
 from builders import KEY
-from daemon import PATIENCE, SIMULATOR, Daemon, running, write_tree
+from daemon import PATIENCE, SIMULATOR, Daemon, control_answer, running, write_tree
 from redis_server import running as redis_running
 from ssh_server import SshServer, serving_ssh
 
@@ -78,11 +76,7 @@ def relayd(node: Path, *words: str, **environment: str) -> subprocess.CompletedP
 
 def status(node: Path) -> Any:
     """What its daemon says of itself."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(PATIENCE)
-        sock.connect(str(node / "var" / "relayd.sock"))
-        sock.sendall(b'{"verb": "status"}\n')
-        return json.loads(sock.makefile("rb").readline())["status"]
+    return control_answer(node / "var" / "relayd.sock", "status")["status"]
 
 
 def settings(ssh: Server, repository: Repository, **more: str) -> dict[str, str]:

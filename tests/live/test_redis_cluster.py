@@ -9,8 +9,9 @@ import pytest
 from redis_server import RedisServer, cluster
 from waiting import wait_until
 
-from relayd.core.quota.limits import FOREVER, Rolling, Term
+from relayd.core.quota.limits import Rolling, Term
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.windows import FOREVER
 from relayd.state.contract import Admit, Denied, Granted, Peek, Ping, Pong, TermLevels
 from relayd.state.redis import RedisStore
 from relayd.state.redis_copy import delete_realm, read_realm, write_realm

@@ -9,7 +9,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -26,6 +27,7 @@ from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
+from relayd.daemon.store.store_session import StoreSession
 from relayd.state.contract import (
     Acquire,
     Admit,
@@ -45,6 +47,7 @@ from relayd.state.contract import (
     Pinned,
     Pong,
     Publish,
+    Published,
     Reap,
     Release,
     Renew,
@@ -338,30 +341,36 @@ def test_four_nodes_admit_exactly_the_limit(server: RedisServer, store: RedisSto
     assert sum(granted) == 1000
 
 
+@asynccontextmanager
+async def failsafe(server: RedisServer, tmp_path: Path) -> AsyncIterator[tuple[Batcher, FailsafeStore]]:
+    """The way of calls to a server, for the length of the block."""
+    store = RedisStore(server.url, realm="test", connect=0.2, command=0.2)
+    main = Batcher(StoreSession(store, Journal(tmp_path / "journal")))
+    side = Batcher(StoreSession(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(main.run)
+        await nursery.start(side.run)
+        yield main, FailsafeStore(main, side, policy=lambda: "allow")
+        nursery.cancel_scope.cancel()
+
+
+async def one_client(count: FailsafeStore, served: set[str], name: int, calls: int) -> None:
+    for n in range(calls):
+        call = f"c{name}-{n}"
+        assert isinstance(await count.admit(admit(call, rolling(10**6))), Granted)
+        await trio.sleep(0.03)
+        count.settle(call, record(key=call))
+        served.add(call)
+
+
 async def test_books_are_whole_after_a_restart_that_lost_everything_under_load(tmp_path: Path) -> None:
     """Redis is killed under load and comes back empty: what was settled is booked once, before and after."""
-    port = free_ports(1)[0]
-    with running(port=port) as server:
-        store = RedisStore(server.url, realm="test", connect=0.2, command=0.2)
-        main = Batcher(store, Journal(tmp_path / "journal"))
-        side = Batcher(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
-        served: set[str] = set()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(main.run)
-            await nursery.start(side.run)
-            count = FailsafeStore(main, side, policy=lambda: "allow")
-
-            async def client(name: int) -> None:
-                for n in range(60):
-                    call = f"c{name}-{n}"
-                    assert isinstance(await count.admit(admit(call, rolling(10**6))), Granted)
-                    await trio.sleep(0.03)
-                    count.settle(call, record(key=call))
-                    served.add(call)
-
+    served: set[str] = set()
+    with running(port=free_ports(1)[0]) as server:
+        async with failsafe(server, tmp_path) as (main, count):
             async with trio.open_nursery() as clients:
                 for name in range(8):
-                    clients.start_soon(client, name)
+                    clients.start_soon(one_client, count, served, name, 60)
                 await trio.sleep(0.5)
                 await trio.to_thread.run_sync(server.stop)
                 await trio.sleep(0.4)
@@ -374,34 +383,19 @@ async def test_books_are_whole_after_a_restart_that_lost_everything_under_load(t
                         assert isinstance(report, Reported)
                         rows = {row.key: row.requests for row in report.rows}
                     await trio.sleep(0.02)
-            nursery.cancel_scope.cancel()
         assert set(rows.values()) == {1}
-        assert main.stats.outages >= 1
+        assert main.session.stats.outages >= 1
 
 
 async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
     """Redis stands still for a second: what timed out may have run, and still everything counts exactly once."""
+    served: set[str] = set()
     with running() as server:
         assert server.process is not None
-        store = RedisStore(server.url, realm="test", connect=0.2, command=0.2)
-        main = Batcher(store, Journal(tmp_path / "journal"))
-        side = Batcher(SqliteStore(":memory:", clock=lambda: time.time_ns() // 10**6))
-        total = 8 * 40
-        async with trio.open_nursery() as nursery:
-            await nursery.start(main.run)
-            await nursery.start(side.run)
-            count = FailsafeStore(main, side, policy=lambda: "allow")
-
-            async def client(name: int) -> None:
-                for n in range(40):
-                    call = f"c{name}-{n}"
-                    assert isinstance(await count.admit(admit(call, rolling(10**6))), Granted)
-                    await trio.sleep(0.03)
-                    count.settle(call, record(key=call))
-
+        async with failsafe(server, tmp_path) as (main, count):
             async with trio.open_nursery() as clients:
                 for name in range(8):
-                    clients.start_soon(client, name)
+                    clients.start_soon(one_client, count, served, name, 40)
                 await trio.sleep(0.4)
                 os.kill(server.process.pid, signal.SIGSTOP)
                 await trio.sleep(0.8)
@@ -409,13 +403,11 @@ async def test_books_are_whole_after_a_stall_under_load(tmp_path: Path) -> None:
             await until(lambda: main.up)
             report = await main.ask(Report(first=DAY, last=DAY))
             peeked = await main.ask(Peek(terms=rolling()))
-            nursery.cancel_scope.cancel()
         assert isinstance(report, Reported)
         assert isinstance(peeked, TermLevels)
-        expected = {f"c{a}-{b}": 1 for a in range(8) for b in range(40)}
-        assert {row.key: row.requests for row in report.rows} == expected
-        assert peeked.levels[0].used == total
-        assert main.stats.outages >= 1
+        assert {row.key: row.requests for row in report.rows} == dict.fromkeys(served, 1)
+        assert peeked.levels[0].used == len(served) == 8 * 40
+        assert main.session.stats.outages >= 1
 
 
 DAMAGE = {
@@ -500,3 +492,35 @@ def test_a_damaged_field_costs_no_other_field(place: str, server: RedisServer, s
     assert isinstance(reported, Reported)
     assert len(reported.rows) == 1
     assert [name.partition(": ")[0] for name in store.damaged] == [place]
+
+
+def test_a_topic_without_news_is_not_read_however_much_it_holds(server: RedisServer, store: RedisStore) -> None:
+    notes = [Publish(topic="health", name=f"a{at}", body="x") for at in range(3)]
+    (*_, newest) = store.apply(notes)
+    with contextlib.closing(server.client()) as client:
+        client.config_resetstat()
+        (nothing,) = store.apply([Gather(topic="health", since=3)])
+        assert isinstance(nothing, Gathered)
+        assert nothing.notes == ()
+        quiet = client.info("commandstats")
+        (found,) = store.apply([Gather(topic="health", since=2)])
+        told = client.info("commandstats")
+
+    assert isinstance(newest, Published)
+    assert isinstance(found, Gathered)
+    assert found.notes == (newest.note,)
+    assert "cmdstat_hgetall" not in quiet
+    assert told["cmdstat_hgetall"]["calls"] == 1
+
+
+def test_who_has_heard_more_than_an_emptied_store_has_said_hears_it_from_the_start(
+    server: RedisServer, store: RedisStore
+) -> None:
+    store.apply([Publish(topic="health", name="a", body=str(at)) for at in range(5)])
+    with contextlib.closing(server.client()) as client:
+        client.flushall()
+    (said, heard) = store.apply([Publish(topic="health", name="b", body="tired"), Gather(topic="health", since=5)])
+
+    assert isinstance(said, Published)
+    assert isinstance(heard, Gathered)
+    assert heard.notes == (said.note,)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import attrs
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term, TermLevel
-from relayd.core.quota.usage_record import COUNTS, UsageRecord
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Term, TermLevel
+from relayd.core.quota.usage_record import COUNTS, DIMENSIONS, UsageRecord
+from relayd.core.quota.windows import FOREVER
 from relayd.state import contract as c
 
 
@@ -293,8 +294,13 @@ class Oracle:
         sums: dict[tuple[str, str, str, str], list[int]] = {}
         for sign, records in ((1, self.booked), (-1, self.unbooked)):
             for one in records:
-                if op.first <= one.day <= op.last and op.key in ("", one.key):
-                    total = sums.setdefault((one.day, one.key, one.account, one.model), [0] * len(COUNTS))
+                if (
+                    op.first <= one.day <= op.last
+                    and (not op.keys or one.key in op.keys)
+                    and op.account in ("", one.account)
+                ):
+                    day, key, account, model = (getattr(one, name) if name in op.by else "" for name in DIMENSIONS)
+                    total = sums.setdefault((day, key, account, model), [0] * len(COUNTS))
                     for position, name in enumerate(COUNTS):
                         total[position] += sign * getattr(one, name)
         rows = []
@@ -302,6 +308,8 @@ class Oracle:
             if any(total):
                 counts = dict(zip(COUNTS, total, strict=True))
                 rows.append(UsageRecord(day=day, key=key, account=account, model=model, **counts))
+        if op.most:
+            rows = sorted(rows, key=lambda row: (-row.cost, -row.requests))[: op.most]
         return c.Reported(rows=tuple(rows))
 
     # pins, notes, nodes
@@ -335,8 +343,10 @@ class Oracle:
         return c.Published(ok=True, note=note)
 
     def on_gather(self, op: c.Gather) -> c.Answer:
-        notes = [note for topic, note in self.notes if topic == op.topic and note.version > op.since]
-        return c.Gathered(notes=tuple(sorted(notes, key=lambda note: note.version)))
+        known = [note for topic, note in self.notes if topic == op.topic]
+        began_anew = all(note.version < op.since for note in known)
+        notes = [note for note in known if began_anew or note.version > op.since]
+        return c.Gathered(now=self.now, notes=tuple(sorted(notes, key=lambda note: note.version)))
 
     def on_beat(self, op: c.Beat) -> c.Answer:
         self.nodes[op.node] = (op.body, self.now, self.now + op.ttl)

@@ -125,6 +125,105 @@ def test_a_node_that_a_wrong_clock_saw_is_not_alive_until_that_date(clocked: Clo
     assert [node.node for node in nodes.nodes] == ["here"]
 
 
+def ask(store: SqliteStore, op: c.Op) -> c.Answer:
+    return store.apply([op])[0]
+
+
+def admit(store: SqliteStore, call: str) -> c.Answer:
+    """A call that wants the only slot, and holds it for a minute."""
+    orphan = UsageRecord(day="2096-10-07", key="dev", account="a", model="m", requests=1)
+    return ask(store, c.Admit(call=call, terms=(SLOT,), orphan=orphan, ttl=MINUTE))
+
+
+def reaped(store: SqliteStore) -> list[str]:
+    answer = ask(store, c.Reap(limit=10))
+    assert isinstance(answer, c.Reaped)
+    return [call for call, _ in answer.calls]
+
+
+class Steadied:
+    """Two processes on one SQLite file, their clock, and a steady one beside it."""
+
+    def __init__(self, path: str) -> None:
+        self.now, self.up = TODAY + 12 * HOUR, 0
+        self.stores = [SqliteStore(path, clock=lambda: self.now, steady=lambda: self.up / 1000) for _ in range(2)]
+        for store in self.stores:
+            ask(store, c.Ping())
+
+    def later(self, ms: int) -> None:
+        self.now, self.up = self.now + ms, self.up + ms
+
+
+@pytest.fixture
+def steadied(tmp_path: Path) -> Iterator[Steadied]:
+    found = Steadied(str(tmp_path / "relayd.db"))
+    yield found
+    for store in found.stores:
+        store.close()
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR, DAY, -DAY, 10_000, -10_000])
+def test_what_is_held_when_the_clock_is_set_is_held_for_as_long_as_it_had_left(steadied: Steadied, step: int) -> None:
+    """By two processes that share a file. Nobody gets a slot twice, nobody's call is settled as a dead one's."""
+    first, second = steadied.stores
+    assert isinstance(admit(first, "held"), c.Granted)
+    assert isinstance(admit(second, "before"), c.Denied)
+    ask(first, c.Ping())
+    steadied.now += step
+    steadied.later(1000)
+
+    for number, process in enumerate((second, first, second)):
+        assert isinstance(admit(process, f"after {number}"), c.Denied)
+        assert reaped(process) == []
+    assert ask(first, c.Renew(calls=(("held", None),), leases=(), ttl=MINUTE)) == c.Renewed(lost=())
+
+    steadied.later(MINUTE - 1000)
+    assert isinstance(admit(second, "a minute later"), c.Denied)
+    steadied.later(1000)
+    assert reaped(first) == ["held"]
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+def test_a_clock_that_was_set_is_set_right_once_however_long_the_next_process_takes(
+    steadied: Steadied, step: int
+) -> None:
+    first, second = steadied.stores
+    assert isinstance(admit(first, "held"), c.Granted)
+    steadied.now += step
+    ask(first, c.Ping())
+    steadied.later(30_000)
+    ask(second, c.Ping())  # it notices the step now
+
+    steadied.later(MINUTE - 30_000)
+    assert isinstance(admit(second, "next"), c.Granted)
+
+
+@pytest.mark.parametrize("step", [10_000, -10_000])
+def test_a_small_step_counts_though_nobody_has_written_for_longer(steadied: Steadied, step: int) -> None:
+    first, second = steadied.stores
+    assert isinstance(admit(first, "held"), c.Granted)
+    steadied.later(30_000)
+    steadied.now += step
+    ask(first, c.Ping())
+
+    steadied.later(29_000)
+    assert isinstance(admit(second, "too early"), c.Denied)
+    steadied.later(1_000)
+    assert isinstance(admit(second, "next"), c.Granted)
+
+
+def test_a_slot_of_a_dead_process_is_not_held_again_by_a_clock_that_is_set_back(steadied: Steadied) -> None:
+    first, second = steadied.stores
+    assert isinstance(admit(first, "dead"), c.Granted)
+    steadied.later(MINUTE + 1000)
+    ask(second, c.Ping())
+    steadied.now -= HOUR
+    assert isinstance(admit(second, "next"), c.Granted)
+    reaped = ask(second, c.Reap(limit=10))
+    assert isinstance(reaped, c.Reaped)
+    assert [call for call, _ in reaped.calls] == ["dead"]
+
+
 def test_a_moment_in_the_future_throws_no_books_and_no_sums_away(clocked: Clocked) -> None:
     month = Calendar(counter="month", name="", unit="cost", limit=100, cost=7, start=TODAY, end=TODAY + 30 * DAY)
     clocked.admit("one", month)

@@ -15,8 +15,9 @@ import pytest
 import redis
 from redis_server import RedisServer
 
-from relayd.core.quota.limits import FOREVER, LARGEST, Calendar, Rolling, Term
+from relayd.core.quota.limits import LARGEST, Calendar, Rolling, Term
 from relayd.core.quota.usage_record import COUNTS, UsageRecord
+from relayd.core.quota.windows import FOREVER
 from relayd.state import contract as c
 from relayd.state.redis import RedisStore
 from relayd.state.sqlite import SqliteStore

@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from oracle import Oracle
 from redis_server import RedisServer
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.windows import FOREVER
 from relayd.state import contract as c
 from relayd.state.redis import RedisStore
 from relayd.state.sqlite import SqliteStore
@@ -366,7 +367,16 @@ class Machine(RuleBasedStateMachine):
             Calendar(counter="total", name="", unit="cost", limit=1, cost=0, start=0, end=FOREVER),
         )
         day = {"first": "2096-10-01", "last": "2096-10-02"}
-        self.do(c.Peek(terms=terms), c.Report(**day), c.Report(**day, key="ops"), c.Nodes())
+        self.do(
+            c.Peek(terms=terms),
+            c.Report(**day),
+            c.Report(**day, keys=("ops",)),
+            c.Report(**day, by=("key", "model"), keys=("ops", "dev")),
+            c.Report(**day, account="main", by=("day",)),
+            c.Report(**day, by=("key",), most=1),
+            c.Report(**day, by=()),
+            c.Nodes(),
+        )
 
 
 TestMachine = Machine.TestCase

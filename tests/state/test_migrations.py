@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.windows import FOREVER
 from relayd.state.contract import (
     Admit,
     Denied,
@@ -30,7 +31,7 @@ from relayd.state.contract import (
     TermLevels,
 )
 from relayd.state.sqlite import SqliteStore
-from relayd.state.sqlite_file import MIGRATIONS, open_file
+from relayd.state.sqlite_file import MIGRATIONS, open_file, set_aside_newer
 
 OLD = sorted(Path(__file__).parent.glob("v*.sql"), key=lambda path: int(path.stem[1:]))
 NOW = 1_800_000_000_000  # when they were written, ms
@@ -116,3 +117,19 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> Non
     assert version(path) == len(MIGRATIONS)
     with contextlib.closing(SqliteStore(path, clock=lambda: NOW)) as store:
         assert store.apply([Report(first="2027-01-15", last="2027-01-15")]) == [Reported(rows=(BOOKED,))]
+
+
+def test_a_disk_that_ends_the_transaction_of_a_migration_is_named_and_not_what_came_of_it(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "relayd.db", OLD[-1])
+    with pytest.raises(sqlite3.OperationalError, match="nothing"):
+        open_file(path, 1000, (*NEXT, "ROLLBACK;\nDROP TABLE nothing"))  # as SQLite does by itself after such an error
+
+
+def test_only_the_file_of_a_newer_relayd_is_moved_out_of_the_way(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "side.db", OLD[-1])
+    assert set_aside_newer(path) == set_aside_newer(str(tmp_path / "none.db")) == ""
+    open_file(path, 1000, NEXT).close()
+    aside = set_aside_newer(path)
+    assert aside == f"{path}.tables-{len(NEXT)}"
+    assert {file.name.removesuffix("-wal").removesuffix("-shm") for file in tmp_path.iterdir()} == {Path(aside).name}
+    assert version(aside) == len(NEXT)

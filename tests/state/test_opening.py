@@ -6,7 +6,7 @@ from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Ping, Pong, StoreMisfit
 from relayd.state.opening import open_store
 from relayd.state.redis_address import parse_redis_url
-from relayd.state.report import days_between, grouped, report_document
+from relayd.state.report import days_between, grouped, report_document, split_dimensions
 
 
 @pytest.mark.parametrize("url", ["sqlite:var/relayd.db", "sqlite://var/relayd.db"])
@@ -113,6 +113,20 @@ def test_a_report_has_its_totals_at_the_top_level() -> None:
     assert (report["unique_keys"], report["error_rate"], report["unpriced"]) == (2, 0.125, 1)
     assert [row["model"] for row in report["top_models"]] == ["opus", "haiku"]
     assert [(row["model"], row["cost"]) for row in report["rows"]] == [("opus", "3.50"), ("haiku", "0.01")]
+
+
+def test_a_report_is_made_by_owner_and_by_month_too() -> None:
+    owners = {"dev": "ops", "ops": "alice"}  # an owner may be called as a key of somebody else is
+    rows = [*ROWS, line("2026-12-01", "gone", "opus", cost=1)]
+
+    def by(*names: str) -> list[tuple[str, ...]]:
+        report = report_document(rows, "2026-11-21", "2026-12-01", by=names, owners=owners)
+        return [(*(row[name] for name in names), row["cost"]) for row in report["rows"]]
+
+    assert by("owner") == [("alice", "2.50"), ("ops", "1.01"), ("gone", "0.000001")]
+    assert by("month") == [("2026-11", "3.51"), ("2026-12", "0.000001")]
+    assert by("owner", "key") == [("alice", "ops", "2.50"), ("ops", "dev", "1.01"), ("gone", "gone", "0.000001")]
+    assert split_dimensions("owner, month") == ("month", "owner")
 
 
 def test_a_report_of_nothing_is_all_zero() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import attrs
 import pytest
+import redis
 from redis_server import RedisServer
 
 from relayd.state import contract as c
-from relayd.state.redis import RedisStore
+from relayd.state.redis import CALLS_PAGE, RedisStore
 from relayd.state.sqlite import SqliteStore
 
 T0 = 1_800_000_000_000
@@ -128,3 +129,40 @@ def test_a_question_looks_at_so_many_and_says_where_to_go_on(store: Either) -> N
     assert first.calls == ()
     assert first.after is not None
     assert find(store, key="rare", before=first.after).calls == (rare,)
+
+
+def test_a_damaged_call_does_not_hide_the_older_ones(server: RedisServer) -> None:
+    with server.client() as client:
+        client.flushdb()
+        store = RedisStore(server.url, realm="calls", now=Clock(), command=10)
+        calls = [call(n) for n in range(CALLS_PAGE + 2)]
+        keep(store, *calls)
+        client.hset(f"{store.prefix}call", calls[-1].id, b"\xc1")
+        for _ in range(2):  # it is set aside by the first
+            assert find(store, limit=1000).calls == tuple(reversed(calls[:-1]))
+        assert store.damaged
+        store.close()
+
+
+def test_no_script_of_a_question_reads_more_than_a_page(server: RedisServer) -> None:
+    """While a script runs, Redis serves nobody else; and whoever wants few calls is not sent thousands."""
+    with server.client() as client:
+        client.flushdb()
+        store = RedisStore(server.url, realm="calls", now=Clock(), command=10)
+        keep(store, *(call(n) for n in range(CALLS_PAGE * 3)))
+        reads = [reads_of(client, store, limit=limit, key=key) for limit, key in ((50, "dev"), (50, "rare"))]
+        store.close()
+    assert reads == [CALLS_PAGE, CALLS_PAGE * 3]
+
+
+def reads_of(client: redis.Redis, store: RedisStore, **wanted: object) -> int:
+    """Calls that Redis reads for a question."""
+    client.config_resetstat()
+    find(store, **wanted)
+    return client.info("commandstats")["cmdstat_hget"]["calls"]  # type: ignore[index, no-any-return]
+
+
+def test_what_cannot_be_sent_fails_alone(store: Either) -> None:
+    odd, pong = store.apply([c.FindCalls(id="\ud800"), c.Ping()])
+    assert isinstance(odd, c.Failed)
+    assert isinstance(pong, c.Pong)

@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import sqlite3
@@ -31,7 +32,7 @@ from relayd.state.contract import (
     Unpin,
 )
 from relayd.state.sqlite import SqliteStore
-from relayd.state.sqlite_file import LOOK_EVERY, MIGRATIONS, WAL_BYTES, WAL_LARGEST, Checkpointer
+from relayd.state.sqlite_file import LOOK_EVERY, MIGRATIONS, PAGE, WAL_BYTES, WAL_LARGEST, Checkpointer
 
 NOW = 1_800_000_000_000
 DAY = 86_400_000
@@ -333,3 +334,56 @@ def test_an_operation_at_fault_on_the_quick_way_is_left_to_whoever_may_wait(tmp_
     assert store.apply_at_once([wrong]) is None
     assert store.apply_at_once([GetPin(name="p")]) == [Pinned(value=None)]
     store.close()
+
+
+def test_who_waits_for_another_transaction_looks_every_millisecond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, pauses = store_at(tmp_path, busy=100), list[float]()
+    store.apply([Ping()])
+    other = sqlite3.connect(tmp_path / "relayd.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr("relayd.state.sqlite.time.sleep", pause)
+    assert isinstance(store.apply([admit("c1")])[0], Granted)
+    assert pauses == [0.001] * 3
+    other.close()
+    store.close()
+
+
+def test_a_checkpoint_leaves_no_sync_to_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes first into an emptied WAL syncs its head; so the checkpoint does."""
+    for name in ("WAL_BYTES", "WAL_LARGEST"):
+        monkeypatch.setattr(f"relayd.state.sqlite_file.{name}", 1)
+    store, wal = store_at(tmp_path), tmp_path / "relayd.db-wal"
+    store.apply([admit(f"c{number}") for number in range(50)])
+    grown = wal.stat().st_size
+    assert store._checkpointer is not None
+    store._checkpointer._look()
+    head, frame = 32, 24 + PAGE
+    assert wal.stat().st_size == head + frame < grown
+    assert isinstance(store.apply([admit("c1")])[0], Granted)
+    store.close()
+
+
+def test_a_file_keeps_the_size_of_its_pages(tmp_path: Path) -> None:
+    def size() -> int:
+        with contextlib.closing(sqlite3.connect(tmp_path / "relayd.db")) as connection:
+            found: int = connection.execute("PRAGMA page_size").fetchone()[0]
+            return found
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "relayd.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    store = store_at(tmp_path)
+    assert isinstance(store.apply([admit("c1")])[0], Granted)
+    store.close()
+    assert size() == 4096
+    (tmp_path / "relayd.db").unlink()
+    store.apply([Ping()])
+    store.close()
+    assert size() == PAGE

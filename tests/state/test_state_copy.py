@@ -14,8 +14,9 @@ from redis_server import RedisServer
 from redis_server import running as redis_running
 from test_redis_store import ALLOWED
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.windows import FOREVER
 from relayd.state.contract import (
     Admit,
     Answer,

@@ -7,13 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 
+import attrs
 import msgspec
 import pytest
 from bench.peek_cost import cpu, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.wire.peek import doubled_key, peek, replace_model, text_span
+from relayd.wire.peek import Peeked, doubled_key, peek, replace_model, text_span
 from relayd.wire.refusal import Refusal
 
 numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False)
@@ -51,7 +52,7 @@ def test_missing_and_null_fields_are_no_error() -> None:
         (b'"text"', "must be a JSON object", None),
         (b'{"x":"\xff\xfe"}', "not valid UTF-8", None),
         (b'{"model":"\xc3"}', "UTF-8", None),
-        (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply", None),
+        (b'{"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}", "nested too deeply", None),
         (b'{"model":1}', "model: expected str", "model"),
         (b'{"stream":"yes"}', "stream: expected bool", "stream"),
         (b'{"stream":1}', "stream: expected bool", "stream"),
@@ -116,6 +117,46 @@ def test_replacing_the_model_changes_that_value_alone(before, after, model, inde
     assert json.loads(replaced) == {**document, "model": "new"}
     old = json.dumps(model, ensure_ascii=ascii_only).encode()
     assert len(replaced) == len(body) - len(old) + len(b'"new"')
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["model", "stream", "max_tokens", "messages", "tools", "fallbacks", "speed", "metadata", "é", "x"]
+        ),
+        json_values | st.sampled_from(["m", True, 5, [{"model": "n"}], {"user_id": "u"}]),
+    )
+)
+@settings(deadline=None, max_examples=300)
+def test_a_body_says_the_same_however_it_is_written(document) -> None:
+    said = []
+    for writing in ({"separators": (",", ":")}, {}, {"indent": 1}, {"separators": (", ", ":")}):
+        body = json.dumps(document, ensure_ascii=False, **writing).encode("utf-8", "surrogatepass")
+        try:
+            said.append(peek(body))
+        except Refusal as refusal:
+            said.append((refusal.status, refusal.param, refusal.message.partition(" (byte")[0]))
+    as_sent = [attrs.evolve(one, wide=0) if isinstance(one, Peeked) else one for one in said]
+
+    assert as_sent.count(as_sent[0]) == len(as_sent)
+
+
+@pytest.mark.parametrize("writing", [{"separators": (",", ":")}, {}])
+def test_what_stands_twice_is_seen_in_every_writing(writing) -> None:
+    body = json.dumps({"model": "a", "messages": [], "x": 1}, **writing).encode()
+    for twice in (b'"model"', b'"messages"'):
+        for blank in (b"", b" "):
+            with pytest.raises(Refusal, match="appears twice"):
+                peek(body[:-1] + b"," + blank + twice + b":" + blank + (b"[]" if b"s" in twice else b'"b"') + b"}")
+
+
+@pytest.mark.parametrize("writing", [{"separators": (",", ":")}, {}, {"indent": 1}])
+def test_the_model_of_the_top_level_is_replaced_among_many_others(writing) -> None:
+    tool = {"name": "t", "input_schema": {"properties": {"model": {"type": "string"}}, "é": '"model": "x"'}}
+    document = {"é": 1, "tools": [tool] * 3, "model": "a", "messages": [{"role": "user", "content": '"model":"y"'}]}
+    body = json.dumps(document, ensure_ascii=False, **writing).encode()
+
+    assert replace_model(body, "b") == json.dumps({**document, "model": "b"}, ensure_ascii=False, **writing).encode()
 
 
 def spelt(name: str, escaped: list[bool]) -> str:

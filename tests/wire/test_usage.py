@@ -94,6 +94,13 @@ def test_an_error_event_is_noticed_at_every_cut() -> None:
         assert meter.usage.input == 21
 
 
+@pytest.mark.parametrize("before", [b"x\r", b"x" * 50 + b"\r"])
+def test_a_line_that_ends_with_a_carriage_return_ends_there_at_every_cut(before: bytes) -> None:
+    stream = before + b"event: message_stop\n"
+    for cut in range(1, len(stream)):
+        assert fed([stream[:cut], stream[cut:]]).finished, cut
+
+
 def test_later_counts_replace_and_never_add() -> None:
     more = DELTA.replace(b"87", b"90")
 

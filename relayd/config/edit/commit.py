@@ -14,17 +14,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
-
 from relayd.config.source.git import GitError, run_git
 from relayd.config.source.git_state import MARKERS, find_git, git_state, place_in_repository
+from relayd.noun import noun
 
 PUSH_TIMEOUT = 60.0  # s
 _LITERAL = {"GIT_LITERAL_PATHSPECS": "1"}
 _BRANCH = "refs/heads/"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Author:
     """Whose edit it is."""
 

@@ -92,15 +92,17 @@ def remove_recipient(text: str, name: str) -> str:
     return remove_value(text, ("secrets", "recipients", _recipient_at(text, name)))
 
 
-def set_admin_user(text: str, name: str, password_hash: str, role: str) -> str:
-    """List a person who may sign in; one who is listed gets the new password, and the role if one is named."""
+def set_admin_user(text: str, name: str, password_hash: str, role: str, email: str = "") -> str:
+    """List a person who may sign in; one who is listed gets the new password, and what else is named."""
     names = [entry.get("name") for entry in _admins(text, "users")]
+    more = {"email": email} if email else {}
     if name not in names:
-        entry = {"name": name, "password_hash": password_hash, "role": role or "viewer"}
+        entry = {"name": name, "password_hash": password_hash, "role": role or "viewer", **more}
         return append_value(text, ("admin", "users"), entry)
-    at = names.index(name)
-    text = set_value(text, ("admin", "users", at, "password_hash"), password_hash)
-    return set_value(text, ("admin", "users", at, "role"), role) if role else text
+    changed = {"password_hash": password_hash, **({"role": role} if role else {}), **more}
+    for field, value in changed.items():
+        text = set_value(text, ("admin", "users", names.index(name), field), value)
+    return text
 
 
 def set_admin_totp(text: str, name: str, sealed: str) -> str:

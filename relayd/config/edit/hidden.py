@@ -11,7 +11,7 @@ import re
 import attrs
 
 # Keys of the schema that are marked `secret`; tests hold this together with snapshot.py.
-NAMES = ("sealed", "proxy", "password_hash", "totp", "crs_encryption_key", "url")
+NAMES = ("sealed", "proxy", "password_hash", "totp", "crs_encryption_key", "url", "signing_key")
 _TEXT = r"\"\"\"[\s\S]*?(?:\"\"\"|\Z)|'''[\s\S]*?(?:'''|\Z)|\"(?:[^\"\\\n]|\\.)*\"?|'[^'\n]*'?"
 _NAMED = rf"(?:(?<![\w-])[\"']?(?:{'|'.join(NAMES)})[\"']?\s*=\s*)"
 _VALUE = re.compile(rf"(?P<head>{_NAMED})(?P<value>{_TEXT})")

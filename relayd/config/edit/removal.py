@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import attrs
-
 from relayd.config.edit.toml_edit import remove_value
 from relayd.config.edit.write import Files
 from relayd.config.secrets.sealed_fields import objects, parsed
+from relayd.noun import noun
 
 DEFAULT_GROUPS = ["default"]
 NAMED_IN_SCENARIO = ("accounts", "first", "down")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Removal:
     """What goes.
 

@@ -19,12 +19,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import attrs
 import tomlkit
 from tomlkit.items import Array, Item
 
 from relayd.config.model.toml_positions import Position, index
 from relayd.config.snapshot import KeyPath
+from relayd.noun import noun
 
 Value = str | int | bool | datetime.datetime | list[Any] | dict[str, Any]
 
@@ -33,7 +33,7 @@ class EditError(ValueError):
     """The file cannot be edited this way. The text says why, and quotes no value."""
 
 
-@attrs.frozen
+@noun
 class _Section:
     """A table header and what follows it; `start` is that of its line, `body` that of the next."""
 
@@ -44,7 +44,7 @@ class _Section:
     is_array: bool
 
 
-@attrs.frozen
+@noun
 class _Edit:
     start: int
     end: int

@@ -17,13 +17,14 @@ from relayd.config.edit.patch import patch, shown_diff
 from relayd.config.edit.write import EditPlan, Files, edit_tree
 from relayd.config.model.tree_digest import tree_digest
 from relayd.config.problems.problem import Problem, is_error
+from relayd.noun import noun
 
 
 class Moved(Exception):
     """A file is no longer what the edit was made from. The text names the files."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class TreeEdit:
     """A change that somebody wants.
 
@@ -41,7 +42,7 @@ class TreeEdit:
     plan: EditPlan = attrs.field(repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class EditDraft:
     """What an edit would come to.
 

@@ -19,12 +19,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import attrs
-
 from relayd.config.atomic import stage_file, sync_directory
 from relayd.config.compile import MAX_PROBLEMS, compile_tree
 from relayd.config.problems.problem import is_error
 from relayd.config.source.tree import read_tree
+from relayd.noun import noun
 
 Files = Mapping[str, bytes]  # POSIX path in the tree: content
 Check = Callable[[Files], Sequence[str]]  # what is wrong with a tree, in words; empty when it compiles
@@ -35,7 +34,7 @@ class WriteError(Exception):
     """The tree was not changed. The text says why, with one problem a line."""
 
 
-@attrs.frozen
+@noun
 class _Staged:
     """A file about to be replaced: where its new bytes lie, None for a deletion."""
 

@@ -242,6 +242,7 @@ def _leaks(document: Document) -> list[Problem]:
 
 _MERGE_MARKER = re.compile(r"^(?:<{7}|>{7}|\|{7})(?: .*)?$", re.MULTILINE)
 _WHERE = re.compile(r"\(at (?:line (\d+), column (\d+)|end of document)\)$")
+_PARTS = re.compile(r"\((?:'[^']*',? ?)+\)")  # of a key, as tomllib prints the tuple of them
 # A dotted key of so many parts has no meaning in the schema, and costs tomllib its length squared.
 _LONG_KEY = re.compile(r"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]+[ \t]*\.[ \t]*){64}")
 _LONG_KEY_MATTERS = 8192  # characters; below, the square is small
@@ -268,6 +269,7 @@ def _syntax_problem(document: Document, said: str) -> Problem:
     text = document.text
     where = _WHERE.search(said)
     message = _WHERE.sub("", said).strip()
+    message = _PARTS.sub(lambda found: "`" + ".".join(re.findall("'([^']*)'", found[0])) + "`", message)
     message = message[:1].lower() + message[1:]
     if where is None:
         return document.whole("E-SYNTAX", redact(message[:200]))

@@ -33,6 +33,7 @@ from relayd.config.snapshot import (
     Size,
     Url,
 )
+from relayd.noun import noun
 
 # kind of file: (noun, where such files are, as a glob for editors)
 KINDS: dict[str, tuple[type, str]] = {
@@ -114,8 +115,6 @@ def _field_schema(field: attrs.Attribute[Any]) -> dict[str, Any]:
         schema.update({"minimum": low} if low is not None else {}, **({"maximum": high} if high is not None else {}))
     elif (low, high) != (None, None) and not (low == 0 and high is None):
         doc += f" {_sentence(bounds(kind, low, high))}"
-    if field.metadata["idle"]:
-        doc += f" No effect yet: {field.metadata['idle']}."
     schema["description"] = doc
     if (default := _default(field)) is not None:
         schema["default"] = default
@@ -155,7 +154,7 @@ def _default(field: attrs.Attribute[Any]) -> Any:
     return write(kind, field.default)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class KeyRow:
     """One key, for the table: all of it as people read it."""
 

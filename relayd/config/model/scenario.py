@@ -4,21 +4,18 @@ Rule: nouns only, as in snapshot.py; rules/scenario.py judges them and core/dry_
 secret: it names a key by its id.
 """
 
-# ruff: noqa: RUF009  (field() makes an attrs field, not a shared default)
-
 from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
 from typing import Literal
 
-import attrs
-
 from relayd.config.snapshot import NO_MAP, MicroUsd, ObjectId, Size
 from relayd.config.snapshot import key as field
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class UsedWindow:
     """What has been consumed in one window of the general form."""
 
@@ -28,7 +25,7 @@ class UsedWindow:
     cost: MicroUsd = field(MicroUsd(0), doc="Cost in USD, as a string.", low=0)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Used:
     """What the key has consumed already, under the names of its limits."""
 
@@ -46,7 +43,7 @@ class Used:
     windows: tuple[UsedWindow, ...] = field((), doc="Consumption in further windows.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Scenario:
     """[[scenario]]: a call, and what should become of it."""
 
@@ -77,7 +74,7 @@ class Scenario:
     text: str = field("", doc="Part of the refusal's message.")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Scenarios:
     """A file of tests.d."""
 

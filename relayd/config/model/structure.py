@@ -22,12 +22,13 @@ from cattrs.gen import make_dict_structure_fn, override
 from relayd.config.model.types import FORMS, SCALARS, write
 from relayd.config.model.values import HIDE, Bad, quote
 from relayd.config.snapshot import KeyPath
+from relayd.noun import noun
 
 T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Finding:
     """What is wrong with the key at `path`. `secret`: what is assigned there is not to be shown."""
 

@@ -9,14 +9,13 @@ import datetime
 from collections.abc import Callable, Mapping
 from typing import Any, NewType
 
-import attrs
-
 from relayd.config.model import addresses, values
 from relayd.config.pattern import Pattern
 from relayd.config.snapshot import NAME, Glob, MicroUsd, Network, ObjectId, Proxy, Seconds, Size, Url
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Scalar:
     """A kind of value: its parser (raises Bad) and its JSON Schema."""
 
@@ -67,6 +66,8 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "host": (addresses.host_name, _string(r"[0-9a-z.-]+")),
     "header": (values.header_or_none, _string(r"[A-Za-z0-9-]*")),
     "email": (values.email_or_none, _string(r"(?:[^\s@<>]+@[^\s@<>]+)?")),
+    "alert-event": (values.alert_event, _string(r"[a-z_.*?]{1,60}")),
+    "time-of-day": (values.time_of_day, _string(r"(?:(?:[01][0-9]|2[0-3]):[0-5][0-9])?")),
     "warning-code": (values.warning_code, _string(r"W-[A-Z0-9-]+")),
     "path": (values.path, _string(r"(?:/?[^/]+(?:/[^/]+)*)?")),
 }

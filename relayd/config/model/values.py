@@ -13,8 +13,10 @@ import json
 import math
 import re
 import zoneinfo
+from fnmatch import fnmatchcase
 from typing import Any
 
+from relayd.config.alert_events import ALERT_EVENT_NAMES
 from relayd.config.pattern import BadPattern, Pattern, operators
 from relayd.config.problems.codes import explanations
 from relayd.config.problems.leaks import redact
@@ -181,6 +183,24 @@ def glob(value: Any) -> Glob:
     if value.count("*") > 8:  # each star may cost the matcher one more factor of the name's length
         raise Bad("E-GLOB", "expected a glob with at most 8 stars", value)
     return Glob(value)
+
+
+def alert_event(value: Any) -> str:
+    """A glob that some event of an alert matches."""
+    if not re.fullmatch(r"[a-z_.*?]{1,60}", text(value)) or not any(
+        fnmatchcase(name, value) for name in ALERT_EVENT_NAMES
+    ):
+        close = difflib.get_close_matches(str(value), ALERT_EVENT_NAMES, 1)
+        hint = f"did you mean {quote(close[0])}?" if close else "docs/alerts.md lists them"
+        raise Bad("E-ALERT-EVENT", "expected an alert event or a glob that matches some", value, hint)
+    return str(value)
+
+
+def time_of_day(value: Any) -> str:
+    """Hours and minutes, or nothing."""
+    if not re.fullmatch(r"(?:(?:[01][0-9]|2[0-3]):[0-5][0-9])?", text(value)):
+        raise Bad("E-TIME-OF-DAY", 'expected a time of day such as "08:30"', value)
+    return str(value)
 
 
 def pattern(value: Any) -> Pattern:

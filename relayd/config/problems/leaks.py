@@ -13,9 +13,10 @@ import attrs
 
 from relayd.config.secrets.api_keys import KEY_PATTERN, find_keys
 from relayd.config.snapshot import Account, AdminToken, AdminUser, Alert, Credential
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Leak:
     """A secret in clear: where it stands (offsets into the text) and what it is, without the secret itself."""
 

@@ -11,13 +11,14 @@ from typing import Literal
 import attrs
 
 from relayd.config.problems.codes import explanations
+from relayd.noun import noun
 
 Severity = Literal["error", "warning", "note"]
 
 _SEVERITIES: dict[str, Severity] = {"E": "error", "W": "warning", "N": "note"}
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Related:
     """Another place that has to do with a problem."""
 
@@ -27,7 +28,7 @@ class Related:
     message: str
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Problem:
     """One finding.
 

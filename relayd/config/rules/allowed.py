@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import attrs
-
 from relayd.config.model.structure import dotted
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
 from relayd.config.snapshot import AllowedWarning, Relay
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Acknowledged:
     """A warning that was looked at, and what was said of it."""
 

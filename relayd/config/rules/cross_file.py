@@ -10,17 +10,16 @@ import datetime
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import attrs
-
 from relayd.config.model.document import Document, FileKind
 from relayd.config.model.structure import dotted
 from relayd.config.model.values import quote
 from relayd.config.problems.problem import Problem, Related
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import PREDEFINED_CLIENTS, Account, ApiKey, Deny, KeyPath, Relay
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Parsed:
     """One file, read and judged by itself.
 

@@ -5,13 +5,9 @@ Rule: a function for each noun, from the noun to findings. What needs a second f
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 from urllib.parse import urlsplit
-
-import attrs
 
 from relayd.config.model.structure import Finding, dotted
 from relayd.config.model.values import Bad, name, quote
@@ -75,33 +71,6 @@ def key_findings(key: ApiKey) -> Iterator[Finding]:
         message = f"expires: {key.expires.isoformat()} is not after `created`"
         yield Finding(path=("expires",), code="W-EXPIRES-EARLY", message=message)
     yield from _limits_findings(key.limits)
-
-
-def idle_findings(noun: Any, table: Mapping[str, Any], path: KeyPath = ()) -> Iterator[Finding]:
-    """A note for each key that is set and has no effect yet: a table that is there, a value that is not the default."""
-    for field in _idle_fields(noun.__class__):
-        if field.name not in table:
-            continue
-        here, value, written = (*path, field.name), getattr(noun, field.name), table[field.name]
-        idle = field.metadata.get("idle")
-        if idle and (isinstance(written, dict) or value != field.default):
-            yield Finding(path=here, code="N-NO-EFFECT", message=f"{dotted(here)} has no effect: {idle}", at="key")
-        elif attrs.has(type(value)) and isinstance(written, dict):
-            yield from idle_findings(value, written, here)
-
-
-@functools.cache
-def _idle_fields(noun: Any) -> tuple[attrs.Attribute[Any], ...]:
-    """The fields that are idle, or that hold idle ones."""
-    return tuple(
-        field
-        for field in attrs.fields(attrs.resolve_types(noun))
-        if field.metadata.get("idle") or (attrs.has(_type_of(field)) and _idle_fields(_type_of(field)))
-    )
-
-
-def _type_of(field: attrs.Attribute[Any]) -> Any:
-    return field.type
 
 
 def _listen_findings(relay: Relay) -> Iterator[Finding]:
@@ -209,6 +178,15 @@ def _alert_findings(alert: str, target: Alert) -> Iterator[Finding]:
     if bool(target.url) == bool(target.url_file):
         message = f"{dotted(path)}: expected either url (a sealed value) or url_file"
         yield Finding(path=path, code="E-ALERT", message=message, at="key")
+    signed = bool(target.signing_key) + bool(target.signing_key_file)
+    if signed > 1 or (signed and target.format != "json"):
+        wrong = "only notices of format json are signed" if signed == 1 else "expected signing_key or signing_key_file"
+        yield Finding(path=path, code="E-ALERT", message=f"{dotted(path)}: {wrong}", at="key")
+    elif target.format == "json" and not signed:
+        message = f"{dotted(path)}: its notices are not signed"
+        yield Finding(
+            path=path, code="W-ALERT-UNSIGNED", message=message, hint="relayd secret seal --alert-key", at="key"
+        )
 
 
 def _repeated(code: str, path: KeyPath, values: Iterable[str], field: str = "name") -> Iterator[Finding]:

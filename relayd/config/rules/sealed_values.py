@@ -12,7 +12,14 @@ from collections.abc import Iterator, Sequence
 from relayd.config.model.structure import dotted
 from relayd.config.problems.problem import Problem
 from relayd.config.rules.cross_file import Parsed
-from relayd.config.secrets.binding import Binding, alert_binding, credential_binding, crs_binding, totp_binding
+from relayd.config.secrets.binding import (
+    ALERT_FIELDS,
+    Binding,
+    alert_binding,
+    credential_binding,
+    crs_binding,
+    totp_binding,
+)
 from relayd.config.secrets.recipients import SealError, check_recipients, parse_public
 from relayd.config.secrets.seal import inspect
 from relayd.config.snapshot import Account, KeyPath, Recipient, Relay
@@ -38,9 +45,10 @@ def sealed_value_problems(files: Sequence[Parsed]) -> Iterator[Problem]:
             path: KeyPath = ("admin", "users", number, "totp")
             yield from _value(file, path, user.totp, totp_binding(relay.realm, user.name), recipients)
     for name, alert in relay.alerts.items():
-        if alert.url:
-            binding = alert_binding(relay.realm, name)
-            yield from _value(file, ("alerts", name, "url"), alert.url, binding, recipients)
+        for field in ALERT_FIELDS:
+            if value := getattr(alert, field):
+                binding = alert_binding(relay.realm, name, field)
+                yield from _value(file, ("alerts", name, field), value, binding, recipients)
 
 
 def _recipients(file: Parsed, recipients: Sequence[Recipient]) -> Iterator[Problem]:

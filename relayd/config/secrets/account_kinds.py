@@ -13,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import attrs
-
 from relayd.config.snapshot import AccountKindName
+from relayd.noun import noun
 
 # The beta that a bearer token of OAuth needs. Source: official SDK (its token providers), API docs.
 OAUTH_BETA = b"oauth-2025-04-20"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class CredentialWarning:
     """What an operator should know before using a kind. `code` is stable and starts with `W-`."""
 
@@ -29,7 +28,7 @@ class CredentialWarning:
     message: str
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AccountKind:
     """One kind of account.
 

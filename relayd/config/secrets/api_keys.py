@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 
-import attrs
+from relayd.noun import noun
 
 PREFIX = "sk-relay-"
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -27,7 +27,7 @@ HINT_CHARS = 4  # 24 bits of 256 are given away, so that people can tell their k
 _DOMAIN = b"relayd-key-v1\0"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class FoundKey:
     """A whole, valid key in a text. It holds the place and the hint only, never the key.
 

@@ -13,18 +13,17 @@ import json
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-import attrs
-
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import Account, Relay
+from relayd.noun import noun
 
 # Values bound to this token endpoint are bound as they were before there was a place for one. Part of the format, not
 # the default of [oauth].token_url: that may change, this may not.
 UNNAMED_TOKEN_URL = "https://platform.claude.com/v1/oauth/token"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Binding:
     """Where a secret belongs.
 
@@ -79,9 +78,12 @@ def credential_binding(account: Account, relay: Relay) -> Binding:
     return account_binding(relay.realm, account.id, account.base_url or relay.upstream.base_url, token_url)
 
 
-def alert_binding(realm: str, alert: str) -> Binding:
-    """The binding of `[alerts.ID] url`. No origin: it is inside the secret."""
-    return Binding(realm=realm, kind="alert", id=alert, field="url")
+ALERT_FIELDS = ("url", "signing_key")  # of `[alerts.ID]`, that are sealed
+
+
+def alert_binding(realm: str, alert: str, field: str = "url") -> Binding:
+    """The binding of a sealed field of `[alerts.ID]`. No origin: it is inside the secret."""
+    return Binding(realm=realm, kind="alert", id=alert, field=field)
 
 
 def totp_binding(realm: str, user: str) -> Binding:

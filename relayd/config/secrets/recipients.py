@@ -16,6 +16,7 @@ from typing import Literal
 import attrs
 
 from relayd.config.snapshot import Recipient
+from relayd.noun import noun
 
 Suite = Literal[1, 2]  # 1: X25519; 2: MLKEM768_X25519, hybrid post-quantum (X-Wing)
 
@@ -33,7 +34,7 @@ class SealError(ValueError):
         self.code = code
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class SealFinding:
     """What can be seen to be wrong without a key. `code` is stable: `E-` an error, `W-` a warning."""
 
@@ -45,7 +46,7 @@ class SealFinding:
         return self.code.startswith("E-")
 
 
-@attrs.frozen
+@noun
 class PublicKey:
     """Whom to seal for. `kid` is its short name inside values: not a proof, two keys may share it."""
 

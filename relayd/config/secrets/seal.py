@@ -20,8 +20,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import attrs
-
 from relayd.config.secrets.binding import Binding
 from relayd.config.secrets.recipients import (
     MAX_RECIPIENTS,
@@ -39,6 +37,7 @@ from relayd.config.secrets.recipients import (
 )
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Recipient
+from relayd.noun import noun
 
 MAX_SECRET = 16384  # bytes; a credential is a few hundred
 PAD = 64  # bytes; the length of a value tells no more than this about its secret
@@ -55,7 +54,7 @@ _VALUE = re.compile(
 )
 
 
-@attrs.frozen
+@noun
 class Identity:
     """Who can open: a private key, kept as its text."""
 
@@ -63,7 +62,7 @@ class Identity:
     public: PublicKey
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Sealed:
     """A value taken apart, nothing trusted. `head` is the text that the body authenticates."""
 

@@ -14,14 +14,22 @@ from typing import Any
 import attrs
 
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
-from relayd.config.secrets.binding import Binding, account_binding, alert_binding, crs_binding, totp_binding
+from relayd.config.secrets.binding import (
+    ALERT_FIELDS,
+    Binding,
+    account_binding,
+    alert_binding,
+    crs_binding,
+    totp_binding,
+)
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import KeyPath, OAuth, Recipient, Upstream
+from relayd.noun import noun
 
 Table = dict[str, Any]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class SealedField:
     """A sealed value and its place.
 
@@ -82,13 +90,13 @@ def realm_of(files: Mapping[str, bytes]) -> str:
 def base_url_of(relay: Table, account: Table) -> str:
     """Where an account's credential goes."""
     own = account.get("base_url") or _table(relay, "upstream").get("base_url")
-    return str(own or attrs.fields(Upstream).base_url.default)
+    return str(own or attrs.fields_dict(Upstream)["base_url"].default)
 
 
 def table_binding(relay: Table, account: str, table: Table) -> Binding:
     """What an account's credential is to be bound to: `credential_binding` of files. Raises: SealError."""
     kind = ACCOUNT_KINDS.get(str(table.get("kind")))
-    token_url = _table(relay, "oauth").get("token_url") or attrs.fields(OAuth).token_url.default
+    token_url = _table(relay, "oauth").get("token_url") or attrs.fields_dict(OAuth)["token_url"].default
     refreshed_at = str(token_url) if kind is not None and kind.refreshes else ""
     return account_binding(str(relay.get("realm", "")), account, base_url_of(relay, table), refreshed_at)
 
@@ -124,16 +132,17 @@ def _account_field(relay: Table, file: str, account: str, table: Table, value: s
 
 def _relay_fields(relay: Table) -> Iterator[SealedField]:
     realm = str(relay.get("realm", ""))
+    path: KeyPath
     old = _table(relay, "secrets").get("crs_encryption_key")
     if isinstance(old, str) and old:
         place: KeyPath = ("secrets", "crs_encryption_key")
         yield SealedField(name="crs key", file="relay.toml", path=place, value=old, binding=crs_binding(realm))
     for alert, table in _table(relay, "alerts").items():
-        value = table.get("url") if isinstance(table, dict) else None
-        if isinstance(value, str) and value:
-            path: KeyPath = ("alerts", alert, "url")
-            binding = alert_binding(realm, alert)
-            yield SealedField(name=f"alert {alert}", file="relay.toml", path=path, value=value, binding=binding)
+        for field in ALERT_FIELDS if isinstance(table, dict) else ():
+            value, path = table.get(field), ("alerts", alert, field)
+            if isinstance(value, str) and value:
+                name, binding = f"alert {alert}" + f" {field}" * (field != "url"), alert_binding(realm, alert, field)
+                yield SealedField(name=name, file="relay.toml", path=path, value=value, binding=binding)
     users = _table(relay, "admin").get("users", [])
     for at, user in enumerate(users if isinstance(users, list) else []):
         value = user.get("totp") if isinstance(user, dict) else None

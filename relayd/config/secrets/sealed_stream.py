@@ -24,6 +24,7 @@ from relayd.config.secrets.binding import Binding
 from relayd.config.secrets.recipients import PublicKey, SealError, b64, sha256, unb64
 from relayd.config.secrets.seal import Identity, open_sealed, seal
 from relayd.config.secrets.secret import Secret
+from relayd.noun import noun
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -35,7 +36,7 @@ _KEY = 32
 _LONGEST = 65536  # bytes of a line of the head
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class StreamHead:
     """What a stream says of itself in clear.
 

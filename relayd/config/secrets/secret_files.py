@@ -14,18 +14,17 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import attrs
-
 from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.binding import is_loopback, origin_of
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import Account, OAuth, Relay, Upstream
+from relayd.noun import noun
 
 DIRECTORIES = (Path("/run/relayd"), Path("/etc/relayd/credentials"))
 _KNOWN = (origin_of(Upstream().base_url), origin_of(OAuth().token_url))
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class SecretFiles:
     """What this node permits.
 

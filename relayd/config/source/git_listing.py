@@ -20,6 +20,7 @@ import attrs
 from relayd.config.model.document import classify
 from relayd.config.problems.problem import Problem, in_order
 from relayd.config.source.scan import MANIFEST, MAX_FILES, REVISION
+from relayd.noun import noun
 
 LINKS = 16  # in a row that are followed; Linux follows 40
 LOOKS = 10 * MAX_FILES  # at entries that links lead to: a few folders of links to one another have billions of paths
@@ -28,7 +29,7 @@ _FILE, _LINK, _SUBMODULE = "100", "120000", "160000"
 Contents = Callable[[Sequence[str]], list[bytes]]  # of blobs, by their names
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Listing:
     """The files of a tree as they are in a commit.
 
@@ -42,7 +43,7 @@ class Listing:
     problems: tuple[Problem, ...] = ()
 
 
-@attrs.frozen
+@noun
 class GitEntry:
     """One line of `git ls-tree`."""
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 import re
 
-import attrs
-
 from relayd.config.source.scan import Stamp, stamp_of
+from relayd.noun import noun
 
 # A command that goes on after its process has ended: the tree is nobody's commit until it is finished or given up.
 MARKERS = {
@@ -30,7 +29,7 @@ _OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LARGEST = 32 << 20  # bytes of packed-refs: half a million refs
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class GitState:
     """A repository at one moment.
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import attrs
 
 from relayd.config.atomic import remove_staged, replace_file
+from relayd.noun import noun
 
 KEEP = 5
 _NAME = re.compile(r"generation-([0-9]{1,12})")
@@ -27,7 +28,7 @@ _HEAD = re.compile(rb"relayd-generation 1 ([0-9a-f]{64})\n")
 _LARGEST = 80 << 20  # bytes; a tree has at most 64 MiB
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Meta:
     """What is known of a stored tree.
 
@@ -49,7 +50,7 @@ class Meta:
     accepted: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Generation:
     """One stored tree."""
 
@@ -58,7 +59,7 @@ class Generation:
     files: dict[str, bytes] = attrs.field(repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Summary:
     """One stored tree without its bytes. `size`: bytes of its files."""
 
@@ -68,7 +69,7 @@ class Summary:
     size: int
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Skipped:
     """A stored tree that cannot be used, and why."""
 

@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import attrs
-
 from relayd.config.model.tree_digest import REVISION_DIGITS
 from relayd.config.source import history
 from relayd.config.source.git import GitError, commit_of, run_git
 from relayd.config.source.git_tree import BlobCache, read_git_tree
 from relayd.config.source.tree import Tree
+from relayd.noun import noun
 
 TAKEN = "refs/relayd/taken"  # in the mirror of a node that pulls: the commit that its tree comes from
 FOLDER = "tree-folder"  # a file in such a mirror: where the tree lies in it
@@ -25,7 +24,7 @@ _DIGEST = re.compile(rf"[0-9a-f]{{{REVISION_DIGITS},64}}")
 LEAST_COMMIT = 7  # digits of a commit
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class TreeRepository:
     """A repository with a tree in it. `tip`: the commit that is looked back from; `folder`: of the tree, "" = top."""
 
@@ -34,7 +33,7 @@ class TreeRepository:
     folder: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class PastTree:
     """A tree as it was, and where that is known from, for people."""
 

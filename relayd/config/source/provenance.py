@@ -22,6 +22,7 @@ import attrs
 from relayd.config.model.document import classify
 from relayd.config.source.git import GitError, blobs_of, commit_of
 from relayd.config.source.git_state import GitState
+from relayd.noun import noun
 
 Source = Literal["git", "manifest", "link", "revision", "configmap", "unknown"]
 
@@ -31,7 +32,7 @@ _OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._/+-]{0,99}")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Provenance:
     """Where a tree comes from.
 
@@ -60,7 +61,7 @@ class Provenance:
 UNKNOWN = Provenance()
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Manifest:
     """manifest.toml: what a tree consists of, written last by who copies it. `files`: SHA-256 in hex by path."""
 

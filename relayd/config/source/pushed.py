@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import attrs
-
 from relayd.config.source.git import GitError, contents_of, run_git
 from relayd.config.source.git_listing import Listing, listing_of
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Objects:
     """A repository to read from.
 

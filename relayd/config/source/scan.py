@@ -18,6 +18,7 @@ import attrs
 
 from relayd.config.model.document import classify, top_files
 from relayd.config.problems.problem import Problem, in_order
+from relayd.noun import noun
 
 MAX_FILES = 20_000
 MAX_DEPTH = 16  # directories below a *.d directory
@@ -28,7 +29,7 @@ Stamp = tuple[int, int, int, int, int]  # device, inode, size (bytes), mtime, ct
 _FLAT = re.compile(r"(accounts|keys|tests)\.d__(?=.)")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Scan:
     """What a directory holds.
 

@@ -10,7 +10,7 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
-import attrs
+from relayd.noun import noun
 
 Scheme = Literal["ssh", "https", "file"]
 
@@ -27,7 +27,7 @@ _BRANCH = re.compile(r"(?!.*(?:\.\.|//|@\{|\.lock(?:/|$)|/\.|\.$|/$))[A-Za-z0-9_
 _FOLDER = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9._][A-Za-z0-9._ /+-]{0,499}")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class SourceUrl:
     """Where a tree is pulled from.
 

@@ -27,6 +27,7 @@ from relayd.config.problems.problem import ConfigError, Problem, in_order
 from relayd.config.source.git_state import MARKERS, GitState, find_git, git_state
 from relayd.config.source.provenance import UNKNOWN, BlobNames, Provenance, mismatch, of_git, of_names, parse_manifest
 from relayd.config.source.scan import MANIFEST, REVISION, Scan, Stamp, reason, scan, stamp_of
+from relayd.noun import noun
 
 MAX_TREE = 64 << 20  # bytes: 20,000 files of 3 kB, five times what 10,000 keys need
 QUIET = 0.25  # s without a change before a directory is read; writers that pause longer need a manifest
@@ -38,7 +39,7 @@ _RACY = 2.0  # s; a file written at the same tick as it was read may change with
 Git = Literal["all", "locks", "ignore"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Reading:
     """What was read, and what could not be."""
 
@@ -46,7 +47,7 @@ class Reading:
     problems: tuple[Problem, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Tree:
     """A tree as it was at one moment.
 
@@ -64,7 +65,7 @@ class Tree:
     signature: object = attrs.field(default=None, repr=False, eq=False)
 
 
-@attrs.frozen
+@noun
 class Unstable:
     """The tree does not hold still, or is known to be unfinished.
 
@@ -140,16 +141,17 @@ def read_coherent(
     Returns: Unstable with the last reason when it did not hold still. Raises nothing.
     """
     attempt = _Attempts(directory=directory, quiet=quiet, wall=wall, git=git, cache=cache)
-    pause = 0.02
+    pause, left = 0.02, deadline - wall()
     while True:
         found = attempt.once()
         if isinstance(found, Tree):
             return found
-        now = wall()
-        if now >= deadline:
+        left = min(left, deadline - wall())
+        if left <= 0:
             return found
-        sleep(min(attempt.settled_in or pause, deadline - now))
-        pause = min(pause * 2, 1.0)
+        rest = min(attempt.settled_in or pause, left)
+        sleep(rest)
+        pause, left = min(pause * 2, 1.0), left - rest  # also where the clock is set back meanwhile
 
 
 @attrs.define(eq=False, kw_only=True)

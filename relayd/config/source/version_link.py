@@ -17,9 +17,8 @@ import re
 import shutil
 from pathlib import Path
 
-import attrs
-
 from relayd.config.atomic import sync_directory
+from relayd.noun import noun
 
 REVISION = "REVISION"
 KEEP = 3  # versions, the one in place among them: enough to look at what was
@@ -33,7 +32,7 @@ class NotALink(Exception):
     """Something lies where the link should be. The text says what, and what to do."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class VersionLink:
     """The versions of one tree. `link`: what the daemon reads, an absolute path."""
 

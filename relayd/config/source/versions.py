@@ -17,21 +17,20 @@ import re
 import tomllib
 from pathlib import Path
 
-import attrs
-
 from relayd.config.atomic import create_file, sync_directory
 from relayd.config.model.document import MAX_FILE
 from relayd.config.source.git_listing import Contents, Listing, is_read
 from relayd.config.source.provenance import blob_name
 from relayd.config.source.tree import MAX_TREE
 from relayd.config.source.version_link import COMMIT, REVISION, UNFINISHED, VersionLink, looks
+from relayd.noun import noun
 
 READABLE, SEARCHABLE = 0o644, 0o755  # a tree holds no secret in clear, and the daemon is another user
 STATE = "var"
 _AT_ONCE = 2000  # blobs read into memory at once
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Version:
     """A version on disk, with what its commit has.
 

@@ -9,6 +9,8 @@ only to be refused. Keys without such a limit share: none may have more than hal
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from relayd.config.snapshot import ApiKey, Server
@@ -22,10 +24,14 @@ class BodyBudget:
     """The bodies of one process.
 
     Args:
-        memory: bytes that this process may use, of which bodies get a quarter where the config does not say.
+        memory: bytes that calls may use under a config, of which bodies get a fifth where it does not say.
+        told: hears how much the bodies take, whenever that changes.
+        others: what the bodies of other processes take that share the memory.
     """
 
-    memory: int
+    memory: Callable[[Server], int]
+    told: Callable[[int], None] = lambda used: None
+    others: Callable[[], int] = lambda: 0
     used: int = attrs.field(default=0, init=False)
     _by_key: dict[str, int] = attrs.field(factory=dict, init=False)
     _by_call: dict[str, tuple[str, int]] = attrs.field(factory=dict, init=False)
@@ -35,8 +41,8 @@ class BodyBudget:
 
         Raises: Refusal 529 when all bodies together take what they may, 429 when the key's do.
         """
-        total, share = body_bounds(key, server, self.memory)
-        if self.used + size > total:
+        total, share = body_bounds(key, server, self.memory(server))
+        if self.used + size + self.others() > total:
             raise Refusal(
                 status=529,
                 message=f"Overloaded: request bodies take the {total} bytes of memory that they may",
@@ -57,6 +63,7 @@ class BodyBudget:
         if not size:
             return
         self.used += size
+        self.told(self.used)
         self._by_key[key.id] = self._by_key.get(key.id, 0) + size
         self._by_call[call] = (key.id, self._by_call.get(call, ("", 0))[1] + size)
 
@@ -66,6 +73,7 @@ class BodyBudget:
         if not size:
             return
         self.used -= size
+        self.told(self.used)
         left = self._by_key[key] - size
         if left:
             self._by_key[key] = left
@@ -75,7 +83,11 @@ class BodyBudget:
 
 def body_bounds(key: ApiKey, server: Server, memory: int) -> tuple[int, int]:
     """Bytes for all bodies, and for those of one key. A single body of the largest size always fits."""
-    largest = server.max_request_body
-    total = max(server.body_memory or memory // 4, largest)
+    largest, total = server.max_request_body, body_total(server, memory)
     at_once = key.limits.concurrency
     return total, min(total, at_once * largest if at_once else max(total // 2, largest))
+
+
+def body_total(server: Server, memory: int) -> int:
+    """Bytes for all bodies."""
+    return max(server.body_memory or memory // 5, server.max_request_body)

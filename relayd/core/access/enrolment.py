@@ -17,12 +17,13 @@ from relayd.config.secrets.seal import seal
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Recipient
 from relayd.core.access.sign_in import DIGITS, SEED_BYTES, STEP, seed_text
+from relayd.noun import noun
 
 QUIET = 4  # modules of margin. Source: ISO/IEC 18004, 6.3.8
 INVERSE = "\033[40;97m", "\033[0m"  # white blocks on black, whatever the colours of the terminal
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Enrolment:
     """One-time codes that nobody uses yet.
 

@@ -14,8 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-import attrs
-
+from relayd.noun import noun
 from relayd.wire.call import ObjectType
 from relayd.wire.refusal import Refusal
 
@@ -64,7 +63,7 @@ UNSERVED: Mapping[str, str] = {
 }
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ObjectRequest:
     """A request that is about batches, files or skills.
 

@@ -22,6 +22,7 @@ from relayd.config.snapshot import Account, ApiKey, Snapshot
 from relayd.core.access.owned_paths import OBJECT_ID
 from relayd.core.access.permissions import check_named, model_allowed
 from relayd.core.balancing.candidates import serves
+from relayd.noun import noun
 from relayd.wire.call import OBJECTS, ObjectType
 from relayd.wire.peek import Peeked
 from relayd.wire.refusal import Refusal
@@ -44,7 +45,7 @@ _DEFAULT_PAGE, _LARGEST_PAGE = 20, 1000
 _THE_APIS_OWN = "anthropic"  # as the `source` of skills
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class OwnershipRecord:
     """Where an object lives and whose it is.
 
@@ -234,7 +235,7 @@ def _missing(account: Account, models: Sequence[str]) -> str:
 # --- listing
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class PageRequest:
     """The part of a list that is asked for.
 
@@ -278,7 +279,7 @@ def shared_query(kind: ObjectType, query: str) -> str:
     return urlencode([*((name, value) for name, value in pairs if name != "source"), ("source", _THE_APIS_OWN)])
 
 
-@attrs.frozen
+@noun
 class Listed:
     """An object of a list. `created` as the API writes times, which sort as text to the second."""
 

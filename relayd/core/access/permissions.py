@@ -13,15 +13,15 @@ import attrs
 
 from relayd.config.snapshot import ApiKey, KeyEndpoint, Snapshot
 from relayd.core.quota.prices import undated
+from relayd.noun import noun
 from relayd.wire.call import Call
 from relayd.wire.named_models import NamedModels
-from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
 from relayd.wire.refusal import Refusal
 
 LONGEST = 256  # characters of a model's name; the longest known are ARNs with some 150
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Plan:
     """One call, resolved.
 
@@ -107,6 +107,8 @@ def served_beyond(served: Iterable[str], expected: Collection[str], key: ApiKey)
 
 def _fitted(call: Call, key: ApiKey) -> Call:
     """A translated call, with what only relayd could have put in it brought in line with the key."""
+    from relayd.wire.openai.request import lower_max_tokens, with_cache_mark
+
     body, room = call.body, call.room
     if key.max_tokens and call.max_tokens is None:  # the client gave none, and got a default
         body = lower_max_tokens(body, key.max_tokens)

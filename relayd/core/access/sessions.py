@@ -14,6 +14,7 @@ from typing import Literal
 import attrs
 
 from relayd.config.snapshot import AdminUser, ApiKey
+from relayd.noun import noun
 
 SESSION_IDLE = 30 * 60.0  # s without a request
 SESSION_AGE = 12 * 3600.0  # s, however busy
@@ -23,7 +24,7 @@ MOST_OF_ONE = 20  # of one visitor; the oldest goes
 VisitorRole = Literal["viewer", "editor", "key"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Visitor:
     """Somebody who is signed in.
 

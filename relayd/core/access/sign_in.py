@@ -19,6 +19,7 @@ import struct
 import attrs
 
 from relayd.config.snapshot import AdminUser
+from relayd.noun import noun
 
 STEP = 30  # s that a one-time code is shown. Source: RFC 6238 section 5.2
 DIGITS = 6
@@ -86,7 +87,7 @@ def known_device(user: AdminUser, proof: str) -> str:
     return device if device and hmac.compare_digest(device_proof(user, device).encode(), proof.encode()) else ""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Guess:
     """One try to sign in.
 

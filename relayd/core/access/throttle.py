@@ -1,13 +1,16 @@
 """Throttling: bad keys from an address that keeps sending them are answered 429 for a while.
 
 Rule: only what would be answered 401 is held off, so nobody with a good key is refused because of others behind the
-same address (an office, a load balancer). One node's own memory, bounded; nothing of it is shared or kept.
+same address (an office, a load balancer). One node's own memory, bounded; nothing of it is kept. The processes of a
+node tell each other what they count.
 
 Theory: looking a key up takes one hash, whoever asks. So the limit protects no CPU and no key (256 random bits need no
 protection from guessing): it tells clients that retry a 401 in a loop to stop.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import attrs
 
@@ -20,9 +23,14 @@ _MOST_ADDRESSES = 10_000
 
 @attrs.define(eq=False)
 class BadKeys:
-    """Refused keys (or, as `what` says, something like them) by address, in windows of one minute."""
+    """Refused keys (or, as `what` says, something like them) by address, in windows of one minute.
+
+    Args:
+        told: hears the address of each that was counted here.
+    """
 
     what: str = "invalid API keys"
+    told: Callable[[str], None] = lambda address: None
     _counts: dict[str, tuple[float, int]] = attrs.field(factory=dict)
 
     def answer(self, refusal: Refusal, address: str, now: float) -> Refusal:
@@ -33,15 +41,23 @@ class BadKeys:
         """
         if refusal.status != 401:
             return refusal
-        start, count = self._counts.get(address, (now, 0))
-        if not 0 <= now - start < _MINUTE:
-            start, count = now, 0
+        start, count = self._window(address, now)
         if count >= BAD_PER_MINUTE:
             return self._held_off(start + _MINUTE - now)
+        self.count(address, now)
+        self.told(address)
+        return refusal
+
+    def count(self, address: str, now: float) -> None:
+        """One more bad key, here or in another process of this node."""
+        start, count = self._window(address, now)
         if address not in self._counts and len(self._counts) >= _MOST_ADDRESSES:
             self._counts.pop(next(iter(self._counts)))
         self._counts[address] = (start, count + 1)
-        return refusal
+
+    def _window(self, address: str, now: float) -> tuple[float, int]:
+        start, count = self._counts.get(address, (now, 0))
+        return (start, count) if 0 <= now - start < _MINUTE else (now, 0)
 
     def _held_off(self, left: float) -> Refusal:
         return Refusal(

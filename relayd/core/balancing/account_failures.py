@@ -13,12 +13,12 @@ import datetime
 import re
 from typing import Literal
 
-import attrs
+from relayd.noun import noun
 
 AccountRow = Literal["billing", "disabled", "spent", "entitlement", "credential", "no_model"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AccountFailure:
     """One known text.
 

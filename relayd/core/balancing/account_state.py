@@ -180,50 +180,54 @@ def identity_of(account: Account, base_url: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
-def gate_state(gate: Gate) -> dict[str, Any]:
-    """A gate as JSON; {} for one that was never closed."""
+def gate_state(gate: Gate, ahead: float) -> dict[str, Any]:
+    """A gate as JSON, by the clock of `health_state`; {} for one that was never closed."""
     if not gate.changed:
         return {}
     return {
-        "until": gate.until,
+        "until": gate.until + ahead,
         "kind": gate.kind,
         "reason": gate.reason,
         "soft": gate.soft,
         "level": gate.level,
         "ramp": gate.ramp,
-        "changed": gate.changed,
+        "changed": gate.changed + ahead,
     }
 
 
-def health_state(health: Health) -> dict[str, Any]:
-    """A health as JSON."""
+def health_state(health: Health, ahead: float = 0.0) -> dict[str, Any]:
+    """A health as JSON, by a clock that is `ahead` of ours, s. When windows reset is the upstream's word, and stays."""
     gauges = [attrs.astuple(gauge) for gauge in health.gauges.values()]
-    return {"gate": gate_state(health.gate), "gauges": gauges, "seen": health.seen}
+    seen = health.seen + ahead if health.seen else 0.0
+    return {"gate": gate_state(health.gate, ahead), "gauges": gauges, "seen": seen}
 
 
-def merge_health(health: Health, state: dict[str, Any], now: float) -> bool:
+def merge_health(health: Health, state: dict[str, Any], now: float, ahead: float = 0.0) -> bool:
     """Take over what `state` knows later than `health`, but not what a wrong clock dated. Returns whether anything was.
 
+    Args:
+        ahead: as in `health_state`.
     Raises: KeyError, TypeError, ValueError on a state of another form.
     """
     taken = False
     gate = state["gate"]
-    if gate and float(gate["changed"]) > health.gate.changed:
-        _merge_gate(health.gate, gate)
+    if gate and float(gate["changed"]) - ahead > health.gate.changed:
+        _merge_gate(health.gate, gate, ahead)
         taken = not health.gate.redate(now)
-    if health.seen < float(state["seen"]) <= now + DAY:
+    seen = float(state["seen"]) - ahead if state["seen"] else 0.0
+    if health.seen < seen <= now + DAY:
         health.gauges = {gauge.window: gauge for gauge in (_gauge(*parts) for parts in state["gauges"])}
-        health.seen = float(state["seen"])
+        health.seen = seen
         taken = True
     return taken
 
 
-def _merge_gate(gate: Gate, state: dict[str, Any]) -> None:
+def _merge_gate(gate: Gate, state: dict[str, Any], ahead: float) -> None:
     if state["kind"] not in ("rate", "overload", "outage", "auth"):
         raise ValueError(f"unknown kind {state['kind']!r}")
     gate.kind, gate.reason = state["kind"], str(state["reason"])
     gate.soft, gate.level, gate.ramp = bool(state["soft"]), int(state["level"]), int(state["ramp"])
-    gate.until, gate.changed = float(state["until"]), float(state["changed"])
+    gate.until, gate.changed = float(state["until"]) - ahead, float(state["changed"]) - ahead
     gate.round += 1
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import attrs
+from relayd.noun import noun
 
 Scope = Literal["account", "model", "upstream", "node", "none"]
 FailureKind = Literal["rate", "overload", "outage", "auth"]
@@ -19,7 +19,7 @@ FailureKind = Literal["rate", "overload", "outage", "auth"]
 Doubt = Literal["", "alike", "contrast"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Rule:
     """One line of the table.
 

@@ -71,6 +71,11 @@ class Gate:
         """Whether a rest that has lasted a day, and would go on, is to be questioned by one call."""
         return self.ramp > 0 and self.until > now >= self.changed + _DAY
 
+    def set_back(self, seconds: float) -> None:
+        """The clock was set back by so much: a rest lasts no longer for it."""
+        self.until, self.changed = max(0.0, self.until - seconds), max(0.0, self.changed - seconds)
+        self.strikes = [at - seconds for at in self.strikes]
+
     def redate(self, now: float) -> bool:
         """Forget a rest that began further in the future than it lasts: the clock was wrong then. Returns whether."""
         self.strikes = [at for at in self.strikes if at <= now + _SKEW]
@@ -92,6 +97,10 @@ class Gate:
             return False
         self._close(until, kind, reason, False, now)
         return fresh
+
+    def hold(self, until: float, reason: str, now: float) -> None:
+        """Rest until then, whatever was before: a person has decided it."""
+        self._close(until, "rate", reason, False, now)
 
     def strike(
         self,

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import attrs
-
 from relayd.core.balancing.account_state import DAY, Health
 from relayd.core.balancing.breaker import Gate
 from relayd.core.balancing.candidates import Candidate, Candidates
 from relayd.core.balancing.explain import Block
 from relayd.core.balancing.failover import NOT_HERE
 from relayd.core.quota.limits import Slots, Term
+from relayd.noun import noun
 
 SOON = 1.0  # s; when to ask again where no time is known (an account that is full or on trial)
 MENDED = 15.0  # s; when to ask again where a person has to act on this node
 LOOK = 0.25  # s; how long the store's word holds that an account is full: calls elsewhere end unseen
 
 
-@attrs.frozen
+@noun
 class Wanted:
     """What is asked of the accounts.
 

@@ -10,9 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import attrs
-
 from relayd.core.balancing.blame import FailureKind
+from relayd.noun import noun
 from relayd.wire.refusal import Refusal
 
 BlockKind = Literal[FailureKind, "never"]
@@ -22,7 +21,7 @@ SHOWN = 5  # accounts that a refusal names; the rest is a number
 _TOO_LONG = 300.0
 
 
-@attrs.frozen
+@noun
 class Block:
     """Why one account cannot serve a call.
 
@@ -50,7 +49,7 @@ class Block:
         return f"{said}: {self.detail}" if whole and self.detail else said
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Unavailable:
     """No account can serve now.
 
@@ -67,7 +66,7 @@ class Unavailable:
     model: str = ""
 
 
-@attrs.frozen
+@noun
 class Reason:
     """One line of an explanation."""
 

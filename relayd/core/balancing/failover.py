@@ -24,12 +24,13 @@ from relayd.core.balancing.blame import TABLE, Doubt, FailureKind, Scope
 from relayd.core.balancing.headroom import limited, retry_after
 from relayd.core.balancing.outcomes import Answered, ConnectionFault, NodeDefect, Outcome, Unreachable
 from relayd.core.balancing.retry_budget import RetryBudget
+from relayd.noun import noun
 from relayd.wire.refusal import KIND_BY_STATUS, Refusal, status_of_kind
 
 AUTH_REASON = "Invalid session key or expired"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Deliver:
     """This answer is the client's: a success (`served`), or an error that is the client's own."""
 
@@ -37,7 +38,7 @@ class Deliver:
     served: bool = True
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Retry:
     """This attempt failed for a reason that another account (or another try) may not have.
 

@@ -19,8 +19,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
-import attrs
-
+from relayd.noun import noun
 from relayd.wire.http import Headers
 
 GaugeScope = Literal["account", "model"]
@@ -39,7 +38,7 @@ _BESIDE = ("overage", "grace", "slow")
 _WHOLE_ACCOUNT = frozenset({"", "five_hour", "seven_day", "overage"})
 
 
-@attrs.frozen
+@noun
 class Gauge:
     """One window of an upstream.
 
@@ -56,7 +55,7 @@ class Gauge:
     scope: GaugeScope
 
 
-@attrs.frozen
+@noun
 class Limited:
     """What a 429 says of itself: rest until `until` (Unix time, s), and who."""
 

@@ -9,12 +9,13 @@ from typing import Literal
 
 import attrs
 
+from relayd.noun import noun
 from relayd.wire.http import Headers
 
 ConnectionFault = Literal["connect", "timeout", "reset", "protocol", "proxy", "node"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Answered:
     """An answer's head, with as much of its body as was looked at.
 
@@ -35,7 +36,7 @@ class Answered:
     unfit: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Unreachable:
     """No answer came.
 
@@ -53,7 +54,7 @@ class Unreachable:
     )
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class NodeDefect:
     """Nothing was sent: this node cannot use the account (no identity opens its secret, a file or a package is
     missing). `reason` is for operators; it may name recipients, files and variables."""

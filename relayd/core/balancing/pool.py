@@ -11,6 +11,7 @@ and within one priority the strategy chooses (strategy.py) among those that noth
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -33,8 +34,9 @@ from relayd.core.balancing.candidates import Candidate, Candidates, build_candid
 from relayd.core.balancing.eligibility import Wanted, block_of, blocks_of, free, health_block, well
 from relayd.core.balancing.explain import Block, Reason, Unavailable, refusal_of, unavailable
 from relayd.core.balancing.failover import Deliver, Retry, Verdict
-from relayd.core.balancing.headroom import read_gauges
+from relayd.core.balancing.headroom import Gauge, read_gauges
 from relayd.core.balancing.strategy import choose, last_resort
+from relayd.noun import noun
 from relayd.wire.http import Headers
 
 __all__ = ["HealthChange", "Lease", "Picked", "Pool", "Unavailable", "refusal_of"]
@@ -44,7 +46,7 @@ _REVIEW = 5.0  # s between reviews of every account's windows, whose time runs o
 _MOST_KEPT = 512  # candidates kept per snapshot; model names come from clients, so there is a bound
 
 
-@attrs.frozen
+@noun
 class Picked:
     """An account to try. `reason`: "affinity", a strategy, or "last resort" (only a breaker was against it)."""
 
@@ -52,7 +54,7 @@ class Picked:
     reason: str
 
 
-@attrs.frozen
+@noun
 class HealthChange:
     """A turn in an account's health, for alerts and the log.
 
@@ -106,6 +108,7 @@ class Pool:
             counting: it counts tokens, and takes no place of an account's `max_concurrency`.
         """
         candidates = self._candidates_for(snapshot, groups, model, now, counting)
+        self.review(now)
         if affinity is not None and affinity not in excluded:
             home = candidates.by_id.get(affinity)
             if home is not None and free(home, model, now):
@@ -125,8 +128,6 @@ class Pool:
         self, snapshot: Snapshot, groups: tuple[str, ...], model: str, now: float, counting: bool = False
     ) -> Candidates:
         self.adopt_if_new(snapshot, now)
-        if not 0 < self._next_review - now <= _REVIEW:  # also after a clock was set back
-            self._review(now)
         candidates = self._kept.get((groups, model, counting))
         if candidates is None:
             if len(self._kept) >= _MOST_KEPT:
@@ -335,6 +336,14 @@ class Pool:
             plain=not (account.max_concurrency or account.pace.requests_per_minute),
         )
 
+    def review(self, now: float) -> None:
+        """See what time has made of windows and rests, if that is due; also where nobody calls. `now`: this moment."""
+        if not 0 < self._next_review - now <= _REVIEW:  # also after a clock was set back
+            back = self._next_review - _REVIEW - now
+            if back > 0.0:
+                self._set_back(back)
+            self._review(now)
+
     def _review(self, now: float) -> None:
         self._reviews += 1
         self._next_review = now + _REVIEW
@@ -348,6 +357,18 @@ class Pool:
                 if sum(health.gate.redate(now) for health in healths):  # of all of them
                     self._changed.add(state.id)
                 state.measure(self._routing.reserve, now)
+
+    def _set_back(self, seconds: float) -> None:
+        """The clock was set back by so much, and a few s at most."""
+        for gate in self._origins.values():
+            gate.set_back(seconds)
+        for state in self._states.values():
+            state.starts = deque(at - seconds for at in state.starts)
+            gates = [health.gate for health in (state.whole, *state.models.values())]
+            for gate in gates:
+                gate.set_back(seconds)
+            if not all(gate.open for gate in gates):
+                self._changed.add(state.id)  # others were told when it rests until by the clock of before
 
     def restore(self, account: str, now: float) -> None:
         """Let an account serve at once: a test of it succeeded, or its credential was renewed."""
@@ -365,6 +386,13 @@ class Pool:
             health.gauges, health.seen = {}, now
         state.origin.reopen(now)
         self.restore(account, now)
+
+    def rest(self, account: str, seconds: float, reason: str, now: float) -> None:
+        """Keep an account from serving for so long, because a person says so. `wake` ends it."""
+        state = self._states[account]
+        state.whole.gate.hold(now + seconds, reason, now)
+        state.measure(self._routing.reserve, now)
+        self._changed.add(account)
 
     def set_defects(self, defects: Mapping[str, str], now: float) -> None:
         """Which accounts this node cannot use, and why. Never told to others: they may well use them."""
@@ -384,27 +412,54 @@ class Pool:
         return 0 if state is None else state.in_flight
 
     def last_used(self, account: str) -> float:
-        """When the last attempt on an account began, Unix time, s; 0.0 = never in this process."""
+        """When the last attempt on an account began, Unix time, s; 0.0 = never that this process knows of."""
         state = self._states.get(account)
         return 0.0 if state is None else state.used
+
+    def hear_used(self, account: str, at: float) -> None:
+        """Another process of this node has begun an attempt on an account. `at`: Unix time, s."""
+        state = self._states.get(account)
+        if state is not None:
+            state.used = max(state.used, at)
 
     def resting(self, account: str, now: float) -> tuple[FailureKind, float, str] | None:
         """Why an account as a whole rests: kind, until (Unix time, s), reason. None when it does not."""
         gate = self._states[account].whole.gate
         return (gate.kind, gate.until, gate.reason) if gate.resting(now) else None
 
+    def ailing(self, account: str, now: float) -> bool:
+        """Whether an account, or a model on it, rests, or its credential was refused and nothing went well since."""
+        state = self._states.get(account)
+        gates = [] if state is None else [health.gate for health in (state.whole, *state.models.values())]
+        return any(gate.resting(now) or (not gate.open and gate.kind == "auth") for gate in gates)
+
+    def rested_since(self, account: str, now: float) -> float | None:
+        """When an account's rest began, Unix time, s; None while it does not rest."""
+        gate = self._states[account].whole.gate
+        return gate.changed if gate.resting(now) else None
+
+    def windows(self, account: str) -> list[tuple[str, Gauge]]:
+        """What the upstream said is left to an account, each with its model, "" for the windows of all."""
+        state = self._states[account]
+        healths = [("", state.whole), *state.models.items()]
+        return [(model, gauge) for model, health in healths for gauge in health.gauges.values()]
+
     def take_changed(self) -> set[str]:
         """Accounts whose health is to be shared since this was last asked."""
         changed, self._changed = self._changed, set()
         return changed
 
-    def snapshot_health(self, account: str) -> dict[str, Any]:
-        """An account's health as JSON, for other nodes and for after a restart."""
-        state = self._states[account]
-        models = {name: health_state(health) for name, health in state.models.items()}
-        return {"v": 1, "identity": state.identity, "account": health_state(state.whole), "models": models}
+    def snapshot_health(self, account: str, ahead: float = 0.0) -> dict[str, Any]:
+        """An account's health as JSON, for other nodes and for after a restart.
 
-    def load_health(self, account: str, note: dict[str, Any], now: float) -> bool:
+        Args:
+            ahead: s that the store's clock, by which it is told, is ahead of ours.
+        """
+        state = self._states[account]
+        models = {name: health_state(health, ahead) for name, health in state.models.items()}
+        return {"v": 1, "identity": state.identity, "account": health_state(state.whole, ahead), "models": models}
+
+    def load_health(self, account: str, note: dict[str, Any], now: float, ahead: float = 0.0) -> bool:
         """Merge what another node, or this one before a restart, knew: for each part the later knowledge stands.
 
         Returns: whether anything was new. What is about another credential, or cannot be read, is not taken.
@@ -415,7 +470,7 @@ class Pool:
         try:
             pairs: list[tuple[Health, dict[str, Any]]] = [(state.whole, note["account"])]
             pairs += [(state.model(str(name)), part) for name, part in note["models"].items()]
-            taken = [merge_health(health, part, now) for health, part in pairs]
+            taken = [merge_health(health, part, now, ahead) for health, part in pairs]
         except (KeyError, TypeError, ValueError, AttributeError):
             return False
         finally:

@@ -2,9 +2,9 @@
 
 Rule: an estimate, said to be one, and rather too high than too low: clients go by it when they shorten a conversation.
 
-Theory: text is measured by its bytes, as for reservations (limits.py). What stands in base64 is not: an image costs
-what its pixels do, at most about 1,600 tokens, and a page of a PDF up to 3,000. Source: API docs, "Vision", "PDF
-support".
+Theory: text is measured by its bytes, as for reservations (call_estimate.py). What stands in base64 is not: an image
+costs what its pixels do, at most about 1,600 tokens, and a page of a PDF up to 3,000. Source: API docs, "Vision",
+"PDF support".
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from relayd.core.quota.limits import prompt_bound
+from relayd.core.quota.call_estimate import prompt_bound
 from relayd.wire.answer import read_error
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.peek import wide_bytes
 
 IMAGE = 1600
@@ -36,7 +37,7 @@ def estimated_count(body: bytes) -> bytes:
     """The answer to a `count_tokens` request, by estimate."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except NOT_JSON:
         value = None  # there, too, the text counts
     encoded = _encoded(value)
     tokens = prompt_bound(len(body) - sum(size for _, size in encoded), wide_bytes(body))

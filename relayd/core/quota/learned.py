@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import attrs
 
-from relayd.core.quota.limits import Estimate
+from relayd.core.quota.call_estimate import Estimate
+from relayd.noun import noun
 
 LEAST_OUTPUT = 4096  # tokens that are reserved for an answer at least
 UPPER = 950  # per mille of calls that use no more than what is reserved for them
@@ -58,30 +59,36 @@ class Quantiles:
     """How often which numbers came, of those of late."""
 
     _counts: dict[int, int] = attrs.field(factory=dict, init=False)
+    _order: list[int] = attrs.field(factory=list, init=False)  # the buckets, the highest first
     _total: int = attrs.field(default=0, init=False)
 
     def add(self, value: int) -> None:
         """Count a number, from 0 on."""
         bucket = _bucket(max(value, 0))
-        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        before = self._counts.get(bucket, 0)
+        self._counts[bucket] = before + 1
         self._total += 1
         if self._total >= MEMORY:
             self._counts = {bucket: count // 2 for bucket, count in self._counts.items() if count > 1}
             self._total = sum(self._counts.values())
+        elif before:
+            return
+        self._order = sorted(self._counts, reverse=True)
 
     def quantile(self, per_mille: int) -> int | None:
         """A number that so many of those that came do not exceed; None when none has come."""
-        missing = -(-self._total * per_mille // WHOLE)
-        if not missing:
+        left = self._total
+        if not left:
             return None
-        for bucket in sorted(self._counts):
-            missing -= self._counts[bucket]
-            if missing <= 0:
+        wanted = -(-left * per_mille // WHOLE)
+        for bucket in self._order:
+            left -= self._counts[bucket]
+            if left < wanted:  # without this bucket and those above it there are not so many
                 return _largest(bucket)
         raise AssertionError("a total that is not the sum of the counts")
 
 
-@attrs.frozen(eq=False)
+@noun(eq=False)
 class _Known:
     """What is known of the calls of a key and model."""
 

@@ -18,13 +18,14 @@ from collections.abc import Collection, Mapping
 
 import attrs
 
-from relayd.config.snapshot import Snapshot
+from relayd.config.snapshot import Price, Snapshot
 from relayd.core.balancing.candidates import serves
-from relayd.core.quota.prices import dated, shipped
+from relayd.core.quota.prices import dated, price_of, shipped
 
 OTHER = "other"
 MOST = 50  # confirmed names of a day, in one process; a provider has some twenty models at a time
 LONGEST = 128  # characters
+_MOST_PRICED = 512  # kept per snapshot; model names come from clients, so there is a bound
 _DAYS = 2  # that are remembered: a call belongs to the day on which it began
 
 
@@ -52,6 +53,9 @@ def sendings(snapshot: Snapshot) -> _Sendings:
     }
 
 
+Priced = tuple[tuple[str, Price | None], ...]  # names with their prices, None for one that has none
+
+
 @attrs.define(eq=False)
 class ModelNames:
     """What one process knows of models' names."""
@@ -59,7 +63,12 @@ class ModelNames:
     _listed: frozenset[str] = attrs.field(default=frozenset(), init=False)
     _sendings: _Sendings = attrs.field(factory=dict, init=False)
     _snapshot: weakref.ref[Snapshot] | None = attrs.field(default=None, init=False)
+    _priced: dict[tuple[str, tuple[str, ...]], Priced] = attrs.field(factory=dict, init=False)
     _confirmed: dict[str, set[str]] = attrs.field(factory=dict, init=False)  # by day
+
+    def listed(self, model: str, snapshot: Snapshot) -> str:
+        """A model that is listed; OTHER for one that is not, confirmed or not."""
+        return model if model in self._list(snapshot) else OTHER
 
     def of(self, model: str, snapshot: Snapshot) -> str:
         """The line of a model, "" of a call without one."""
@@ -73,6 +82,17 @@ class ModelNames:
         if ways is None:
             return (model,)
         return tuple(sorted({sent for has, sent in ways if not set(has).isdisjoint(groups)})) or (model,)
+
+    def priced(self, model: str, groups: tuple[str, ...], snapshot: Snapshot) -> Priced:
+        """`sent_as`, each name with its price."""
+        self._list(snapshot)
+        found = self._priced.get((model, groups))
+        if found is None:
+            if len(self._priced) >= _MOST_PRICED:
+                self._priced.clear()
+            found = tuple((name, price_of(name, snapshot.prices)) for name in self.sent_as(model, groups, snapshot))
+            self._priced[model, groups] = found
+        return found
 
     def confirmed(self, model: str, snapshot: Snapshot, day: str) -> str:
         """The same, of a call for which an upstream reported usage, and which began on `day` (YYYY-MM-DD)."""
@@ -92,4 +112,5 @@ class ModelNames:
         if self._snapshot is None or self._snapshot() is not snapshot:
             self._listed, self._sendings = listed_models(snapshot), sendings(snapshot)
             self._snapshot = weakref.ref(snapshot)
+            self._priced.clear()
         return self._listed

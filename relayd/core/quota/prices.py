@@ -107,6 +107,8 @@ def cost(usage: Usage, model: str, overrides: Mapping[str, Price]) -> int | None
 
 def has_unpriced_part(usage: Usage, model: str, overrides: Mapping[str, Price]) -> bool:
     """Whether a model without a price was at work too: what it consumed is counted, and is not in the cost."""
+    if not usage.parts:
+        return (usage.total > 0 or usage.web_searches > 0) and price_of(model, overrides) is None
     return any(price is None and (one.total or one.web_searches) for one, price in _priced(usage, model, overrides))
 
 

@@ -1,40 +1,26 @@
 """Reservation: which limits one call has to pass, and what it reserves of them.
 
-Rule: pure. The store checks and charges; the words for a denial are in limits.py.
+Rule: pure. The store checks and charges; the words for a denial are in limit_answers.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import attrs
-
 from relayd.config.snapshot import Account, ApiKey, Price, Snapshot
 from relayd.core.access.permissions import Plan
+from relayd.core.quota.call_estimate import NOTHING, Estimate, dearest_percent, estimate, prompt_bound
 from relayd.core.quota.learned import LearnedUsage
-from relayd.core.quota.limits import (
-    LEASE_MS,
-    NOTHING,
-    Estimate,
-    Slots,
-    Term,
-    counting_terms,
-    dearest_percent,
-    estimate,
-    has_cost_limit,
-    key_terms,
-    pace_term,
-    prompt_bound,
-    terms,
-    unpriced,
-)
+from relayd.core.quota.limit_answers import unpriced
+from relayd.core.quota.limits import LEASE_MS, Slots, Term, counting_terms, has_cost_limit, key_terms, pace_term, terms
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.prices import price_of, shipped
 from relayd.core.quota.usage_record import UsageRecord, orphan_of
+from relayd.noun import noun
 from relayd.wire.call import OBJECTS, Call
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Quota:
     """What to ask of the store for one call.
 
@@ -72,11 +58,11 @@ def quota(
     makes = call.endpoint in OBJECTS
     most = reserve = NOTHING
     if not makes:
-        sent = names.sent_as(plan.model, plan.groups, snapshot)
-        named = [*sent, *call.named.models]
-        prices = [price_of(name, snapshot.prices) for name in named]
+        priced = names.priced(plan.model, plan.groups, snapshot)
+        priced += tuple((name, price_of(name, snapshot.prices)) for name in call.named.models)
+        prices = [price for _, price in priced]
         if None in prices and relay.policy.unknown_model_cost == "deny" and has_cost_limit(key.limits):
-            raise unpriced(key, plan.model, named[prices.index(None)])
+            raise unpriced(key, plan.model, priced[prices.index(None)][0])
         if call.named.any_model:
             prices += [*shipped().values(), *snapshot.prices.values()]
         most = max((_most(call, price) for price in prices), key=_dearness)

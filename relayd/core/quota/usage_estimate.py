@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from relayd.core.quota.limits import Estimate
+from relayd.core.quota.call_estimate import Estimate
 from relayd.wire.usage import Usage
 
 WARN_EVERY = 3600.0  # s between two warnings about the same fields of one account

@@ -6,19 +6,18 @@ receipt; limits are charged with the same numbers that reports show, so that the
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import attrs
 
-from relayd.core.quota.limits import LARGEST, Estimate, bounded, day_of
-from relayd.core.receipt import Receipt
+from relayd.core.quota.call_estimate import Estimate
+from relayd.core.quota.limits import LARGEST, bounded
+from relayd.core.quota.windows import day_of
+from relayd.core.receipt import Draft, Receipt
+from relayd.noun import noun
 
 
-def _count(default: int = 0) -> int:
-    """A counted field."""
-    field: int = attrs.field(default=default, converter=bounded)
-    return field
-
-
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class UsageRecord:
     """What one call, or all calls of one day, key, account and model, consumed."""
 
@@ -26,16 +25,23 @@ class UsageRecord:
     key: str
     account: str
     model: str
-    requests: int = _count(1)
-    errors: int = _count()
-    unpriced: int = _count()  # calls of a model that has no price
-    input: int = _count()
-    cache_write_5m: int = _count()
-    cache_write_1h: int = _count()
-    cache_read: int = _count()
-    output: int = _count()
-    web_searches: int = _count()
-    cost: int = _count()
+    requests: int = 1
+    errors: int = 0
+    unpriced: int = 0  # calls of a model that has no price
+    input: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    cache_read: int = 0
+    output: int = 0
+    web_searches: int = 0
+    cost: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        counts = _counts_of(self)
+        total = sum(counts)  # one look at all of them: a converter for each is what two records a call would pay for
+        if type(total) is not int or total > LARGEST or min(counts) < 0:
+            for name, amount in zip(COUNTS, counts, strict=True):
+                setattr(self, name, bounded(amount))
 
     @property
     def tokens(self) -> int:
@@ -43,11 +49,14 @@ class UsageRecord:
         return min(self.input + self.cache_write_5m + self.cache_write_1h + self.cache_read + self.output, LARGEST)
 
 
+DIMENSIONS = ("day", "key", "account", "model")  # what reports are made by
 COUNTS = tuple(field.name for field in attrs.fields(UsageRecord))[4:]
+_counts_of = attrgetter(*COUNTS)
 
 
-def record_of(receipt: Receipt, day: str, model: str) -> UsageRecord:
-    """The line of a call that has ended. An answer of 400 and above, and one that was cut, is an error.
+def record_of(receipt: Receipt | Draft, day: str, model: str) -> UsageRecord:
+    """The line of a call that has ended, or of one as far as it is. An answer of 400 and above, and one that was cut,
+    is an error.
 
     Args:
         day: `day_of` its beginning.

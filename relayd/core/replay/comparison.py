@@ -15,6 +15,7 @@ import attrs
 from relayd.config.snapshot import Snapshot
 from relayd.core.replay.past_call import PastCall
 from relayd.core.replay.play import Played, Player
+from relayd.noun import noun
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -80,7 +81,7 @@ def _way(call: PastCall, before: Played, after: Played, *, based: bool) -> str:
     return f"{was} -> {', '.join(after.first)}" if leaves or overtaken else ""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Replay:
     """What a replay came to.
 

@@ -2,7 +2,7 @@
 
 Rule: pure. A line that is none of a call is None, never an error: logs hold other events too.
 
-Theory: the fields have the names that they have in the log (`daemon/log.call_fields`), so that a line is decoded in one
+Theory: the fields have the names that they have in the log (`daemon/log.CallLine`), so that a line is decoded in one
 step. The books hold sums of a day, key, account and model only: of those a day's calls are made again, each an equal
 part and spread evenly, which is good enough for days and months and says nothing of shorter windows (`even`).
 """
@@ -18,8 +18,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from relayd.core.access.owned_paths import ObjectRequest, asked
-from relayd.core.quota.limits import window_of
 from relayd.core.quota.usage_record import UsageRecord
+from relayd.core.quota.windows import window_of
 from relayd.wire.api_paths import canonical
 from relayd.wire.call import Endpoint, ObjectType
 from relayd.wire.usage import Usage

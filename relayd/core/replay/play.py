@@ -22,23 +22,14 @@ from relayd.core.access.permissions import Plan, resolve
 from relayd.core.balancing.candidates import build_candidates
 from relayd.core.balancing.explain import refusal_of, unavailable
 from relayd.core.dry_run import first_tier, idle_candidate
-from relayd.core.quota.limits import (
-    FOREVER,
-    NOTHING,
-    Calendar,
-    Rolling,
-    Slots,
-    Term,
-    Unit,
-    estimate,
-    has_cost_limit,
-    prompt_bound,
-    terms,
-    unpriced,
-)
+from relayd.core.quota.call_estimate import NOTHING, estimate, prompt_bound
+from relayd.core.quota.limit_answers import unpriced
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Term, Unit, has_cost_limit, terms
 from relayd.core.quota.prices import cost, price_of, served_model
+from relayd.core.quota.windows import FOREVER
 from relayd.core.replay.levels import CalendarLevel, Level, RollingLevel, SlotLevel, level_of
 from relayd.core.replay.past_call import PastCall
+from relayd.noun import noun
 from relayd.wire.call import Call, Endpoint
 from relayd.wire.refusal import Refusal
 
@@ -47,7 +38,7 @@ _BODY = b'{"messages":[]}'  # of a call whose body nobody knows any more
 _SHORT = 86_400_000  # ms; even calls say nothing of windows that are shorter
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Played:
     """What would become of a call.
 
@@ -64,7 +55,7 @@ class Played:
     cost: int | None = None
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Route:
     """What holds for every call of a key, model and kind.
 
@@ -86,7 +77,7 @@ class Route:
     prices: tuple[Price | None, ...] = ()
 
 
-@attrs.frozen
+@noun
 class Held:
     """A limit with its level. Flat, for each call goes through all of its key's."""
 
@@ -97,7 +88,7 @@ class Held:
     short: bool
 
 
-@attrs.frozen
+@noun
 class HeldLimits:
     """The limits of a key's calls, up to the end of the first of their periods (Unix ms)."""
 

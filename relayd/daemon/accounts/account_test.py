@@ -7,9 +7,9 @@ answer is shown but its error type and message.
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import attrs
-import httpx2
 import trio
 
 from relayd.config.secrets.secret import MASK, Secret
@@ -17,11 +17,17 @@ from relayd.config.snapshot import Account, ApiKey, ObjectId, Relay
 from relayd.core.access.permissions import Plan
 from relayd.core.balancing.outcomes import Unreachable
 from relayd.core.outbound import Outbound, prepare
-from relayd.daemon.accounts.upstreams import Upstreams, unreachable, url_of
-from relayd.daemon.net.client import open_client, read_at_most
-from relayd.daemon.net.request import build_request
+from relayd.daemon.accounts.upstreams import Upstreams, target_at, unreachable
+from relayd.daemon.net.client import Transport, read_at_most
+from relayd.daemon.net.request import PlainRequest
 from relayd.daemon.net.tls import shared_context
+from relayd.daemon.net.transport_errors import TransportError
+from relayd.noun import noun
 from relayd.wire.call import Call
+from relayd.wire.current_models import SMALL
+
+if TYPE_CHECKING:
+    from relayd.daemon.accounts.simulator import SimulatorTransport
 
 LONGEST = 65536  # bytes of an answer; that of count_tokens has fewer than 100
 PATIENCE = 60.0  # s for the whole test: a person is waiting
@@ -38,7 +44,7 @@ MEANINGS = {
 }
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AccountCheck:
     """What came of an account test.
 
@@ -56,13 +62,21 @@ class AccountCheck:
     seconds: float = 0.0
 
 
+def model_to_test(account: Account) -> str:
+    """A model that the account says it serves by name, else the default."""
+    return next((model for model in account.models if "*" not in model and "?" not in model), SMALL)
+
+
 async def check_account(account: Account, credential: Secret, relay: Relay, model: str) -> AccountCheck:
     """Count the tokens of one word on `account`."""
-    transport = Upstreams(tls=shared_context, wall=trio.current_time).transport(account)
+    upstreams = Upstreams(tls=shared_context, wall=trio.current_time)
     started = trio.current_time()
-    with trio.move_on_after(PATIENCE):
-        found = await _ask(transport, account, credential, relay, model)
-        return attrs.evolve(found, seconds=trio.current_time() - started)
+    try:
+        with trio.move_on_after(PATIENCE):
+            found = await _ask(upstreams.transport(account), account, credential, relay, model)
+            return attrs.evolve(found, seconds=trio.current_time() - started)
+    finally:
+        upstreams.close()
     return AccountCheck(ok=False, status=0, message=f"no answer within {PATIENCE:g} s", seconds=PATIENCE)
 
 
@@ -72,26 +86,23 @@ def run_account_check(account: Account, credential: Secret, relay: Relay, model:
 
 
 async def _ask(
-    transport: httpx2.AsyncBaseTransport, account: Account, credential: Secret, relay: Relay, model: str
+    transport: Transport | SimulatorTransport, account: Account, credential: Secret, relay: Relay, model: str
 ) -> AccountCheck:
     outbound = _outbound(account, credential, relay, model)
     limits = relay.upstream
-    timeout = httpx2.Timeout(limits.first_byte_timeout, connect=limits.connect_timeout, write=limits.idle_timeout)
-    url = url_of(outbound.base_url, outbound.target)
-    # Sent as it is: `client.request` would add headers of its own.
-    request = build_request(outbound.method, url, outbound.headers, outbound.body, timeout.as_dict())
-    async with open_client(transport, timeout) as client:
-        failed = "cannot be reached"
-        try:
-            response = await client.send(request, stream=True)
-            failed = "broke off its answer"
-            answer = await read_at_most(response, LONGEST)
-        except httpx2.TransportError as error:
-            fault = unreachable(error)
-            what = fault.kind if isinstance(fault, Unreachable) else "this node"
-            message = f"{outbound.base_url} {failed} ({what})"
-            return AccountCheck(ok=False, status=0, message=message, detail=fault.reason)
-        found = judge(response.status_code, answer)
+    timeout = {"connect": limits.connect_timeout, "write": limits.idle_timeout, "read": limits.first_byte_timeout}
+    failed = "cannot be reached"
+    try:
+        target = target_at(outbound.base_url, outbound.target)
+        answer = await transport.ask(PlainRequest(outbound.method, target, outbound.headers, outbound.body, timeout))
+        failed = "broke off its answer"
+        body = await read_at_most(answer, LONGEST)
+    except TransportError as error:
+        fault = unreachable(error)
+        what = fault.kind if isinstance(fault, Unreachable) else "this node"
+        message = f"{outbound.base_url} {failed} ({what})"
+        return AccountCheck(ok=False, status=0, message=message, detail=fault.reason)
+    found = judge(answer.status, body)
     # Some upstreams quote what they refuse.
     quoted = credential.reveal()
     return attrs.evolve(found, detail=found.detail.replace(quoted, MASK)) if quoted else found

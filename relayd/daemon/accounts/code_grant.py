@@ -19,11 +19,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-import attrs
-
 from relayd.config.secrets.binding import origin_of
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import OAuth
+from relayd.noun import noun
 
 LONGEST = 65536  # bytes of the token endpoint's answer; a real one has about 1,000
 PATIENCE = 30.0  # s for the token endpoint
@@ -33,7 +32,7 @@ class LoginError(Exception):
     """Signing in failed; the text says why, without any code or token."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class SignIn:
     """One sign-in under way."""
 

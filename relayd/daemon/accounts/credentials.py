@@ -24,6 +24,7 @@ from relayd.config.secrets.secret import Secret
 from relayd.config.secrets.secret_files import SecretFiles
 from relayd.config.snapshot import Account, AccountKindName, Relay, Snapshot
 from relayd.core.oauth import parse_tokens, presentable
+from relayd.noun import noun
 
 if TYPE_CHECKING:
     from relayd.config.secrets.seal import Identity
@@ -33,7 +34,7 @@ FILES_EVERY = 2.0  # s
 NOTHING = Secret("")
 
 
-@attrs.frozen(eq=False)
+@noun(eq=False)
 class Opened:
     """An account's secret as it was sealed, and the part of it that a header carries."""
 
@@ -44,7 +45,7 @@ class Opened:
 _NOTHING = Opened(NOTHING, NOTHING)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class _File:
     """A credential file as a tree names it. `password_file`: the tree's, which is not presented."""
 
@@ -53,7 +54,7 @@ class _File:
     password_file: str
 
 
-@attrs.frozen(eq=False)
+@noun(eq=False)
 class _FileRead:
     """What was in a credential file with this signature: a secret, or why there is none. None: there was no file."""
 
@@ -175,7 +176,7 @@ class Credentials:
             signature = path, found.st_ino, found.st_size, found.st_mtime_ns
             if known is not None and known.signature == signature and isinstance(known.found, Opened):
                 return known
-            return _FileRead(signature, _parsed(file.kind, _read(path.resolve())))
+            return _FileRead(signature, _parsed(file.kind, read_secret_file(path.resolve())))
         except (OSError, ValueError) as error:
             return _FileRead(signature, error)
 
@@ -185,7 +186,7 @@ class Credentials:
         return open_sealed(account.credential.sealed, binding, self.identities, relay.secrets.recipients)
 
 
-def _read(path: Path) -> Secret:
+def read_secret_file(path: Path) -> Secret:
     """A credential file, of which no part can have become a link since it was located. Raises: OSError, ValueError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     with open(descriptor, "rb") as file:

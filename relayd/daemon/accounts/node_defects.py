@@ -21,10 +21,12 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
+from relayd.core.alerts.events import AccountUnusable, AccountUsable
 from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
 from relayd.daemon.accounts.credentials import FILES_EVERY, Credentials
 from relayd.daemon.accounts.upstreams import missing_package
+from relayd.daemon.events import Events
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +62,7 @@ class NodeDefects:
     credential: Callable[[Account], Secret | str]
     identities: Callable[[], tuple[Sequence[Path], Sequence[Identity]]]
     wall: Callable[[], float]
+    events: Events = attrs.field(factory=Events)
     _logged: dict[str, str] = attrs.field(factory=dict, init=False)
     _unusable: str = attrs.field(default="", init=False)
 
@@ -87,10 +90,10 @@ class NodeDefects:
         """Tell the pool, and log what is new. Sync."""
         self.pool.set_defects(found, self.wall())
         for account in sorted(found.keys() - self._logged.keys()):
-            log.warning("account.no_credential", extra={"account": account, "why": found[account]})
+            self.events.tell(AccountUnusable(account=account, why=found[account]))
         for account in sorted(self._logged.keys() - found.keys()):
             if account in self.live.snapshot.accounts:
-                log.info("account.credential_found", extra={"account": account})
+                self.events.tell(AccountUsable(account=account))
         self._logged = dict(found)
 
     def _examine(self, snapshot: Snapshot) -> dict[str, str]:

@@ -7,8 +7,8 @@ whole family of tokens. What cannot be refreshed is used for as long as it lasts
 Theory: each account has a Holding: its seed (from git), the tokens in use, and the note of the store that was read last
 (token_store.py). `_look` reads the notes every LOOK seconds, so that every node has what one of them fetched; `_rotate`
 fetches. Which of two tokens is the newer one, when they are due and what answers mean is decided in core/oauth.py. A
-node that dies between asking and storing leaves its name in the note (`asking`): whoever comes next says so, and tries
-the old token.
+node that dies or is cut off between asking and storing leaves its name in the note (`asking`): whoever comes next says
+so, waits for its answer while the tokens in use last, and then tries the old token.
 
 Times are those of the store's clock, so that nodes whose clocks differ agree on when tokens expire.
 """
@@ -28,11 +28,14 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.recipients import SealError, active_keys
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
-from relayd.core.oauth import RefreshFailed, Tokens, due_at, newer, note_name, parse_tokens, retry_in, utc
+from relayd.core.alerts import events as e
+from relayd.core.oauth import RefreshFailed, Tokens, due_at, newer, note_name, parse_tokens, retry_in, utc, waited_until
 from relayd.core.quota.limits import Slots
 from relayd.daemon.accounts.credentials import Credentials, Opened
 from relayd.daemon.accounts.token_endpoint import refresh
 from relayd.daemon.accounts.token_store import Ask, Holding, TokenStore
+from relayd.daemon.events import Events
+from relayd.noun import noun
 from relayd.state import contract as c
 
 LOOK = 2.0  # s between two readings of the notes
@@ -46,15 +49,17 @@ AGAIN = 60.0  # s after a refresh in which a 401 is not the token's age, and is 
 log = logging.getLogger("relayd.oauth")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class OAuthStatus:
-    """How an account's tokens stand, for `status`. `expires_at`: Unix time, s; `trouble`: "" when all is well."""
+    """How an account's tokens stand, for `status`. `expires_at`: Unix time, s; `trouble`: "" when all is well; `age`: s
+    since they came, None where this process found them."""
 
     account: str
     generation: int
     expires_at: float | None
     trouble: str
     spent: bool
+    age: float | None = None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -68,6 +73,7 @@ class OAuthKeeper:
         wall: Unix time, s.
         tls: the trust policy of the way to the token endpoint.
         renewed: told that an account has other tokens than before, so that it may serve at once; sync, must not raise.
+        follows: another process of this node refreshes what is due, and tells of it; this one only what a call needs.
     """
 
     credentials: Credentials
@@ -78,6 +84,8 @@ class OAuthKeeper:
     rng: random.Random
     tls: Callable[[], ssl.SSLContext]
     renewed: Callable[[str], None] = lambda account: None
+    follows: bool = False
+    events: Events = attrs.field(factory=Events)
     _held: dict[str, Holding] = attrs.field(factory=dict, init=False)
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
     _store: TokenStore = attrs.field(init=False)
@@ -136,7 +144,7 @@ class OAuthKeeper:
 
     def statuses(self) -> list[OAuthStatus]:
         """Every OAuth account of this process, by id."""
-        now = self._store.now()
+        now, clock = self._store.now(), trio.current_time()
         return [
             OAuthStatus(
                 account=name,
@@ -144,9 +152,15 @@ class OAuthKeeper:
                 expires_at=holding.tokens.expires_at,
                 trouble=holding.trouble if holding.tokens.refresh or holding.tokens.expired(now) else "",
                 spent=holding.spent,
+                age=clock - holding.renewed_at if math.isfinite(holding.renewed_at) else None,
             )
             for name, holding in sorted(self._held.items())
         ]
+
+    def ends(self) -> list[tuple[str, float]]:
+        """When access tokens end that cannot be refreshed, Unix time, s, by account."""
+        held = sorted(self._held.items())
+        return [(name, one.tokens.expires_at) for name, one in held if one.tokens.expires_at and not one.tokens.refresh]
 
     # --- what goes on by itself
 
@@ -225,14 +239,16 @@ class OAuthKeeper:
             holding.trouble = ""
         if why and holding.trouble != why:
             holding.trouble = why
-            if holding.tokens.refresh:
-                log.warning("oauth.cannot_refresh", extra={"account": holding.account.id, "reason": why})
+            if holding.tokens.refresh and not self.follows:
+                self.events.tell(e.OAuthCannotRefresh(account=holding.account.id, reason=why))
+        if self.follows:
+            return
         due = holding.due is not None and now >= holding.due
         if due and not why and not holding.spent and trio.current_time() >= holding.retry_at:
             self._start(holding)
         elif holding.trouble and holding.tokens.expired(now) and not holding.expiry_logged:
             holding.expiry_logged = True
-            log.warning("oauth.expired", extra={"account": holding.account.id, "reason": _expired_text(holding)})
+            self.events.tell(e.OAuthExpired(account=holding.account.id, reason=_expired_text(holding)))
 
     def _obstacle(self, holding: Holding) -> str:
         """Why this node cannot refresh an account's tokens; "" when it can."""
@@ -269,12 +285,11 @@ class OAuthKeeper:
 
     async def _rotate(self, holding: Holding) -> None:
         """Get the next tokens: from another node that is at it, else from the provider. Raises: StoreUnavailable."""
-        before, lock = holding.tokens, f"oauth/{holding.name}"
+        lock = f"oauth/{holding.name}"
         if not await self._lock(holding, lock):
             return
         try:
-            await self._read_under_lock(holding)
-            if holding.tokens is before:
+            if await self._may_ask(holding):
                 await self._ask_provider(holding)
         finally:
             with trio.move_on_after(1, shield=True):
@@ -298,18 +313,31 @@ class OAuthKeeper:
             if holding.tokens is not before:
                 return False
 
-    async def _read_under_lock(self, holding: Holding) -> None:
-        """Read the note under the lock. If a node seems to have died in mid-rotation, it is given some time."""
+    async def _may_ask(self, holding: Holding) -> bool:
+        """Read the note under the lock; whether its refresh token is still to be used, and nobody else may have.
+
+        A node that has asked and not stored is dead or cut off. While the tokens in use do, its answer is waited for.
+        """
         before = holding.tokens
         await self._store.read(self._held)
-        asking = holding.note.asking
-        if holding.tokens is before and asking not in ("", self.node):
-            hint = "its new tokens may be lost; the old refresh token is tried, and if that is refused, sign in again"
-            log.warning(
-                "oauth.rotation_interrupted", extra={"account": holding.account.id, "node": asking, "hint": hint}
+        asking, until = holding.note.asking, waited_until(before, holding.note.at)
+        if holding.tokens is not before or asking in ("", self.node):
+            return holding.tokens is before
+        waits = self._store.now() < until and not holding.rejected
+        if holding.interrupted != holding.last_note:
+            holding.interrupted = holding.last_note
+            when = f"from {utc(until)} on" if waits else "now"
+            hint = (
+                f"its new tokens may be lost; {when} the old refresh token is tried; if that is refused, sign in again"
             )
-            await trio.sleep(GRACE)
-            await self._store.read(self._held)
+            extra = {"account": holding.account.id, "node": asking, "hint": hint}
+            log.warning("oauth.rotation_interrupted", extra=extra)
+        if waits:
+            holding.due = until
+            return False
+        await trio.sleep(GRACE)
+        await self._store.read(self._held)
+        return holding.tokens is before
 
     async def _ask_provider(self, holding: Holding) -> None:
         """Use the refresh token. From the written intent to the stored answer nothing is cancelled."""
@@ -344,7 +372,7 @@ class OAuthKeeper:
                 wait = min(2.0, 2 * wait)
         except trio.Cancelled:
             hint = "the new tokens were not stored; sign in again: relayd account login"
-            log.error("oauth.rotation_lost", extra={"account": holding.account.id, "hint": hint})
+            self.events.tell(e.OAuthRotationLost(account=holding.account.id, hint=hint))
             raise
         if holding.stored is fresh:
             self._use(holding, fresh)
@@ -377,27 +405,28 @@ class OAuthKeeper:
         holding.tokens, holding.due = tokens, due_at(tokens, self._store.now() - age, self.rng)
         holding.renewed_at = trio.current_time() - age
         if holding.failures or holding.expiry_logged:
-            log.info("oauth.recovered", extra={"account": holding.account.id, "failures": holding.failures})
+            self.events.tell(e.OAuthRecovered(account=holding.account.id, failures=holding.failures))
         holding.failures, holding.trouble, holding.retry_at = 0, "", -math.inf
         holding.spent = holding.rejected = holding.expiry_logged = False
         self.renewed(holding.account.id)
 
     def _failed(self, holding: Holding, refused: RefreshFailed) -> None:
         """Note a failure; one that is like the last is not a warning again."""
-        level = logging.INFO if holding.trouble == refused.reason and holding.failures else logging.WARNING
+        repeated = holding.trouble == refused.reason and holding.failures > 0
         holding.failures += 1
         holding.trouble, holding.spent = refused.reason, refused.spent
         wait = retry_in(holding.failures, refused.retry_after, self.rng)
         holding.retry_at = trio.current_time() + wait
-        fields: dict[str, object] = {
-            "account": holding.account.id,
-            "reason": refused.reason,
-            "failures": holding.failures,
-        }
-        if holding.tokens.expires_at is not None:
-            fields["expires"] = utc(holding.tokens.expires_at)
-        fields["hint"] = _SIGN_IN.format(holding.account.id) if refused.spent else f"tried again in {wait:.0f} s"
-        log.log(level, "oauth.refresh_failed", extra=fields)
+        expires, account = holding.tokens.expires_at, holding.account.id
+        failed = e.OAuthRefreshFailed(
+            account=account,
+            reason=refused.reason,
+            failures=holding.failures,
+            expires=None if expires is None else utc(expires),
+            hint=_SIGN_IN.format(account) if refused.spent else f"tried again in {wait:.0f} s",
+            repeated=repeated,
+        )
+        self.events.tell(failed)
 
 
 _SIGN_IN = "sign in again: relayd account login {}"

@@ -8,15 +8,16 @@ from __future__ import annotations
 import email.utils
 from collections.abc import Callable, Iterable
 
-import httpx2
 import trio
 
 from relayd.config.snapshot import Account, Relay
 from relayd.core.checkup import Reached
-from relayd.daemon.accounts.upstreams import missing_package, url_of
-from relayd.daemon.net.client import Transport, open_client
-from relayd.daemon.net.request import target_of
+from relayd.daemon.accounts.upstreams import missing_package, target_at
+from relayd.daemon.net.client import Transport
+from relayd.daemon.net.request import OUR_NAME, PlainRequest, RequestTarget
 from relayd.daemon.net.tls import shared_context
+from relayd.daemon.net.transport_errors import TransportError
+from relayd.wire.http import Headers
 
 PATIENCE = 10.0  # s for all that one origin is asked
 AT_ONCE = 16
@@ -51,27 +52,30 @@ async def _reach_all(ways: list[list[Account]], relay: Relay, wall: Callable[[],
 
 async def _reach(accounts: list[Account], relay: Relay, wall: Callable[[], float]) -> Reached:
     first = accounts[0]
-    url = url_of(first.base_url or relay.upstream.base_url, "/")
-    names, origin = tuple(account.id for account in accounts), str(target_of(url).origin)
+    target = target_at(first.base_url or relay.upstream.base_url, "/")
+    names, origin = tuple(account.id for account in accounts), str(target.origin)
     if lacking := missing_package(first):
         return Reached(origin=origin, accounts=names, error=lacking)
     began = trio.current_time()
     error, date = f"{origin}: no answer within {PATIENCE:g} s", ""
     with trio.move_on_after(PATIENCE):
-        error, date = await _asked(Transport(tls=shared_context(), proxy=first.proxy), url)
+        error, date = await _asked(Transport(tls=shared_context(), proxy=first.proxy), target)
     seconds = trio.current_time() - began
     return Reached(origin=origin, accounts=names, error=error, seconds=seconds, ahead=_ahead(date, wall()))
 
 
-async def _asked(transport: Transport, url: httpx2.URL) -> tuple[str, str]:
+async def _asked(transport: Transport, target: RequestTarget) -> tuple[str, str]:
     """Why there is no answer, and its `Date`; "" each where there is none."""
-    timeout = httpx2.Timeout(PATIENCE)
-    async with open_client(transport, timeout) as client:
-        try:
-            answer = await client.head(url)
-        except httpx2.TransportError as error:
-            return str(error), ""
-        return "", answer.headers.get("date", "")
+    headers = [OUR_NAME, (b"accept-encoding", b"identity")]
+    timeout = dict.fromkeys(("connect", "write", "read"), PATIENCE)
+    try:
+        answer = await transport.ask(PlainRequest("HEAD", target, headers, b"", timeout))
+    except TransportError as error:
+        return str(error), ""
+    finally:
+        transport.close()
+    answer.close()
+    return "", (Headers(answer.headers).get(b"date") or b"").decode("latin-1")
 
 
 def _ahead(date: str, now: float) -> float | None:

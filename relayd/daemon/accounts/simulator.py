@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 import attrs
-import httpx2
 import trio
 
 from relayd.config import snapshot
 from relayd.config.snapshot import Simulator
-from relayd.daemon.net.request import PlainRequest, plain
-from relayd.daemon.net.response_stream import Disconnected
+from relayd.daemon.net.request import PlainRequest
 from relayd.daemon.net.server import Exchange, HttpServer, open_listener
 from relayd.daemon.net.stream import READ_SIZE
+from relayd.daemon.net.transport_errors import Disconnected, ReadTimeout, RemoteProtocolError
+from relayd.noun import noun
 from relayd.simulator.api import MessageCount, Routes, respond
 from relayd.simulator.request import MAX_BODY
 from relayd.simulator.script import Ending, Script, Step, error_script, make_id
@@ -71,8 +71,8 @@ class Play:
         return b"".join(pieces)
 
 
-class SimulatedBody(httpx2.AsyncByteStream):
-    """The body of an answer, as httpx2 reads it and as a relayd.daemon.net.stream.BodySource."""
+class SimulatedBody:
+    """An answer: its head, and a relayd.daemon.net.stream.BodySource."""
 
     def __init__(self, script: Script) -> None:
         self.status = script.status
@@ -91,7 +91,7 @@ class SimulatedBody(httpx2.AsyncByteStream):
             return None
         if self._end != "proper":
             self._closed = True
-            raise httpx2.RemoteProtocolError(ENDINGS[self._end])
+            raise RemoteProtocolError(ENDINGS[self._end])
         return b""
 
     async def wait(self) -> None:
@@ -104,18 +104,15 @@ class SimulatedBody(httpx2.AsyncByteStream):
     def close(self) -> None:
         self._closed = True
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         while (piece := self.take()) != b"":
             if piece is None:
                 await self.wait()
             else:
                 yield piece
 
-    async def aclose(self) -> None:
-        self.close()
 
-
-class SimulatorTransport(httpx2.AsyncBaseTransport):
+class SimulatorTransport:
     """An account of kind "simulator": answers in this process, without a socket.
 
     Args:
@@ -131,13 +128,8 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
         self._messages = MessageCount()
         self._calls = 0
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Raises: httpx2.RemoteProtocolError for a dropped connection, httpx2.ReadTimeout past "first_byte"."""
-        answer = await self.ask(await plain(request))
-        return httpx2.Response(answer.status, headers=answer.headers, stream=answer, request=request)
-
     async def ask(self, request: PlainRequest) -> SimulatedBody:
-        """As `handle_async_request`, without httpx2's nouns."""
+        """Raises: Disconnected for a dropped connection, ReadTimeout past "first_byte"."""
         self._calls += 1
         headers = Headers([(name.lower(), value) for name, value in request.headers])
         script = respond(
@@ -156,12 +148,15 @@ class SimulatorTransport(httpx2.AsyncBaseTransport):
             raise Disconnected(ENDINGS["drop"])
         return SimulatedBody(script)
 
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
 
 async def _wait_for_head(script: Script, request: PlainRequest) -> None:
     limit = request.timeout.get("first_byte")
     if limit is not None and script.delay > limit:
         await trio.sleep(limit)
-        raise httpx2.ReadTimeout(f"no answer within {limit:g} s")
+        raise ReadTimeout(f"no answer within {limit:g} s")
     await trio.sleep(script.delay)
 
 
@@ -273,7 +268,7 @@ async def serve_simulator(
             nursery.cancel_scope.cancel()
 
 
-@attrs.frozen
+@noun
 class _Announced(trio.TaskStatus[None]):
     """Told by a server that it accepts connections."""
 

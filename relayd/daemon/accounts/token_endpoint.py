@@ -10,17 +10,17 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 
-import httpx2
 import trio
 
-from relayd import __version__
 from relayd.config.secrets.account_kinds import OAUTH_BETA
 from relayd.config.secrets.binding import origin_of
 from relayd.config.secrets.recipients import SealError
 from relayd.config.snapshot import OAuth
 from relayd.core.balancing.headroom import retry_after
 from relayd.core.oauth import RefreshFailed, Tokens, read_answer, request_body
-from relayd.daemon.net.client import Transport, open_client, read_at_most
+from relayd.daemon.net.client import Transport, read_at_most
+from relayd.daemon.net.request import OUR_NAME, PlainRequest, target_of
+from relayd.daemon.net.transport_errors import ConnectError, ConnectTimeout, ProxyError, TransportError
 from relayd.wire.http import Headers
 
 PATIENCE = 20.0  # s for the whole exchange; less than the life of the lock that is held meanwhile
@@ -42,9 +42,9 @@ async def refresh(
             status, headers, body = await _post(transport, oauth, old)
     except trio.TooSlowError:
         return RefreshFailed(reason=f"the token endpoint did not answer within {PATIENCE:g} s", unknown=True)
-    except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+    except (ConnectError, ConnectTimeout, ProxyError) as error:
         return RefreshFailed(reason=f"the token endpoint cannot be reached: {error}")
-    except httpx2.TransportError as error:
+    except TransportError as error:
         return RefreshFailed(reason=f"the token endpoint did not answer: {error}", unknown=True)
     return read_answer(status, body, old, now(), retry_after(headers, now()) or 0.0)
 
@@ -53,13 +53,12 @@ async def _post(transport: Transport, oauth: OAuth, old: Tokens) -> tuple[int, H
     headers = [
         (b"content-type", b"application/json"),
         (b"accept", b"application/json"),
-        (b"user-agent", f"relayd/{__version__}".encode()),
+        (b"accept-encoding", b"identity"),
+        OUR_NAME,
         (b"anthropic-beta", OAUTH_BETA),  # the official SDK sends it on this grant
         (b"connection", b"close"),
     ]
+    timeout = {"connect": CONNECT, "write": CONNECT, "read": PATIENCE}
     body = request_body(old.refresh, oauth.client_id)
-    async with (
-        open_client(transport, httpx2.Timeout(PATIENCE, connect=CONNECT, write=CONNECT)) as client,
-        client.stream("POST", oauth.token_url, headers=headers, content=body) as response,
-    ):
-        return response.status_code, Headers(list(response.headers.raw)), await read_at_most(response, LONGEST)
+    answer = await transport.ask(PlainRequest("POST", target_of(oauth.token_url), headers, body, timeout))
+    return answer.status, Headers(answer.headers), await read_at_most(answer, LONGEST)

@@ -59,6 +59,7 @@ class Holding:
         expiry_logged: it was logged that the token has expired and cannot be refreshed.
         busy: a refresh is under way.
         retry_at, renewed_at: on trio's clock.
+        interrupted: the note of which it was logged that its asker has not stored what it asked for.
         registration: what the last attempts used: token URL, client id, proxy.
         refreshed: set, and replaced, when a refresh has ended one way or the other.
     """
@@ -81,6 +82,7 @@ class Holding:
     busy: bool = False
     retry_at: float = -math.inf
     renewed_at: float = -math.inf
+    interrupted: tuple[int, str] = (0, "")
     registration: tuple[str, str, str] = attrs.field(default=("", "", ""), repr=False)
     refreshed: trio.Event = attrs.field(factory=trio.Event)
 
@@ -110,11 +112,10 @@ class TokenStore:
     async def read(self, held: Mapping[str, Holding]) -> None:
         """Adopt what the store knows. Raises: StoreUnavailable."""
         async with self._turn:
-            pong = await self.ask(c.Ping())
             answer = await self.ask(c.Gather(topic=TOPIC))
-            if not isinstance(pong, c.Pong) or not isinstance(answer, c.Gathered):
+            if not isinstance(answer, c.Gathered):
                 raise c.StoreUnavailable("the notes cannot be read")
-            self._skew = pong.now / 1000 - self.wall()
+            self._skew = answer.now / 1000 - self.wall()
             notes = {note.name: note for note in answer.notes}
             for holding in held.values():
                 self._adopt(holding, notes.pop(holding.name, None))

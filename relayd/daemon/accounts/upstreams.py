@@ -9,9 +9,9 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import attrs
-import httpx2
 import trio
 
 from relayd.config.environment import NO_SOCKS, has_socks
@@ -19,22 +19,34 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.snapshot import Account, Snapshot, Upstream
 from relayd.core.balancing.outcomes import ConnectionFault, NodeDefect, Unreachable
 from relayd.core.outbound import Outbound
-from relayd.daemon.accounts.simulator import SimulatorTransport
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import PackageMissing, Resolver
-from relayd.daemon.net.connection_pool import NoDescriptors
 from relayd.daemon.net.request import PlainRequest, RequestTarget, target_of
-from relayd.daemon.net.response_stream import Disconnected
 from relayd.daemon.net.stream import BodySource
+from relayd.daemon.net.transport_errors import (
+    ConnectError,
+    ConnectTimeout,
+    Disconnected,
+    NoDescriptors,
+    ProtocolError,
+    ProxyError,
+    RemoteProtocolError,
+    TimeoutException,
+    TransportError,
+)
+from relayd.noun import noun
 from relayd.wire.blot import SHORTEST, Blotter, blotted
 from relayd.wire.content_coding import CODINGS, CodingDamaged, PieceDecoder, coding_of
 from relayd.wire.http import Headers
+
+if TYPE_CHECKING:
+    from relayd.daemon.accounts.simulator import SimulatorTransport
 
 DECODED_PIECE = 256 << 10  # bytes of an answer that are decoded at once
 SWEEP = 2.0  # s between looks at idle connections, which live for 4 s
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Inbound:
     """An upstream's answer: the head is here, the body is still to be taken from `source`."""
 
@@ -62,16 +74,16 @@ class Upstreams:
 
         Args:
             first_byte: s from the request sent to the head of its answer.
-            repeatable: as in `build_request`.
+            repeatable: as in `PlainRequest`.
         """
         timeout = {"connect": limits.connect_timeout, "write": limits.idle_timeout, "first_byte": first_byte}
         try:
-            target = _target_of(outbound.base_url, outbound.target)
+            target = target_at(outbound.base_url, outbound.target)
             request = PlainRequest(
                 outbound.method, target, outbound.headers, outbound.body, timeout, repeatable=repeatable
             )
             answer = await self.transport(account).ask(request)
-        except httpx2.TransportError as error:
+        except TransportError as error:
             return unreachable(error, outbound.credential)
         inbound = without_coding(
             Inbound(
@@ -97,6 +109,8 @@ class Upstreams:
         return transport
 
     def _new_simulator(self, account: Account) -> SimulatorTransport:
+        from relayd.daemon.accounts.simulator import SimulatorTransport
+
         return SimulatorTransport(account.simulator, self.wall)
 
     async def keep_tidy(self) -> None:
@@ -157,12 +171,12 @@ class DecodedBody(_ChangedBody):
     _decoder: PieceDecoder
 
     def take(self) -> bytes | None:
-        """The next bytes, `b""` at the end, None when there are none yet. Raises: httpx2.RemoteProtocolError."""
+        """The next bytes, `b""` at the end, None when there are none yet. Raises: RemoteProtocolError."""
         while True:
             try:
                 piece = self._decoder.take(DECODED_PIECE)
             except CodingDamaged as error:
-                raise httpx2.RemoteProtocolError(f"an answer whose compression is damaged: {error}") from None
+                raise RemoteProtocolError(f"an answer whose compression is damaged: {error}") from None
             if piece:
                 return piece
             if self._ended:
@@ -172,14 +186,14 @@ class DecodedBody(_ChangedBody):
                 return None
             self._ended = not data
             if not data and not self._decoder.ended:
-                raise httpx2.RemoteProtocolError("an answer whose compression is cut off")
+                raise RemoteProtocolError("an answer whose compression is cut off")
             self._decoder.feed(data)
 
 
 def without_echo(inbound: Inbound, credential: bytes) -> Inbound:
     """An answer in which our credential does not stand, neither in its head nor in its body."""
     headers = inbound.headers
-    if any(credential in value for _, value in headers):
+    if credential in b"\n".join([value for _, value in headers]):  # no credential holds a line break
         headers = Headers([(name, blotted(value, credential)) for name, value in headers])
     return Inbound(status=inbound.status, headers=headers, source=BlottedBody(inbound.source, Blotter(credential)))
 
@@ -208,7 +222,7 @@ def missing_package(account: Account) -> str:
     return NO_SOCKS if account.proxy.startswith("socks5:") and not has_socks() else ""
 
 
-def unreachable(error: httpx2.TransportError, credential: bytes = b"") -> Unreachable | NodeDefect:
+def unreachable(error: TransportError, credential: bytes = b"") -> Unreachable | NodeDefect:
     """What a transport's exception means for the next attempt."""
     if isinstance(error.__cause__, PackageMissing):
         return NodeDefect(reason=NO_SOCKS)
@@ -219,25 +233,20 @@ def unreachable(error: httpx2.TransportError, credential: bytes = b"") -> Unreac
 
 _KINDS: tuple[tuple[type[Exception], ConnectionFault], ...] = (
     (NoDescriptors, "node"),
-    (httpx2.ProxyError, "proxy"),
-    (httpx2.ConnectTimeout, "connect"),
-    (httpx2.ConnectError, "connect"),
-    (httpx2.TimeoutException, "timeout"),
+    (ProxyError, "proxy"),
+    (ConnectTimeout, "connect"),
+    (ConnectError, "connect"),
+    (TimeoutException, "timeout"),
     (Disconnected, "reset"),
-    (httpx2.ProtocolError, "protocol"),
-    (httpx2.TransportError, "reset"),
+    (ProtocolError, "protocol"),
+    (TransportError, "reset"),
 )
 
 
 @lru_cache(maxsize=1024)
-def _target_of(base_url: str, target: str) -> RequestTarget:
+def target_at(base_url: str, target: str) -> RequestTarget:
     """Parsing a URL costs as much as sending it; a relay asks for few different ones.
 
-    Raises: httpx2.UnsupportedProtocol.
+    Raises: UnsupportedProtocol.
     """
-    return target_of(url_of(base_url, target))
-
-
-def url_of(base_url: str, target: str) -> httpx2.URL:
-    """Where a target is asked for."""
-    return httpx2.URL(base_url.rstrip("/") + target)
+    return target_of(base_url.rstrip("/") + target)

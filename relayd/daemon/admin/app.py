@@ -21,19 +21,22 @@ from relayd.config.snapshot import Admin, AdminToken
 from relayd.core.access.addresses import client_address
 from relayd.core.access.admin_tokens import Role, authorise, may_scrape
 from relayd.core.access.throttle import BadKeys
-from relayd.core.quota.limits import day_of
-from relayd.daemon.admin.books import usage_rows
+from relayd.core.quota.windows import day_of
+from relayd.daemon.admin.books import from_books
 from relayd.daemon.admin.documents import result_document
 from relayd.daemon.admin.pages.site import Site
-from relayd.daemon.admin.pages.visit import ROOT
+from relayd.daemon.admin.pages.visit import ROOT, see_other
 from relayd.daemon.admin.scrape import scrape
-from relayd.daemon.admin.status import StatusSources, status_document
-from relayd.daemon.log import scrub
+from relayd.daemon.admin.status import status_document
+from relayd.daemon.admin.status_sources import StatusSources
+from relayd.daemon.log import scrub, tell_refused
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.reload.requests import Reload, ReloadOutcome, ReloadResult, RequestQueue
-from relayd.state.report import DayError, report_document, span, split_dimensions
+from relayd.state.contract import Report
+from relayd.state.report import DayError, owners_of, report_document, span, split_dimensions
 from relayd.wire.anthropic import JSON
 from relayd.wire.call import Reply
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.refusal import Refusal
 
 log = logging.getLogger("relayd.admin")
@@ -71,7 +74,7 @@ class AdminApp:
         try:
             reply = await self._answer(exchange)
         except Refusal as refusal:
-            reply = self.refuse(refusal, exchange.head.path)
+            reply = self.refuse(refusal.let_go(), exchange.head.path)
         await exchange.reply(reply)
 
     async def _answer(self, exchange: Exchange) -> Reply:
@@ -83,6 +86,7 @@ class AdminApp:
             case "/api/status":
                 _allow(exchange, "GET")
                 self._visitor(exchange, "viewer")
+                await self.sources.look_now()
                 return self._json(200, status_document(self.sources, self.wall()))
             case "/api/report":
                 _allow(exchange, "GET")
@@ -93,6 +97,8 @@ class AdminApp:
                 return await self._reload(exchange, self._visitor(exchange, "editor"))
             case "/":
                 _allow(exchange, "GET")
+                if _for_a_person(exchange):
+                    return see_other(ROOT)
                 return self._json(200, {"name": "relayd", "paths": [ROOT, "/metrics", "/api/status", "/api/report"]})
             case path:
                 raise Refusal(status=404, message=f"unknown path {scrub(ascii(path[:200])[1:-1])}", code="unknown_path")
@@ -115,7 +121,10 @@ class AdminApp:
         try:
             yield address
         except Refusal as refusal:
-            raise self.bad_tokens.answer(refusal, address, now) from None
+            answer = self.bad_tokens.answer(refusal, address, now)
+            if answer.status == 401:
+                tell_refused(address, "token", refusal.message)
+            raise answer from None
 
     @property
     def _admin(self) -> Admin:
@@ -142,7 +151,11 @@ class AdminApp:
             by = split_dimensions(asked["by"] or "key")
         except DayError as error:
             raise Refusal(status=400, message=scrub(str(error)[:300]), code="query") from None
-        return report_document(await usage_rows(self.sources.state, first, last), first, last, by)
+        wanted = Report(first=first, last=last)
+        owners = owners_of(self.sources.live.snapshot) if "owner" in by else {}
+        return await from_books(
+            self.sources.reader, wanted, lambda rows: report_document(rows, first, last, by, owners)
+        )
 
     # Answers
 
@@ -164,6 +177,11 @@ class AdminApp:
         return attrs.evolve(reply, headers=[*reply.headers, (b"relayd-request-id", self.new_id().encode())])
 
 
+def _for_a_person(exchange: Exchange) -> bool:
+    """Whether a browser asks."""
+    return any(name == b"accept" and b"text/html" in value for name, value in exchange.head.headers)
+
+
 def _allow(exchange: Exchange, method: str) -> None:
     if exchange.head.method not in (method, "HEAD" if method == "GET" else method):
         raise Refusal(
@@ -179,7 +197,7 @@ def _reload_operation(body: bytes) -> Reload:
         return Reload()
     try:
         asked = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         raise Refusal(status=400, message="the body is not a JSON object", code="body") from None
     known: dict[str, type] = {"accept": str, "expect": str, "dry_run": bool}
     for name, value in asked.items():

@@ -6,14 +6,16 @@ config and fixed words; a key or account beyond MOST_NAMES is counted under OTHE
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
+from relayd.core.durations import Durations
 from relayd.core.receipt import Receipt
-from relayd.daemon.admin.prometheus import Family, Histogram, family
+from relayd.daemon.admin import metric_list as m
+from relayd.daemon.admin.exposition import Family, Histogram
 from relayd.wire.usage import Usage
 
 MOST_NAMES = 1000
@@ -26,41 +28,37 @@ DURATION = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0
 KINDS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 
 
-@attrs.define(eq=False)
-class Durations:
-    """Counts by duration: `counts[n]` lie at or below `bounds[n]` and above the bound before; the last above all."""
-
-    bounds: Sequence[float]
-    counts: list[int] = attrs.field(init=False)
-    total: float = 0.0
-
-    def __attrs_post_init__(self) -> None:
-        self.counts = [0] * (len(self.bounds) + 1)
-
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
-
-    def family(self, name: str, meaning: str) -> Histogram:
-        return Histogram(name, meaning, tuple(self.bounds), tuple(self.counts), self.total)
+def _zeros() -> defaultdict[Any, int]:
+    """Counts by key. A Counter finds its `__setitem__` anew for each `+=`, at twice the price."""
+    return defaultdict(int)
 
 
 @attrs.define(eq=False)
 class CallMetrics:
-    """Sums over the calls of this process."""
+    """Sums over the calls of this process.
 
-    calls: Counter[tuple[str, str, int]] = attrs.field(factory=Counter)  # dialect, outcome, status
-    attempts: Counter[tuple[str, int]] = attrs.field(factory=Counter)  # account, status
-    tokens: Counter[tuple[str, str]] = attrs.field(factory=Counter)  # account, kind
-    cost: Counter[str] = attrs.field(factory=Counter)  # account: micro-USD
-    unpriced: Counter[str] = attrs.field(factory=Counter)  # account
-    key_calls: Counter[str] = attrs.field(factory=Counter)
-    key_tokens: Counter[str] = attrs.field(factory=Counter)
-    key_cost: Counter[str] = attrs.field(factory=Counter)  # micro-USD
+    Args:
+        model_of: the name under which a receipt's tokens are counted: one of the config, or of a few fixed ones.
+    """
+
+    model_of: Callable[[Receipt], str]
+    calls: defaultdict[tuple[str, str, int], int] = attrs.field(factory=_zeros)  # dialect, outcome, status
+    attempts: defaultdict[tuple[str, int], int] = attrs.field(factory=_zeros)  # account, status
+    verdicts: defaultdict[tuple[str, str, str], int] = attrs.field(factory=_zeros)  # account, blame, kind
+    tokens: defaultdict[tuple[str, str], int] = attrs.field(factory=_zeros)  # account, kind
+    cost: defaultdict[str, int] = attrs.field(factory=_zeros)  # account: micro-USD
+    unpriced: defaultdict[str, int] = attrs.field(factory=_zeros)  # account
+    key_calls: defaultdict[str, int] = attrs.field(factory=_zeros)
+    key_tokens: defaultdict[str, int] = attrs.field(factory=_zeros)
+    key_cost: defaultdict[str, int] = attrs.field(factory=_zeros)  # micro-USD
+    model_calls: defaultdict[str, int] = attrs.field(factory=_zeros)
+    model_tokens: defaultdict[tuple[str, str], int] = attrs.field(factory=_zeros)  # model, kind
+    model_cost: defaultdict[str, int] = attrs.field(factory=_zeros)  # micro-USD
     first_byte: Durations = attrs.field(factory=lambda: Durations(FIRST_BYTE))
     seconds: Durations = attrs.field(factory=lambda: Durations(DURATION))
     _keys: set[str] = attrs.field(factory=set)
     _accounts: set[str] = attrs.field(factory=set)
+    _models: set[str] = attrs.field(factory=set)
 
     def record(self, receipt: Receipt) -> None:
         """Add one call. Sync, does not raise."""
@@ -69,7 +67,9 @@ class CallMetrics:
         if receipt.first_byte is not None:
             self.first_byte.add(receipt.first_byte)
         for attempt in receipt.attempts:
-            self.attempts[_bounded(attempt.account, self._accounts), attempt.status] += 1
+            account = _bounded(attempt.account, self._accounts)
+            self.attempts[account, attempt.status] += 1
+            self.verdicts[account, attempt.blame, attempt.kind] += 1
         if receipt.key:
             self.key_calls[_bounded(receipt.key, self._keys)] += 1
         if receipt.usage.total:
@@ -77,49 +77,41 @@ class CallMetrics:
 
     def _spend(self, receipt: Receipt, usage: Usage) -> None:
         account, key = _bounded(receipt.account, self._accounts), _bounded(receipt.key, self._keys)
+        model = _bounded(self.model_of(receipt), self._models)
         for kind in KINDS:
             if amount := getattr(usage, kind):
                 self.tokens[account, kind] += amount
+                self.model_tokens[model, kind] += amount
         self.key_tokens[key] += usage.total
+        self.model_calls[model] += 1
         if receipt.cost is None:
             self.unpriced[account] += 1
         else:
             self.cost[account] += receipt.cost
             self.key_cost[key] += receipt.cost
+            self.model_cost[model] += receipt.cost
+
+    def keys(self) -> frozenset[str]:
+        """Ids of keys that have called."""
+        return frozenset(self._keys)
 
     def families(self) -> list[Family | Histogram]:
         """`relayd_...` of calls, accounts and keys."""
         return [
-            family(
-                "relayd_calls_total",
-                "counter",
-                "Calls that have ended, by how and with which status.",
-                {(("dialect", d), ("outcome", o), ("status", str(s))): n for (d, o, s), n in self.calls.items()},
-            ),
-            self.first_byte.family("relayd_call_first_byte_seconds", "From the request head to the first byte sent."),
-            self.seconds.family("relayd_call_duration_seconds", "From the request head to the end of the answer."),
-            family(
-                "relayd_attempts_total",
-                "counter",
-                "Tries on accounts, by the upstream's status; 0 = no answer.",
-                {(("account", a), ("status", str(s))): n for (a, s), n in self.attempts.items()},
-            ),
-            family(
-                "relayd_tokens_total",
-                "counter",
-                "Tokens consumed, by account and kind.",
-                {(("account", a), ("kind", kind)): n for (a, kind), n in self.tokens.items()},
-            ),
-            _by("relayd_cost_usd_total", "Cost of priced calls.", "account", _dollars(self.cost)),
-            _by(
-                "relayd_unpriced_calls_total",
-                "Calls of a model that has no price (prices.toml): no cost limit sees them.",
-                "account",
-                self.unpriced,
-            ),
-            _by("relayd_key_calls_total", "Calls that have ended, by key.", "key", self.key_calls),
-            _by("relayd_key_tokens_total", "Tokens consumed, by key.", "key", self.key_tokens),
-            _by("relayd_key_cost_usd_total", "Cost of priced calls, by key.", "key", _dollars(self.key_cost)),
+            m.CALLS.by({(dialect, outcome, str(status)): n for (dialect, outcome, status), n in self.calls.items()}),
+            m.FIRST_BYTE.of(self.first_byte),
+            m.DURATION.of(self.seconds),
+            m.ATTEMPTS.by({(account, str(status)): n for (account, status), n in self.attempts.items()}),
+            m.VERDICTS.by(self.verdicts),
+            m.TOKENS.by(self.tokens),
+            m.COST.each(_dollars(self.cost)),
+            m.UNPRICED.each(self.unpriced),
+            m.KEY_CALLS.each(self.key_calls),
+            m.KEY_TOKENS.each(self.key_tokens),
+            m.KEY_COST.each(_dollars(self.key_cost)),
+            m.MODEL_CALLS.each(self.model_calls),
+            m.MODEL_TOKENS.by(self.model_tokens),
+            m.MODEL_COST.each(_dollars(self.model_cost)),
         ]
 
 
@@ -132,9 +124,5 @@ def _bounded(name: str, known: set[str]) -> str:
     return name
 
 
-def _by(name: str, meaning: str, label: str, values: dict[str, float] | Counter[str]) -> Family:
-    return family(name, "counter", meaning, {((label, value),): amount for value, amount in values.items()})
-
-
-def _dollars(micro: Counter[str]) -> dict[str, float]:
+def _dollars(micro: Mapping[str, int]) -> dict[str, float]:
     return {name: amount / MICRO for name, amount in micro.items()}

@@ -16,6 +16,7 @@ from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord
 from relayd.daemon.reload.requests import ReloadResult
 from relayd.daemon.source.keeper import SourceKeeper
 from relayd.daemon.store.dead_letters import Losses
+from relayd.daemon.workers.roster import Worker
 
 PROBLEMS_SHOWN = 20
 COMMITS_SHOWN = 100
@@ -147,6 +148,24 @@ def node_document(node: Node, ours: str) -> dict[str, Any]:
     }
 
 
+def worker_document(worker: Worker) -> dict[str, Any]:
+    """One worker, as its last report says."""
+    report = worker.report
+    return {
+        "worker": worker.number,
+        "pid": worker.pid,
+        "stage": worker.stage,
+        "since": utc_text(worker.since),
+        "calls": report.calls,
+        "connections": report.connections.open,
+        "memory_bytes": report.memory,
+        "descriptors": report.descriptors,
+        "cpu_seconds": round(report.cpu, 2),
+        "revision": report.revision,
+        "state_problem": report.store,
+    }
+
+
 def drift_document(drift: Drift, now: float) -> dict[str, Any]:
     """Also while it is younger than a change takes to arrive; `lasting` tells."""
     return {
@@ -172,4 +191,5 @@ def losses_document(losses: Losses) -> dict[str, Any]:
         "unwritten": losses.unwritten,
         "journal_damaged": losses.damaged,
         "journal_dropped": losses.dropped,
+        "journal_waiting": losses.waiting,
     }

@@ -6,71 +6,94 @@ out. Names of `process_...` are those that Prometheus's own client libraries use
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from relayd import __version__
+from relayd.config.snapshot import Account
+from relayd.config.source.own_commit import own_commit
 from relayd.core.ailments import KINDS, Standing
-from relayd.daemon.admin.prometheus import Family, family, gauge
+from relayd.core.durations import Durations
+from relayd.daemon.admin import metric_list as m
+from relayd.daemon.admin.exposition import Family, Histogram
 from relayd.daemon.net.server import ServerStatistics
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.telemetry.trace_queue import TraceQueue
 
 _PROC = Path("/proc/self")
 
 
 def process_families(started: float) -> list[Family]:
     """CPU, memory and descriptors. `started`: Unix time, s."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
     found = [
-        gauge("relayd_build_info", "The version that runs.", 1, version=__version__),
-        gauge("process_start_time_seconds", "When the process started.", started),
-        _counter("process_cpu_seconds_total", "CPU time, user and system.", used.ru_utime + used.ru_stime),
+        m.BUILD.by({(__version__, own_commit()[:12]): 1}),
+        m.STARTED.at(started),
+        m.CPU.at(cpu_seconds()),
     ]
     try:
-        pages = int((_PROC / "statm").read_text().split()[1])
-        found.append(gauge("process_resident_memory_bytes", "Resident memory.", pages * os.sysconf("SC_PAGE_SIZE")))
-        found.append(gauge("process_open_fds", "Open file descriptors.", len(os.listdir(_PROC / "fd"))))
+        found.append(m.MEMORY.at(resident()))
+        found.append(m.FDS.at(open_descriptors()))
     except (OSError, ValueError, IndexError):
         pass
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return [*found, gauge("process_max_fds", "Most descriptors that may be open.", limit)]
+    return [*found, m.MAX_FDS.at(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
 
 
-def traffic_families(calls: int, connections: ServerStatistics, tasks: int, draining: bool) -> list[Family]:
+def cpu_seconds() -> float:
+    """s that this process has computed."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def open_descriptors() -> int:
+    """How many this process has open; of a daemon only itself and root can see that. Raises: OSError without /proc."""
+    return len(os.listdir(_PROC / "fd"))
+
+
+def known_descriptors() -> int | None:
+    """The same; None without /proc."""
+    with contextlib.suppress(OSError):
+        return open_descriptors()
+    return None
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now. Raises: OSError, ValueError, IndexError where nobody says so."""
+    return int((_PROC / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def traffic_families(
+    calls: int, streams: int, connections: ServerStatistics, tasks: int, draining: bool
+) -> list[Family]:
     """What is under way."""
     return [
-        gauge("relayd_calls_in_flight", "Calls under way.", calls),
-        gauge("relayd_connections_open", "Open client connections.", connections.open),
-        _counter("relayd_connections_accepted_total", "Client connections accepted.", connections.accepted),
-        _counter("relayd_connections_refused_total", "Client connections over max_connections.", connections.refused),
-        gauge("relayd_tasks", "Tasks of the event loop.", tasks),
-        gauge("relayd_draining", "1 while the daemon is about to stop.", draining),
+        m.CALLS_IN_FLIGHT.at(calls),
+        m.STREAMS_OPEN.at(streams),
+        m.CONNECTIONS_OPEN.at(connections.open),
+        m.CONNECTIONS_ACCEPTED.at(connections.accepted),
+        m.CONNECTIONS_REFUSED.at(connections.refused),
+        m.TASKS.at(tasks),
+        m.DRAINING.at(draining),
     ]
 
 
-def account_families(rows: Iterable[Mapping[str, Any]]) -> list[Family]:
-    """Accounts, from the rows of `relayd status`."""
+def account_families(rows: Iterable[Mapping[str, Any]], accounts: Iterable[Account]) -> list[Family]:
+    """Accounts. `rows`: those of `relayd status`."""
     rows = list(rows)
+    ceilings = {str(one.id): one.max_concurrency for one in accounts if one.max_concurrency}
     return [
-        family(
-            "relayd_account_serves",
-            "gauge",
-            "1 while an account would take a call; `relayd status` says why not.",
-            {(("account", row["id"]),): float(row["serves"]) for row in rows},
-        ),
-        family(
-            "relayd_account_calls_in_flight",
-            "gauge",
-            "Attempts on an account that have not ended.",
-            {(("account", row["id"]),): float(row["in_flight"]) for row in rows},
-        ),
+        m.ACCOUNT_SERVES.each({row["id"]: row["serves"] for row in rows}),
+        m.ACCOUNT_CONCURRENCY.each(ceilings),
     ]
+
+
+def attempt_families(accounts: Iterable[str], attempts: Callable[[str], int], leases: int) -> list[Family]:
+    """What this process has under way on accounts. `leases`: how many it holds in the store."""
+    return [m.ACCOUNT_IN_FLIGHT.each({account: attempts(account) for account in accounts}), m.LEASES.at(leases)]
 
 
 def ailment_families(found: Standing) -> list[Family]:
@@ -78,54 +101,38 @@ def ailment_families(found: Standing) -> list[Family]:
     count, service = Counter(one.kind for one in found.ailments), found.service
     well = {group for one in service.accounts if not one.why_not(service.now) for group in one.groups}
     return [
-        gauge("relayd_well", "1 while nothing is wrong; `relayd status` says what is.", not found.ailments),
-        gauge("relayd_ready", "1 while /readyz is 200.", not found.unready),
-        family(
-            "relayd_ailments",
-            "gauge",
-            "What is wrong, by kind; `relayd status` says it in words.",
-            {(("kind", kind),): float(count[kind]) for kind in KINDS},
-        ),
-        family(
-            "relayd_group_serves",
-            "gauge",
-            "1 while some account of a group that keys use can serve.",
-            {(("group", group),): float(group in well) for group in service.used_groups},
-        ),
+        m.WELL.at(not found.ailments),
+        m.READY.at(not found.unready),
+        m.AILMENTS.each({kind: count[kind] for kind in KINDS}),
+        m.GROUP_SERVES.each({group: group in well for group in service.used_groups}),
     ]
 
 
-def state_families(state: Batcher) -> list[Family]:
+def state_families(state: Batcher) -> list[Family | Histogram]:
     """The way to the state store."""
-    stats, losses = attrs.asdict(state.stats), state.losses()
-    counters = {
-        "operations": "Operations carried out.",
-        "batches": "Batches that they went in.",
-        "unanswered": "Questions that failed, because the store was away or late.",
-        "journaled": "Settlements written to the journal on disk.",
-        "replayed": "Settlements replayed from it.",
-        "told_again": "Settlements told again to a store that had been replaced.",
-        "dropped": "Operations without lasting effect that were given up.",
-        "failed": "Operations that the store refused.",
-        "outages": "Times that the store went away.",
-    }
+    session, losses = state.session, state.session.losses()
+    stats = session.stats
     return [
-        gauge("relayd_state_up", "1 while the state store answers.", state.up),
-        gauge("relayd_state_reached", "1 once the state store has answered since the start.", state.reached),
-        gauge("relayd_state_queued", "Operations that wait for the store.", state.queued),
-        *(_counter(f"relayd_state_{name}_total", meaning, stats[name]) for name, meaning in counters.items()),
-        gauge("relayd_state_dead_letters", "Refused settlements in this node's dead-letter file.", losses.count),
-        _counter("relayd_state_set_aside_total", "Settlements that the store refused, set aside.", losses.set_aside),
-        _counter("relayd_state_lost_total", "Of the refused, those that could not be set aside.", losses.unwritten),
-        _counter("relayd_state_journal_damaged_total", "Journal lines that did not add up.", losses.damaged),
-        _counter("relayd_state_journal_dropped_total", "Journal entries lost to a full disk.", losses.dropped),
+        m.STATE_UP.at(session.up),
+        m.STATE_REACHED.at(session.reached),
+        m.STATE_INFO.each({"sqlite" if session.store.name.startswith("sqlite") else "redis": 1}),
+        m.STATE_SECONDS.of(stats.took),
+        m.STATE_QUEUED.at(state.queued),
+        *(metric.at(getattr(stats, name)) for name, metric in m.STATE_COUNTS.items()),
+        m.STATE_LETTERS.at(losses.count),
+        m.STATE_SET_ASIDE.at(losses.set_aside),
+        m.STATE_LOST.at(losses.unwritten),
+        m.STATE_DAMAGED.at(losses.damaged),
+        m.STATE_DROPPED.at(losses.dropped),
     ]
 
 
-def log_families(lost: int) -> list[Family]:
-    """The log itself. `lost`: lines."""
-    return [_counter("relayd_log_lines_lost_total", "Log lines that could not be written in time.", lost)]
+def loop_families(lag: Durations, lost: int) -> list[Family | Histogram]:
+    """The event loop, and the log's own thread. `lost`: lines."""
+    return [m.LOOP_LAG.of(lag), m.LOG_LOST.at(lost)]
 
 
-def _counter(name: str, meaning: str, value: float) -> Family:
-    return family(name, "counter", meaning, {(): value})
+def trace_families(traces: TraceQueue) -> list[Family]:
+    """Traces on their way to a collector."""
+    counts = {"sent": traces.sent, "dropped": traces.dropped, "failed": traces.failed}
+    return [m.SPANS.each(counts), m.SPANS_QUEUED.at(traces.queued)]

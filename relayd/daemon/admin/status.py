@@ -6,21 +6,17 @@ Rule: sync, reads only; no secret, no prompt. Fields are only ever added. The me
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import attrs
 import trio
 
 from relayd import __version__
-from relayd.core.ailments import RunningFacts, Standing, standing
-from relayd.core.balancing.pool import Pool
+from relayd.config.source.own_commit import own_commit
 from relayd.core.cluster import drift
-from relayd.core.in_flight import InFlight
 from relayd.core.inventory import Inventory, ending_within
-from relayd.core.live import Live
 from relayd.daemon.accounts.credentials import Credentials
-from relayd.daemon.admin.call_metrics import CallMetrics
+from relayd.daemon.admin.alerts import target_rows
 from relayd.daemon.admin.documents import (
     candidate_document,
     drift_document,
@@ -29,88 +25,14 @@ from relayd.daemon.admin.documents import (
     origin_document,
     source_document,
     utc_text,
+    worker_document,
 )
-from relayd.daemon.admin.service_watch import InventoryCache, ServiceWatch
-from relayd.daemon.log_output import Output
-from relayd.daemon.net.server import HttpServer
-from relayd.daemon.reload.cluster import Cluster
-from relayd.daemon.reload.record import ReloadRecord
+from relayd.daemon.admin.process_metrics import known_descriptors
+from relayd.daemon.admin.status_sources import StatusSources
 from relayd.daemon.reload.watch import Watcher
-from relayd.daemon.source.keeper import SourceKeeper
-from relayd.daemon.store.batcher import Batcher
-from relayd.daemon.store.dead_letters import loss_ailments
 
 KEYS_SHOWN = 50
 SOON = 30 * 86_400.0  # s; a key that ends within it is named
-
-
-@attrs.frozen(kw_only=True)
-class StatusSources:
-    """Where the facts come from.
-
-    Args:
-        watcher: None where nobody looks for changes.
-        server: the public listener's, whose connections are counted.
-        service: whether calls are served here.
-        started: Unix time, s.
-        output: the log's.
-        draining: the daemon is about to stop.
-        listen: where clients come in.
-        tree: the directory that the daemon follows, or where it pulls from.
-        source: None where the tree is not pulled.
-    """
-
-    live: Live
-    record: ReloadRecord
-    watcher: Watcher | None
-    pool: Pool
-    in_flight: InFlight
-    server: HttpServer
-    credentials: Credentials
-    cluster: Cluster
-    service: ServiceWatch
-    call_metrics: CallMetrics
-    output: Output
-    node: str
-    tree: str
-    started: float
-    draining: Callable[[], bool]
-    listen: tuple[str, ...] = ()
-    source: SourceKeeper | None = None
-
-    @property
-    def state(self) -> Batcher:
-        """The shared store's."""
-        return self.service.state
-
-    @property
-    def inventory(self) -> InventoryCache:
-        """Of the running config."""
-        return self.service.inventory
-
-    def standing(self, now: float) -> Standing:
-        """How this node stands. `now`: Unix time, s."""
-        record, candidate, nodes = self.record, self.record.candidate, self.cluster.nodes()
-        running = RunningFacts(
-            degraded=record.degraded,
-            stored=record.origin.stored,
-            hold=record.hold,
-            pending=candidate.outcome.result if candidate is not None else "",
-            restart_required=record.restart_required,
-            deny_problem=record.deny_problem,
-            alive=self.live.alive(),
-            losses=tuple(loss_ailments(self.state.losses())),
-            useless=self.inventory.of(self.live.snapshot).useless_now(now),
-            source=self.source.ailments(now) if self.source is not None else (),
-        )
-        return standing(
-            running,
-            self.service.facts(now),
-            self.live.snapshot.relay.policy.readyz,
-            draining=self.draining(),
-            nodes=nodes,
-            apart=drift(nodes),
-        )
 
 
 def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
@@ -121,12 +43,14 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
     """
     snapshot, record = sources.live.snapshot, sources.record
     accounts, nodes = account_rows(sources, now), sources.cluster.nodes()
-    apart, losses = drift(nodes), sources.state.losses()
+    apart, store = drift(nodes), sources.state.session
+    losses = store.losses()
     found = sources.standing(now)
     inventory = sources.inventory.of(snapshot)
     ending = ending_within(inventory, SOON, now)
     return {
         "version": __version__,
+        "commit": own_commit(),
         "pid": os.getpid(),
         "listen": list(sources.listen),
         "node": sources.node,
@@ -145,8 +69,7 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "held_generation": record.hold,
         "restart_required": list(record.restart_required),
         "deny_problem": record.deny_problem,
-        "no_effect": list(record.no_effect),
-        "state": {"up": sources.state.up, "reached": sources.state.reached, "reason": sources.state.reason},
+        "state": {"up": store.up, "reached": store.reached, "reason": store.reason},
         "generations_live": sources.live.alive(),
         "watch": _watch(sources.watcher),
         "source": source_document(sources.source, now) if sources.source is not None else None,
@@ -158,11 +81,16 @@ def status_document(sources: StatusSources, now: float) -> dict[str, Any]:
         "secrets": _secrets(sources.credentials, inventory),
         "nodes": [node_document(node, sources.cluster.life) for node in nodes],
         "nodes_problem": sources.cluster.problem,
+        "store_clock_ahead": round(sources.cluster.store_ahead, 1),
         "drift": drift_document(apart, now) if apart is not None else None,
         "losses": losses_document(losses),
-        "calls": sources.in_flight.count(),
-        "connections": attrs.asdict(sources.server.statistics),
-        "tasks": task_count(),
+        "alerts": target_rows(sources.alerting, now),
+        "calls": sources.calls,
+        "connections": attrs.asdict(sources.connections()),
+        "descriptors": known_descriptors(),
+        "tasks": task_count() + sum(one.report.tasks for one in sources.workers),
+        "workers_wanted": sources.crew.wanted(),
+        "workers": [worker_document(one) for one in sorted(sources.workers, key=lambda one: one.number)],
         "draining": sources.draining(),
     }
 
@@ -188,7 +116,7 @@ def account_rows(sources: StatusSources, now: float) -> list[dict[str, Any]]:
                 "enabled": account.enabled,
                 "serves": reason.ok if reason is not None else False,
                 "reason": reason.text if reason is not None else "it is in no group",
-                "in_flight": sources.pool.in_flight(name),
+                "in_flight": sources.attempts(name),
                 "defect": defects.get(name, ""),
             }
         )

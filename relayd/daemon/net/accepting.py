@@ -19,8 +19,14 @@ import trio
 ACCEPTS_PER_TURN = 64
 ACCEPT_PAUSE = 0.1  # s, when descriptors or memory have run out
 ACCEPT_LOG_INTERVAL = 10.0  # s
+YIELD = 0.002  # s that a process leaves a connection to the others whose turn it is; it takes it if nobody has then
 
 TakeConnection = Callable[[socket.socket, object], None]  # given a connection, which it owns, and the peer's address
+
+
+def always() -> bool:
+    """Whose turn it is where nobody else accepts."""
+    return True
 
 
 @attrs.define(eq=False)
@@ -36,16 +42,33 @@ class Acceptor:
     event: str
     _logged_at: float = attrs.field(default=-math.inf, init=False)
 
-    async def accept_always(self, listener: socket.socket, admit: TakeConnection) -> None:
-        """Accept for ever."""
+    async def accept_always(
+        self, listener: socket.socket, admit: TakeConnection, turn: Callable[[], bool] = always
+    ) -> None:
+        """Accept for ever.
+
+        Args:
+            turn: whether this process should take the next connection, where others accept on the same socket.
+        """
         while True:
             await trio.lowlevel.wait_readable(listener)
-            if not self.accept_ready(listener, admit):
+            if not turn():
+                await trio.sleep(YIELD)
+            if not self.accept_ready(listener, admit, turn):
                 await trio.sleep(ACCEPT_PAUSE)
 
-    def accept_ready(self, listener: socket.socket, admit: TakeConnection) -> bool:
-        """Accept what is there. Returns: False when something has run out and a pause would help. Sync."""
-        for _ in range(ACCEPTS_PER_TURN):
+    def accept_ready(
+        self,
+        listener: socket.socket,
+        admit: TakeConnection,
+        turn: Callable[[], bool] = always,
+        most: int = ACCEPTS_PER_TURN,
+    ) -> bool:
+        """Accept one connection, and up to `most` that are there as long as it is our turn. Sync.
+
+        Returns: False when something has run out and a pause would help.
+        """
+        for _ in range(most):
             try:
                 sock, address = listener.accept()
             except (BlockingIOError, InterruptedError):
@@ -56,6 +79,8 @@ class Acceptor:
                 self._log_shortage(error)
                 return False
             admit(sock, address)
+            if not turn():
+                break
         return True
 
     def _log_shortage(self, error: OSError) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP client: an httpx2 transport on trio and httptools, one connection a call.
+"""The HTTP client, on trio and httptools, one connection a call.
 
 Rule: nothing is followed, stored, decompressed or read from the environment: no redirects, cookies, netrc, proxies.
 
@@ -6,8 +6,8 @@ Theory: a request is encoded to bytes, a connection is taken from the pool or ma
 is kept on an early answer, and the head is awaited. From then on the caller holds a `ResponseStream`, which is a
 `BodySource`. A reused connection that dies before a byte of answer was read had been closed by the upstream meanwhile,
 and is replaced once, free; nothing else is retried here. Yet nobody can know: it may have died while it served the
-request, so what must not be done twice never goes out on one. The relay calls the transport itself; what is off its hot
-path uses an `httpx2.AsyncClient` on it (`open_client`).
+request, so what must not be done twice never goes out on one. `httpx2_transport` is the same client for
+whoever speaks httpx2.
 """
 
 from __future__ import annotations
@@ -16,28 +16,24 @@ import math
 import ssl
 from collections.abc import Mapping
 from contextlib import aclosing
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-import httpx2
 import trio
 
 from relayd.daemon.net.connect import Origin, Resolver, cause, parse_proxy
 from relayd.daemon.net.connection_pool import ConnectionPool, PoolStatistics, UpstreamConnection
-from relayd.daemon.net.request import PlainRequest, encode, plain
+from relayd.daemon.net.request import PlainRequest, UpstreamAnswer, encode
 from relayd.daemon.net.response_stream import ResponseStream
+from relayd.daemon.net.transport_errors import ReadError, ReadTimeout, RemoteProtocolError, SendError, WriteTimeout
 
-# Body bytes that travel in one write with the request head. Beyond it, joining costs more than a second write.
+# Up to so many body bytes are joined with the request head; beyond it, joining costs more than a list of two.
 JOIN_LIMIT = 65536
 
 
-class Transport(httpx2.AsyncBaseTransport):
-    """HTTP/1.1 upstream. `response.stream` is a `ResponseStream`; response header names are lower-case.
+class Transport:
+    """HTTP/1.1 upstream. Response header names are lower-case.
 
-    Close every response, or cancel inside `handle_async_request`: each gives its connection back. There is no limit
-    to the connections and no queue for them; how many calls may run is the caller's business.
-
-    Timeouts are those of `request.build_request`; of httpx2's own, "read" counts where "first_byte" is absent, and
-    between the pieces of a body that is iterated.
+    Close every answer, or cancel inside `ask`: each gives its connection back. There is no limit to the connections and
+    no queue for them; how many calls may run is the caller's business.
 
     Args:
         tls: the trust policy; see `tls.shared_context`.
@@ -67,19 +63,14 @@ class Transport(httpx2.AsyncBaseTransport):
             idle_expiry=idle_expiry,
         )
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send `request` and wait for the head of its answer, which is returned whatever its status.
-
-        Raises: httpx2.ConnectError, ConnectTimeout, ProxyError: no connection; WriteError, WriteTimeout: the request
-            was not sent whole; ReadTimeout, ReadError, RemoteProtocolError: no answer, or none that can be read;
-            LocalProtocolError, UnsupportedProtocol: `request` cannot be said in HTTP/1.1. Texts name the origin and
-            the cause, never a header or a credential.
-        """
-        answer = await self.ask(await plain(request))
-        return httpx2.Response(answer.status, headers=answer.headers, stream=answer)
-
     async def ask(self, request: PlainRequest) -> ResponseStream:
-        """As `handle_async_request`, for whoever has no use for httpx2's nouns. Close the answer."""
+        """Send `request` and wait for the head of its answer, which is returned whatever its status. Close the answer.
+
+        Raises: ConnectError, ConnectTimeout, ProxyError: no connection; SendError, WriteTimeout: the request was not
+            sent whole; ReadTimeout, ReadError, RemoteProtocolError: no answer, or none that can be read;
+            LocalProtocolError: `request` cannot be said in HTTP/1.1. Texts name the origin and the cause, never a
+            header or a credential.
+        """
         head, origin = encode(request), request.target.origin
         connection = self._pool.take_idle(origin, trio.current_time()) if request.repeatable else None
         if connection is not None:
@@ -111,8 +102,8 @@ class Transport(httpx2.AsyncBaseTransport):
                 patience = _seconds(timeout, "first_byte" if "first_byte" in timeout else "read")
                 await _await_head(answer, origin, patience)
             if answer.failure is not None and not answer.head_complete:
-                raise answer.failure
-        except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError):
+                raise answer.fault()
+        except (ReadError, SendError, RemoteProtocolError):
             answer.close()
             if connection.reused and not answer.received:
                 return None
@@ -134,33 +125,18 @@ class Transport(httpx2.AsyncBaseTransport):
         """Close the idle connections and keep none from now on. Calls in flight, and even new ones, are served."""
         self._pool.close()
 
-    async def aclose(self) -> None:
-        self.close()
 
-
-def open_client(transport: httpx2.AsyncBaseTransport, timeout: httpx2.Timeout) -> httpx2.AsyncClient:
-    """A client for what is off the hot path, which closes `transport` at its end.
-
-    It follows no redirect, keeps no cookie and takes nothing from the environment. Use it with `async with`.
-    """
-    return httpx2.AsyncClient(
-        transport=transport,
-        timeout=timeout,
-        follow_redirects=False,
-        trust_env=False,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        headers={"accept-encoding": "identity"},
-    )
-
-
-async def read_at_most(response: httpx2.Response, limit: int) -> bytes:
-    """The first `limit` bytes of a streamed answer's body; the answer is closed. Raises: httpx2.TransportError."""
+async def read_at_most(answer: UpstreamAnswer, limit: int) -> bytes:
+    """The first `limit` bytes of an answer's body; the answer is closed. Raises: TransportError."""
     body = b""
-    async with aclosing(response.aiter_raw()) as pieces:
-        async for piece in pieces:
-            body += piece
-            if len(body) >= limit:
-                break
+    try:
+        async with aclosing(answer.__aiter__()) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) >= limit:
+                    break
+    finally:
+        answer.close()
     return body[:limit]
 
 
@@ -174,32 +150,35 @@ async def _send(
 ) -> None:
     """Write the request, unless an answer comes first: then the rest is not sent, and `answer.sent` stays False.
 
-    Raises: httpx2.WriteTimeout after `patience` s without progress; httpx2.WriteError.
+    Raises: WriteTimeout after `patience` s without progress; SendError.
     """
-    pieces = [head + body] if len(body) <= JOIN_LIMIT else [head, body]
+    stream = connection.stream
     try:
-        for piece in pieces:
-            if not await _send_piece(answer, connection, piece, patience):
-                return
+        taken = stream.send(head + body) if len(body) <= JOIN_LIMIT else stream.send_two(head, body)
+        if taken < len(head) + len(body):
+            for rest in (memoryview(head)[taken:], memoryview(body)[max(taken - len(head), 0) :]):
+                if not await _send_rest(answer, connection, rest, patience):
+                    return
     except OSError as exc:
         # The upstream may have answered and closed, as after a 413; what it said is still in the socket.
         while answer.poll() and not answer.head_complete and answer.failure is None:
             pass
         if not answer.head_complete:
-            raise httpx2.WriteError(f"{connection.origin}: {cause(exc)}") from exc
+            raise SendError(f"{connection.origin}: {cause(exc)}") from exc
         return
     answer.sent = True
 
 
-async def _send_piece(answer: ResponseStream, connection: UpstreamConnection, piece: bytes, patience: float) -> bool:
-    """Write all of `piece`; False when an answer or its failure came before the end. Raises: OSError, WriteTimeout."""
-    taken = connection.stream.send(piece)
-    rest = memoryview(piece)[taken:]
+async def _send_rest(answer: ResponseStream, connection: UpstreamConnection, rest: memoryview, patience: float) -> bool:
+    """Write what was not taken at once; False when an answer or its failure came before the end.
+
+    Raises: OSError, WriteTimeout.
+    """
     while rest:
         with trio.move_on_after(patience) as scope:
             await connection.stream.ready()
         if scope.cancelled_caught:
-            raise httpx2.WriteTimeout(f"{connection.origin}: took no byte of the request for {patience:g} s")
+            raise WriteTimeout(f"{connection.origin}: took no byte of the request for {patience:g} s")
         answer.poll()
         if answer.head_complete or answer.failure is not None:
             return False
@@ -208,11 +187,11 @@ async def _send_piece(answer: ResponseStream, connection: UpstreamConnection, pi
 
 
 async def _await_head(answer: ResponseStream, origin: Origin, patience: float) -> None:
-    """Read until the head is complete or broken. Raises: httpx2.ReadTimeout after `patience` s."""
+    """Read until the head is complete or broken. Raises: ReadTimeout after `patience` s."""
     left, due = patience, trio.current_time() + patience
     while await answer.wait_within(left):  # first: an answer is never there as soon as its request is sent
         answer.poll()
         if answer.head_complete or answer.failure is not None:
             return
         left = max(0.0, due - trio.current_time())
-    raise httpx2.ReadTimeout(f"{origin}: no answer in {patience:g} s")
+    raise ReadTimeout(f"{origin}: no answer in {patience:g} s")

@@ -28,6 +28,7 @@ from relayd.config.environment import NO_SOCKS
 from relayd.daemon.net.polled_stream import open_stream
 from relayd.daemon.net.stream import Stream, send_all, tune
 from relayd.daemon.net.tls import TlsStream
+from relayd.noun import noun
 
 # A name is looked up again after this long, s. Cloud front doors announce records of 60 to 300 s; half of the shortest.
 NAME_TTL = 30.0
@@ -81,7 +82,7 @@ class NameUnknown(OSError):
     """A name look-up failed."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ProxyServer:
     """A proxy from its URL. `scheme`: http, https or socks5."""
 
@@ -141,7 +142,8 @@ def cause(exc: OSError) -> str:
     return (exc.strerror or type(exc).__name__).lower()
 
 
-async def _system_look_up(host: str, port: int) -> list[SocketAddress]:
+async def system_look_up(host: str, port: int) -> list[SocketAddress]:
+    """The addresses of a name, as the system knows them. Raises: OSError."""
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # a label that is empty or longer than 63 bytes
@@ -167,7 +169,7 @@ class Resolver:
         look_up: asks the system. Raises: OSError.
     """
 
-    def __init__(self, *, look_up: LookUp = _system_look_up, ttl: float = NAME_TTL) -> None:
+    def __init__(self, *, look_up: LookUp = system_look_up, ttl: float = NAME_TTL) -> None:
         self._look_up = look_up
         self._ttl = ttl
         self._entries: dict[tuple[str, int], ResolvedName] = {}

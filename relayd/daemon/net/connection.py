@@ -5,6 +5,8 @@ Rule: bounded. What was read ahead is at most one head and one read; what is thr
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
 import socket
 from collections.abc import Callable
@@ -16,6 +18,13 @@ import trio
 from relayd.daemon.net.disconnect import PeekDisconnects
 from relayd.daemon.net.stream import PlainStream
 
+logger = logging.getLogger("relayd.server")
+
+# What no peer and no network can bring about: a descriptor closed under us or another file's by now, no memory for it.
+OURS = frozenset({
+    errno.EBADF, errno.ENOTSOCK, errno.EEXIST, errno.ENOENT, errno.EFAULT, errno.ENOMEM, errno.ENOBUFS,
+    errno.ENOSPC, errno.EMFILE,
+})  # fmt: skip
 # How much of an unread body is read and thrown away to keep a connection; a longer one closes it.
 UNREAD_LIMIT = 64 * 1024
 # How long the end of an unread body, or the client's own close, is waited for. s
@@ -78,7 +87,10 @@ class ClientConnection:
     def close(self) -> None:
         """Close now; idempotent."""
         self.notice_leaving(None)
-        self.stream.close()
+        try:
+            self.stream.close()
+        except OSError as error:  # never the peer's doing
+            _log(error, self.peer)
 
     async def linger(self) -> None:
         """Let the client read the end of our answer: closing over unread bytes sends a reset that may overtake it.
@@ -98,5 +110,15 @@ class ClientConnection:
                     else:
                         return
                 await trio.sleep_forever()
-        except OSError:
-            return
+        except OSError as error:
+            tell_fault(error, self.peer)
+
+
+def tell_fault(error: OSError, peer: str) -> None:
+    """Log what broke a connection, unless it can be that the peer is gone, which is nobody's fault."""
+    if error.errno in OURS:
+        _log(error, peer)
+
+
+def _log(error: OSError, peer: str) -> None:
+    logger.error("server.failed", exc_info=error, extra={"peer": peer, "path": ""})

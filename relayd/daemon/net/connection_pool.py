@@ -10,18 +10,15 @@ import math
 import ssl
 
 import attrs
-import httpx2
 import trio
 
 from relayd.daemon.net.connect import ConnectFailed, Exhausted, Origin, ProxyRefused, ProxyServer, Resolver, connect
 from relayd.daemon.net.stream import Stream
+from relayd.daemon.net.transport_errors import ConnectError, ConnectTimeout, NoDescriptors, ProxyError
+from relayd.noun import noun
 
 
-class NoDescriptors(httpx2.ConnectError):
-    """This node itself cannot open a connection."""
-
-
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class PoolStatistics:
     """What a transport holds open now (`connecting`, `busy`, `idle`), and what it has done since it was made."""
 
@@ -81,19 +78,19 @@ class ConnectionPool:
         return None
 
     async def connect(self, origin: Origin, patience: float) -> UpstreamConnection:
-        """A new connection, within `patience` s. Raises: httpx2.ConnectError, ConnectTimeout, ProxyError."""
+        """A new connection, within `patience` s. Raises: ConnectError, ConnectTimeout, ProxyError."""
         self._connecting += 1
         try:
             with trio.fail_after(patience):
                 stream = await connect(origin, tls=self.tls, resolver=self.resolver, proxy=self.proxy)
         except trio.TooSlowError as exc:
-            raise httpx2.ConnectTimeout(f"{origin}: not connected in {patience:g} s") from exc
+            raise ConnectTimeout(f"{origin}: not connected in {patience:g} s") from exc
         except ProxyRefused as exc:
-            raise httpx2.ProxyError(str(exc)) from exc
+            raise ProxyError(str(exc)) from exc
         except Exhausted as exc:
             raise NoDescriptors(str(exc)) from exc
         except ConnectFailed as exc:
-            raise httpx2.ConnectError(str(exc)) from exc
+            raise ConnectError(str(exc)) from exc
         finally:
             self._connecting -= 1
         self._connected += 1

@@ -22,7 +22,7 @@ from types import TracebackType
 import trio
 
 from relayd.config import snapshot
-from relayd.daemon.net.connection import LINGER, UNREAD_LIMIT, ClientConnection
+from relayd.daemon.net.connection import LINGER, UNREAD_LIMIT, ClientConnection, tell_fault
 from relayd.wire.call import Reply
 from relayd.wire.content_coding import coding_of, unsupported
 from relayd.wire.h1 import CONTINUE, LAST_CHUNK, ChunkedDecoder, FramingError, bodyless, chunk, response_head
@@ -31,6 +31,8 @@ from relayd.wire.refusal import Refusal
 
 # So many reads without a wait, then the other tasks have a turn: a megabyte from a fast local client.
 READS_PER_TURN = 16
+# To a client that has begun to ask, or whose answer has not begun, when the server ends.
+STOPPED = Refusal(status=503, message="the relay is stopping", code="stopping")
 
 
 class Phase(Enum):
@@ -54,8 +56,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_begun_body", "_bodiless", "_body_due", "_chunked", "_connection", "_done_body", "_head_bytes", "_keep",
-        "_left", "_pending", "_phase", "_reads", "_scope", "_settings", "_stream", "answered", "clock_start", "gone",
+        "_begun_body", "_bodiless", "_body_due", "_chunked", "_connection", "_done_body", "_held", "_keep", "_left",
+        "_pending", "_phase", "_reads", "_scope", "_settings", "_stream", "answered", "clock_start", "gone",
         "head", "peer", "sent",
     )  # fmt: skip
 
@@ -75,7 +77,7 @@ class Exchange:
         self._begun_body = False
         self._body_due = math.inf  # when the whole body must have come, on trio's clock
         self._phase = Phase.NEW
-        self._head_bytes = b""  # of a begun answer, until the first push takes it along
+        self._held = b""  # a begun head and what was pushed on hold, until the next push takes them along
         self._pending: bytearray | None = None  # what the kernel did not take yet
         self._chunked = False
         self._left: int | None = None  # body bytes still owed, where a length was promised
@@ -109,7 +111,6 @@ class Exchange:
         length = self.head.content_length
         if length is not None and length > limit:
             raise _too_large(limit)
-        self._body_due = trio.current_time() + self._settings.body_deadline
         body = await (self._chunks(limit, took) if length is None else self._sized(length, took))
         self._done_body = True
         return body
@@ -120,14 +121,15 @@ class Exchange:
         took(min(len(have), length))
         if len(have) < length:
             await self._send_continue()
-            pieces, missing = [have], length - len(have)
+            gathered, missing = bytearray(have), length - len(have)  # pieces in a list would leave holes in the heap
             connection.buffer = b""
             while missing > 0:
                 data = await self._more()
                 took(min(len(data), missing))
-                pieces.append(data)
+                gathered += data
                 missing -= len(data)
-            have = b"".join(pieces)
+            have = bytes(gathered)
+            del gathered
         if len(have) == length:
             connection.buffer = b""
             return have
@@ -166,8 +168,10 @@ class Exchange:
         self._reads += 1
         if self._reads % READS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
-        patience = self._settings.body_timeout
-        left = self._body_due - trio.current_time()
+        patience, now = self._settings.body_timeout, trio.current_time()
+        if self._body_due == math.inf:  # a body that came with its head needs no time
+            self._body_due = now + self._settings.body_deadline
+        left = self._body_due - now
         try:
             data = self._stream.recv() if left > 0 else None
             if data is None:
@@ -175,7 +179,8 @@ class Exchange:
                     while data is None:
                         await self._stream.readable()
                         data = self._stream.recv()
-        except OSError:
+        except OSError as error:
+            tell_fault(error, self.peer)
             data = b""
         if data is None and left <= patience:
             message = f"the request body did not come whole within {self._settings.body_deadline:g} s"
@@ -202,7 +207,7 @@ class Exchange:
             return
         self.sent += len(body)
         self.answered = True
-        if not self._put(self._take_head() + body):
+        if not self._put(self._take_held() + body):
             await self.flush()
 
     def start(self, status: int, headers: HeaderPairs, length: int | None = None) -> None:
@@ -215,8 +220,11 @@ class Exchange:
         """
         self._begin(status, headers, length)
 
-    def push(self, data: bytes) -> bool:
+    def push(self, data: bytes, *, hold: bool = False) -> bool:
         """Frame `data` and try to send it now, without blocking. No data sends the head alone, if it still waits.
+
+        Args:
+            hold: it goes along with the next push, or with the end, which is about to come; each is one write.
 
         Returns: True when nothing is pending (also when the client is gone: look at `gone`). False: `flush` before
             the next push, so that at most one piece is pending.
@@ -236,7 +244,12 @@ class Exchange:
         self.sent += len(data)
         self.answered = True
         framed = chunk(data) if self._chunked else data
-        return self._put(self._take_head() + framed if self._head_bytes else framed)
+        if self._held:
+            framed = self._take_held() + framed
+        if hold:
+            self._held = framed
+            return True
+        return self._put(framed)
 
     async def flush(self) -> None:
         """Wait until nothing is pending, or the client is gone. Cancelled, it loses nothing and may be called again.
@@ -264,7 +277,7 @@ class Exchange:
         if self.gone:
             return
         self.answered = True
-        if not self._put(self._take_head() + (LAST_CHUNK if self._chunked else b"")):
+        if not self._put(self._take_held() + (LAST_CHUNK if self._chunked else b"")):
             await self.flush()
 
     def abort(self) -> None:
@@ -274,7 +287,7 @@ class Exchange:
             self._stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._phase = Phase.ENDED
         self._keep = False
-        self._pending = None
+        self._held, self._pending = b"", None
         self._connection.close()
 
     # Disconnects
@@ -283,6 +296,10 @@ class Exchange:
         """The body of the `with` is cancelled as soon as the client disconnects (FIN, also half-close, or RST), and
         `gone` becomes True; also at `deadline`, on trio's clock. One watch at a time."""
         return _Watch(self, deadline)
+
+    def _broke(self, error: OSError) -> None:
+        tell_fault(error, self.peer)
+        self._client_left()
 
     def _client_left(self) -> None:
         self.gone = True
@@ -305,7 +322,7 @@ class Exchange:
     def withdraw(self) -> None:
         """Forget an answer of which no byte has left."""
         self._phase = Phase.NEW
-        self._head_bytes = b""
+        self._held = b""
 
     async def settle(self) -> bool:
         """Bring the connection to the next request. Returns: whether there can be one; else it is to be closed."""
@@ -338,7 +355,8 @@ class Exchange:
                         connection.buffer = data[len(data) + missing :] if missing < 0 else b""
                     else:
                         return False
-        except OSError:
+        except OSError as error:
+            tell_fault(error, self.peer)
             return False
         return missing <= 0
 
@@ -377,7 +395,7 @@ class Exchange:
         until_close = length is None and not head.http_minor
         keep = head.keep_alive and not until_close and not edge.draining and self._settings.keep_alive_timeout > 0
         self._keep = keep and self._can_skip()
-        self._head_bytes = response_head(
+        self._held = response_head(
             status, headers, length=length, keep_alive=self._keep, date=edge.date(), http_minor=head.http_minor
         )
         self._bodiless = head.method == "HEAD" or bodyless(status)
@@ -385,9 +403,9 @@ class Exchange:
         self._left = length
         self._phase = Phase.BEGUN
 
-    def _take_head(self) -> bytes:
-        head = self._head_bytes
-        self._head_bytes = b""
+    def _take_held(self) -> bytes:
+        head = self._held
+        self._held = b""
         return head
 
     def _put(self, out: bytes) -> bool:
@@ -399,8 +417,8 @@ class Exchange:
             return True
         try:
             taken = self._stream.send(out)
-        except OSError:
-            self._client_left()
+        except OSError as error:
+            self._broke(error)
             return True
         if taken == len(out):
             return True
@@ -414,8 +432,8 @@ class Exchange:
         try:
             with memoryview(pending) as view:
                 taken = self._stream.send(view)
-        except OSError:
-            self._client_left()
+        except OSError as error:
+            self._broke(error)
             return True
         del pending[:taken]
         return not pending

@@ -10,10 +10,12 @@ import os
 import socket
 import stat
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from relayd.daemon.net.port_owner import advice, owner_of_port
 
 Sockets = dict[str, list[socket.socket]]  # by the address that they listen on
+NONE: Mapping[str, list[socket.socket]] = MappingProxyType({})
 
 # Linux cuts it to net.core.somaxconn (4096 since 5.4); a burst of reconnecting clients should fit.
 BACKLOG = 2048
@@ -37,12 +39,18 @@ def open_listener(address: str) -> list[socket.socket]:
         raise OSError(error.errno, f"{address}: cannot listen: {why}") from error
 
 
-def open_listeners(addresses: Sequence[str]) -> Sockets:
-    """Listening sockets for all addresses, or none. Raises: OSError, ValueError."""
-    opened: Sockets = {}
+def open_listeners(addresses: Sequence[str], open_already: Mapping[str, list[socket.socket]] = NONE) -> Sockets:
+    """Listening sockets for all addresses, or none. Raises: OSError, ValueError.
+
+    Args:
+        open_already: some that are ours; those of other addresses are closed.
+    """
+    opened: Sockets = {address: group for address, group in open_already.items() if address in addresses}
+    _close_all([sock for address, group in open_already.items() if address not in opened for sock in group])
     try:
         for address in addresses:
-            opened[address] = open_listener(address)
+            if address not in opened:
+                opened[address] = open_listener(address)
     except BaseException:
         _close_all(sockets_of(opened))
         raise

@@ -58,6 +58,12 @@ class PolledStream(PlainStream):
         self._out = taken == len(data)
         return taken
 
+    def send_two(self, head: bytes, body: bytes) -> int:
+        """As Stream.send_two."""
+        taken = PlainStream.send_two(self, head, body)
+        self._out = taken == len(head) + len(body)
+        return taken
+
     async def readable(self) -> None:
         """As Stream.readable."""
         if self._in:
@@ -116,11 +122,15 @@ class PolledStream(PlainStream):
         number = self.sock.fileno()
         if number < 0:
             return
-        self._poller.discard(number)
         self._left = None
         for task in {self._reader, self._writer} - {None}:
             self._wake(task, outcome.Error(trio.ClosedResourceError("closed meanwhile")))
         self._in = self._out = True  # trying says that it is closed
+        try:
+            self._poller.discard(number)
+        except OSError:  # the number is not ours any more: whose it is would lose it by a close
+            self.sock.detach()
+            raise
         self.sock.close()
 
     # What the poller says
@@ -150,6 +160,7 @@ class PolledStream(PlainStream):
         end = outcome.capture(turn)
         if self._reader is not None and (self._in or not isinstance(end, outcome.Value) or end.value):
             self._wake(self._reader, end)
+        del end  # what was raised holds its frames, and this is the caller of one: a cycle
 
     def _wake(self, task: trio.lowlevel.Task | None, end: outcome.Outcome[object] | None = None) -> None:
         assert task is not None

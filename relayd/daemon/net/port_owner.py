@@ -13,13 +13,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
+from relayd.noun import noun
 
 PROC = Path("/proc")
 LISTEN = "0A"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class PortOwner:
     """A process that listens on a port."""
 
@@ -43,7 +43,8 @@ def advice(port: int, owner: PortOwner | None, own: int) -> str:
     """What to do about a taken port: `taken by process 4711 (nginx); stop it, or ...`. `own`: our process id."""
     other = f"or choose another port, such as {port + 1 if port < 65535 else port - 1} (--listen, or relay.toml)"
     if owner is None:
-        return f"taken by a process that we may not see (try `ss -ltnp 'sport = :{port}'` as root); {other}"
+        seen = f"try `ss -ltnp 'sport = :{port}'` as root"
+        return f"taken by a process that we may not see, maybe another relayd ({seen}); {other}"
     if owner.pid == own:
         return f"this very process listens there already; {other}"
     return f"taken by {owner}; stop it (kill {owner.pid}), {other}"

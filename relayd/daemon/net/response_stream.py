@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import httptools
-import httpx2
 import trio
 
 from relayd.daemon.net.connect import cause
 from relayd.daemon.net.connection_pool import ConnectionPool, UpstreamConnection
+from relayd.daemon.net.transport_errors import Disconnected, ReadError, ReadTimeout, RemoteProtocolError, TransportError
 from relayd.wire.http import HeaderPairs
 
 # A response head, and any other run of bytes without body in it (trailers, chunk extensions, 1xx), bytes. llhttp has
@@ -28,11 +28,7 @@ FRAMING_LIMIT = 65536
 HEADER_LIMIT = 256
 
 
-class Disconnected(httpx2.RemoteProtocolError):
-    """The upstream closed the connection before its answer was whole; what came until then was HTTP."""
-
-
-class ResponseStream(httpx2.AsyncByteStream):
+class ResponseStream:
     """An upstream's answer: the parser's view of it, and a `BodySource` for its body.
 
     The methods called `on_...` are the parser's; they never raise, because what they raise reaches us only as the
@@ -62,7 +58,7 @@ class ResponseStream(httpx2.AsyncByteStream):
         self._until_end = False  # neither sized nor chunked: the end of the connection is the end of the body
         self._keep_alive = False
         self._ended = False
-        self._failure: httpx2.TransportError | None = None
+        self._failure: TransportError | None = None
         self._closed = False
 
     # What the parser says.
@@ -164,18 +160,26 @@ class ResponseStream(httpx2.AsyncByteStream):
             self._fail("cut off" if self.received else "closed the connection without an answer", Disconnected)
 
     def _break(self, exc: OSError) -> None:
-        kind = httpx2.RemoteProtocolError if isinstance(exc, ssl.SSLEOFError) else httpx2.ReadError
+        kind = RemoteProtocolError if isinstance(exc, ssl.SSLEOFError) else ReadError
         self._failure = kind(f"{self._connection.origin}: {cause(exc)}")
-        self._failure.__cause__ = exc
+        self._failure.__cause__ = exc.with_traceback(None)  # whose frames hold us
 
-    def _fail(self, why: str, kind: type[httpx2.RemoteProtocolError] = httpx2.RemoteProtocolError) -> None:
+    def _fail(self, why: str, kind: type[RemoteProtocolError] = RemoteProtocolError) -> None:
         if self._failure is None:
             self._failure = kind(f"{self._connection.origin}: {why}")
 
     @property
-    def failure(self) -> httpx2.TransportError | None:
+    def failure(self) -> TransportError | None:
         """What broke it, if anything has."""
         return self._failure
+
+    def fault(self) -> TransportError:
+        """What broke it, to be raised: a fresh one each time, for one that we kept would keep us, by its frames."""
+        kept = self._failure
+        assert kept is not None
+        fresh = type(kept)(*kept.args)
+        fresh.__cause__ = kept.__cause__
+        return fresh
 
     # Source.
 
@@ -184,7 +188,7 @@ class ResponseStream(httpx2.AsyncByteStream):
         parts = self._parts
         while not parts:
             if self._failure is not None:
-                raise self._failure
+                raise self.fault()
             if self._ended:
                 return b""
             if not self.poll():
@@ -216,12 +220,11 @@ class ResponseStream(httpx2.AsyncByteStream):
         whole = self._ended and self.sent and self._failure is None
         self._parser = None  # it refers to us; without it no cycle is left for the garbage collector
         if not self._ended and self._failure is None:
-            self._failure = httpx2.ReadError(f"{self._connection.origin}: closed by us")
+            self._failure = ReadError(f"{self._connection.origin}: closed by us")
         self._pool.give_back(self._connection, whole and self._keep_alive)
 
-    # AsyncByteStream, for those who use the response as httpx2 does.
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        """The pieces of the body. Raises: TransportError."""
         while (piece := self.take()) != b"":
             if piece is None:
                 await self._wait_in_time()
@@ -229,9 +232,6 @@ class ResponseStream(httpx2.AsyncByteStream):
                 yield piece
 
     async def _wait_in_time(self) -> None:
-        """As `wait`. Raises: httpx2.ReadTimeout."""
+        """As `wait`. Raises: ReadTimeout."""
         if not await self.wait_within(self._read_timeout):
-            raise httpx2.ReadTimeout(f"{self._connection.origin}: no byte for {self._read_timeout:g} s")
-
-    async def aclose(self) -> None:
-        self.close()
+            raise ReadTimeout(f"{self._connection.origin}: no byte for {self._read_timeout:g} s")

@@ -10,6 +10,7 @@ connections ends those that have waited too long for a head, and disconnects are
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
@@ -18,16 +19,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-import attrs
 import trio
 
 from relayd.config import snapshot
 from relayd.daemon.net.accepting import Acceptor
-from relayd.daemon.net.connection import LINGER, ClientConnection, Edge
-from relayd.daemon.net.exchange import Exchange
-from relayd.daemon.net.listen import open_listener
+from relayd.daemon.net.board import BoardRow
+from relayd.daemon.net.connection import LINGER, OURS, ClientConnection, Edge, tell_fault
+from relayd.daemon.net.exchange import STOPPED, Exchange
+from relayd.daemon.net.listen import BACKLOG, open_listener
 from relayd.daemon.net.polled_stream import open_stream
-from relayd.daemon.net.stream import tune
+from relayd.daemon.net.stream import READ_SIZE, tune
+from relayd.noun import noun
 from relayd.wire.call import Reply
 from relayd.wire.h1 import FramingError, find_head, parse_head, path_of, response_head
 from relayd.wire.http import RequestHead
@@ -55,13 +57,21 @@ class Application(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ServerStatistics:
     """Connections: open now; accepted and turned away (over max_connections) since the start."""
 
-    open: int
-    accepted: int
-    refused: int
+    open: int = 0
+    accepted: int = 0
+    refused: int = 0
+
+    def __add__(self, other: ServerStatistics) -> ServerStatistics:
+        """Of both together."""
+        return ServerStatistics(
+            open=self.open + other.open,
+            accepted=self.accepted + other.accepted,
+            refused=self.refused + other.refused,
+        )
 
 
 class HttpServer:
@@ -71,6 +81,10 @@ class HttpServer:
         application: serves requests.
         settings: the [server] table in force; asked afresh for each connection and request.
         most: connections that this process has descriptors for, whatever the settings allow.
+        together: connections that there is memory for under a config, of all processes that serve together.
+        row: see `share`.
+        held: somebody else holds the listening sockets too (inherited.py): what is queued on them is left to whoever
+            accepts next.
     """
 
     def __init__(
@@ -79,11 +93,18 @@ class HttpServer:
         settings: Callable[[], snapshot.Server],
         *,
         most: int = sys.maxsize,
+        together: Callable[[snapshot.Server], int] = lambda settings: sys.maxsize,
+        row: BoardRow | None = None,
+        held: bool = False,
     ) -> None:
         self._application = application
+        self._row = row
         self._most = most
+        self._together = together
+        self._held = held
         self._settings = settings
         self._edge = Edge()
+        self._gently = False
         self._open: set[ClientConnection] = set()
         self._accepting = trio.CancelScope()
         self._listening: dict[socket.socket, trio.CancelScope] = {}
@@ -97,6 +118,20 @@ class HttpServer:
     def statistics(self) -> ServerStatistics:
         """How many connections there are and were."""
         return ServerStatistics(open=len(self._open), accepted=self._accepted, refused=self._refused)
+
+    def share(self, row: BoardRow) -> None:
+        """Other processes serve along with this one from now on.
+
+        Args:
+            row: this process's figures, and those of all.
+        """
+        self._row = row
+        self._tell_row()
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes nothing more."""
+        return self._edge.draining
 
     async def serve(
         self, sockets: list[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -132,48 +167,69 @@ class HttpServer:
         acceptors, connections = self._nurseries
         sock.setblocking(False)
         scope = self._listening[sock] = trio.CancelScope()
+        self._tell_row()
         acceptors.start_soon(self._accept, sock, scope, connections)
 
     def unlisten(self, sock: socket.socket) -> None:
-        """Accept no more on a socket. Connections that the kernel has already made on it are served too. Sync."""
+        """Accept no more on a socket. Connections that the kernel has already made on it, and that would be lost with
+        it, are served too. Sync.
+        """
         scope = self._listening.pop(sock, None)
         if scope is None or self._nurseries is None:
             return
         scope.cancel()  # before the close, which a waiting task would take for an error
-        self._acceptor.accept_ready(sock, partial(self._admit, self._nurseries[1]))
+        self._tell_row()
+        if not self._held:
+            self._acceptor.accept_ready(sock, partial(self._admit, self._nurseries[1]), most=2 * BACKLOG)
         _close_listener(sock)
 
-    def drain(self) -> None:
-        """Accept no more, close idle connections, let the others end after their answer. `serve` then returns."""
+    def drain(self, *, gently: bool = False) -> None:
+        """Accept no more, close idle connections, let the others end after their answer. `serve` then returns.
+
+        A client that asked a moment ago is probably about to ask again, and a POST that meets a closing connection is
+        lost: it may do so once more, for LINGER s, and is told then that the connection ends.
+
+        Args:
+            gently: others serve on, so nobody is in a hurry: an idle connection is closed by its time, or after its
+                next answer.
+        """
         self._edge.draining = True
+        self._gently = gently
+        self._tell_row()
         self._accepting.cancel()
-        soon = trio.current_time() + LINGER
+        if gently:
+            return
+        now, kept = trio.current_time(), self._settings().keep_alive_timeout
         for connection in self._open:
             if connection.due == math.inf or connection.buffer:
                 continue
-            if not connection.served:  # its first request is probably on the way
-                connection.due = min(connection.due, soon)
-            elif not _has_input(connection.stream.sock):
+            idle = now - (connection.due - kept) if connection.served else 0.0
+            connection.due = min(connection.due, now + min(max(LINGER - idle, 0.0), LINGER))
+            if connection.due <= now and not _has_input(connection.stream.sock):
                 connection.expire()
 
     # Connections in
 
     async def _accept(self, listener: socket.socket, scope: trio.CancelScope, connections: trio.Nursery) -> None:
         with scope:
-            await self._acceptor.accept_always(listener, partial(self._admit, connections))
+            await self._acceptor.accept_always(listener, partial(self._admit, connections), self._has_turn)
 
     def _admit(self, connections: trio.Nursery, sock: socket.socket, address: object) -> None:
+        peer = str(address[0]) if isinstance(address, tuple) else ""
         try:
-            tune(sock, send_buffer=SEND_BUFFER)
+            settings = self._settings()
+            tune(sock, send_buffer=SEND_BUFFER, dead_after=settings.write_timeout)
             stream = open_stream(sock)
-        except OSError:  # reset already
+        except OSError as error:  # reset already
+            tell_fault(error, peer)
             sock.close()
             return
-        peer = str(address[0]) if isinstance(address, tuple) else ""
         connection = ClientConnection(stream, peer, self._edge)
         self._accepted += 1
-        if len(self._open) < min(self._most, self._settings().max_connections):
+        allowed = min(settings.max_connections, self._together(settings))
+        if len(self._open) < self._most and self._all_open() < allowed:
             self._open.add(connection)
+            self._tell_row()
             connections.start_soon(self._serve_connection, connection)
             return
         self._refused += 1
@@ -182,6 +238,18 @@ class HttpServer:
             connections.start_soon(self._turn_away, connection)
         else:
             connection.close()
+
+    def _all_open(self) -> int:
+        """Connections of all processes that serve together."""
+        return len(self._open) if self._row is None else self._row.connections
+
+    def _tell_row(self) -> None:
+        if self._row is not None:
+            self._row.tell_connections(len(self._open))
+            self._row.tell_accepts(bool(self._listening) and not self._edge.draining)
+
+    def _has_turn(self) -> bool:
+        return self._row is None or self._row.has_turn()
 
     async def _turn_away(self, connection: ClientConnection) -> None:
         """Say 503 to a client that is one too many, once it has asked."""
@@ -211,13 +279,14 @@ class HttpServer:
         """Serve a connection to its end; nothing that goes wrong in it reaches the others."""
         try:
             await self._serve_requests(connection)
-        except OSError:
-            pass  # the peer is gone
+        except OSError as error:  # the peer is gone
+            tell_fault(error, connection.peer)
         except Exception:
             logger.exception("server.failed", extra={"peer": connection.peer, "path": ""})
         finally:
             connection.close()
             self._open.discard(connection)
+            self._tell_row()
 
     async def _serve_requests(self, connection: ClientConnection) -> None:
         try:
@@ -230,9 +299,29 @@ class HttpServer:
             refusal = Refusal(status=error.status, message=f"malformed request: {error.reason}")
             await self._refuse(connection, refusal, error.path)
             return
+        except trio.Cancelled:
+            await self._part_from(connection)
+            raise
         if connection.expired and connection.buffer:
             refusal = Refusal(status=408, message="the request head took too long")
             await self._refuse(connection, refusal, path_of(connection.buffer))
+
+    async def _part_from(self, connection: ClientConnection) -> None:
+        """The server ends at once. Who has begun to ask is told; who was answered over unread bytes can read it."""
+        if connection.stream.fileno() < 0:
+            return
+        with contextlib.suppress(BlockingIOError):  # not by the stream, to which the poller may not have told of it
+            data = connection.stream.sock.recv(READ_SIZE)
+            if not data:
+                return
+            connection.buffer += data
+        if not connection.buffer:
+            return
+        with trio.CancelScope(shield=True):  # for LINGER at most
+            if connection.due < math.inf:  # a head is waited for
+                await self._refuse(connection, STOPPED, path_of(connection.buffer))
+            else:
+                await connection.linger()
 
     async def _next_head(self, connection: ClientConnection) -> RequestHead | None:
         """Wait for the next request. None when there will be none.
@@ -244,14 +333,16 @@ class HttpServer:
         if buffer:
             await trio.lowlevel.checkpoint()  # a long pipeline must not keep the others waiting
         patience: float = settings.keep_alive_timeout if connection.served and not buffer else settings.header_timeout
-        if self._edge.draining and not buffer:  # a connection that was just made may ask once
-            patience = 0.0 if connection.served else min(LINGER, patience)
+        if self._edge.draining and not self._gently and not buffer:  # it may ask once more
+            patience = min(LINGER, patience)
         connection.due = trio.current_time() + patience
         while True:
             if buffer:
                 end = find_head(buffer, seen)
                 if end is not None:
                     break
+                if not seen:  # its first bytes
+                    connection.due = trio.current_time() + settings.header_timeout
                 seen = len(buffer)
             await stream.readable()
             if connection.expired:
@@ -261,8 +352,6 @@ class HttpServer:
                 continue
             if not data:
                 return None
-            if not buffer:
-                connection.due = trio.current_time() + settings.header_timeout
             connection.buffer = buffer = buffer + data if buffer else data
         connection.due = math.inf
         connection.buffer = buffer[end:]
@@ -303,19 +392,20 @@ class HttpServer:
             connection.stream.send(
                 head + reply.body
             )  # far below the socket's buffer, which is empty or not worth a wait
-        except OSError:
+        except OSError as error:
+            tell_fault(error, connection.peer)
             return
         await connection.linger()
 
 
 def _has_input(sock: socket.socket) -> bool:
-    """Whether bytes (or the end) wait to be read."""
+    """Whether bytes (or the end) wait to be read; not where the socket is lost, of which nobody will be told."""
     try:
         sock.recv(1, socket.MSG_PEEK)
     except (BlockingIOError, InterruptedError):
         return False
-    except OSError:
-        pass
+    except OSError as error:
+        return error.errno not in OURS
     return True
 
 

@@ -32,6 +32,10 @@ class Stream(Protocol):
         """Hand over what fits now; the number of bytes taken, maybe 0. Raises: OSError on a broken connection."""
         ...
 
+    def send_two(self, head: bytes, body: bytes) -> int:
+        """As `send`, of both, which need not be joined for it."""
+        ...
+
     async def readable(self) -> None:
         """Wait until `recv` may have something to say. Cancellation loses nothing."""
         ...
@@ -80,6 +84,12 @@ class PlainStream:
     def send(self, data: bytes | memoryview) -> int:
         try:
             return self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def send_two(self, head: bytes, body: bytes) -> int:
+        try:
+            return self.sock.sendmsg((head, body))
         except (BlockingIOError, InterruptedError):
             return 0
 
@@ -133,8 +143,21 @@ async def send_all(stream: Stream, data: bytes) -> None:
         rest = rest[stream.send(rest) :]
 
 
-def tune(sock: socket.socket, *, send_buffer: int = 0) -> None:
-    """Non-blocking, no Nagle (a first token must not wait 40 ms for an ACK), dead peers noticed in about a minute."""
+# A peer that says nothing for so long is probed, so often and so many times. s
+KEEP_IDLE, KEEP_INTERVAL, KEEP_COUNT = 30, 10, 3
+# So long after the last sign of life of a peer that should have given one, its connection is over. s
+DEAD_AFTER = float(KEEP_IDLE + KEEP_INTERVAL * KEEP_COUNT)
+
+
+def tune(sock: socket.socket, *, send_buffer: int = 0, dead_after: float = DEAD_AFTER) -> None:
+    """Non-blocking, no Nagle (a first token must not wait 40 ms for an ACK), and dead peers are noticed.
+
+    Probes alone do not do that: none is sent while bytes wait to be acknowledged, and these are sent again for a
+    quarter of an hour (tcp(7), tcp_retries2) if no time is set.
+
+    Args:
+        dead_after: for the peer to acknowledge something, or to have room again, s.
+    """
     sock.setblocking(False)
     if send_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -142,9 +165,11 @@ def tune(sock: socket.socket, *, send_buffer: int = 0) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_KEEPIDLE"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_INTERVAL)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_COUNT)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
 
 
 class BodySource(Protocol):
@@ -156,7 +181,7 @@ class BodySource(Protocol):
     def take(self) -> bytes | None:
         """Body bytes that are there now, as one piece; `b""` at the proper end; None when there are none yet.
 
-        Raises: httpx2.ReadError or httpx2.RemoteProtocolError when the answer was cut or its framing is broken.
+        Raises: ReadError or RemoteProtocolError when the answer was cut or its framing is broken.
         """
         ...
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import ssl
 from collections.abc import Callable
+from copy import copy
 
 import trio
 
@@ -26,8 +27,9 @@ WRITE_SIZE = 65536
 def shared_context(ca_file: str = "") -> ssl.SSLContext:
     """The context for one trust policy: the system's authorities, and those in `ca_file` (PEM) besides.
 
-    Made once, because loading the authorities takes tens of milliseconds and megabytes. TLS 1.2 or newer is Python's
-    own floor. Renegotiation is declined, so that writing never has to read (RFC 5246 section 7.4.1.1 allows it).
+    Made once, because loading the authorities takes tens of milliseconds and megabytes. TLS 1.2 is the floor, also
+    where a distribution's Python leaves it to OpenSSL's settings. Renegotiation is declined, so that writing never has
+    to read (RFC 5246 section 7.4.1.1 allows it).
 
     Raises: OSError when `ca_file` cannot be read or holds no certificate.
     """
@@ -35,6 +37,7 @@ def shared_context(ca_file: str = "") -> ssl.SSLContext:
     context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if ca_file:
         context.load_verify_locations(ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION
     return context
@@ -109,7 +112,7 @@ class TlsStream:
             if text:
                 return text
         if isinstance(self._verdict, OSError):
-            raise self._verdict
+            raise copy(self._verdict)  # which is kept: were it raised, its frames would keep us
         return self._verdict
 
     def _decrypt(self) -> bytes:
@@ -127,7 +130,7 @@ class TlsStream:
         except ssl.SSLZeroReturnError:
             self._verdict = b""
         except OSError as exc:
-            self._verdict = exc
+            self._verdict = exc.with_traceback(None)
         if self._outgoing.pending:  # an answer of the TLS layer itself, such as a key update
             self._flush_quietly()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -142,6 +145,11 @@ class TlsStream:
                 return 0
         taken, self._owed = self._owed, 0
         return taken
+
+    def send_two(self, head: bytes, body: bytes) -> int:
+        """As Stream.send_two."""
+        taken = self.send(head)
+        return taken + self.send(body) if taken == len(head) else taken
 
     async def readable(self) -> None:
         if self._verdict is None:

@@ -53,17 +53,16 @@ class AccountChoice:
 
     async def find_home(self, context: CallContext) -> None:
         """Where the call's conversation is. The store is asked only about one that this process does not know."""
-        if context.affinity:
-            keep = self.live.snapshot.relay.routing.affinity
-            context.home = self.pins.look(context.affinity, self.wall(), keep)
-            if context.home is None and self.state is not None:
-                context.home = await self.state.remembered(context.affinity, keep)
+        keep = self.live.snapshot.relay.routing.affinity
+        context.home = self.pins.look(context.affinity, self.wall(), keep)
+        if context.home is None and self.state is not None:
+            context.home = await self.state.remembered(context.affinity, keep)
 
     async def find(self, context: CallContext, snapshot: Snapshot) -> Account:
         """The account of the next attempt; `give_back` when it is over. Raises: Refusal."""
         if context.tried:
             context.plan = await self._plan_anew(context, snapshot)
-        patience = self.wall() + SHORT_WAIT
+        patience = trio.current_time() + SHORT_WAIT
         while True:
             found = self._choose(context, snapshot)
             if not isinstance(found, Unavailable):
@@ -75,7 +74,7 @@ class AccountChoice:
                     return account
             else:
                 now = self.wall()
-                if found.kind != "rate" or found.until > patience:
+                if found.kind != "rate" or found.until - now > patience - trio.current_time():
                     raise refusal_of(found, now=now)
                 await trio.sleep(min(max(0.0, found.until - now), _LOOK) + self.rng.random() * _SPREAD)
             snapshot = self.live.snapshot

@@ -22,11 +22,12 @@ from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Inbound, Upstreams
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.response import Expected, Response, peek_response
+from relayd.noun import noun
 from relayd.wire.call import Call
 from relayd.wire.http import HeaderPairs
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AccountRequest:
     """What is asked of an account.
 
@@ -55,7 +56,7 @@ class AccountRequest:
         return "object" if self.plan.call.endpoint == "count_tokens" or not self.repeatable else "any"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AccountAnswer:
     """What came of it.
 

@@ -20,11 +20,11 @@ from relayd.core.access.permissions import served_beyond
 from relayd.core.in_flight import AdmittedCall, InFlight
 from relayd.core.live import Live
 from relayd.core.quota.learned import LearnedUsage
-from relayd.core.quota.limits import day_of
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.prices import cost, has_unpriced_part, served_model
 from relayd.core.quota.usage_estimate import RareWarnings, completed, without_last_word
 from relayd.core.quota.usage_record import UsageRecord, record_of
+from relayd.core.quota.windows import day_of
 from relayd.core.receipt import Draft
 from relayd.daemon.proxy.admission import Admission, Admitted, admit_count
 from relayd.daemon.proxy.attempts import Attempts
@@ -101,8 +101,9 @@ class CallAccounting:
         if not context.settled:
             known = trio.Event()
             self._settle(context, admission, known.set)
-            with trio.move_on_after(PROMPT):
-                await known.wait()
+            if not known.is_set():
+                with trio.move_on_after(PROMPT):
+                    await known.wait()
 
     def _settle(self, context: CallContext, admission: Admission, kept: Callable[[], None] | None = None) -> None:
         draft = context.draft
@@ -139,7 +140,7 @@ class CallAccounting:
         day = day_of(admitted.now_ms or round(draft.started * 1000), snapshot.relay.state.timezone)
         heard = draft.usage.total > 0
         name = self.model_names.confirmed(model, snapshot, day) if heard else self.model_names.of(model, snapshot)
-        record = record_of(draft.seal(trio.current_time()), day, name)
+        record = record_of(draft, day, name)
         if not context.tried:
             return attrs.evolve(record, requests=0, errors=0)
         if not draft.attempts:

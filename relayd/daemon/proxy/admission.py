@@ -12,23 +12,18 @@ import trio
 
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.access.permissions import Plan
+from relayd.core.alerts.limit_watch import LimitWatch
+from relayd.core.quota.call_estimate import NOTHING
 from relayd.core.quota.learned import LearnedUsage
-from relayd.core.quota.limits import (
-    NOTHING,
-    Slots,
-    Term,
-    TermLevel,
-    counting_terms,
-    denial,
-    limit_headers,
-    terms,
-)
+from relayd.core.quota.limit_answers import denial, limit_headers
+from relayd.core.quota.limits import Slots, Term, TermLevel, counting_terms, terms
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.patience import patience
 from relayd.core.quota.reservation import Quota, quota
 from relayd.core.quota.usage_record import orphan_of
 from relayd.daemon.proxy.admission_queue import AdmissionQueues
 from relayd.daemon.store.failsafe import FailsafeStore
+from relayd.noun import noun
 from relayd.state.contract import (
     Acquire,
     Admit,
@@ -46,7 +41,7 @@ from relayd.wire.http import HeaderPairs
 from relayd.wire.refusal import Refusal
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Admitted:
     """The right to go on, and how the key's limits stood then. `at`: on trio's clock, s."""
 
@@ -60,7 +55,7 @@ class Admitted:
         return limit_headers(self.quota.terms, self.levels, self.now_ms)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class NoRoom:
     """A limit has no room.
 
@@ -96,6 +91,7 @@ class Admission:
     wall: Callable[[], float]
     model_names: ModelNames
     learned: LearnedUsage
+    limits: LimitWatch = attrs.field(factory=LimitWatch)
     queues: AdmissionQueues = attrs.field(factory=AdmissionQueues)
 
     async def admit(self, call_id: str, plan: Plan, snapshot: Snapshot) -> Admitted:
@@ -151,9 +147,14 @@ class Admission:
         if not isinstance(answer, Denied):
             store.main.submit_nowait(Void(call=probe.call))
             return
+        self._note_refusal(key, asked[answer.term], answer)
         found = _no_room(asked[answer.term], answer, key)
         if not found.patience:
             raise found.refusal
+
+    def _note_refusal(self, key: ApiKey, term: Term, answer: Denied) -> None:
+        if not answer.held:
+            self.limits.note_refusal(key.id, term)
 
     async def _ask(self, call_id: str, plan: Plan, snapshot: Snapshot) -> Admitted | NoRoom:
         now_ms = round(self.wall() * 1000)
@@ -165,8 +166,10 @@ class Admission:
             answer = await self.store.admit(op)
             match answer:
                 case Granted():
+                    self.limits.note(plan.key.id, asked.terms, answer.levels)
                     return Admitted(quota=asked, levels=answer.levels, now_ms=answer.now, at=trio.current_time())
                 case Denied():
+                    self._note_refusal(plan.key, asked.terms[answer.term], answer)
                     return _no_room(asked.terms[answer.term], answer, plan.key)
                 case Stale():
                     now_ms = answer.now

@@ -14,18 +14,18 @@ from relayd.core.access.model_list import NOTHING_ASKED, Offers, find_model, usa
 from relayd.core.access.owned_paths import ObjectRequest
 from relayd.core.access.permissions import allow_endpoint
 from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.net.late import load
 from relayd.daemon.proxy.batches_files import BatchesAndFiles
 from relayd.daemon.proxy.call import CallServer
 from relayd.daemon.proxy.key_usage import usage_of
 from relayd.daemon.proxy.own_address import own_address
 from relayd.daemon.proxy.reply import ReplyWriter, preflight
-from relayd.daemon.proxy.routes import MESSAGES, Local, Models, OwnUsage, find, local
+from relayd.daemon.proxy.routes import MESSAGES, LateDialect, Local, Models, OwnUsage, find, local
 from relayd.daemon.proxy.signs_of_life import SignsOfLife
 from relayd.daemon.store.state_client import StateClient
 from relayd.wire.anthropic import JSON, ModelEntry, model_object, models_page
 from relayd.wire.api_paths import speaks_openai
 from relayd.wire.call import Call, Reply
-from relayd.wire.openai import shapes as openai_shapes
 from relayd.wire.refusal import Refusal
 
 WEBSOCKET = Refusal(
@@ -73,7 +73,7 @@ class PublicApp:
         try:
             target = find(exchange.head)
         except Refusal as refusal:
-            await exchange.reply(self._readable(exchange, self.refuse(refusal, exchange.head.path)))
+            await exchange.reply(self._readable(exchange, self.refuse(refusal.let_go(), exchange.head.path)))
             return
         match target:
             case Local():
@@ -84,6 +84,9 @@ class PublicApp:
                 await self._own_usage(exchange)
             case ObjectRequest():
                 await self.objects.serve(exchange, target)
+            case LateDialect():
+                await load(target.module)
+                await self.calls.serve_call(exchange, target.loaded())
             case _:
                 await self.calls.serve_call(exchange, target)
 
@@ -92,10 +95,12 @@ class PublicApp:
         return local(target, draining=self.draining, unready=self.unready, address=address)
 
     async def _models(self, exchange: Exchange, asked: Models) -> None:
+        if asked.openai:
+            await load("relayd.wire.openai.shapes")
         try:
             reply = self._models_reply(exchange, asked)
         except Refusal as refusal:
-            reply = self.refuse(refusal, exchange.head.path, openai=asked.openai)
+            reply = self.refuse(refusal.let_go(), exchange.head.path, openai=asked.openai)
         await exchange.reply(self._readable(exchange, reply))
 
     async def _own_usage(self, exchange: Exchange) -> None:
@@ -106,7 +111,7 @@ class PublicApp:
             headers = [JSON, (b"cache-control", b"no-store"), *self.replies.ids(draft.call_id, draft.revision)]
             reply = Reply(status=200, headers=headers, body=body)
         except Refusal as refusal:
-            reply = self.refuse(refusal, exchange.head.path)
+            reply = self.refuse(refusal.let_go(), exchange.head.path)
         await exchange.reply(self._readable(exchange, reply))
 
     def _models_reply(self, exchange: Exchange, asked: Models) -> Reply:
@@ -117,20 +122,31 @@ class PublicApp:
             found = find_model(asked.one, key, snapshot, self.known_models(), self.offers())
             if found is None:
                 raise Refusal(status=404, message=f"model: {ascii(asked.one[:100])[1:-1]}", param="model")
-            body = msgspec.json.encode(openai_shapes.model_object(found) if asked.openai else model_object(found))
+            if asked.openai:
+                from relayd.wire.openai.shapes import model_object as openai_object
+
+                body = msgspec.json.encode(openai_object(found))
+            else:
+                body = msgspec.json.encode(model_object(found))
         else:
             entries = usable_models(key, snapshot, self.known_models(), self.offers())
             body = self._page(entries, asked, exchange.head.query)
         return Reply(status=200, headers=[JSON, *self.replies.ids(draft.call_id, draft.revision)], body=body)
 
     def _page(self, entries: list[ModelEntry], asked: Models, query: str) -> bytes:
-        return openai_shapes.models_list(entries) if asked.openai else models_page(entries, query)
+        if not asked.openai:
+            return models_page(entries, query)
+        from relayd.wire.openai.shapes import models_list
+
+        return models_list(entries)
 
     def refuse(self, refusal: Refusal, path: str, *, openai: bool | None = None) -> Reply:
         """Words for a "no" that belongs to no call, in the dialect of the path."""
         call_id = self.calls.new_id()
         if speaks_openai(path) if openai is None else openai:
-            reply = openai_shapes.refuse(refusal, call_id)
+            from relayd.wire.openai.shapes import refuse
+
+            reply = refuse(refusal, call_id)
         else:
             reply = MESSAGES.refuse(refusal, call_id)
         return attrs.evolve(reply, headers=[*reply.headers, *self.replies.ids(call_id)])

@@ -6,7 +6,6 @@ cancelled and leaves no connection and no lease open behind it.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import attrs
 import trio
 
 from relayd.config.snapshot import Account, Snapshot
+from relayd.core.alerts.events import AccountCredential, AccountOut, AccountRecovered, AlertEvent
 from relayd.core.balancing.affinity import sets_pin
 from relayd.core.balancing.failover import Retry, Verdict, last_word, may_retry
 from relayd.core.balancing.outcomes import Answered, Outcome, Unreachable
@@ -21,16 +21,15 @@ from relayd.core.balancing.pool import HealthChange, Lease, Pool
 from relayd.core.balancing.retry_budget import RetryBudget
 from relayd.core.balancing.suspects import Accused
 from relayd.core.live import Live
-from relayd.core.quota.limits import rfc3339
+from relayd.core.quota.windows import rfc3339
 from relayd.core.receipt import Attempt
+from relayd.daemon.events import Events
 from relayd.daemon.proxy.account_choice import AccountChoice
 from relayd.daemon.proxy.account_requests import AccountAnswer, AccountRequest, AccountRequests
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.proxy.reply import ReplyWriter
 from relayd.daemon.proxy.signs_of_life import SignsOfLife
 from relayd.wire.call import OBJECTS
-
-log = logging.getLogger("relayd")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -50,11 +49,13 @@ class Attempts:
     wall: Callable[[], float]
     rng: random.Random
     budget: RetryBudget = attrs.field(factory=RetryBudget)
+    events: Events = attrs.field(factory=Events)
 
     async def deliver(self, context: CallContext) -> None:
         """Try accounts until the client has its answer. Raises: Refusal."""
         self.budget.earn()
-        await self.choice.find_home(context)
+        if context.affinity:
+            await self.choice.find_home(context)
         try:
             await self._try_accounts(context)
         finally:
@@ -112,11 +113,20 @@ class Attempts:
         now = self.wall()
         verdict, status = _of_objects(context, answer), _status(answer.outcome)
         headers = answer.outcome.headers if isinstance(answer.outcome, Answered) else None
-        tell(self.pool.observe(lease, verdict, headers, now, self.rng))
+        tell(self.events, self.pool.observe(lease, verdict, headers, now, self.rng), now)
         self._blame(context.suspects.hear(lease, verdict))
         context.lost += isinstance(answer.outcome, Unreachable) and answer.outcome.bytes_sent
+        ended = trio.current_time()
         context.draft.attempts.append(
-            Attempt(account=lease.account, status=status, reason=verdict.reason, seconds=trio.current_time() - began)
+            Attempt(
+                account=lease.account,
+                status=status,
+                reason=verdict.reason,
+                seconds=ended - began,
+                at=ended - context.draft.clock_start,
+                blame=verdict.scope if isinstance(verdict, Retry) else "none",
+                kind=verdict.kind if isinstance(verdict, Retry) else "ok",
+            )
         )
         if isinstance(verdict, Retry):
             self.pool.end(lease, now)
@@ -127,7 +137,8 @@ class Attempts:
     def _blame(self, accused: Accused) -> None:
         """Blame accounts for failures that were in doubt. Sync."""
         for lease, verdict in accused:
-            tell(self.pool.accuse(lease, verdict, self.wall(), self.rng))
+            now = self.wall()
+            tell(self.events, self.pool.accuse(lease, verdict, now, self.rng), now)
 
     def _next(self, context: CallContext, answer: AccountAnswer, verdict: Verdict) -> Retry | None:
         """None when an attempt's answer goes to the client, a Retry when another account is to be tried.
@@ -167,13 +178,15 @@ def _of_objects(context: CallContext, answer: AccountAnswer) -> Verdict:
     return answer.verdict
 
 
-def tell(change: HealthChange | None) -> None:
-    """Log that an account's health has turned, if it has."""
-    if change is None:
-        return
+def tell(events: Events, change: HealthChange | None, now: float) -> None:
+    """Tell that an account's health has turned, if it has. `now`: Unix time, s."""
+    if change is not None:
+        events.tell(_health_event(change, now))
+
+
+def _health_event(change: HealthChange, now: float) -> AlertEvent:
     if change.what == "recovered":
-        log.info("account.recovered", extra={"account": change.account})
-        return
-    event = "account.credential" if change.what == "credential" else "account.out"
+        return AccountRecovered(account=change.account)
+    kind = AccountCredential if change.what == "credential" else AccountOut
     until = rfc3339(round(change.until * 1000))
-    log.warning(event, extra={"account": change.account, "reason": change.reason, "until": until})
+    return kind(account=change.account, reason=change.reason, until=until, rest=change.until - now)

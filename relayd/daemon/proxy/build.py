@@ -9,6 +9,8 @@ from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account
 from relayd.core.access.body_budget import BodyBudget
 from relayd.core.access.model_list import NOTHING_ASKED, Offers
+from relayd.core.access.throttle import BadKeys
+from relayd.core.alerts.limit_watch import LimitWatch
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
@@ -17,6 +19,7 @@ from relayd.core.quota.model_names import ModelNames
 from relayd.core.receipt import Receipt
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.accounts.upstreams import Upstreams
+from relayd.daemon.events import Events
 from relayd.daemon.proxy.account_choice import AccountChoice
 from relayd.daemon.proxy.account_requests import AccountRequests
 from relayd.daemon.proxy.accounting import CallAccounting
@@ -51,6 +54,11 @@ def build_proxy(
     new_id: Callable[[], str],
     rng: random.Random,
     unready: Callable[[], tuple[str, ...]] = tuple,
+    bad_keys: BadKeys | None = None,
+    names: ModelNames | None = None,
+    traced: bool = False,
+    events: Events | None = None,
+    limits: LimitWatch | None = None,
 ) -> PublicApp:
     """Make the application of the public listener.
 
@@ -65,20 +73,34 @@ def build_proxy(
         wall: Unix time, s.
         new_id: a fresh call id.
         unready: what keeps calls from being served here, for /readyz.
+        bad_keys: who has sent them lately; None: nobody yet.
+        names: of models, where somebody else needs them too.
+        traced: whether receipts are to say which trace a call is part of.
+        events: where turns in the health of accounts are told.
+        limits: told how the limits of keys stand.
     """
+    events, limits = events or Events(), limits or LimitWatch()
     large = LargeBodies()
     replies = ReplyWriter(live=live, large=large, wall=wall)
     requests = AccountRequests(upstreams=upstreams, credential=credential, keeper=keeper, large=large, wall=wall)
     choice = AccountChoice(live=live, pool=pool, state=state, large=large, wall=wall, rng=rng)
     signs = SignsOfLife(replies=replies)
     attempts = Attempts(
-        live=live, pool=pool, choice=choice, requests=requests, replies=replies, signs=signs, wall=wall, rng=rng
+        live=live,
+        pool=pool,
+        choice=choice,
+        requests=requests,
+        replies=replies,
+        signs=signs,
+        wall=wall,
+        rng=rng,
+        events=events,
     )
     ownership = OwnershipIndex(state=state, large=large)
-    names, learned = ModelNames(), LearnedUsage()
+    names, learned = names or ModelNames(), LearnedUsage()
     admission = None
     if state is not None:
-        admission = Admission(store=state.failsafe, model_names=names, learned=learned, wall=wall)
+        admission = Admission(store=state.failsafe, model_names=names, learned=learned, wall=wall, limits=limits)
     calls = CallServer(
         live=live,
         in_flight=in_flight,
@@ -99,6 +121,8 @@ def build_proxy(
         large=large,
         wall=wall,
         new_id=new_id,
+        bad_keys=bad_keys or BadKeys(),
+        traced=traced,
     )
     lists = ObjectLists(requests=requests, ownership=ownership, replies=replies)
     objects = BatchesAndFiles(calls=calls, ownership=ownership, lists=lists)

@@ -26,8 +26,9 @@ from relayd.core.balancing.affinity import affinity_id
 from relayd.core.in_flight import InFlight
 from relayd.core.live import Live
 from relayd.core.quota.count_estimate import estimated_count, has_no_counting
-from relayd.core.receipt import Draft, Receipt
-from relayd.daemon.net.exchange import Exchange
+from relayd.core.receipt import NO_TRACE, Draft, Receipt, Trace
+from relayd.daemon.log import current_call, tell_refused
+from relayd.daemon.net.exchange import STOPPED, Exchange
 from relayd.daemon.proxy.accounting import CallAccounting
 from relayd.daemon.proxy.context import CallContext
 from relayd.daemon.proxy.kept_items import KeptItems
@@ -37,15 +38,16 @@ from relayd.daemon.proxy.reply import ReplyWriter
 from relayd.daemon.proxy.response import Response
 from relayd.daemon.proxy.streaming import REVOKED, TIME_IS_UP, BufferedBody
 from relayd.wire.anthropic import JSON
-from relayd.wire.call import Call, Dialect
+from relayd.wire.call import Call, Dialect, Translator
 from relayd.wire.content_coding import CODINGS, coding_of
 from relayd.wire.conversation import conversation
 from relayd.wire.http import Headers
-from relayd.wire.openai.responses import OPENAI_RESPONSES
-from relayd.wire.openai.responses_answer import ResponsesTranslator
 from relayd.wire.peek import LARGE
 from relayd.wire.refusal import Refusal
 
+_LONGEST_STATE = 512  # characters of a `tracestate` that is passed on
+_LONGEST_ID = 128  # characters of a request id that is not ours
+PARTING = 1.0  # s for a last word to a client whose call the stop of the relay cancels
 _MOMENT = 1.0  # s; a key that was accepted so long ago still is, under the same config
 
 
@@ -58,6 +60,7 @@ class CallServer:
         large: where large bodies are read.
         wall: Unix time, s.
         new_id: a fresh call id.
+        traced: whether receipts are to say which trace a call is part of.
     """
 
     live: Live
@@ -71,26 +74,27 @@ class CallServer:
     large: LargeBodies
     wall: Callable[[], float]
     new_id: Callable[[], str]
+    traced: bool = False
     bad_keys: BadKeys = attrs.field(factory=BadKeys)
 
     async def serve_call(self, exchange: Exchange, dialect: Dialect) -> None:
         """Serve one call to its end."""
-
-        async def serve(draft: Draft) -> None:
-            await self._serve(exchange, dialect, draft)
-
-        await self.with_receipt(exchange, dialect, serve)
+        await self.with_receipt(exchange, dialect, partial(self._serve, exchange, dialect))
 
     async def with_receipt(
         self, exchange: Exchange, dialect: Dialect, serve: Callable[[Draft], Awaitable[None]]
     ) -> None:
         """Serve one request; a Refusal is answered in the dialect. One receipt is recorded, whatever happens."""
         draft = self.draft(exchange, dialect.name)
+        current_call.set(draft.call_id)
         try:
             await serve(draft)
         except Refusal as refusal:
-            await self.replies.refuse(exchange, dialect, draft, refusal)
+            await self.replies.refuse(exchange, dialect, draft, refusal.let_go())
         except trio.Cancelled:
+            if not exchange.answered:
+                with parting():
+                    await self.replies.refuse(exchange, dialect, draft, STOPPED.let_go())
             draft.outcome, draft.reason = "cut", draft.reason or "the relay stopped"
             raise
         except Exception as error:
@@ -100,6 +104,7 @@ class CallServer:
             self.bodies.give_back(draft.call_id)
             draft.bytes_out = exchange.sent
             self.record(draft.seal(trio.current_time()))
+            current_call.set("")
 
     def draft(self, exchange: Exchange, dialect: str) -> Draft:
         """A new receipt to be written."""
@@ -111,6 +116,8 @@ class CallServer:
             peer=exchange.peer,
             clock_start=exchange.clock_start,
             dialect=dialect,
+            trace=_trace(exchange.head.headers) if self.traced else NO_TRACE,
+            client_request_id=_given_id(exchange.head.headers),
         )
 
     def identify(self, exchange: Exchange, draft: Draft) -> tuple[Snapshot, ApiKey]:
@@ -122,7 +129,10 @@ class CallServer:
         try:
             key = authenticate(headers, snapshot, address, now)
         except Refusal as refusal:
-            raise self.bad_keys.answer(refusal, address, now) from None
+            answer = self.bad_keys.answer(refusal, address, now)
+            if answer.status == 401:  # what is held off after that is no news
+                tell_refused(address, "key", refusal.message)
+            raise answer from None
         draft.key, draft.owner = key.id, key.owner
         draft.client = permit(headers, key, snapshot.relay.clients)
         return snapshot, key
@@ -144,7 +154,7 @@ class CallServer:
         draft.bytes_in = len(body)
         if coding := coding_of(exchange.head.headers):
             body = await self.large.decode(coding, body, limit, took)
-        if self.live.snapshot is snapshot and self.wall() - draft.started < _MOMENT:
+        if self.live.snapshot is snapshot and trio.current_time() - draft.clock_start < _MOMENT:
             return body, snapshot, key
         return body, *self.identify(exchange, draft)
 
@@ -154,7 +164,7 @@ class CallServer:
         body, snapshot, key = await self.body(exchange, draft, snapshot, key)
         if len(body) >= LARGE:
             await self.accounting.pass_in_advance(draft.call_id, dialect.endpoint, key, snapshot)
-        if dialect.name == OPENAI_RESPONSES.name:
+        if dialect.name == "openai-responses":
             body = await self.items.restored(body, key, snapshot)
         aliases = snapshot.relay.models
         call = await self.large.read(len(body), dialect.parse, exchange.head, body, now=draft.started, aliases=aliases)
@@ -172,9 +182,8 @@ class CallServer:
         )
         if context.counting:
             context.amend = partial(self._counted, context)
-        translator = context.translator
-        if isinstance(translator, ResponsesTranslator) and translator.hints.store:
-            context.keep_items = partial(self.items.keep, translator.finished, key, snapshot)
+        if (finished := _to_keep(context.translator)) is not None:
+            context.keep_items = partial(self.items.keep, finished, key, snapshot)
         files = await self.ownership.bind(call.body, key, snapshot, call.resumed.ids())
         context.barred = {**unfit(call.named.models, snapshot), **files} if call.named.models else files
         await self.carry(context, snapshot)
@@ -194,16 +203,20 @@ class CallServer:
 
     async def carry(self, context: CallContext, snapshot: Snapshot) -> None:
         """Deliver a call, or end it when the client leaves or the time is up. Raises: Refusal."""
-
-        async def deliver() -> None:
-            await self.accounting.deliver(context, snapshot)
-
+        deliver = partial(self.accounting.deliver, context, snapshot)
         try:
             await self.within(context.exchange, context.draft, context.deadline, deliver, context)
         except Refusal as refusal:
             if not context.early:
                 raise
-            await self.replies.refuse_late(context, refusal)
+            await self.replies.refuse_late(context, refusal.let_go())
+        except trio.Cancelled:
+            if context.early:
+                with parting():
+                    await self.replies.refuse_late(context, STOPPED.let_go())
+            raise
+        finally:
+            context.let_go()
 
     async def within(
         self,
@@ -242,6 +255,32 @@ class CallServer:
             if not (exchange.answered if context is None else context.answered()):
                 raise why
             self.replies.cut_short(exchange, draft, why)
+
+
+def parting() -> trio.CancelScope:
+    """For a last word to a client whose call is cancelled: what its kernel takes at once, and a moment more."""
+    return trio.CancelScope(shield=True, deadline=trio.current_time() + PARTING)
+
+
+def _trace(headers: Headers) -> Trace:
+    """The trace context of a request, as far as it can be one. Source: W3C Trace Context, sections 3.2 and 3.3."""
+    parent, state = headers.text(b"traceparent"), headers.text(b"tracestate")
+    return (parent, state if len(state) <= _LONGEST_STATE else "") if 55 <= len(parent) <= _LONGEST_STATE else NO_TRACE
+
+
+def _to_keep(translator: Translator | None) -> list[tuple[str, bytes]] | None:
+    """The items of an answer to a Responses client, as far as it may refer to them later."""
+    if translator is None:
+        return None
+    from relayd.wire.openai.responses_answer import ResponsesTranslator
+
+    return translator.finished if isinstance(translator, ResponsesTranslator) and translator.hints.store else None
+
+
+def _given_id(headers: Headers) -> str:
+    """The id that a proxy before us, or the client, has given the request."""
+    text = headers.text(b"x-request-id") or headers.text(b"x-client-request-id")
+    return text if len(text) <= _LONGEST_ID and text.isascii() and text.isprintable() else ""
 
 
 def _affinity(exchange: Exchange, call: Call, key: ApiKey, snapshot: Snapshot) -> str:

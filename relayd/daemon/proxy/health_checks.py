@@ -21,12 +21,14 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS, SESSION_KEY
 from relayd.config.secrets.secret import Secret
 from relayd.config.snapshot import Account, Snapshot
 from relayd.core.access.ownership import available
+from relayd.core.alerts.events import AccountRecovered
 from relayd.core.balancing.failover import Deliver, judge
 from relayd.core.balancing.outcomes import Answered, NodeDefect, Outcome, Unreachable
-from relayd.core.balancing.pool import HealthChange, Pool
+from relayd.core.balancing.pool import Pool
 from relayd.core.balancing.suspects import Suspects
 from relayd.core.live import Live
 from relayd.daemon.accounts.account_test import AccountCheck, check_account
+from relayd.daemon.events import Events
 from relayd.daemon.proxy.attempts import tell
 from relayd.wire.current_models import SMALL
 
@@ -73,6 +75,7 @@ class HealthChecks:
     credential: Callable[[Account], Secret | str]
     wall: Callable[[], float]
     rng: random.Random
+    events: Events = attrs.field(factory=Events)
     _probed: dict[str, float] = attrs.field(factory=dict, init=False)
     _running: set[str] = attrs.field(factory=set, init=False)
 
@@ -102,13 +105,13 @@ class HealthChecks:
             rest = self.pool.resting(account.id, now)
             if isinstance(verdict, Deliver) and rest is not None and rest[0] == "auth":
                 self.pool.restore(account.id, now)
-                tell(HealthChange(account.id, "recovered", "", 0.0))
+                self.events.tell(AccountRecovered(account=account.id))
             else:
-                tell(self.pool.observe(lease, verdict, None, now, self.rng))
+                tell(self.events, self.pool.observe(lease, verdict, None, now, self.rng), now)
                 suspects = Suspects()  # no other account is asked: what is in doubt counts as it stands
                 suspects.hear(lease, verdict)
                 for _, alone in suspects.close():
-                    tell(self.pool.accuse(lease, alone, now, self.rng))
+                    tell(self.events, self.pool.accuse(lease, alone, now, self.rng), now)
             log.info("account.probed", extra={"account": account.id, "outcome": verdict.reason})
         finally:
             self.pool.end(lease, self.wall())

@@ -24,7 +24,6 @@ from relayd.daemon.store.failsafe import RETRY
 from relayd.daemon.store.pins import pinned
 from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import Pin, StoreUnavailable, Unpin
-from relayd.wire.openai.references import may_refer, missing_items, with_items
 from relayd.wire.refusal import Refusal
 
 LARGEST = 256 << 10  # bytes of an item; a larger one is not kept, and its client is told so when it refers to it
@@ -78,6 +77,8 @@ class KeptItems:
 
     async def restored(self, body: bytes, key: ApiKey, snapshot: Snapshot) -> bytes:
         """A request with the items that it refers to, as far as they are kept. Raises: Refusal 503."""
+        from relayd.wire.openai.references import may_refer, missing_items, with_items
+
         if self.state is None or not snapshot.relay.state.keep_items or not may_refer(body):
             return body
         names = await self.large.read(len(body), missing_items, body)

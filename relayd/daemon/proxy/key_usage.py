@@ -10,8 +10,10 @@ from collections.abc import Callable
 import msgspec
 
 from relayd.config.snapshot import ApiKey, Snapshot
-from relayd.core.quota.limits import Term, day_of, usage_document
+from relayd.core.quota.limit_answers import usage_document
+from relayd.core.quota.limits import Term
 from relayd.core.quota.reservation import shown_terms
+from relayd.core.quota.windows import day_of
 from relayd.daemon.store.failsafe import RETRY
 from relayd.daemon.store.state_client import StateClient
 from relayd.state.contract import Peek, Report, Reported, StoreUnavailable, TermLevels
@@ -47,7 +49,7 @@ async def _document(key: ApiKey, snapshot: Snapshot, state: StateClient, now_ms:
         terms = shown_terms(key, snapshot, peeked.now)
         peeked = await _peek(state, terms)
     day = day_of(peeked.now, zone)
-    booked = await state.main.ask(Report(first=day, last=day, key=key.id))
+    booked = await state.main.ask(Report(first=day, last=day, keys=(key.id,)))
     rows = booked.rows if isinstance(booked, Reported) else ()
     document = usage_document(key, terms, peeked.levels, peeked.now)
     return msgspec.json.encode({**document, "today": {"day": day, **totals_of(rows)}})

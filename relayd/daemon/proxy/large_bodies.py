@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 import attrs
 import trio
 
+from relayd.noun import noun
 from relayd.wire.content_coding import BodyDecoder, is_loaded
 from relayd.wire.peek import LARGE
 
@@ -27,7 +28,7 @@ AT_ONCE = 2
 PORTION = 1 << 20  # bytes that are decoded before they are counted
 
 
-@attrs.frozen(eq=False)
+@noun(eq=False)
 class LargeBodies:
     """Where bodies are read."""
 

@@ -5,7 +5,8 @@ rests; what fails is tried again later, teaches the pool nothing, and leaves wha
 asked: they take any model.
 
 Theory: which models exist differs by account (access, betas, other people's gateways), and changes a few times a
-month. Each node asks for itself; the answer is small, and a wrong or missing one costs a menu an entry, no call.
+month. Each node asks for itself, one of its processes for all; the answer is small, and a wrong or missing one costs a
+menu an entry, no call.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from relayd.core.outbound import prepare
 from relayd.daemon.accounts.upstreams import Inbound, Upstreams
 from relayd.daemon.proxy.large_bodies import LargeBodies
 from relayd.daemon.proxy.streaming import gather
+from relayd.noun import noun
 from relayd.wire.anthropic import ModelEntry, read_models
 from relayd.wire.call import Call
 
@@ -40,7 +42,7 @@ LONGEST = 1 << 20  # bytes of an answer; a page of a thousand models is some 400
 log = logging.getLogger("relayd")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Offer:
     """What an account's upstream listed.
 
@@ -76,22 +78,21 @@ def to_be_asked(snapshot: Snapshot, pool: Pool, offers: Mapping[str, Offer], now
     return found
 
 
-@attrs.define(eq=False, kw_only=True)
-class ModelOffers:
+@attrs.define(eq=False)
+class OfferBook:
     """What this process knows of the upstreams' models.
 
     Args:
-        credential: an account's opened secret (empty where it needs none), or why it cannot be had.
-        wall: Unix time, s.
+        offers: by account; another table whenever something is learnt.
     """
 
     live: Live
-    pool: Pool
-    upstreams: Upstreams
-    credential: Callable[[Account], Secret | str]
-    large: LargeBodies
-    wall: Callable[[], float]
-    _offers: dict[str, Offer] = attrs.field(factory=dict, init=False)
+    offers: Mapping[str, Offer] = attrs.field(default=MappingProxyType({}), init=False)
+
+    def learn(self, found: Mapping[str, Offer]) -> None:
+        """Note what accounts have answered, to this process or to another; forget accounts that are gone. Sync."""
+        accounts = self.live.snapshot.accounts
+        self.offers = {name: offer for name, offer in {**self.offers, **found}.items() if name in accounts}
 
     def known(self) -> Offers:
         """The models of the accounts that have answered; of one that is asked no longer, or elsewhere, none."""
@@ -100,20 +101,38 @@ class ModelOffers:
             return MappingProxyType({})
         return {
             name: offer.models
-            for name, offer in self._offers.items()
+            for name, offer in self.offers.items()
             if offer.models is not None
             and name in snapshot.accounts
             and offer.base_url == _base_url(snapshot.accounts[name], snapshot)
         }
+
+
+@attrs.define(eq=False, kw_only=True)
+class ModelOffers:
+    """Asks, for this process and for those that it tells.
+
+    Args:
+        book: where it is written down.
+        credential: an account's opened secret (empty where it needs none), or why it cannot be had.
+        wall: Unix time, s.
+    """
+
+    live: Live
+    pool: Pool
+    upstreams: Upstreams
+    book: OfferBook
+    credential: Callable[[Account], Secret | str]
+    large: LargeBodies
+    wall: Callable[[], float]
 
     async def run(self) -> None:
         """Ask for ever, one account after the other."""
         while True:
             snapshot = self.live.snapshot
             self.pool.adopt_if_new(snapshot, self.wall())
-            for account in to_be_asked(snapshot, self.pool, self._offers, self.wall()):
+            for account in to_be_asked(snapshot, self.pool, self.book.offers, self.wall()):
                 await self.ask(account, snapshot)
-            self._offers = {name: offer for name, offer in self._offers.items() if name in self.live.snapshot.accounts}
             await trio.sleep(LOOK)
 
     async def ask(self, account: Account, snapshot: Snapshot) -> None:
@@ -122,10 +141,11 @@ class ModelOffers:
         models: list[ModelEntry] | None = None
         with trio.move_on_after(PATIENCE):
             models = await self._listed(account, base_url, snapshot)
-        before = self._offers.get(account.id)
+        before = self.book.offers.get(account.id)
         kept = before.models if before is not None and before.base_url == base_url else None
         found = kept if models is None else {entry.id: entry for entry in models}
-        self._offers[account.id] = Offer(base_url=base_url, asked=now, answered=models is not None, models=found)
+        offer = Offer(base_url=base_url, asked=now, answered=models is not None, models=found)
+        self.book.learn({account.id: offer})
         log.info("account.models", extra={"account": account.id, "models": -1 if models is None else len(models)})
 
     async def _listed(self, account: Account, base_url: str, snapshot: Snapshot) -> list[ModelEntry] | None:

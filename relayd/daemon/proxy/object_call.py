@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import attrs
-
 from relayd.config.snapshot import ApiKey, Snapshot
 from relayd.core.access.owned_paths import ObjectRequest
 from relayd.core.receipt import Draft
 from relayd.daemon.net.exchange import Exchange
 from relayd.daemon.proxy.own_address import own_address
 from relayd.daemon.proxy.routes import MESSAGES
+from relayd.noun import noun
 from relayd.wire.call import Call
 from relayd.wire.http import HeaderPairs, RequestHead
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ObjectCall:
     """A request about batches, files or skills whose sender is known."""
 

@@ -136,8 +136,8 @@ class OwnershipIndex:
             if len(self._unwritten) >= MOST_UNWRITTEN:
                 self._unwritten.pop(next(iter(self._unwritten)))
             self._unwritten[pin_name(name)] = text
-            fields = {"id": name, "account": record.account, "key": record.key}
-            log.error("objects.not_written_down", extra=fields)  # this process still knows it, and tries again
+            known_here = {"id": name, "account": record.account, "key": record.key}
+            log.error("objects.not_written_down", extra=known_here)  # and this process tries again
 
     async def keep(self, in_thread: bool, key: ApiKey, account: str, message: str, container: str) -> None:
         """Write down what an upstream keeps of a call of `key`: the conversation, where it is `in_thread`, under the id

@@ -25,7 +25,6 @@ from relayd.wire.anthropic import EVENT_STREAM, JSON, error_event
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import HeaderPairs, Headers, RequestHead
 from relayd.wire.meter import Meter
-from relayd.wire.openai.shapes import rate_headers
 from relayd.wire.refusal import Refusal, status_of_kind
 from relayd.wire.resumed import made_by_message
 from relayd.wire.usage import usage_of_message
@@ -74,11 +73,15 @@ class ReplyWriter:
     Args:
         large: where large answers are read.
         wall: Unix time, s.
+
+    Attributes:
+        streams: answers that are being streamed now.
     """
 
     live: Live
     large: LargeBodies
     wall: Callable[[], float]
+    streams: int = attrs.field(default=0, init=False)
 
     def origins(self) -> tuple[str, ...]:
         """The origins whose pages may read answers."""
@@ -196,6 +199,7 @@ class ReplyWriter:
             await context.keep(draft.account, opening.message, "")
         if not context.early:
             context.exchange.start(answer.inbound.status, headers)
+        self.streams += 1
         try:
             fault = await stream.run(answer.body.data, ended=answer.body.ended)
             if fault is not None:
@@ -203,6 +207,7 @@ class ReplyWriter:
             elif meter.failed:
                 draft.outcome, draft.reason = "cut", "the upstream sent an error event"
         finally:
+            self.streams -= 1
             if not context.settled:
                 draft.usage = meter.usage_so_far()
             if context.keep is not None and meter.container:
@@ -214,6 +219,8 @@ class ReplyWriter:
         own = context.admitted.headers() if context.admitted is not None else []
         if context.translator is not None:
             pairs = context.translator.head(draft.status, pairs)
+            from relayd.wire.openai.shapes import rate_headers
+
             own = rate_headers(own, self.wall())
         pairs += own + context.notes + retry_advice(draft.status, upstream, self.wall())
         call_id = draft.call_id.encode("ascii")

@@ -13,6 +13,7 @@ from relayd.config.snapshot import Snapshot
 from relayd.core.balancing.outcomes import Answered, Outcome, Unreachable
 from relayd.daemon.accounts.upstreams import Inbound
 from relayd.daemon.proxy.streaming import GATHER_LIMIT, MESSAGE_LIMIT, BufferedBody, first_event, gather
+from relayd.noun import noun
 from relayd.wire.answer import read_error
 from relayd.wire.anthropic import EVENT_STREAM
 from relayd.wire.http import Headers
@@ -24,7 +25,7 @@ Expected = Literal["message", "object", "any"]
 ERROR_LIMIT = 64 << 10
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Response:
     """An upstream's answer, held back until it is judged. `streams`: it is an event stream."""
 

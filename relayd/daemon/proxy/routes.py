@@ -7,36 +7,51 @@ The Host header decides nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 
 import attrs
 import msgspec
 
 from relayd.core.access.owned_paths import COLLECTIONS, ObjectRequest, asked, check_served
 from relayd.daemon.log import scrub
+from relayd.noun import noun
 from relayd.wire.anthropic import JSON, Native
 from relayd.wire.api_paths import canonical, meant
 from relayd.wire.call import Dialect, Reply
 from relayd.wire.http import RequestHead
-from relayd.wire.openai.chat import OPENAI_CHAT
-from relayd.wire.openai.responses import OPENAI_COMPACT, OPENAI_COUNT, OPENAI_RESPONSES
 from relayd.wire.refusal import Refusal
 
 MESSAGES = Native()
 COUNT_TOKENS = Native(endpoint="count_tokens", path="/v1/messages/count_tokens")
 
+
+@noun
+class LateDialect:
+    """A dialect whose translator is loaded when it is first asked for (net/late.py)."""
+
+    module: str
+    name: str
+
+    def loaded(self) -> Dialect:
+        """The dialect itself."""
+        dialect: Dialect = getattr(import_module(self.module), self.name)
+        return dialect
+
+
+_CHAT, _RESPONSES = "relayd.wire.openai.chat", "relayd.wire.openai.responses"
 _OPENAI = ("/v1", "/openai/v1")
 # What is posted where, by canonical path.
-DIALECTS: Mapping[str, Dialect] = {
+DIALECTS: Mapping[str, Dialect | LateDialect] = {
     "/v1/messages": MESSAGES,
     "/v1/messages/count_tokens": COUNT_TOKENS,
-    **{f"{base}/chat/completions": OPENAI_CHAT for base in _OPENAI},
-    **{f"{base}/responses": OPENAI_RESPONSES for base in _OPENAI},
-    **{f"{base}/responses/compact": OPENAI_COMPACT for base in _OPENAI},
-    **{f"{base}/responses/input_tokens": OPENAI_COUNT for base in _OPENAI},
+    **{f"{base}/chat/completions": LateDialect(_CHAT, "OPENAI_CHAT") for base in _OPENAI},
+    **{f"{base}/responses": LateDialect(_RESPONSES, "OPENAI_RESPONSES") for base in _OPENAI},
+    **{f"{base}/responses/compact": LateDialect(_RESPONSES, "OPENAI_COMPACT") for base in _OPENAI},
+    **{f"{base}/responses/input_tokens": LateDialect(_RESPONSES, "OPENAI_COUNT") for base in _OPENAI},
 }
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Models:
     """The models of a key; `one` is the id asked for, "" for the list. `openai` forces that shape."""
 
@@ -44,19 +59,19 @@ class Models:
     openai: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Local:
     """An answer that needs neither key nor upstream."""
 
     name: str  # "health", "live", "ready", "root"
 
 
-@attrs.frozen
+@noun
 class OwnUsage:
     """What the caller's key has used, and what it may."""
 
 
-Target = Dialect | Models | Local | ObjectRequest | OwnUsage
+Target = Dialect | LateDialect | Models | Local | ObjectRequest | OwnUsage
 
 _LOCAL = {
     "/": Local(name="root"),

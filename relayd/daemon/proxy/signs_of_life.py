@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import attrs
 import trio
@@ -27,6 +27,9 @@ LOOK = 1.0  # s between two looks; so much later than promised, at most
 LONGEST = 5.0  # s, for a reload may shorten the waits
 
 
+_NOTHING_TO_DO = nullcontext()
+
+
 @attrs.define(eq=False, kw_only=True)
 class SignsOfLife:
     """Keeps the clients of waiting streams awake."""
@@ -35,16 +38,18 @@ class SignsOfLife:
     _due: dict[CallContext, float] = attrs.field(factory=dict)  # on trio's clock, s
     _somebody: trio.Event = attrs.field(factory=trio.Event, init=False)  # waits
 
-    @contextmanager
-    def awaiting(self, context: CallContext) -> Iterator[None]:
+    def awaiting(self, context: CallContext) -> AbstractContextManager[None]:
         """Around the wait for an answer's beginning."""
         server = self.replies.live.snapshot.relay.server
         call = context.plan.call
         if not (call.stream and call.endpoint == "messages" and server.sse_keepalive and server.sse_head_after):
-            yield
-            return
+            return _NOTHING_TO_DO
         wait = server.sse_keepalive if context.early else server.sse_head_after
-        self._due[context] = trio.current_time() + wait
+        return self._waiting(context, trio.current_time() + wait)
+
+    @contextmanager
+    def _waiting(self, context: CallContext, due: float) -> Iterator[None]:
+        self._due[context] = due
         self._somebody.set()
         try:
             yield

@@ -16,12 +16,13 @@ import math
 from collections.abc import Awaitable, Callable
 
 import attrs
-import httpx2
 import trio
 
 from relayd.core.balancing.outcomes import Unreachable
-from relayd.daemon.net.exchange import Exchange
+from relayd.daemon.net.exchange import STOPPED, Exchange
 from relayd.daemon.net.stream import BodySource
+from relayd.daemon.net.transport_errors import TransportError
+from relayd.noun import noun
 from relayd.wire.answer import event_name
 from relayd.wire.anthropic import error_event
 from relayd.wire.call import Translator
@@ -50,10 +51,9 @@ TIME_IS_UP = Refusal(status=504, message="the call took longer than the relay's 
 REVOKED = Refusal(
     status=401, message="Invalid API key: this key has been revoked", should_retry=False, code="invalid_api_key"
 )
-STOPPED = Refusal(status=503, message="the relay is stopping", code="stopping")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class BufferedBody:
     """The beginning of a body, or all of it.
 
@@ -82,7 +82,7 @@ async def gather(source: BodySource, idle: float, limit: int = GATHER_LIMIT) -> 
                 return BufferedBody(data=b"".join(pieces), ended=True)
             pieces.append(data)
             size += len(data)
-    except (httpx2.TransportError, trio.TooSlowError) as error:
+    except (TransportError, trio.TooSlowError) as error:
         return BufferedBody(data=b"".join(pieces), cut=_why(error))
     return BufferedBody(data=b"".join(pieces))
 
@@ -110,7 +110,7 @@ async def first_event(source: BodySource, patience: float) -> tuple[BufferedBody
                     return BufferedBody(data=data, error=error, unnamed=not event.name), name
     except trio.TooSlowError:
         pass  # thinking for long is not a fault: go on, and keep the client awake
-    except httpx2.TransportError as error:
+    except TransportError as error:
         return BufferedBody(data=data, cut=_why(error)), Unreachable(kind="reset", reason=_why(error))
     return BufferedBody(data=data), "unknown"
 
@@ -168,6 +168,7 @@ class EventStream:
     heard: float = attrs.field(default=0.0, init=False)  # when the upstream last sent a byte
     _over: bool = attrs.field(default=False, init=False)  # the upstream has ended it, or went silent
     _at_end: bool = attrs.field(default=False, init=False)  # all of it has been taken
+    _on_hold: bool = attrs.field(default=False, init=False)  # the last word, which may leave together with the end
     _last: bytes = attrs.field(default=b"", init=False)  # what waits for before_end
     _spoken: float = 0.0  # when the client was last sent one
     _half: bytearray = attrs.field(factory=bytearray, repr=False)  # the event that has not come whole
@@ -196,8 +197,10 @@ class EventStream:
         if fault is not None:
             self._say(fault)
         elif self.translator is not None:
-            self.exchange.push(self.translator.finish())
+            self.exchange.push(self.translator.finish(), hold=True)
         await self.exchange.finish()
+        self._on_hold = False
+        self._see_whether_whole()
         return fault
 
     def upstream_until(self, now: float) -> float:
@@ -229,7 +232,7 @@ class EventStream:
                 try:
                     if await self._flow():
                         return None
-                except httpx2.TransportError:
+                except TransportError:
                     return CUT
             if scope.cancelled_caught and self._silent_too_long():
                 return SILENT
@@ -238,7 +241,7 @@ class EventStream:
     async def _flow(self) -> bool:
         """Until the proper end (True), or until the socket is full or the end has to wait (False).
 
-        Raises: httpx2.TransportError.
+        Raises: TransportError.
         """
         await self.source.carry(self._carry_on)
         return self._at_end
@@ -253,7 +256,7 @@ class EventStream:
             self.heard = trio.current_time()
             if not self._forward(data):
                 return True
-        return False
+        return self._on_hold and not self._push(b"")
 
     def _forward(self, data: bytes) -> bool:
         self.meter.feed(self._named(data) if self.unnamed else data)
@@ -264,15 +267,19 @@ class EventStream:
         if data and self.before_end is not None and self.meter.finished:
             self._last += data
             return False
-        if not data:
-            return True
-        taken = self.exchange.push(data)
+        return self._push(data, hold=self.meter.finished and not self._on_hold) if data else True
+
+    def _push(self, data: bytes, *, hold: bool = False) -> bool:
+        """Whether the socket took it, or what was on hold with it."""
+        self._on_hold = hold
+        taken = self.exchange.push(data, hold=hold)
         self._see_whether_whole()
         return taken
 
     def _see_whether_whole(self) -> None:
         exchange = self.exchange
-        if self.meter.finished and not (self._half or self._last or exchange.pending or exchange.gone):
+        waiting = self._half or self._last or self._on_hold or exchange.pending
+        if self.meter.finished and not (waiting or exchange.gone):
             self.whole = True
 
     async def _let_go(self) -> None:
@@ -281,8 +288,7 @@ class EventStream:
         if self.before_end is not None:
             before, self.before_end = self.before_end, None
             await before()
-        self.exchange.push(last)
-        self._see_whether_whole()
+        self._push(last, hold=self._at_end)
 
     def _named(self, data: bytes) -> bytes:
         """The events that are complete by now, with their names."""
@@ -341,7 +347,7 @@ async def pass_through(exchange: Exchange, source: BodySource, beginning: bytes,
             if exchange.gone:
                 return "the client left"
             data = await _next(source, idle)
-    except (httpx2.TransportError, trio.TooSlowError) as error:
+    except (TransportError, trio.TooSlowError) as error:
         exchange.abort()
         return _why(error)
     await exchange.finish()

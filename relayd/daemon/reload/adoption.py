@@ -13,9 +13,10 @@ import attrs
 from relayd.config.snapshot import Snapshot
 from relayd.core.balancing.pool import Pool
 from relayd.core.in_flight import InFlight
+from relayd.daemon.access_log import AccessLog
 from relayd.daemon.accounts.upstreams import Upstreams
-from relayd.daemon.log import AccessLog, set_log
 from relayd.daemon.log_output import Output
+from relayd.daemon.log_setup import set_log
 
 
 @attrs.define(eq=False, kw_only=True)

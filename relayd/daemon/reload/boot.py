@@ -20,11 +20,12 @@ from relayd.config.source.tree import Tree, Unstable
 from relayd.daemon.paths import DEFAULT_STATE, generation_store, text_setting
 from relayd.daemon.reload.candidate import Reader, understood_deny
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord, idle_settings, kept_back, origin_of
+from relayd.daemon.reload.record import ConfigOrigin, PendingTree, ReloadRecord, kept_back, origin_of
 from relayd.daemon.reload.requests import ReloadResult
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Start:
     """What to start with.
 
@@ -61,7 +62,6 @@ class Start:
             degraded=self.degraded,
             hold=self.hold,
             deny_problem=self.deny_problem,
-            no_effect=idle_settings(self.problems) if self.tree is not None else (),
             unstored=self.tree,
             candidate=self._candidate(now),
             succeeded=0.0 if self.degraded or self.hold else now,
@@ -81,7 +81,7 @@ class Start:
         return PendingTree(since=now, outcome=outcome)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class NoStart:
     """Why the node cannot start, for people."""
 
@@ -89,7 +89,7 @@ class NoStart:
     notes: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class _Found:
     """The tree as it lies there. `why`: why it cannot be served; "" when it can."""
 

@@ -23,6 +23,7 @@ from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import FileCache, Tree, Unstable, read_coherent, signature
 from relayd.core.transition import acts_now
 from relayd.daemon.accounts.credentials import Credentials
+from relayd.noun import noun
 
 LARGEST_DENY = 1 << 20  # bytes; no file of a tree is larger
 
@@ -53,7 +54,7 @@ class Reader(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class TreeReader:
     """Reads one tree: the daemon and its start have it in common.
 
@@ -92,7 +93,7 @@ class TreeReader:
             return file.read(LARGEST_DENY)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Inspection:
     """What a reading of the tree showed.
 

@@ -20,7 +20,9 @@ import msgspec
 import trio
 
 from relayd import __version__
+from relayd.core.alerts.node_events import FleetAgrees, FleetDrift
 from relayd.core.cluster import Heartbeat, Node, doubled, drift, heartbeat_of, node_of, present, stagger
+from relayd.daemon.events import Events
 from relayd.daemon.reload.record import ReloadRecord
 from relayd.daemon.store.batcher import Batcher
 from relayd.state.contract import Alive, Beat, NodeList, Nodes, StoreUnavailable
@@ -53,6 +55,8 @@ class Cluster:
     wall: Callable[[], float]
     rng: random.Random = attrs.field(repr=False)
     every: float
+    events: Events = attrs.field(factory=Events)
+    store_ahead: float = 0.0  # s that the store's clock is ahead of ours, as the last heartbeat found
     problem: str = "no heartbeat yet"  # why the others are unknown; "" while they are known
     _heard: tuple[Node, ...] = ()  # by our clock
     _looked: float = -math.inf  # Unix time of the last answer
@@ -118,13 +122,17 @@ class Cluster:
     def nodes(self) -> tuple[Node, ...]:
         """Everybody who is there, ourselves as we are now. The others are left out once they are unknown."""
         now = self.wall()
-        others = [one for one in self._heard if one.life != self.life] if now - self._looked < TTL else []
+        others = [one for one in self._heard if one.life != self.life] if abs(now - self._looked) < TTL else []
         return present(sorted([self._ours(now), *others], key=lambda node: (node.name, node.started, node.life)))
+
+    def rank(self) -> int:
+        """This node's place among those that are there, from 0: the same as they see it, most of the time."""
+        return sum((node.name, node.life) < (self.name, self.life) for node in self.nodes())
 
     @property
     def known(self) -> bool:
         """Whether the others are known."""
-        return self.wall() - self._looked < TTL
+        return abs(self.wall() - self._looked) < TTL
 
     def stagger(self) -> float:
         """How long a change that this node noticed by itself waits, s."""
@@ -140,6 +148,7 @@ class Cluster:
         now = self.wall()
         ours = next((one.seen for one in answer.nodes if one.node == self._own_name), 0)
         ahead = ours / 1000 - now if ours else 0.0  # of the store's clock
+        self.store_ahead = ahead
         self._heard = tuple(node for one in answer.nodes if (node := _understood(one, ahead)) is not None)
         self._looked, self.problem = now, ""
         self._warn(now)
@@ -152,17 +161,19 @@ class Cluster:
         apart = drift(nodes)
         if apart is not None and apart.lasts(now):
             found |= {f"behind {one.node.name}#{one.node.life}" for one in apart.behind}
-        if found - self._warned:
-            if self.name in twice and f"name {self.name}" not in self._warned:
-                log.warning("fleet.name_taken", extra={"node": self.name, "hint": "give each process a name: --node"})
-            if apart is not None and apart.lasts(now):
-                behind = [one.node.name for one in apart.behind]
-                log.warning(
-                    "fleet.drift", extra={"behind": behind, "lead": apart.lead.name, "tree": apart.lead.tree[:12]}
-                )
-        elif self._warned and not found:
-            log.info("fleet.agrees", extra={"nodes": len(nodes)})
+        if self.name in twice and f"name {self.name}" not in self._warned:
+            log.warning("fleet.name_taken", extra={"node": self.name, "hint": "give each process a name: --node"})
+        drifted, drifts = any(map(_is_behind, self._warned)), any(map(_is_behind, found))
+        if apart is not None and drifts and found - self._warned:
+            behind = tuple(one.node.name for one in apart.behind)
+            self.events.tell(FleetDrift(behind=behind, lead=apart.lead.name, tree=apart.lead.tree[:12]))
+        elif drifted and not drifts:
+            self.events.tell(FleetAgrees(nodes=len(nodes)))
         self._warned = found
+
+
+def _is_behind(warning: str) -> bool:
+    return warning.startswith("behind ")
 
 
 def _understood(one: Alive, ahead: float) -> Node | None:

@@ -18,12 +18,12 @@ from relayd.config.guard import accepts
 from relayd.config.problems.problem import Problem, in_order, is_error
 from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Unstable
-from relayd.core.scenario_run import scenario_failures
 from relayd.daemon.reload.candidate import Inspection, Inspector
 from relayd.daemon.reload.requests import ReloadResult
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Examined:
     """A tree that is not in place. `problems`: those of `check`, and what tests.d expects otherwise."""
 
@@ -53,6 +53,8 @@ def examine(inspector: Inspector, running: Snapshot, directory: Path) -> Examine
     problems = list(compiled.problems)
     if compiled.snapshot is not None:
         problems += inspector.places(inspection.tree.files, compiled.snapshot)
+        from relayd.core.scenario_run import scenario_failures
+
         problems += scenario_failures(compiled, compiled.snapshot) if compiled.sound else ()
     return Examined(inspection=inspection, problems=in_order(problems))
 

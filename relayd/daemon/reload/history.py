@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
 import trio
 
 from relayd.config.atomic import replace_file
@@ -20,13 +19,14 @@ from relayd.config.source.provenance import Provenance
 from relayd.config.source.tree import Tree
 from relayd.core.live import Live
 from relayd.daemon.reload.record import ReloadRecord
+from relayd.noun import noun
 
 log = logging.getLogger("relayd.reload")
 
 HELD = "held"  # file with the number of the generation that a rollback holds
 
 
-@attrs.frozen
+@noun
 class History:
     """The stored generations of one node."""
 
@@ -88,7 +88,7 @@ def as_tree(one: Generation) -> Tree:
     return Tree(files=one.files, problems=(), digest=one.meta.digest, provenance=origin)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class HistoryKeeper:
     """Stores each config once it has run for a while.
 

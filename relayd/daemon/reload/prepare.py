@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -18,10 +18,21 @@ from relayd.config.snapshot import Account, Snapshot
 from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.accounts.old_keys import with_old_keys
 from relayd.daemon.net.listen import Sockets, open_listener
-from relayd.daemon.net.server import HttpServer
 
 if TYPE_CHECKING:
     from relayd.config.secrets.seal import Identity
+
+
+class Accepts(Protocol):
+    """Who serves what comes in."""
+
+    def listen(self, sock: socket.socket) -> None:
+        """Accept on one more socket, which is owned from now on. Sync."""
+        ...
+
+    def unlisten(self, sock: socket.socket) -> None:
+        """Accept no more on it, and close it. Sync."""
+        ...
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -37,7 +48,7 @@ class Listener:
     """
 
     setting: str
-    server: HttpServer
+    server: Accepts
     wanted: Callable[[Snapshot], Sequence[str]]
     pinned: bool = False
     listening: Sockets = attrs.field(factory=dict)

@@ -7,20 +7,19 @@ systemd's status line read it. Sync.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import attrs
 import trio
 
 from relayd.config.changes import Changes
-from relayd.config.problems.problem import Problem
 from relayd.config.source.provenance import Provenance
 from relayd.config.source.tree import Tree
 from relayd.core.cluster import MOST_PAST, Past
 from relayd.daemon.reload.requests import ReloadOutcome, ReloadResult, Trigger
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ConfigOrigin:
     """Where the running config comes from.
 
@@ -61,17 +60,12 @@ def origin_of(
     )
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class PendingTree:
     """A tree on disk that is not what runs, and why not. `since`: Unix time, s, from which on it was so."""
 
     since: float
     outcome: ReloadResult
-
-
-def idle_settings(problems: Sequence[Problem]) -> tuple[str, ...]:
-    """What a tree sets to no effect, as `check` notes it."""
-    return tuple(problem.message for problem in problems if problem.code == "N-NO-EFFECT")
 
 
 def kept_back(number: int) -> str:
@@ -89,7 +83,6 @@ class ReloadRecord:
         hold: number of the generation that a rollback holds; 0 = none.
         candidate: the tree on disk that does not run; None while disk and daemon agree, as far as the last round saw.
         deny_problem: why the deny.toml on disk is not obeyed; "" when it is.
-        no_effect: settings of the running config that do nothing in this version.
         restart_required: settings on disk that only a restart brings into force.
         unstored: the tree that runs, while it is not in the history yet.
         succeeded: Unix time, s, of the last round that left disk and daemon in agreement.
@@ -105,7 +98,6 @@ class ReloadRecord:
     hold: int = 0
     candidate: PendingTree | None = None
     deny_problem: str = ""
-    no_effect: tuple[str, ...] = ()
     restart_required: tuple[str, ...] = ()
     unstored: Tree | None = attrs.field(default=None, repr=False)
     succeeded: float = 0.0
@@ -146,7 +138,7 @@ class ReloadRecord:
     def agree(self, result: ReloadResult, now: float) -> None:
         """Disk and daemon agree, but for what waits for a restart."""
         self.succeeded, self.candidate = now, None
-        self.restart_required, self.no_effect = result.restart_required, idle_settings(result.problems)
+        self.restart_required = result.restart_required
 
     def differ(self, result: ReloadResult, now: float) -> None:
         """The tree on disk does not run; since when it does not is kept."""

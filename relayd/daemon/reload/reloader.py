@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import attrs
 import trio
@@ -22,12 +22,15 @@ import trio
 from relayd.config.guard import LEAST_DIGITS, accepts, restored, with_deny
 from relayd.config.snapshot import Deny, Snapshot
 from relayd.config.source.tree import Unstable
+from relayd.core.alerts.node_events import ReloadApplied, ReloadHeld, ReloadRejected, ReloadUnchanged
 from relayd.core.live import Live
 from relayd.core.transition import added, keep_running
 from relayd.daemon.accounts.node_defects import NodeDefects
+from relayd.daemon.events import Events
 from relayd.daemon.reload.adoption import Adoption
 from relayd.daemon.reload.candidate import Inspection, Inspector
 from relayd.daemon.reload.examination import examine, judged
+from relayd.daemon.reload.followers import Followers
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.prepare import Preparation, Unprepared
 from relayd.daemon.reload.record import ConfigOrigin, ReloadRecord, kept_back, origin_of
@@ -46,8 +49,10 @@ from relayd.daemon.reload.requests import (
     fields_of,
     is_expected,
 )
-from relayd.daemon.source.keeper import SourceKeeper
 from relayd.daemon.systemd import ReloadNotices
+
+if TYPE_CHECKING:
+    from relayd.daemon.source.keeper import SourceKeeper
 
 log = logging.getLogger("relayd.reload")
 
@@ -68,6 +73,7 @@ class Reloader:
         notices: tells systemd.
         wall: Unix time, s.
         source: where the tree is pulled from; None where it lies in a directory.
+        followers: this node's workers.
     """
 
     live: Live
@@ -80,7 +86,9 @@ class Reloader:
     history: History
     notices: ReloadNotices
     wall: Callable[[], float]
+    followers: Followers
     source: SourceKeeper | None = None
+    events: Events = attrs.field(factory=Events)
 
     # --- rounds
 
@@ -152,6 +160,7 @@ class Reloader:
         inspection = await trio.to_thread.run_sync(inspect, abandon_on_cancel=True)
         if isinstance(inspection, Unstable):
             await self._obey_deny()
+            await self.followers.in_step()
             self._tell_busy(requests, inspection)
         elif inspection.compiled is None:  # the bytes are those of the last round, and nobody waits
             _answer(requests, self._same_again(inspection))
@@ -255,6 +264,7 @@ class Reloader:
                 await self.defects.look()
         else:
             self._deny_at_once(inspection.deny)
+        await self.followers.in_step()
         return result
 
     async def _apply(self, wanted: Snapshot, result: ReloadResult, origin: ConfigOrigin) -> ReloadResult:
@@ -267,6 +277,9 @@ class Reloader:
         except Unprepared as error:
             return attrs.evolve(result, result="rejected", reasons=error.reasons)
         new, origin = prepared.snapshot, attrs.evolve(origin, brought=result.changes)
+        if reasons := await self.followers.prepare(new):
+            prepared.discard()
+            return attrs.evolve(result, result="rejected", reasons=reasons)
         self.record.seconds["prepare"] = trio.current_time() - began
         try:
             prepared.commit()
@@ -274,6 +287,7 @@ class Reloader:
             prepared.discard()
             raise
         self.live.swap(new)
+        self.followers.commit()
         self.record.run_from(origin, self.wall())
         self._adopt(old, new)
         prepared.retire()
@@ -291,6 +305,7 @@ class Reloader:
         assert inspection.compiled is not None
         if self.live.snapshot.revision != inspection.compiled.revision:
             self.live.amend(attrs.evolve(self.live.snapshot, revision=inspection.compiled.revision))
+            self.followers.amend(self.live.snapshot)
         running = self.record.origin
         if running.digest != inspection.tree.digest or running.stored:
             origin = attrs.evolve(self._origin(inspection, trigger), since=running.since)
@@ -318,6 +333,7 @@ class Reloader:
         if new is old:
             return
         self.live.amend(new)
+        self.followers.amend(new)
         self._adopt(old, new)
         extra = attrs.asdict(added(old.deny, new.deny))
         log.warning("reload.denied", extra={name: list(part) for name, part in extra.items() if part})
@@ -344,6 +360,7 @@ class Reloader:
         if result.result == "applied":
             await trio.to_thread.run_sync(self.history.hold, number)
             self.record.roll_back(number, result, self.wall())
+            await self.followers.in_step()
             log.warning("reload.rolled_back", extra={"generation": self.live.generation, "stored": number})
         self.record.rounds["rollback", result.result] += 1
         return result
@@ -360,7 +377,11 @@ class Reloader:
                 log.warning("reload.restart_required", extra={"settings": list(result.restart_required)})
         else:
             self.record.differ(result, self.wall())
-        log.log(_LEVELS[result.result], "reload.%s", result.result, extra=fields_of(result, trigger))
+        fields = fields_of(result, trigger)
+        if result.result == "busy":  # it is asked for again
+            log.warning("reload.busy", extra=fields)
+        else:
+            self.events.tell(_EVENTS[result.result](told=fields))
         return result
 
 
@@ -380,10 +401,9 @@ def _answer(requests: Sequence[ReloadRequest], result: ReloadResult) -> None:
         request.answer(result)
 
 
-_LEVELS: dict[ReloadOutcome, int] = {
-    "applied": logging.INFO,
-    "unchanged": logging.INFO,
-    "rejected": logging.WARNING,
-    "held": logging.WARNING,
-    "busy": logging.WARNING,
+_EVENTS: dict[ReloadOutcome, type[ReloadRejected | ReloadHeld | ReloadApplied]] = {
+    "applied": ReloadApplied,
+    "unchanged": ReloadUnchanged,
+    "rejected": ReloadRejected,
+    "held": ReloadHeld,
 }

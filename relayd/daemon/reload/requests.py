@@ -19,6 +19,7 @@ from relayd.config.changes import Changes
 from relayd.config.guard import LEAST_DIGITS, accepts
 from relayd.config.problems.problem import Problem
 from relayd.config.source.tree import Tree
+from relayd.noun import noun
 
 ReloadOutcome = Literal["applied", "unchanged", "rejected", "held", "busy"]
 Trigger = Literal["boot", "event", "poll", "hash", "sighup", "command", "http", "rollback", "resume", "source"]
@@ -28,7 +29,7 @@ BY_ITSELF: frozenset[Trigger] = frozenset({"event", "poll", "hash", "source"})
 SHORTEST_COMMIT = 7  # what git abbreviates to
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Reload:
     """Take the tree as it is now.
 
@@ -45,7 +46,7 @@ class Reload:
     revoked: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Rollback:
     """Go back to a stored generation (None: the newest that is not what runs) and stay there."""
 
@@ -53,12 +54,12 @@ class Rollback:
     allow_unrevoke: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Resume:
     """End a rollback: follow the tree again."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Examine:
     """Say what would become of a tree that is not in place yet; nothing follows from it.
 
@@ -74,7 +75,7 @@ class Examine:
 Operation = Reload | Rollback | Resume | Examine
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ReloadResult:
     """What a round came to.
 

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
+from relayd.core.alerts.node_events import ReloadDegraded
 from relayd.daemon.accounts.node_defects import NodeDefects
+from relayd.daemon.events import Events
 from relayd.daemon.reload.cluster import Cluster
 from relayd.daemon.reload.history import HistoryKeeper
 from relayd.daemon.reload.record import ReloadRecord
 from relayd.daemon.reload.reloader import Reloader
 from relayd.daemon.reload.watch import Watcher
-from relayd.daemon.source.keeper import SourceKeeper
+from relayd.noun import noun
+
+if TYPE_CHECKING:
+    from relayd.daemon.source.keeper import SourceKeeper
 
 log = logging.getLogger("relayd.reload")
 
@@ -25,7 +31,7 @@ REMIND = 60.0  # s between reminders that the daemon is degraded
 RESTART = 1.0  # s before a task that failed is started again
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ReloadTasks:
     """The tasks of one process.
 
@@ -41,6 +47,7 @@ class ReloadTasks:
     cluster: Cluster
     watcher: Watcher | None
     source: SourceKeeper | None = None
+    events: Events = attrs.field(factory=Events)
 
     async def run(self) -> None:
         """Run them for ever."""
@@ -67,7 +74,7 @@ class ReloadTasks:
         while True:
             if self.record.degraded:
                 stored = self.record.origin.stored
-                log.warning("reload.degraded", extra={"reason": self.record.degraded, "stored": stored})
+                self.events.tell(ReloadDegraded(reason=self.record.degraded, stored=stored))
             await trio.sleep(REMIND)
 
 

@@ -16,14 +16,12 @@ import logging
 import math
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import attrs
 import trio
-import watchfiles
 
 from relayd.daemon.reload.candidate import LARGEST_DENY, Inspector
 from relayd.daemon.reload.requests import RequestQueue
@@ -137,31 +135,12 @@ class Watcher:
         return failures[0] if failures else ""
 
     async def _events(self, listen: Listen, paths: list[str], failures: list[str], scope: trio.CancelScope) -> None:
-        """One thread that waits for events. Its end is a failure; it is stopped by its event, whoever cancels."""
-        stop, token = threading.Event(), trio.lowlevel.current_trio_token()
-
-        def tell() -> None:
-            try:
-                token.run_sync_soon(self._on_event, idempotent=True)
-            except trio.RunFinishedError:
-                stop.set()
-
-        def begun() -> None:
-            try:
-                token.run_sync_soon(self._on_begun, idempotent=True)
-            except trio.RunFinishedError:
-                stop.set()
-
-        def work() -> None:
-            listen(paths, stop, begun, tell)
-
+        """Until it is cancelled; its end is a failure."""
         try:
-            await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+            await listen(paths, self._on_begun, self._on_event)
             failures.append("the watcher ended")
         except Exception as error:  # whatever is wrong with it, there is the poll
             failures.append(f"{type(error).__name__}: {error}")
-        finally:
-            stop.set()
         scope.cancel()
 
     def _on_begun(self) -> None:
@@ -179,34 +158,8 @@ class Watcher:
         self.backend, self.failure = "poll", failure
 
 
-# Waits for events below some directories and tells of each, until the event is set. (paths, stop, begun, tell)
-Listen = Callable[[list[str], threading.Event, Callable[[], None], Callable[[], None]], None]
-
-
-def inotify() -> Listen:
-    """File events by the package watchfiles."""
-
-    def listen(paths: list[str], stop: threading.Event, begun: Callable[[], None], tell: Callable[[], None]) -> None:
-        events: Iterator[object] = watchfiles.watch(
-            *paths,
-            watch_filter=None,
-            debounce=100,  # ms; a burst is told once
-            step=20,  # ms between looks at `stop_event`, which ends the thread soon after a cancellation
-            rust_timeout=50,  # ms until the first empty batch, which says that the watch is in place
-            yield_on_timeout=True,
-            stop_event=stop,
-            raise_interrupt=False,
-            recursive=False,
-        )
-        started = False
-        for batch in events:
-            if not started:
-                started = True
-                begun()
-            if batch:
-                tell()
-
-    return listen
+# Waits for events in some directories and tells of each, until it is cancelled. (paths, begun, tell)
+Listen = Callable[[list[str], Callable[[], None], Callable[[], None]], Awaitable[None]]
 
 
 def _bytes_of(path: Path) -> bytes:

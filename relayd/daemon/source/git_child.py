@@ -24,6 +24,7 @@ import trio
 
 from relayd.daemon.log import scrub
 from relayd.daemon.source.settings import SourceSettings
+from relayd.noun import noun
 
 GRACE = 2.0  # s to end by itself, so that it takes its temporary files away
 LONGEST_ERROR = 300  # characters that are shown of what git says
@@ -69,7 +70,7 @@ class PullError(Exception):
     """Git could not do what it was to do. The text is for people, one line, without a secret."""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class GitChild:
     """Runs git.
 

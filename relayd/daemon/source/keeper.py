@@ -15,7 +15,9 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from relayd.core.alerts.node_events import SourceFailed, SourceRecovered
 from relayd.core.pull import LEAST_COMMIT, HeldHead, is_late, next_pause
+from relayd.daemon.events import Events
 from relayd.daemon.source.git_child import PullError
 from relayd.daemon.source.mirror import Mirror
 from relayd.daemon.source.settings import SourceSettings
@@ -82,6 +84,7 @@ class SourceKeeper:
     record: SourceRecord
     wall: Callable[[], float]
     rng: random.Random
+    events: Events = attrs.field(factory=Events, repr=False)
     moved: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _asks: list[_Ask] = attrs.field(factory=list, init=False, repr=False)
     _asked: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
@@ -139,9 +142,9 @@ class SourceKeeper:
         record, at = self.record, {"source": str(self.settings.at)}
         if record.error != before.error:
             if record.error:
-                log.warning("source.failed", extra={**at, "reason": record.error})
+                self.events.tell(SourceFailed(source=at["source"], reason=record.error))
             else:
-                log.info("source.recovered", extra=at)
+                self.events.tell(SourceRecovered(source=at["source"]))
         if record.held is not None and record.held != before.held:
             reasons = list(record.held.reasons)
             log.warning("source.held", extra={**at, "commit": record.head, "taken": record.taken, "reasons": reasons})

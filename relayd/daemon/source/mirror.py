@@ -23,6 +23,7 @@ from relayd.config.atomic import replace_file
 from relayd.config.source.past import FOLDER, TAKEN
 from relayd.core.pull import CommitSignature, Head, HeldHead, is_meant, judge_head
 from relayd.daemon.source.git_child import GitChild, PullError
+from relayd.noun import noun
 
 FETCHED = "refs/relayd/fetched"
 FETCH_TIMEOUT = 60.0  # s for what the network does
@@ -34,7 +35,7 @@ _PGP = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 _GPG_CONF = b"trust-model always\nno-autostart\nno-auto-key-retrieve\n"
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Pulled:
     """What a pull came to.
 

@@ -15,9 +15,10 @@ from relayd.config.source.git_tree import BlobCache, read_git_tree
 from relayd.config.source.past import TAKEN
 from relayd.config.source.tree import Tree, Unstable
 from relayd.daemon.source.settings import SourceSettings
+from relayd.noun import noun
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@noun(kw_only=True, eq=False)
 class MirrorReader:
     """Reads what was taken.
 

@@ -9,16 +9,15 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import attrs
-
 from relayd.config.model.values import Bad, seconds
 from relayd.config.source.source_url import SourceUrl, parse_source
+from relayd.noun import noun
 
 INTERVAL = 60.0  # s between fetches; a webhook or `relayd reload` shortens it
 SHORTEST = 1.0  # s; a server that is asked more often than that takes it for an attack
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class SourceSettings:
     """How a node pulls.
 

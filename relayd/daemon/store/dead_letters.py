@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +19,17 @@ from typing import Any
 
 import attrs
 
+from relayd.core.alerts.node_events import StateLost, StateSetAside
+from relayd.core.disk_advice import disk_advice
+from relayd.daemon.events import Events
+from relayd.noun import noun
 from relayd.state.contract import Op, Settle, Void
 
 MOST_BYTES = 16 * 1024 * 1024  # of the file: some 40,000 settlements; what comes then is only counted
 LONGEST_LINE = 4096  # characters of a damaged journal line that are kept; a settlement has about 500
 
-log = logging.getLogger("relayd.state")
 
-
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Losses:
     """What did not reach the books by itself, for `status` and metrics.
 
@@ -40,6 +41,8 @@ class Losses:
         unwritten: operations that could not be set aside either.
         damaged: lines of journals that did not add up.
         dropped: journal entries lost to a full memory beside a full disk.
+        waiting: settlements that are in memory alone, because the journal cannot be written.
+        problem: why it cannot.
     """
 
     count: int = 0
@@ -49,6 +52,8 @@ class Losses:
     unwritten: int = 0
     damaged: int = 0
     dropped: int = 0
+    waiting: int = 0
+    problem: str = ""
 
 
 @attrs.define(eq=False)
@@ -62,6 +67,7 @@ class DeadLetters:
 
     path: Path
     wall: Callable[[], float]
+    events: Events = attrs.field(factory=Events)
     set_aside: int = attrs.field(default=0, init=False)
     unwritten: int = attrs.field(default=0, init=False)
     _seen: tuple[int, int, int] = attrs.field(default=(0, 0, 0), init=False)  # inode, size, mtime at the last count
@@ -100,10 +106,10 @@ class DeadLetters:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             self.unwritten += 1
             why = type(error).__name__ if not isinstance(error, OSError) else error.strerror or str(error)
-            log.error("state.lost", extra={"call": call, "reason": reason, "problem": why, "file": str(self.path)})
+            self.events.tell(StateLost(call=call, reason=reason, problem=why, file=str(self.path)))
             return
         self.set_aside += 1
-        log.error("state.set_aside", extra={"call": call, "reason": reason, "file": str(self.path)})
+        self.events.tell(StateSetAside(call=call, reason=reason, file=str(self.path)))
 
     def _write(self, line: bytes) -> None:
         """Raises: OSError, also when the file is full."""
@@ -139,6 +145,11 @@ def loss_ailments(losses: Losses) -> list[str]:
         found.append(f"{losses.unwritten} operations that the state store refused could not be set aside and are lost")
     if losses.damaged:
         found.append(f"{losses.damaged} journal lines were damaged: what they held is not booked")
+    if losses.waiting:
+        advice = disk_advice(losses.problem, "make room for the journal, or let the daemon write there")
+        found.append(
+            f"{losses.waiting} settlements wait in memory alone, and end with this process: {losses.problem} [{advice}]"
+        )
     if losses.dropped:
         found.append(f"{losses.dropped} settlements were lost: the journal could not be written and memory was full")
     return found

@@ -40,6 +40,8 @@ from relayd.wire.refusal import Refusal
 
 RETRY = 5  # s; most outages are restarts and failovers
 _SIDE = "~side"  # what ids from the side store have behind them in the main one
+_AGAIN = "~again"  # what the id of a call has behind it that was asked for before, in vain
+_MOST_AGAIN = 5  # times that it is asked for
 _UNLIMITED = "~"  # what the id of a call that no store answered for has behind it in the side store
 _REAP, _LOOK = Reap(), Reap(limit=1000, look=True)
 
@@ -64,11 +66,12 @@ class FailsafeStore:
     # Calls that were admitted to the side store: how (perhaps under another id), and when.
     _side_calls: dict[str, tuple[Admit, int]] = attrs.field(factory=dict, init=False)
     _side_leases: set[str] = attrs.field(factory=set, init=False)
+    _renamed: dict[str, str] = attrs.field(factory=dict, init=False)  # ids of calls in the main store, where others
 
     async def admit(self, op: Admit) -> Granted | Denied | Stale | Closed:
         """Admit a call. Raises: Refusal 503 when the store is away and the policy is "deny"."""
         try:
-            return _admission(await self.main.ask(op))
+            return await self._admit_main(op)
         except StoreUnavailable:
             self._refuse_or_go_on()
         try:
@@ -83,6 +86,21 @@ class FailsafeStore:
             return Granted(now=0)
         if isinstance(answer, Granted):
             self._side_calls[op.call] = (op, answer.now)
+        return answer
+
+    async def _admit_main(self, op: Admit) -> Granted | Denied | Stale | Closed:
+        """Ask the main store, under another id if the first was voided.
+
+        So it is with a call that waits for room and whose last question got no answer.
+        """
+        answer, asked = _admission(await self.main.ask(op)), op.call
+        for again in range(1, _MOST_AGAIN):
+            if not isinstance(answer, Closed):
+                break
+            asked = f"{op.call}{_AGAIN}{again}"
+            answer = _admission(await self.main.ask(attrs.evolve(op, call=asked)))
+        if isinstance(answer, Granted) and asked != op.call:
+            self._renamed[op.call] = asked
         return answer
 
     async def lease(self, op: Acquire) -> Granted | Denied | Stale:
@@ -108,7 +126,8 @@ class FailsafeStore:
         """
         found = self._side_calls.pop(call, None)
         if found is None:
-            self.main.submit_nowait(Settle(call=call, record=record), kept=kept, urgent=kept is not None)
+            settle = Settle(call=self._renamed.pop(call, call), record=record)
+            self.main.submit_nowait(settle, kept=kept, urgent=kept is not None)
             return
         admitted, at = found
         self._settle_late(admitted.call, record, admitted.terms, at, kept)
@@ -134,7 +153,7 @@ class FailsafeStore:
         leases = tuple(leases)
         for batcher, here in ((self.main, False), (self.side, True)):
             mine = tuple(
-                (self._side_calls[call][0].call if here else call, record)
+                (self._side_calls[call][0].call if here else self._renamed.get(call, call), record)
                 for call, record in calls.items()
                 if (call in self._side_calls) == here
             )
@@ -144,8 +163,12 @@ class FailsafeStore:
 
     def restore(self, op: Admit) -> None:
         """Admit a call in flight again, where the store has lost it. Sync; nobody waits for the answer."""
-        batcher = self.side if op.call in self._side_calls else self.main
-        batcher.submit_nowait(op)
+        found = self._side_calls.get(op.call)
+        if found is not None:
+            call = found[0].call
+            self.side.submit_nowait(op if call == op.call else attrs.evolve(op, call=call, terms=()))
+        else:
+            self.main.submit_nowait(attrs.evolve(op, call=self._renamed.get(op.call, op.call)))
 
     def restore_lease(self, op: Acquire) -> None:
         """The same of a lease."""
@@ -241,6 +264,6 @@ def _tell(lost: Callable[[tuple[str, ...]], None] | None) -> Callable[[Answer], 
 
     def then(answer: Answer) -> None:
         if isinstance(answer, Renewed) and answer.lost:
-            lost(answer.lost)
+            lost(tuple(name.partition(_AGAIN)[0].removesuffix(_UNLIMITED) for name in answer.lost))
 
     return then

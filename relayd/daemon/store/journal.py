@@ -7,11 +7,13 @@ Theory: a line is `LENGTH CRC PAYLOAD`, in hex and JSON. A line that does not ad
 it was never promised, and reading goes on behind it. Each process writes a file of its own and holds a lock on it;
 files without an owner, left by a process that died, are replayed by any other.
 
-A full disk is survived: entries wait in memory, are tried again with the next ones, and `problem` says so.
+A full disk is survived, and a read-only one: entries wait in memory, are tried again with the next ones, and `problem`
+says so. What was replayed from a file that cannot be emptied is known, and `problem` names the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import zlib
@@ -95,6 +97,8 @@ class Journal:
     dropped: int = attrs.field(default=0, init=False)  # entries lost to a full memory beside a full disk
     refused: list[tuple[JournalEntry, str]] = attrs.field(factory=list, init=False)  # and why
     _waiting: list[bytes] = attrs.field(factory=list, repr=False, init=False)
+    _read_up_to: dict[Path, int] = attrs.field(factory=dict, repr=False, init=False)  # bytes
+    _replayed: dict[Path, int] = attrs.field(factory=dict, repr=False, init=False)  # bytes of files that stay
     _damaged: dict[Path, list[bytes]] = attrs.field(factory=dict, repr=False, init=False)  # in files not yet forgotten
     _damaged_before: int = attrs.field(default=0, init=False)
     _file: int = attrs.field(default=-1, init=False)
@@ -114,6 +118,7 @@ class Journal:
             self.dropped += len(self._waiting) - MOST_WAITING
             del self._waiting[:-MOST_WAITING]
         try:
+            self._leave_lost_file()
             self._write(b"".join(self._waiting))
         except OSError as error:
             self.problem = f"{self._path or self.directory}: {error.strerror or error}"
@@ -121,6 +126,11 @@ class Journal:
         self._waiting.clear()
         self.problem = ""
         return True
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are in memory alone."""
+        return len(self._waiting)
 
     @property
     def damaged(self) -> int:
@@ -135,12 +145,15 @@ class Journal:
     def pending(self) -> list[tuple[Path | None, list[JournalEntry]]]:
         """What is to be replayed: pairs of a file (None: memory) and its entries. `forget` each once it is replayed."""
         found: list[tuple[Path | None, list[JournalEntry]]] = []
+        self._leave_lost_file()
         if self._waiting:
             found.append((None, [entry for line in self._waiting for entry in decode_lines(line) if entry]))
         for path in self._files():
             entries = self._read(path)
             if entries:
                 found.append((path, entries))
+            elif path in self._replayed:  # maybe it can be emptied by now
+                self.forget(path)
         return found
 
     def forget(self, path: Path | None) -> list[bytes]:
@@ -150,19 +163,25 @@ class Journal:
             self.problem = ""
             return []
         damaged = self._damaged.pop(path, [])
-        if path == self._path:
-            os.ftruncate(self._file, 0)
-            os.fsync(self._file)
-        else:
-            path.unlink(missing_ok=True)
         self._damaged_before += len(damaged)
+        self._replayed[path] = self._read_up_to.pop(path, 0)
+        try:
+            if path == self._path:
+                os.ftruncate(self._file, 0)  # not synced: an entry that comes back is replayed without harm
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            self.problem = f"{path}: {error.strerror or error}"
+            return damaged
+        del self._replayed[path]
         return damaged
 
     def close(self) -> None:
-        """Give the file up. An empty one is deleted."""
+        """Give the file up. An empty one is deleted, where that can be."""
         if self._file >= 0:
-            if self._path is not None and os.fstat(self._file).st_size == 0:
-                self._path.unlink(missing_ok=True)
+            if self._path is not None and os.fstat(self._file).st_size == 0 and _same(self._file, self._path):
+                with contextlib.suppress(OSError):  # of a disk that turned read-only
+                    self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
 
@@ -175,9 +194,12 @@ class Journal:
 
     def _read(self, path: Path) -> list[JournalEntry]:
         try:
-            lines = [line for line in path.read_bytes().split(b"\n") if line]
+            raw = path.read_bytes()
         except OSError:
             return []
+        done = self._replayed.get(path, 0)
+        lines = [line for line in raw[done if done <= len(raw) else 0 :].split(b"\n") if line]
+        self._read_up_to[path] = len(raw)
         entries = [_decode_line(line) for line in lines]
         self._damaged[path] = [line for line, entry in zip(lines, entries, strict=True) if entry is None]
         return [entry for entry in entries if entry is not None]
@@ -195,6 +217,18 @@ class Journal:
         except OSError:
             os.ftruncate(self._file, end)
             raise
+
+    def _leave_lost_file(self) -> None:
+        """Give up a file that nobody would find any more; what it held waits again. To replay a line twice is harmless.
+
+        Its directory was deleted, or another disk was mounted over it, because this one cannot be written.
+        """
+        if self._file < 0 or self._path is None or _same(self._file, self._path):
+            return
+        held = os.pread(self._file, os.fstat(self._file).st_size, 0)[self._replayed.pop(self._path, 0) :]
+        self._waiting[:0] = [line + b"\n" for line in held.split(b"\n") if line]
+        os.close(self._file)
+        self._file, self._path = -1, None
 
     def _claim(self) -> None:
         """Take the first file that nobody holds."""

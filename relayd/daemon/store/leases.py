@@ -56,6 +56,10 @@ class Leases:
         if slots is not None:
             self.failsafe.release(Release(holder=holder, counters=tuple(slot.counter for slot in slots)))
 
+    def count(self) -> int:
+        """How many attempts hold one."""
+        return len(self._held)
+
     def held(self) -> list[tuple[str, str]]:
         """Pairs of counter and holder, for the heartbeat."""
         return [(slot.counter, holder) for holder, slots in self._held.items() for slot in slots]

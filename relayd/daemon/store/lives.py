@@ -5,6 +5,9 @@ taken from it at once, without waiting for its lease to run out.
 
 Theory: the kernel gives a lock back when its process ends, however it ends (flock(2)). A file is renamed into place
 once it is locked, so that nobody ever finds it without its owner. The ids of a process's calls begin with its name.
+
+A process that ends well leaves its file too: it cannot know that the store heard its last words, and whoever comes next
+finds out by the way.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class LifeLock:
 
     directory: Path
     life: str
-    _file: int = attrs.field(default=-1, init=False)
+    _file: int = attrs.field(default=-1, init=False)  # open, and so locked, until the process ends
     _dead: list[str] = attrs.field(factory=list, init=False)
 
     def claim(self) -> None:
@@ -48,6 +51,16 @@ class LifeLock:
         others = sorted(path for path in self.directory.glob(f"*{_SUFFIX}") if path.stem != self.life)
         self._dead = [path.stem for path in others if not _is_held(path)]
 
+    def look_for(self, life: str) -> bool:
+        """Whether a process that is said to have ended has. One that left something is among the dead then."""
+        path = self._path(life)
+        if life in self._dead or not path.exists():
+            return True
+        if _is_held(path):
+            return False
+        self._dead.append(life)
+        return True
+
     @property
     def dead(self) -> tuple[str, ...]:
         """The names of processes that died and have not been buried."""
@@ -55,17 +68,10 @@ class LifeLock:
 
     def bury(self, life: str) -> None:
         """All that a dead process left has been settled."""
-        self._dead.remove(life)
+        if life in self._dead:
+            self._dead.remove(life)
         with contextlib.suppress(OSError):
             self._path(life).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """This process has settled everything. Idempotent."""
-        if self._file >= 0:
-            with contextlib.suppress(OSError):
-                self._path(self.life).unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = -1
 
     def _path(self, life: str) -> Path:
         return self.directory / f"{life}{_SUFFIX}"

@@ -12,25 +12,21 @@ on all.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Literal
 
 import attrs
 import msgspec
 import trio
 
 from relayd.core.balancing.pool import Pool
+from relayd.core.cluster import steadied
 from relayd.core.in_flight import InFlight
-from relayd.core.quota.limits import LEASE_MS
-from relayd.daemon.paths import state_directory
+from relayd.daemon.beside import Beside
 from relayd.daemon.store.batcher import Batcher
-from relayd.daemon.store.dead_letters import DeadLetters
 from relayd.daemon.store.failsafe import FailsafeStore
-from relayd.daemon.store.journal import Journal
 from relayd.daemon.store.leases import Leases
 from relayd.daemon.store.lives import LifeLock, owner_of
+from relayd.daemon.store.store_reader import StoreReader
 from relayd.state.contract import (
     Admit,
     Gather,
@@ -39,21 +35,16 @@ from relayd.state.contract import (
     Pin,
     Pinned,
     Publish,
-    Store,
-    StoreMisfit,
     StoreUnavailable,
 )
-from relayd.state.opening import open_store
-from relayd.state.sqlite import SqliteStore
 
 RENEW = 5.0  # s between heartbeats of calls: what a killed process had streamed since is not booked
 BEATS = 4  # at least so many of them in the life of a lease
 REAPS = 2  # looks for what dead processes left, in the life of a lease
 TOGETHER = 50  # calls in one heartbeat: about 2 ms
 PAUSE = 0.02  # s between them; ten thousand streams take 4 s
+DYING = 1.0  # s between the end of a process's sockets and that of its locks
 SHARE = 1.0  # s between exchanges of health
-
-log = logging.getLogger("relayd.state")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -68,6 +59,7 @@ class StateClient:
         in_flight: the calls that the heartbeat tells of.
         pool: whose health is shared.
         wall: Unix time, s.
+        reader: reads of the same store beside calls.
         life: this process among those of its host; None looks for no dead ones.
         ceilings: counters of slots of accounts, that a dead process may have held.
     """
@@ -79,9 +71,11 @@ class StateClient:
     in_flight: InFlight
     pool: Pool
     wall: Callable[[], float]
+    reader: StoreReader = attrs.Factory(lambda self: StoreReader(self.main, None, Beside(), self.wall), takes_self=True)
     life: LifeLock | None = None
     ceilings: Callable[[], tuple[str, ...]] = tuple
     _heard: int = 0  # version of the last health note
+    _ahead: float = 0.0  # s that the store's clock is ahead of ours, as far as it matters
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Started once the store was tried. Raises: StoreMisfit."""
@@ -105,8 +99,8 @@ class StateClient:
                     nursery.start_soon(_every, SHARE, self._share_health)
             finally:
                 last.cancel()
-        if self.life is not None:
-            self.life.close()
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self.reader.close)
 
     async def _renew(self) -> None:
         """The heartbeat, a few calls at a time: for thousands of streams at once the loop and the store would stand
@@ -136,15 +130,23 @@ class StateClient:
             if await self.failsafe.bury(owner_of(life), self.ceilings()) and self.life is not None:
                 self.life.bury(life)
 
-    async def _share_health(self) -> None:
+    async def bury_life(self, life: str) -> None:
+        """Settle what a process of this host left that has just ended, unless it has done so itself."""
+        with trio.move_on_after(DYING):
+            while self.life is not None and not self.life.look_for(life):  # noqa: ASYNC110 - a lock tells nobody
+                await trio.sleep(PAUSE)
         await self._bury()
+
+    async def _share_health(self) -> None:
+        self.pool.review(self.wall())
+        await self._bury()
+        await self._gather_health()  # first: it tells how far the store's clock is ahead of ours by now
         for account in self.pool.take_changed():
             try:
-                body = msgspec.json.encode(self.pool.snapshot_health(account)).decode()
+                body = msgspec.json.encode(self.pool.snapshot_health(account, self._ahead)).decode()
             except KeyError:
                 continue  # it left the config meanwhile
             self.main.submit_nowait(Publish(topic="health", name=account, body=body))
-        await self._gather_health()
 
     async def _gather_health(self) -> None:
         try:
@@ -153,13 +155,14 @@ class StateClient:
             return
         if not isinstance(answer, Gathered):
             return
+        self._ahead = steadied(self._ahead, answer.now / 1000 - self.wall())
         for note in answer.notes:
-            self._heard = max(self._heard, note.version)
+            self._heard = note.version  # not always more than before: a store that lost its data begins anew
             try:
                 state = msgspec.json.decode(note.body, type=dict)
             except msgspec.DecodeError:
                 continue
-            self.pool.load_health(note.name, state, self.wall())
+            self.pool.load_health(note.name, state, self.wall(), self._ahead)
 
     async def remembered(self, affinity: str, keep: float) -> str | None:
         """The account of a conversation that this process does not know, from the store; None when it is new.
@@ -182,63 +185,3 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
     while True:
         await trio.sleep(seconds)
         await act()
-
-
-def open_state(
-    *,
-    url: str,
-    password: str,
-    realm: str,
-    base: Path,
-    policy: Callable[[], Literal["allow", "deny"]],
-    in_flight: InFlight,
-    pool: Pool,
-    wall: Callable[[], float],
-    life: str,
-    ceilings: Callable[[], tuple[str, ...]],
-    own: str = "",
-    lease: float = LEASE_MS / 1000,
-) -> StateClient:
-    """The state client of a process; nothing is connected yet.
-
-    Args:
-        url: as `[state].url`.
-        base, own: the directory from which its path counts, and the node's own: see `state_directory`, for the
-            journal and the side store.
-        policy: `[state].on_outage`, asked at each outage.
-        life: names this process, as `owner_of` takes it.
-        ceilings: counters of slots of accounts.
-        lease: `[state].lease`, s.
-    Raises: StoreMisfit on a URL that means nothing, and where this node's own directory cannot be written to.
-    """
-
-    def clock() -> int:
-        return round(wall() * 1000)
-
-    store: Store = open_store(url, realm=realm, clock=clock, password=password, base=base)
-    local = state_directory(url, base, own)
-    quick = SqliteStore(store.path, clock=clock, busy=0) if isinstance(store, SqliteStore) else None
-    lock = LifeLock(local / "lives", life)
-    try:
-        lock.claim()
-    except OSError as error:
-        raise StoreMisfit(
-            f"state directory {local}: {error.strerror or error} [it must be relayd's to write, for what has to"
-            " survive this process]"
-        ) from None
-    letters = DeadLetters(local / "dead-letters.jsonl", wall)
-    main = Batcher(store, Journal(local / "journal"), quick=quick, dead_letters=letters)
-    side = Batcher(SqliteStore(str(local / "side.db"), clock=clock))
-    failsafe = FailsafeStore(main, side, policy, lease_ms=round(lease * 1000))
-    leases = Leases(failsafe, pool, wall)
-    return StateClient(
-        main=main,
-        failsafe=failsafe,
-        leases=leases,
-        side=side,
-        in_flight=in_flight,
-        pool=pool,
-        wall=wall,
-        life=lock,
-        ceilings=ceilings,
-    )

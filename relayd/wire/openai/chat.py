@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import attrs
-
+from relayd.noun import noun
 from relayd.wire.call import NO_ALIASES, Call, Endpoint, Language, Reply, Translator
 from relayd.wire.capabilities import capabilities
 from relayd.wire.http import HeaderPairs, RequestHead
@@ -74,7 +73,7 @@ _KNOWN = frozenset(_IGNORED) | {
 }  # fmt: skip
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ChatDialect:
     """Chat Completions.
 

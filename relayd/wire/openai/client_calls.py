@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from relayd.wire.answer import NOT_JSON
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.openai.fields import Json, an_object, refuse_field
 from relayd.wire.openai.shapes import CallForm
 

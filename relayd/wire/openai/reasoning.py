@@ -21,7 +21,8 @@ from typing import Any
 
 import msgspec
 
-from relayd.wire.answer import NOT_JSON, ContentBlock
+from relayd.wire.answer import ContentBlock
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.openai.fields import Json, a_list, an_object
 
 _FORMAT = "anthropic-claude-v1"  # OpenRouter's name for whose thinking it is

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from relayd.wire.answer import NOT_JSON
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.openai.fields import Json
 from relayd.wire.openai.responses_input import is_reference
 

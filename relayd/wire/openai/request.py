@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import attrs
 import msgspec
 
+from relayd.noun import noun
 from relayd.wire.capabilities import Capabilities
 from relayd.wire.openai.fields import (
     Json,
@@ -30,7 +31,7 @@ from relayd.wire.openai.fields import (
     an_object,
     refuse_field,
 )
-from relayd.wire.openai.schema import by_name, closed, has_empty_lists, input_schema
+from relayd.wire.openai.schema import JSON_ONLY, by_name, closed, has_empty_lists, input_schema
 from relayd.wire.openai.shapes import Purpose
 from relayd.wire.openai.turns import Turns
 
@@ -52,13 +53,12 @@ _COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking", "
 
 MAX_STRICT_TOOLS = 20  # the API refuses more. Source: API docs, "Structured outputs", schema complexity limits
 
-JSON_ONLY = "Answer with one valid JSON object and nothing else: no other words and no code fence."
 ANSWER_TOOL = "structured_answer"
 
 _EMAIL_OR_PHONE = re.compile(r"[^@\s]+@[^@\s]+|\+?[\d\s()-]{7,}")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AnswerFormat:
     """The JSON that an answer must be. `schema` None: any object."""
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import attrs
 import msgspec
 
+from relayd.noun import noun
 from relayd.wire.call import NO_ALIASES, Call, Endpoint, Language, Reply, Translator
 from relayd.wire.capabilities import capabilities
 from relayd.wire.http import HeaderPairs, RequestHead
@@ -73,7 +73,7 @@ _KNOWN = frozenset(_IGNORED) | frozenset(_STATEFUL) | {
 }  # fmt: skip
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ResponsesDialect:
     """Responses, without server state.
 

@@ -19,6 +19,8 @@ _UNENFORCED = (
     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "maxItems",
     "uniqueItems", "minProperties", "maxProperties",
 )  # fmt: skip
+# What is said to the model where any JSON object will do.
+JSON_ONLY = "Answer with one valid JSON object and nothing else: no other words and no code fence."
 _BY_NAME = ("properties", "$defs", "definitions")
 _EMPTY_LIST = re.compile(rb'"(?:properties|\$defs|definitions)":\[\]')
 _IN_LIST = ("anyOf", "allOf")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import attrs
 import msgspec
 
+from relayd.noun import noun
 from relayd.wire.answer import ApiError, Garbled, UsageCounts, read_error
 from relayd.wire.anthropic import JSON, ModelEntry, refusal_headers
 from relayd.wire.call import Reply
@@ -49,7 +50,7 @@ CallForm = Literal["function", "custom", "shell", "local_shell", "apply_patch"]
 Purpose = Literal["answer", "checkpoint", "compact", "count"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class ToolName:
     """What a client calls a tool whose name the upstream knows in another form."""
 
@@ -61,7 +62,7 @@ class ToolName:
 NO_NAMES: Mapping[str, ToolName] = MappingProxyType({})
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Hints:
     """What the answer's translator must know of the request.
 

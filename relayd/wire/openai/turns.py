@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from relayd.wire.answer import NOT_JSON
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.openai.fields import Json
 from relayd.wire.openai.pairing import pair
 from relayd.wire.openai.parts import Blocks

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from relayd.wire.answer import NOT_JSON, Citation, ContentBlock
+from relayd.wire.answer import Citation, ContentBlock
+from relayd.wire.json_escapes import NOT_JSON
 from relayd.wire.openai.fields import Json, a_list, an_object
 from relayd.wire.openai.request import RequestDraft
 

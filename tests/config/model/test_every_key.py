@@ -48,6 +48,8 @@ EXAMPLES = {
     "recipient": f'"{IDENTITY.public.text}"',
     "path": '"/run/credentials/x"',
     "timezone": '"Europe/Berlin"',
+    "time of day": '"08:30"',
+    "array of alert event": '["account.*", "limit.reached"]',
     "URL": '"https://api.example.com/base"',
     "proxy URL": '"socks5://127.0.0.1:1080"',
     "state url": '"rediss://redis.example.com:6380/1"',
@@ -73,6 +75,7 @@ OF_KEY = {
     ("account", "simulator.status"): "503",
     ("key", "clients"): '["claude_code"]',
     ("relay", "policy.allowed_origins"): '["https://api.anthropic.com"]',
+    ("relay", "log.levels"): '{ state = "error" }',
     ("relay", "limits.wait"): '"20s"',
     ("key", "limits.wait"): '"20s"',
     ("test", "scenario[].address"): '"192.0.2.1"',
@@ -85,7 +88,9 @@ EVERY = [(kind, row) for kind in KINDS for row in rows(kind)]
 def binding_of(kind: str, key: str) -> Binding:
     if kind == "account":
         return account_binding("test", "x", "https://api.anthropic.com")
-    return alert_binding("test", "x") if key.startswith("alerts") else totp_binding("test", "some words")
+    if key.startswith("alerts"):
+        return alert_binding("test", "x", key.rpartition(".")[2])
+    return totp_binding("test", "some words")
 
 
 def example(kind: str, row: KeyRow) -> str:

@@ -56,7 +56,7 @@ def test_a_long_line_is_cut_around_the_place(column: int) -> None:
 
 
 def test_totals_count_each_severity() -> None:
-    problems = [problem(), problem(), problem(code="W-NO-KEYS"), problem(code="N-NO-EFFECT")]
+    problems = [problem(), problem(), problem(code="W-NO-KEYS"), problem(code="N-UNKNOWN-ID")]
 
     assert totals(problems) == "2 errors, 1 warning, 1 note"
     assert totals([]) == "no problems"
@@ -71,7 +71,7 @@ def test_github_commands_are_escaped() -> None:
 
 
 def test_a_note_is_a_notice_for_github() -> None:
-    assert as_github([problem(code="N-NO-EFFECT")]).startswith("::notice ")
+    assert as_github([problem(code="N-UNKNOWN-ID")]).startswith("::notice ")
 
 
 TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}

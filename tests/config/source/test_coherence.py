@@ -183,6 +183,20 @@ def test_a_tree_that_never_holds_still_is_given_up_at_the_deadline(root: Path) -
     assert reason_of(while_writing(root / "keys.d" / "k.toml", 20, 0.03, look)) == "the tree was changed a moment ago"
 
 
+def test_a_clock_that_is_set_back_meanwhile_prolongs_no_reading(root: Path) -> None:
+    merge = root / ".git" / "MERGE_HEAD"
+    git(root, "init", "-q", "-b", "main")
+    merge.write_text("0" * 40)
+    clock = Clock()
+
+    def set_back(sleeps: int) -> None:
+        clock.now -= 3600.0 if sleeps == 2 else 0.0
+
+    clock.then = set_back
+    assert reason_of(read(root, clock, patience=5)) == "a git merge is not finished (MERGE_HEAD)"
+    assert clock.slept <= 5.01
+
+
 def test_an_empty_file_is_not_believed_for_a_while(root: Path) -> None:
     path = root / "keys.d" / "k.toml"
     content = path.read_bytes()

@@ -6,6 +6,7 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.core.quota.call_estimate import Estimate
 from relayd.core.quota.learned import (
     LEAST_OUTPUT,
     LIKELY_MS,
@@ -16,7 +17,6 @@ from relayd.core.quota.learned import (
     LearnedUsage,
     Quantiles,
 )
-from relayd.core.quota.limits import Estimate
 
 # 64,000 tokens at $25 for a million, and a prompt of 100,000 that may all be written to the cache at $10
 MOST = Estimate(input=100_000, output=64_000, cost=2_600_000, input_cost=1_000_000)

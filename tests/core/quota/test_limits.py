@@ -7,33 +7,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.config.snapshot import ApiKey, Limits, LongContext, MicroUsd, ObjectId, Price, Rate, Seconds, Server, Window
+from relayd.core.quota.call_estimate import NOTHING, Estimate, dearest_percent, estimate, prompt_bound
+from relayd.core.quota.limit_answers import denial, limit_headers, unpriced, usage_document
 from relayd.core.quota.limits import (
-    FOREVER,
-    NOTHING,
     Calendar,
-    Estimate,
     Rolling,
     Slots,
     Term,
     TermLevel,
     counting_terms,
-    day_of,
-    dearest_percent,
-    denial,
     dollars,
-    estimate,
     has_cost_limit,
     key_terms,
-    limit_headers,
     pace_term,
-    prompt_bound,
-    rfc3339,
     terms,
-    unpriced,
-    usage_document,
-    window_of,
 )
 from relayd.core.quota.usage_record import orphan_of, record_of
+from relayd.core.quota.windows import FOREVER, day_of, rfc3339, window_of
 from relayd.core.receipt import Receipt
 from relayd.wire.peek import wide_bytes
 from relayd.wire.usage import Usage

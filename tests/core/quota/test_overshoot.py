@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.config.snapshot import ApiKey, Limits, MicroUsd, ObjectId
+from relayd.core.quota.call_estimate import Estimate, estimate
 from relayd.core.quota.learned import LearnedUsage
-from relayd.core.quota.limits import Estimate, estimate, key_terms
+from relayd.core.quota.limits import key_terms
 from relayd.core.quota.prices import price_of
 from relayd.core.quota.usage_record import UsageRecord, orphan_of
 from relayd.state.contract import Admit, Denied, Granted, Settle

@@ -7,8 +7,8 @@ from builders import api_key, call, snapshot
 
 from relayd.config.snapshot import Limits, MicroUsd, Policy
 from relayd.core.access.permissions import resolve
+from relayd.core.quota.call_estimate import Estimate
 from relayd.core.quota.learned import LearnedUsage
-from relayd.core.quota.limits import Estimate
 from relayd.core.quota.model_names import ModelNames
 from relayd.core.quota.reservation import quota
 from relayd.wire.named_models import NamedModels

@@ -1,6 +1,6 @@
 import pytest
 
-from relayd.core.quota.limits import Estimate
+from relayd.core.quota.call_estimate import Estimate
 from relayd.core.quota.usage_estimate import MOST_KNOWN, WARN_EVERY, RareWarnings, completed
 from relayd.wire.usage import Usage
 

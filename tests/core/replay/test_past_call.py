@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from builders import api_key, call, snapshot
 
@@ -10,14 +11,14 @@ from relayd.core.quota.prices import cost
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.core.receipt import Receipt
 from relayd.core.replay.past_call import PastCall, past_call, past_calls
-from relayd.daemon.log import call_fields, render
+from relayd.daemon.access_log import call_line
 from relayd.wire.refusal import Refusal
 from relayd.wire.usage import Usage, UsagePart
 
 
 def read(receipt: Receipt) -> PastCall:
     """The receipt as its line in the log tells it."""
-    found = past_call(render(call_fields(receipt), "json"))
+    found = past_call(msgspec.json.encode(call_line(receipt)) + b"\n")
     assert found is not None
     return found
 

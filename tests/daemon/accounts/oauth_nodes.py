@@ -23,6 +23,7 @@ from relayd.daemon.accounts.credentials import Credentials
 from relayd.daemon.accounts.oauth import OAuthKeeper
 from relayd.daemon.net.tls import shared_context
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.store_session import StoreSession
 from relayd.state import contract as c
 from relayd.state.sqlite import SqliteStore
 
@@ -114,7 +115,7 @@ def tree(
 
 
 def sqlite_pump(path: Path | str, clock: Callable[[], float], *, threaded: bool = False) -> Batcher:
-    return Batcher(SqliteStore(str(path), clock=lambda: round(clock() * 1000)), threaded=threaded)
+    return Batcher(StoreSession(SqliteStore(str(path), clock=lambda: round(clock() * 1000))), threaded=threaded)
 
 
 @asynccontextmanager
@@ -151,4 +152,4 @@ async def node(
         if group.split(Died)[1] is not None:
             raise
     finally:
-        pump.store.close()
+        pump.session.store.close()

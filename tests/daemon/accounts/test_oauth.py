@@ -230,6 +230,31 @@ async def test_a_crash_between_asking_and_storing_loses_that_rotation_alone_and_
         assert heir.token() == fresh["access_token"]
 
 
+async def test_a_node_that_is_cut_off_in_mid_rotation_is_waited_for_while_the_old_token_lasts(
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seed = server.sign_in(life=400)
+    server.hold = trio.Event()
+    config = tree(server, seed)
+    async with (
+        node(config, sqlite_pump(store, clock), clock, "other", away=True) as other,
+        node(config, sqlite_pump(store, clock), clock, "apart") as apart,
+    ):
+        await apart.until(lambda: bool(server.posts), 400)
+        apart.state.away, other.state.away = True, False
+        server.hold.set()
+        await other.until(lambda: bool(events(caplog, "oauth.rotation_interrupted")))  # its lock has run out
+        await trio.sleep(20)
+        assert (other.token(), len(server.posts)) == (seed["access_token"], 1)
+        apart.state.away = False
+        await other.until(lambda: other.token() != seed["access_token"])
+        assert other.token() == apart.token()
+        assert server.accepts(other.token())
+    assert len(server.posts) == 1
+    (told,) = events(caplog, "oauth.rotation_interrupted")
+    assert told.node.startswith("apart-")  # type: ignore[attr-defined]
+
+
 async def test_a_crash_before_the_request_was_sent_costs_nothing(
     fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -564,3 +589,22 @@ async def test_the_end_of_the_daemon_waits_for_a_rotation_under_way(store: Path)
 async def _soon(act: Callable[[], None]) -> None:
     await trio.sleep(0.1)
     act()
+
+
+async def test_a_worker_leaves_what_is_due_to_its_supervisor_and_refreshes_only_what_a_call_needs(
+    fast: MockClock, server: TokenServer, clock: Clock, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seed = server.sign_in(life=30)
+    config = tree(server, seed)
+    async with node(config, sqlite_pump(store, clock), clock) as worker:
+        worker.keeper.follows = True
+        await trio.sleep(40)  # nobody leads here: the token ends, and the worker says nothing of it
+        assert server.posts == []
+        assert events(caplog, "oauth.expired") == []
+        assert await worker.keeper.renew("max", Secret(worker.token()))  # an upstream has refused it
+        assert len(server.posts) == 1
+        async with node(config, sqlite_pump(store, clock), clock, "supervisor"):
+            second = worker.token()
+            clock.moved += 3500  # new tokens last an hour
+            await worker.until(lambda: worker.token() != second)
+    assert len(server.posts) == 2

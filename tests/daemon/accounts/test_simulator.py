@@ -21,7 +21,12 @@ from trio.testing import MockClock
 from relayd.config import snapshot
 from relayd.config.snapshot import Seconds, Simulator
 from relayd.daemon.accounts.simulator import SimulatedBody, SimulatorApplication, SimulatorTransport
+from relayd.daemon.net.client import read_at_most
+from relayd.daemon.net.httpx2_transport import open_client
+from relayd.daemon.net.request import PlainRequest, target_of
 from relayd.daemon.net.server import HttpServer, open_listener
+from relayd.daemon.net.transport_errors import ReadTimeout, RemoteProtocolError
+from relayd.wire.http import Headers
 
 MODEL = "claude-sonnet-5-5"
 
@@ -37,19 +42,16 @@ TOOL = {
 }
 
 
-def request(timeout: float | None = None, **fields: Any) -> httpx2.Request:
+def request(timeout: float | None = None, **fields: Any) -> PlainRequest:
     """A Messages request, as relayd's own transport would be given it."""
-    extensions = {} if timeout is None else {"timeout": {"first_byte": timeout}}
-    return httpx2.Request(
-        "POST", "https://api.anthropic.com/v1/messages", json={**ASK, **fields}, extensions=extensions
-    )
+    target = target_of("https://api.anthropic.com/v1/messages")
+    body = json.dumps({**ASK, **fields}).encode()
+    return PlainRequest("POST", target, [(b"content-type", b"application/json")], body, {"first_byte": timeout})
 
 
 async def open_body(settings: Simulator, **fields: Any) -> SimulatedBody:
     """The body of a streamed answer."""
-    response = await SimulatorTransport(settings, clock).handle_async_request(request(stream=True, **fields))
-    assert isinstance(response.stream, SimulatedBody)
-    return response.stream
+    return await SimulatorTransport(settings, clock).ask(request(stream=True, **fields))
 
 
 async def read_all(body: SimulatedBody) -> bytes:
@@ -64,10 +66,10 @@ async def read_all(body: SimulatedBody) -> bytes:
 
 
 async def test_the_transport_answers_without_a_socket() -> None:
-    response = await SimulatorTransport(Simulator(), clock).handle_async_request(request())
-    body = await response.aread()
-    assert response.status_code == 200
-    assert int(response.headers["content-length"]) == len(body)
+    answer = await SimulatorTransport(Simulator(), clock).ask(request())
+    body = await read_at_most(answer, 1 << 20)
+    assert answer.status == 200
+    assert Headers(answer.headers).get(b"content-length") == b"%d" % len(body)
     assert json.loads(body)["content"][0]["text"].startswith("You said: Grüße 你好")
 
 
@@ -121,19 +123,19 @@ async def test_a_broken_answer_raises_after_what_came_before(settings: Simulator
     first = body.take()
     assert first is not None
     assert first.count(b"event: ") == 4
-    with pytest.raises(httpx2.RemoteProtocolError, match="simulator"):
+    with pytest.raises(RemoteProtocolError, match="simulator"):
         body.take()
 
 
 async def test_a_dropped_call_raises_before_the_head() -> None:
-    with pytest.raises(httpx2.RemoteProtocolError, match="without an answer"):
-        await SimulatorTransport(Simulator(drop=True), clock).handle_async_request(request())
+    with pytest.raises(RemoteProtocolError, match="without an answer"):
+        await SimulatorTransport(Simulator(drop=True), clock).ask(request())
 
 
 async def test_a_late_answer_runs_into_the_first_byte_timeout(autojump_clock: MockClock) -> None:
     transport = SimulatorTransport(Simulator(first_byte=Seconds(60.0)), clock)
-    with pytest.raises(httpx2.ReadTimeout):
-        await transport.handle_async_request(request(timeout=5.0))
+    with pytest.raises(ReadTimeout):
+        await transport.ask(request(timeout=5.0))
     assert trio.current_time() == pytest.approx(5.0)
 
 
@@ -146,12 +148,12 @@ async def test_a_closed_body_has_nothing_more_to_say() -> None:
 
 async def test_calls_are_counted_for_faults_that_hit_every_nth() -> None:
     transport = SimulatorTransport(Simulator(status=500, every=2), clock)
-    statuses = [(await transport.handle_async_request(request())).status_code for _ in range(4)]
+    statuses = [(await transport.ask(request())).status for _ in range(4)]
     assert statuses == [200, 500, 200, 500]
 
 
 async def test_the_async_sdk_streams_from_the_transport() -> None:
-    async with httpx2.AsyncClient(transport=SimulatorTransport(Simulator(words=7), clock)) as http:
+    async with open_client(SimulatorTransport(Simulator(words=7), clock), httpx2.Timeout(5.0)) as http:
         sdk = anthropic.AsyncAnthropic(api_key="x", base_url="http://simulator", http_client=http, max_retries=0)
         async with sdk.messages.stream(**ASK) as stream:
             pieces = [text async for text in stream.text_stream]

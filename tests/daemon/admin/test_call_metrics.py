@@ -7,7 +7,8 @@ from typing import Any
 from relayd.core.inventory import Inventory
 from relayd.core.receipt import Attempt, Receipt
 from relayd.daemon.admin.call_metrics import MOST_NAMES, CallMetrics
-from relayd.daemon.admin.prometheus import MOST_KEYS, exposition, inventory_metrics
+from relayd.daemon.admin.config_metrics import MOST_KEYS, inventory_metrics
+from relayd.daemon.admin.exposition import exposition
 from relayd.wire.usage import Usage
 
 
@@ -20,7 +21,7 @@ def receipt(**fields: Any) -> Receipt:
 
 
 def told(*receipts: Receipt) -> list[str]:
-    metrics = CallMetrics()
+    metrics = CallMetrics(lambda one: one.model)
     for one in receipts:
         metrics.record(one)
     return exposition(metrics.families()).splitlines()
@@ -40,7 +41,7 @@ def test_tokens_and_cost_are_exact_and_by_account_and_key() -> None:
 
     assert 'relayd_tokens_total{account="main",kind="input"} 14' in lines
     assert 'relayd_tokens_total{account="main",kind="cache_read"} 6' in lines
-    assert not any("cache_write_1h" in line for line in lines)
+    assert not any('kind="cache_write_1h"' in line for line in lines)
     assert 'relayd_key_tokens_total{key="dev"} 34' in lines
     assert 'relayd_cost_usd_total{account="main"} 1.250001' in lines
     assert 'relayd_key_cost_usd_total{key="dev"} 1.250001' in lines

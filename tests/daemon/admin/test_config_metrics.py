@@ -7,18 +7,13 @@ from typing import Any
 
 from relayd.core.cluster import Node
 from relayd.core.inventory import Inventory, SealedFor
-from relayd.daemon.admin.prometheus import (
-    ConfigFacts,
-    cluster_metrics,
-    config_metrics,
-    exposition,
-    family,
-    inventory_metrics,
-)
+from relayd.daemon.admin.config_metrics import ConfigFacts, cluster_metrics, config_metrics, inventory_metrics
+from relayd.daemon.admin.exposition import Metric, exposition
 
 NAMES = [
     "last_reload_successful",
     "last_reload_success_timestamp_seconds",
+    "applied_timestamp_seconds",
     "reloads_total",
     "reload_duration_seconds",
     "info",
@@ -43,6 +38,7 @@ def facts(**fields: Any) -> ConfigFacts:
         "digest": "0123456789abcdef",
         "commit": "fedcba9876543210",
         "dirty": "false",
+        "applied": 900.0,
         "in_step": True,
         "out_since": 0.0,
         "succeeded": 990.5,
@@ -92,13 +88,13 @@ def test_a_clock_that_was_set_back_makes_no_negative_time() -> None:
 
 
 def test_label_values_and_help_are_escaped() -> None:
-    odd = family("x", "gauge", "a\\b\nc", {(("name", 'q"u\\o\nte'),): 1.5})
+    odd = Metric("x", "gauge", "a\\b\nc", ("name",)).each({'q"u\\o\nte': 1.5})
 
     assert exposition([odd]) == '# HELP x a\\\\b\\nc\n# TYPE x gauge\nx{name="q\\"u\\\\o\\nte"} 1.5\n'
 
 
 def test_samples_are_in_the_order_of_their_labels() -> None:
-    one = family("x", "counter", "h", {(("a", "2"),): 1, (("a", "1"),): 2})
+    one = Metric("x", "counter", "h", ("a",)).each({"2": 1, "1": 2})
 
     assert exposition([one]).splitlines()[2:] == ['x{a="1"} 2', 'x{a="2"} 1']
 
@@ -106,12 +102,13 @@ def test_samples_are_in_the_order_of_their_labels() -> None:
 def test_nodes_are_counted_by_tree_and_their_drift_is_a_time() -> None:
     common = {"model": "m", "since": 500.0, "seen": 1000.0}
     nodes = [Node(name=f"n{number}", life=str(number), tree=f"{number // 2:064x}", **common) for number in range(3)]
-    told = exposition(cluster_metrics(nodes, 1000.0)).splitlines()
+    told = exposition(cluster_metrics(nodes, 1000.0, -3600.5)).splitlines()
 
     assert 'relayd_nodes{tree_digest="000000000000"} 3' in told  # the first twelve digits
     assert "relayd_config_drift_seconds 0" in told
+    assert "relayd_store_clock_ahead_seconds -3600.5" in told
     apart = [*nodes, Node(name="n3", life="3", tree="f" * 64, model="other", since=900.0, seen=1000.0)]
-    told = exposition(cluster_metrics(apart, 1000.0)).splitlines()
+    told = exposition(cluster_metrics(apart, 1000.0, 0.0)).splitlines()
     assert 'relayd_nodes{tree_digest="ffffffffffff"} 1' in told
     assert "relayd_config_drift_seconds 100" in told
     assert all(SAMPLE.fullmatch(line) for line in told if not line.startswith("#"))

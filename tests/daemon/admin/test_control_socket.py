@@ -190,7 +190,10 @@ def test_a_command_looks_beside_the_state_that_relay_toml_names_then_in_the_usua
     usual = [tmp_path / "var/relayd.sock", Path("/run/relayd/relayd.sock")]
 
     assert control_sockets("", tmp_path, {}) == [Path("/data/relayd.sock"), *usual]
-    assert control_sockets("", tmp_path, {"RELAYD_STATE_URL": "redis://h"}) == usual
+    of_tree = Path("/data/relayd.sock")  # a command for another state must still see the daemon of this tree
+    assert control_sockets("", tmp_path, {"RELAYD_STATE_URL": "redis://h"}) == [usual[0], of_tree, usual[1]]
+    elsewhere = control_sockets("", tmp_path, {}, "sqlite:/elsewhere/x.db")
+    assert elsewhere == [Path("/elsewhere/relayd.sock"), of_tree, *usual]
     assert control_sockets("", tmp_path / "nowhere", {})[0] == tmp_path / "nowhere/var/relayd.sock"
 
 

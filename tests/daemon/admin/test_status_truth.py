@@ -77,20 +77,16 @@ async def test_accounts_that_rest_make_a_node_unready_only_where_the_policy_says
         assert world.status()["unready"] == ["no_account"]
 
 
-async def test_a_key_and_a_setting_without_effect_are_known(tmp_path: Path) -> None:
+async def test_a_key_without_effect_is_known(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", keys=2)
     tree.key(1, 'groups = ["nowhere"]\n')
-    tree.relay("[alerts.ops]\nurl_file = 'x'")
     async with living(tree, watch=False) as world:
         assert details(world) == [("group", "nowhere"), ("key", "k1")]
-        assert world.status()["no_effect"] == ["alerts has no effect: this version sends no alerts"]
         assert (await readyz(world))[0] == 200
 
         tree.key(1)
-        tree.relay()
         await world.reload()
         assert details(world) == []
-        assert world.status()["no_effect"] == []
 
 
 async def test_a_deny_toml_that_is_not_obeyed_is_said_with_its_place_until_it_is(tmp_path: Path) -> None:

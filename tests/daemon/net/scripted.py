@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ import trio
 
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.poller import current_poller
-from relayd.daemon.net.request import build_request
+from relayd.daemon.net.request import PlainRequest, target_of
 from relayd.daemon.net.response_stream import ResponseStream
 from relayd.wire.http import HeaderPairs
 
@@ -121,12 +121,20 @@ class Upstream:
 
 
 @asynccontextmanager
-async def serving(*scripts: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
-    """An upstream on 127.0.0.1, for the length of the block."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    # A small window, so that a sender soon feels a reader that has stopped, however large the system's buffers are.
-    listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    upstream = Upstream(port=listener.socket.getsockname()[1])
+async def serving(
+    *scripts: Script, tls: ssl.SSLContext | None = None, sockets: Sequence[socket.socket] = ()
+) -> AsyncIterator[Upstream]:
+    """An upstream on 127.0.0.1, for the length of the block.
+
+    Args:
+        sockets: that listen already, all on one port, in place of one of its own.
+    """
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+    listeners = listeners or await trio.open_tcp_listeners(0, host="127.0.0.1")
+    for listener in listeners:
+        # A small window, so that a sender soon feels a reader that has stopped, however large the system's buffers are.
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    upstream = Upstream(port=listeners[0].socket.getsockname()[1])
 
     async def serve(raw: trio.SocketStream) -> None:
         script = scripts[min(upstream.accepted, len(scripts) - 1)]
@@ -144,7 +152,7 @@ async def serving(*scripts: Script, tls: ssl.SSLContext | None = None) -> AsyncI
             upstream.ended()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
         try:
             yield upstream
         finally:
@@ -184,15 +192,14 @@ async def send(
     headers: HeaderPairs | None = None,
     body: bytes = b"{}",
     timeout: Mapping[str, float | None] | None = None,
-) -> httpx2.Response:
-    """One request; the response's body is still to be taken."""
+) -> ResponseStream:
+    """One request; the answer's body is still to be taken."""
     limits = {"connect": PATIENCE, "write": PATIENCE, "first_byte": PATIENCE} if timeout is None else timeout
-    return await transport.handle_async_request(build_request(method, url, headers or [], body, limits))
+    return await transport.ask(PlainRequest(method, target_of(str(url)), headers or [], body, limits))
 
 
-async def read(response: httpx2.Response) -> bytes:
-    """The whole body; the response is closed, come what may."""
-    answer = source(response)
+async def read(answer: ResponseStream) -> bytes:
+    """The whole body; the answer is closed, come what may."""
     pieces = []
     try:
         while (piece := answer.take()) != b"":
@@ -208,13 +215,8 @@ async def read(response: httpx2.Response) -> bytes:
 
 async def ask(transport: Transport, url: httpx2.URL, **more: Any) -> tuple[int, bytes]:
     """Status and body of one request."""
-    response = await send(transport, url, **more)
-    return response.status_code, await read(response)
-
-
-def source(response: httpx2.Response) -> ResponseStream:
-    assert isinstance(response.stream, ResponseStream)
-    return response.stream
+    answer = await send(transport, url, **more)
+    return answer.status, await read(answer)
 
 
 def descriptors() -> int:

@@ -23,12 +23,20 @@ from scripted import (
     send,
     serving,
     silent,
-    source,
 )
 
-from relayd.daemon.net.client import Transport
+from relayd.daemon.net.client import Transport, read_at_most
 from relayd.daemon.net.connect import Resolver, SocketAddress
-from relayd.daemon.net.request import build_request, encode, plain
+from relayd.daemon.net.request import PlainRequest, encode, target_of
+from relayd.daemon.net.transport_errors import (
+    ConnectError,
+    ConnectTimeout,
+    LocalProtocolError,
+    ReadTimeout,
+    RemoteProtocolError,
+    UnsupportedProtocol,
+    WriteTimeout,
+)
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 BIG = b"x" * 6_000_000  # more than both ends' socket buffers together
@@ -66,8 +74,8 @@ async def test_two_calls_at_once_have_a_connection_each(transport: Transport) ->
 async def test_an_answer_that_is_not_read_to_its_end_costs_its_connection(transport: Transport) -> None:
     async with serving(answering(CHUNKED + b"1\r\na\r\n")) as upstream:
         response = await send(transport, upstream.url())
-        source(response).close()
-        source(response).close()
+        response.close()
+        response.close()
         await upstream.all_closed()
         assert transport.statistics().idle == 0
 
@@ -112,7 +120,7 @@ async def test_a_connection_is_used_only_for_its_own_origin(transport: Transport
 async def test_after_close_calls_are_served_but_no_connection_is_kept(transport: Transport) -> None:
     async with serving(answering()) as upstream:
         running = await send(transport, upstream.url())
-        await transport.aclose()
+        transport.close()
         assert await read(running) == b"hi"
         assert await ask(transport, upstream.url()) == (200, b"hi")
         assert transport.statistics().idle == 0
@@ -195,7 +203,7 @@ async def test_a_reused_connection_that_dies_in_a_large_body_is_replaced_once(tr
 async def test_nothing_is_retried_once_a_byte_of_answer_was_read(transport: Transport, how: str) -> None:
     async with serving(dying(how), answering()) as upstream:
         await ask(transport, upstream.url())
-        with pytest.raises(httpx2.RemoteProtocolError, match=r"127\.0\.0\.1:\d+: cut off"):
+        with pytest.raises(RemoteProtocolError, match=r"127\.0\.0\.1:\d+: cut off"):
             await ask(transport, upstream.url())
         assert upstream.accepted == 1
 
@@ -205,7 +213,7 @@ async def test_nothing_is_retried_on_a_fresh_connection(transport: Transport) ->
         await conversation.request()
 
     async with serving(closing) as upstream:
-        with pytest.raises(httpx2.RemoteProtocolError, match="closed the connection without an answer"):
+        with pytest.raises(RemoteProtocolError, match="closed the connection without an answer"):
             await ask(transport, upstream.url())
         assert upstream.accepted == 1
 
@@ -216,7 +224,7 @@ async def test_the_replacement_of_a_stale_connection_is_not_replaced_again(trans
 
     async with serving(dying("closed"), closing, answering()) as upstream:
         await ask(transport, upstream.url())
-        with pytest.raises(httpx2.RemoteProtocolError):
+        with pytest.raises(RemoteProtocolError):
             await ask(transport, upstream.url())
         assert upstream.accepted == 2
 
@@ -225,21 +233,21 @@ async def test_the_replacement_of_a_stale_connection_is_not_replaced_again(trans
 
 
 async def test_headers_go_out_as_given_and_host_and_length_are_added() -> None:
-    url = httpx2.URL("http://[::1]:8080/v1/messages?beta=true")
-    request = build_request("POST", url, [(b"X-Api-Key", b"k"), (b"a", b"\xe9")], b"{}", {})
-    assert encode(await plain(request)) == (
+    target = target_of("http://[::1]:8080/v1/messages?beta=true")
+    request = PlainRequest("POST", target, [(b"X-Api-Key", b"k"), (b"a", b"\xe9")], b"{}", {})
+    assert encode(request) == (
         b"POST /v1/messages?beta=true HTTP/1.1\r\nhost: [::1]:8080\r\nX-Api-Key: k\r\na: \xe9\r\n"
         b"content-length: 2\r\n\r\n"
     )
     given = [(b"Host", b"h"), (b"Content-Length", b"2")]
-    assert encode(await plain(build_request("POST", url, given, b"{}", {}))).count(b"\r\n") == 4
-    assert b"content-length" not in encode(await plain(build_request("GET", url, [], b"", {})))
-    assert b"content-length: 0" in encode(await plain(build_request("POST", url, [], b"", {})))
+    assert encode(PlainRequest("POST", target, given, b"{}", {})).count(b"\r\n") == 4
+    assert b"content-length" not in encode(PlainRequest("GET", target, [], b"", {}))
+    assert b"content-length: 0" in encode(PlainRequest("POST", target, [], b"", {}))
 
 
 async def test_a_length_and_a_transfer_coding_never_go_out_together() -> None:
-    url = httpx2.URL("http://h/")
-    head = encode(await plain(build_request("POST", url, [(b"Transfer-Encoding", b"chunked")], b"{}", {})))
+    target = target_of("http://h/")
+    head = encode(PlainRequest("POST", target, [(b"Transfer-Encoding", b"chunked")], b"{}", {}))
     assert head == b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n"
 
 
@@ -255,36 +263,33 @@ async def test_a_length_and_a_transfer_coding_never_go_out_together() -> None:
     ],
 )
 async def test_what_would_not_be_one_request_is_refused_without_its_values(headers: list[tuple[bytes, bytes]]) -> None:
-    request = build_request("POST", httpx2.URL("http://h/"), headers, b"{}", {})
-    with pytest.raises(httpx2.LocalProtocolError) as caught:
-        encode(await plain(request))
+    request = PlainRequest("POST", target_of("http://h/"), headers, b"{}", {})
+    with pytest.raises(LocalProtocolError) as caught:
+        encode(request)
     assert "evil" not in str(caught.value)
 
 
-async def test_requests_of_any_make_are_sent(transport: Transport) -> None:
-    seen: list[bytes] = []
-
-    async def keeping(conversation: Conversation) -> None:
-        while request := await conversation.request():
-            seen.append(request.partition(b"\r\n\r\n")[2])
-            await conversation.send(OK)
-
-    async def pieces():  # type: ignore[no-untyped-def]
-        yield b"o"
-        yield b"ne"
-
-    async with serving(keeping) as upstream:
-        for content in (b"one", pieces()):
-            response = await transport.handle_async_request(httpx2.Request("POST", upstream.url(), content=content))
-            assert await response.aread() == b"hi"
-            await response.aclose()
-        assert seen == [b"one", b"one"]
-        assert upstream.accepted == 1
-
-
 async def test_an_url_without_http_is_refused(transport: Transport) -> None:
-    with pytest.raises(httpx2.UnsupportedProtocol):
+    with pytest.raises(UnsupportedProtocol):
         await ask(transport, httpx2.URL("ftp://user:secret@h/"))
+
+
+@pytest.mark.parametrize("base", ["http://h", "https://H.Example:8443/base/", "http://[::1]:80", "https://h:443/a%20b"])
+@pytest.mark.parametrize(
+    "path", ["", "/v1/messages?beta=true", "/v1/x?a=%41&b={c}|`d`[e]&f", '/v1/a"b{c}?"d"<e>', "/?a=/b?c"]
+)
+def test_a_url_says_to_us_what_it_says_to_httpx2(base: str, path: str) -> None:
+    url, target = httpx2.URL(base + path), target_of(base + path)
+    assert (target.path, target.host) == (url.raw_path, url.netloc)
+    assert target.origin == (url.scheme, url.host, url.port or {"http": 80, "https": 443}[url.scheme])
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://h/", "http://", "/v1", "http://h:x/", "http://[::1/", "http://h:99999/", "http://ü/"]
+)
+def test_what_is_no_url_of_ours_is_refused_without_being_quoted(url: str) -> None:
+    with pytest.raises(UnsupportedProtocol, match=r"^url: not a URL we can call"):
+        target_of(url)
 
 
 # Answers.
@@ -293,9 +298,9 @@ async def test_an_url_without_http_is_refused(transport: Transport) -> None:
 async def test_body_that_came_with_the_head_is_there_without_another_wait(transport: Transport) -> None:
     async with serving(answering()) as upstream:
         response = await send(transport, upstream.url())
-        assert source(response).take() == b"hi"
-        assert source(response).take() == b""
-        source(response).close()
+        assert response.take() == b"hi"
+        assert response.take() == b""
+        response.close()
 
 
 @pytest.mark.parametrize("answer", [OK, CHUNKED + b"1\r\nh\r\n1\r\ni\r\n0\r\n\r\n"])
@@ -346,11 +351,11 @@ async def test_an_unread_body_makes_the_upstream_wait(transport: Transport) -> N
 
     async with serving(flooding) as upstream:
         response = await send(transport, upstream.url())
-        piece = source(response).take()
+        piece = response.take()
         assert piece is None or len(piece) <= 65536
         with trio.fail_after(30):
             await stuck.wait()
-        source(response).close()
+        response.close()
 
 
 @pytest.mark.usefixtures("both_forms")
@@ -390,12 +395,33 @@ async def test_a_continue_in_the_middle_of_a_large_body_stops_nothing(transport:
         assert transport.statistics().idle == 1
 
 
+@pytest.mark.parametrize(("head", "body"), [(10, 65_536), (10, 65_537), (10, len(BIG)), (len(BIG), 65_537)])
+async def test_head_and_body_come_whole_and_in_order_wherever_the_kernel_stops_taking(
+    transport: Transport, head: int, body: int
+) -> None:
+    sent = random.Random(body).randbytes(body)
+    got: list[bytes] = []
+
+    async def hearing(conversation: Conversation) -> None:
+        got.append(await conversation.request())
+        await conversation.send(OK)
+        await conversation.until_peer_leaves()
+
+    async with serving(hearing) as upstream:
+        request = PlainRequest("POST", target_of(str(upstream.url())), [(b"x-long", b"y" * head)], sent, {})
+        answer = await transport.ask(request)
+        answer.close()
+    (whole,) = got
+    assert whole.endswith(b"\r\n\r\n" + sent)
+    assert b"\r\nx-long: " + b"y" * head + b"\r\n" in whole
+
+
 # Timeouts.
 
 
 async def test_a_silent_upstream_is_a_read_timeout(transport: Transport) -> None:
     async with serving(silent) as upstream:
-        with pytest.raises(httpx2.ReadTimeout, match=r"^http://127\.0\.0\.1:\d+: no answer in 0\.05 s$"):
+        with pytest.raises(ReadTimeout, match=r"^http://127\.0\.0\.1:\d+: no answer in 0\.05 s$"):
             await ask(transport, upstream.url(), timeout={"first_byte": 0.05})
         await upstream.all_closed()
 
@@ -409,7 +435,7 @@ async def test_a_head_that_never_ends_is_a_read_timeout(transport: Transport) ->
             await trio.sleep(0.01)
 
     async with serving(dripping) as upstream:
-        with pytest.raises(httpx2.ReadTimeout):
+        with pytest.raises(ReadTimeout):
             await ask(transport, upstream.url(), timeout={"first_byte": 0.1})
 
 
@@ -420,7 +446,7 @@ async def test_an_upstream_that_takes_no_more_is_a_write_timeout(transport: Tran
         await trio.sleep_forever()
 
     async with serving(deaf) as upstream:
-        with pytest.raises(httpx2.WriteTimeout, match=r"took no byte of the request for 0\.1 s"):
+        with pytest.raises(WriteTimeout, match=r"took no byte of the request for 0\.1 s"):
             await ask(transport, upstream.url(), body=BIG, timeout={"write": 0.1})
         assert transport.statistics().busy == 0
 
@@ -431,7 +457,7 @@ async def test_a_connection_that_does_not_come_about_is_a_connect_timeout() -> N
         return []
 
     transport = Transport(tls=NO_TLS, resolver=Resolver(look_up=look_up))
-    with pytest.raises(httpx2.ConnectTimeout, match=r"^http://name\.test:80: not connected in 0\.05 s$"):
+    with pytest.raises(ConnectTimeout, match=r"^http://name\.test:80: not connected in 0\.05 s$"):
         await ask(transport, httpx2.URL("http://name.test/"), timeout={"connect": 0.05})
     assert transport.statistics().connecting == 0
 
@@ -439,14 +465,14 @@ async def test_a_connection_that_does_not_come_about_is_a_connect_timeout() -> N
 async def test_nobody_listening_is_a_connect_error(transport: Transport) -> None:
     async with serving(silent) as upstream:
         url = upstream.url()
-    with pytest.raises(httpx2.ConnectError, match=r"^http://127\.0\.0\.1:\d+: connection refused$"):
+    with pytest.raises(ConnectError, match=r"^http://127\.0\.0\.1:\d+: connection refused$"):
         await ask(transport, url)
 
 
 async def test_error_texts_show_neither_headers_nor_the_urls_credentials(transport: Transport) -> None:
     async with serving(silent) as upstream:
         url = httpx2.URL(f"http://user:hunter2@127.0.0.1:{upstream.port}/?key=hunter2")
-        with pytest.raises(httpx2.ReadTimeout) as caught:
+        with pytest.raises(ReadTimeout) as caught:
             await ask(transport, url, headers=[(b"x-api-key", b"hunter2")], timeout={"first_byte": 0.02})
         assert "hunter2" not in repr(caught.value)
 
@@ -506,3 +532,15 @@ async def test_many_calls_with_random_cancels_leave_a_transport_that_works(trans
         assert await ask(transport, upstream.url()) == (200, b"hello")
         transport.close()
     await back_to(before)
+
+
+# Reading no more than is wanted.
+
+
+async def test_at_most_so_many_bytes_are_read(transport: Transport) -> None:
+    for answer, body in (
+        (b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(BIG) + BIG, BIG[:100_000]),
+        (OK, b"hi"),
+    ):
+        async with serving(answering(answer)) as upstream:
+            assert await read_at_most(await send(transport, upstream.url()), 100_000) == body

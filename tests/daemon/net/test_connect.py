@@ -34,6 +34,7 @@ from relayd.daemon.net.connect import (
     try_addresses,
 )
 from relayd.daemon.net.poller import Poller
+from relayd.daemon.net.transport_errors import ConnectError, ConnectTimeout, ProxyError
 
 CA = trustme.CA()
 SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -166,7 +167,7 @@ async def test_a_name_without_address_is_an_error(autojump_clock: trio.testing.M
 @pytest.mark.parametrize("host", ["a" * 64 + ".test", "a..test"])
 async def test_what_is_no_host_name_is_a_connect_error(host: str) -> None:
     transport = Transport(tls=CLIENT)
-    with pytest.raises(httpx2.ConnectError):
+    with pytest.raises(ConnectError):
         await ask(transport, httpx2.URL(f"http://{host}/"))
 
 
@@ -382,7 +383,7 @@ async def refused_by(script: Script, scheme: str, *, login: str = "user:hunter2@
     """The text of the ProxyError that a call through `script` ends with."""
     async with serving(script) as proxy:
         transport = Transport(tls=CLIENT, proxy=f"{scheme}://{login}127.0.0.1:{proxy.port}")
-        with pytest.raises(httpx2.ProxyError) as caught:
+        with pytest.raises(ProxyError) as caught:
             await ask(transport, httpx2.URL("https://api.test/"))
         await proxy.all_closed()
     text = str(caught.value)
@@ -438,7 +439,7 @@ async def test_a_proxy_that_is_not_there_is_a_proxy_error(scheme: str) -> None:
     async with serving(answering()) as gone:
         port = gone.port
     transport = Transport(tls=CLIENT, proxy=f"{scheme}://user:hunter2@127.0.0.1:{port}")
-    with pytest.raises(httpx2.ProxyError, match="refused") as caught:
+    with pytest.raises(ProxyError, match="refused") as caught:
         await ask(transport, httpx2.URL("https://api.test/"))
     assert "hunter2" not in str(caught.value)
 
@@ -450,7 +451,7 @@ async def test_a_proxy_that_says_nothing_is_a_connect_timeout(scheme: str) -> No
 
     async with serving(mute) as proxy:
         transport = Transport(tls=CLIENT, proxy=f"{scheme}://127.0.0.1:{proxy.port}")
-        with pytest.raises(httpx2.ConnectTimeout):
+        with pytest.raises(ConnectTimeout):
             await ask(transport, httpx2.URL("https://api.test/"), timeout={"connect": 0.05})
         await proxy.all_closed()
 
@@ -460,7 +461,7 @@ async def test_socks_without_python_socks_names_the_extra(monkeypatch: pytest.Mo
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "python_socks", None)  # what Python itself notes of a module that must not load
     transport = Transport(tls=CLIENT, proxy="socks5://127.0.0.1:1")
-    with pytest.raises(httpx2.ProxyError, match=r"pip install python-socks"):
+    with pytest.raises(ProxyError, match=r"pip install python-socks"):
         await ask(transport, httpx2.URL("https://api.test/"))
 
 

@@ -7,7 +7,6 @@ import ssl
 from collections.abc import Callable
 
 import attrs
-import httpx2
 import pytest
 import trio
 from hypothesis import given, settings
@@ -17,6 +16,7 @@ from scripted import CHUNKED, OK
 from relayd.daemon.net.connect import Origin, Resolver
 from relayd.daemon.net.connection_pool import ConnectionPool, UpstreamConnection
 from relayd.daemon.net.response_stream import FRAMING_LIMIT, HEADER_LIMIT, ResponseStream
+from relayd.daemon.net.transport_errors import ReadError, TransportError
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 ORIGIN = Origin("http", "upstream", 80)
@@ -39,6 +39,9 @@ class Feed:
 
     def send(self, data: bytes | memoryview) -> int:
         return len(data)
+
+    def send_two(self, head: bytes, body: bytes) -> int:
+        return self.send(head + body)
 
     async def readable(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -88,7 +91,7 @@ def observe(pieces: list[bytes], ending: bytes | OSError | None = None, *, metho
                 how = "more"
                 break
             body += piece
-    except httpx2.TransportError as exc:
+    except TransportError as exc:
         how = f"{type(exc).__name__}: {exc}"
     answer.close()
     headers = tuple(answer.headers) if answer.head_complete else ()
@@ -282,5 +285,5 @@ def test_a_closed_answer_is_read_no_more() -> None:
     answer = ResponseStream(UpstreamConnection(ORIGIN, Feed([CHUNKED, b"1\r\na\r\n"], None)), PoolSpy(), bodiless=False)
     answer.poll()
     answer.close()
-    with pytest.raises(httpx2.ReadError, match="closed by us"):
+    with pytest.raises(ReadError, match="closed by us"):
         answer.take()

@@ -21,6 +21,8 @@ from waiting import until
 from wire.h1_corpus import CASES
 
 from relayd.config import snapshot
+from relayd.daemon.net.accepting import ACCEPTS_PER_TURN
+from relayd.daemon.net.connection import LINGER
 from relayd.daemon.net.server import Exchange, HttpServer, open_listener
 from relayd.wire.call import Reply
 from relayd.wire.h1 import LAST_CHUNK, MAX_HEAD, ChunkedDecoder
@@ -172,10 +174,12 @@ async def open_house(
     sockets: list[socket.socket] | None = None,
     at: str = "127.0.0.1:0",
     most: int = 100,
+    together: int = 100,
+    held: bool = False,
     **settings: object,
 ) -> House:
     table = snapshot.Server(**settings)  # type: ignore[arg-type]
-    server = HttpServer(desk or Desk(answer), lambda: table, most=most)
+    server = HttpServer(desk or Desk(answer), lambda: table, most=most, together=lambda _: together, held=held)
     house = House(server, sockets or open_listener(at))
     await nursery.start(house.run)
     return house
@@ -946,8 +950,11 @@ async def test_a_connection_too_many_is_told_503_and_the_place_becomes_free_agai
     assert (await house.ask(get())).status == 200
 
 
-async def test_there_are_never_more_connections_than_descriptors_allow(nursery: trio.Nursery) -> None:
-    house = await open_house(nursery, most=1, max_connections=2)
+@pytest.mark.parametrize(("most", "together"), [(1, 9), (9, 1)])
+async def test_there_are_never_more_connections_than_descriptors_and_memory_allow(
+    most: int, together: int, nursery: trio.Nursery
+) -> None:
+    house = await open_house(nursery, most=most, together=together, max_connections=2)
     first = await house.client()
     await first.send(get())
     assert (await first.answer()).status == 200
@@ -1061,6 +1068,55 @@ async def test_a_failure_after_a_whole_answer_is_logged_and_harms_nobody(
     await until(lambda: len(caplog.records) == 2)
 
 
+def give_away(number: int) -> None:
+    """Another file gets a descriptor's number."""
+    with open(os.devnull, "rb") as other:
+        os.dup2(other.fileno(), number)
+
+
+@pytest.mark.parametrize("lose", [os.close, give_away])
+async def test_a_descriptor_that_is_lost_while_it_answers_is_a_failure_not_a_client_that_left(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, lose: Callable[[int], None]
+) -> None:
+    numbers: list[int] = []
+
+    async def answer(exchange: Exchange) -> None:
+        if exchange.head.method == "POST":
+            numbers.append(exchange._connection.stream.fileno())
+            lose(numbers[0])
+        await exchange.reply(text("here"))
+
+    house = await open_house(nursery, answer)
+    client = await house.client()
+    await client.send(post(b"hello"))
+
+    assert await client.is_closed()
+    await until(lambda: not house.server.statistics.open)
+    assert [record.message for record in caplog.records] == ["server.failed", "server.failed"]  # to send, to close
+    if lose is give_away:
+        os.close(numbers[0])  # nobody has closed the other file
+    assert (await house.ask(get())).status == 200
+
+
+async def test_a_descriptor_that_is_lost_while_its_connection_is_idle_is_a_failure_too(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers: list[int] = []
+
+    async def answer(exchange: Exchange) -> None:
+        numbers.append(exchange._connection.stream.fileno())
+        await exchange.reply(text("here"))
+
+    house = await open_house(nursery, answer, keep_alive_timeout=0.1)
+    client = await house.client()
+    await client.send(get())
+    await client.answer()
+    os.close(numbers[0])
+
+    await until(lambda: not house.server.statistics.open)
+    assert [record.message for record in caplog.records] == ["server.failed"]
+
+
 async def test_a_refusal_that_comes_out_of_the_application_is_an_answer_not_a_failure(
     nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1148,6 +1204,70 @@ async def test_a_cancelled_server_closes_every_connection_and_lets_cancelled_pas
         client.stream.socket.close()
 
 
+@pytest.mark.usefixtures("both_forms")
+async def test_who_has_begun_to_ask_when_the_server_ends_is_told(nursery: trio.Nursery) -> None:
+    """Half a head; a whole one that nobody has read yet, also as the second on its connection; nothing, or a close."""
+    async with trio.open_nursery() as own:
+        house = await open_house(own)
+        half, whole, second, idle, left = [await house.client() for _ in range(5)]
+        await half.send(get("/half")[:14])
+        await second.send(get())
+        assert (await second.answer()).status == 200
+        await until(lambda: house.server.statistics.open == 5)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        house.clients.clear()
+        await left.stream.aclose()
+        for client in (whole, second):
+            os.write(client.stream.socket.fileno(), get("/whole"))  # no other task runs before the end
+        began = trio.current_time()
+        own.cancel_scope.cancel()
+
+        async def hear(client: Client, path: str) -> None:
+            told = await client.answer()
+            assert (told.status, told.headers["connection"]) == (503, "close")
+            assert told.body.decode() == f"refused 503 {path}"
+            assert await client.is_closed()
+            client.stream.socket.close()
+
+        nursery.start_soon(hear, half, "/half")
+        nursery.start_soon(hear, whole, "/whole")
+        nursery.start_soon(hear, second, "/whole")
+    assert trio.current_time() - began < LINGER, "it waited for those who had not asked"
+    assert await idle.is_closed()
+    idle.stream.socket.close()
+
+
+@pytest.mark.usefixtures("both_forms")
+async def test_an_answer_over_a_body_that_is_on_its_way_when_the_server_ends_can_be_read(
+    nursery: trio.Nursery,
+) -> None:
+    began = trio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await exchange.reply(text("stopping", 503))
+            raise
+
+    async with trio.open_nursery() as own:
+        house = await open_house(own, answer)
+        client = await house.client()
+        await client.send(post(b"x" * 100_000)[:60_000])
+        await began.wait()
+        house.clients.clear()
+        own.cancel_scope.cancel()
+
+        async def hear() -> None:
+            told = await client.answer()
+            assert (told.status, told.body) == (503, b"stopping")
+            client.stream.socket.close()
+
+        nursery.start_soon(hear)
+
+
 # Drain
 
 
@@ -1192,14 +1312,46 @@ def connect_unseen(house: House) -> Client:
     return house.clients[-1]
 
 
-async def test_drain_serves_connections_that_were_made_before_it(nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("count", [1, 3 * ACCEPTS_PER_TURN])
+async def test_drain_serves_connections_that_were_made_before_it(count: int, nursery: trio.Nursery) -> None:
     house = await open_house(nursery)
-    client = connect_unseen(house)
+    clients = [connect_unseen(house) for _ in range(count)]
     house.server.drain()
+    for client in clients:
+        await client.send(get())
+
+    for client in clients:
+        assert (await client.answer()).headers["connection"] == "close"
+        assert await client.is_closed()
+
+
+@pytest.mark.usefixtures("both_forms")
+async def test_who_asked_a_moment_ago_may_ask_once_more_when_a_drain_begins(nursery: trio.Nursery) -> None:
+    house = await open_house(nursery)
+    client = await house.client()
+    await client.send(get())
+    assert "connection" not in (await client.answer()).headers
+    house.server.drain()
+    await trio.sleep(0.05)  # what would be closed at once is closed by now
     await client.send(get())
 
     assert (await client.answer()).headers["connection"] == "close"
     assert await client.is_closed()
+
+
+async def test_what_is_queued_on_a_socket_that_another_process_holds_is_left_to_it(nursery: trio.Nursery) -> None:
+    ours = open_listener("127.0.0.1:0")
+    with socket.socket(fileno=os.dup(ours[0].fileno())) as theirs:
+        house = await open_house(nursery, sockets=ours, held=True)
+        client = connect_unseen(house)
+        house.server.drain()
+        with trio.fail_after(PATIENCE):
+            await house.returned.wait()
+        theirs.settimeout(PATIENCE)
+        accepted, address = theirs.accept()
+        accepted.close()
+
+    assert address == client.stream.socket.getsockname()
 
 
 async def test_drain_does_not_wait_long_for_a_connection_that_never_asks(nursery: trio.Nursery) -> None:

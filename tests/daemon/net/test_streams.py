@@ -13,10 +13,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import attrs
 import pytest
 import trio
+from deaf import go_deaf
 from trio.testing import MockClock
 
+from relayd.daemon.net.connect import connect_tcp
 from relayd.daemon.net.patience import Patience
 from relayd.daemon.net.polled_stream import PolledStream, open_stream
+from relayd.daemon.net.poller import IN, current_poller
 from relayd.daemon.net.stream import READ_SIZE, PlainStream, send_all, tune
 
 PATIENCE = 30.0  # s; on an idle machine nothing here takes more than a fraction of it
@@ -99,6 +102,89 @@ async def test_what_came_while_nobody_waited_is_noticed(ends: Ends) -> None:
     assert await received(ends.ours, 5) == b"early"
     ends.theirs.send(b"late")
     assert await received(ends.ours, 4) == b"late"
+
+
+class Waits(trio.abc.Instrument):
+    """Counts the loop's waits for events."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+async def test_who_is_woken_has_its_turn_right_after_the_wait(polled: Ends) -> None:
+    waits = Waits()
+
+    async def send() -> None:
+        await settled()
+        polled.theirs.send(b"a")
+        trio.lowlevel.add_instrument(waits)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        assert await received(polled.ours, 1) == b"a"
+        trio.lowlevel.remove_instrument(waits)
+    assert waits.count == 1
+
+
+def test_a_stream_that_raises_when_it_is_told_ends_the_run() -> None:
+    """Better than a loop that turns while no stream hears of anything."""
+
+    def broken(flags: int) -> None:
+        raise ZeroDivisionError
+
+    async def run() -> None:
+        one, other = socket.socketpair()
+        with one, other, trio.fail_after(PATIENCE):
+            poller = current_poller()
+            assert poller is not None
+            poller.add(one.fileno(), broken)
+            await trio.sleep_forever()
+
+    with pytest.raises(trio.TrioInternalError) as caught:
+        trio.run(run)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ExceptionGroup)
+    assert cause.subgroup(ZeroDivisionError)
+
+
+class BetweenTheWaits(trio.abc.Instrument):
+    """Sends once, when it is told to: after the loop's wait for events, before the poller looks."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end = end
+        self.due = False
+
+    def after_io_wait(self, timeout: float) -> None:
+        if self.due:
+            self.due = False
+            self.end.send(b"a")
+
+
+def test_it_does_so_when_the_edge_came_between_the_waits() -> None:
+    def broken(flags: int) -> None:
+        if flags & IN:
+            raise ZeroDivisionError
+
+    async def run() -> None:
+        one, other = socket.socketpair()
+        with one, other, trio.fail_after(PATIENCE):
+            between = BetweenTheWaits(other)
+            trio.lowlevel.add_instrument(between)  # before the poller's own, so it is called before it
+            poller = current_poller()
+            assert poller is not None
+            poller.add(one.fileno(), broken)
+            await settled()
+            between.due = True
+            await trio.lowlevel.checkpoint()
+            await trio.sleep_forever()
+
+    with pytest.raises(trio.TrioInternalError) as caught:
+        trio.run(run)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ExceptionGroup)
+    assert cause.subgroup(ZeroDivisionError)
 
 
 async def test_what_comes_between_a_read_and_the_wait_is_noticed(ends: Ends) -> None:
@@ -444,6 +530,31 @@ async def test_a_child_that_holds_a_closed_socket_tells_its_number_nothing(polle
     finally:
         child.kill()
         await child.wait()
+
+
+async def test_a_peer_that_acknowledges_nothing_any_more_has_hung_up(both_forms: None) -> None:
+    one, other = over_tcp()
+    tune(one, dead_after=0.3)
+    stream = open_stream(one)
+    go_deaf(other)
+    stream.send(b"lost")
+    with trio.fail_after(PATIENCE):
+        await stream.readable()
+    with pytest.raises(TimeoutError):
+        stream.recv()
+    stream.close()
+    other.close()
+
+
+async def test_an_upstream_is_dead_after_a_minute_without_a_sign_of_life() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = await connect_tcp((socket.AF_INET, listener.getsockname()))
+    idle, interval, count, dead = (
+        sock.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+    )
+    assert (idle + interval * count, dead) == (60, 60_000)
+    sock.close()
 
 
 # All of it at random.

@@ -22,6 +22,7 @@ from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
 from relayd.daemon.store.leases import Leases
 from relayd.daemon.store.state_client import StateClient
+from relayd.daemon.store.store_session import StoreSession
 from relayd.state.contract import Answer, Op, StoreUnavailable
 from relayd.state.sqlite import SqliteStore
 
@@ -109,7 +110,7 @@ class Booked:
     def come_back(self) -> None:
         """End the store's absence, as the batcher's next look at it would."""
         self.store.away, self.store.away_for = False, ()
-        self.main.up = True
+        self.main.session.up = True
 
 
 @asynccontextmanager
@@ -125,8 +126,8 @@ async def booked(
     """
     clock = beside.clock if beside else Clock()
     store = FickleStore(beside.store.inner if beside else SqliteStore(":memory:", clock=clock.ms))
-    main = main or Batcher(store, Journal(tmp_path / "journal"), threaded=False)
-    side = Batcher(SqliteStore(":memory:", clock=clock.ms), threaded=False)
+    main = main or Batcher(StoreSession(store, Journal(tmp_path / "journal")), threaded=False)
+    side = Batcher(StoreSession(SqliteStore(":memory:", clock=clock.ms)), threaded=False)
     pool, wall, in_flight = Pool(), clock_from_noon(), InFlight()
     failsafe = FailsafeStore(main, side, lambda: house.live.snapshot.relay.state.on_outage)
     state = StateClient(
@@ -150,7 +151,7 @@ async def booked(
             with trio.CancelScope(shield=True):
                 await world.close()
             nursery.cancel_scope.cancel()
-    side.store.close()
+    side.session.store.close()
     if beside is None:
         store.close()
 

@@ -208,7 +208,7 @@ BAD_BODIES = {
     "Infinity": (b'{"model":"m","temperature":-Infinity}', "not valid JSON"),
     "single quotes": (b"{'model':'m'}", "not valid JSON"),
     "a comment": (b'{"model":"m"/*x*/}', "not valid JSON"),
-    "too deep": (b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+    "too deep": (b'{"model":"m","x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}", "nested too deeply"),
     "not UTF-8": (b'{"model":"m","x":"\xff\xfe"}', "UTF-8"),
     "UTF-16": (ASK.decode().encode("utf-16"), "JSON"),
     "half a character": (b'{"model":"m","x":"\xe4\xbd"}', "UTF-8"),

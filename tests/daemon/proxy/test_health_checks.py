@@ -54,6 +54,17 @@ def names(config: Snapshot, pool: Pool, now: float, **probed: float) -> list[str
 # When.
 
 
+def test_an_account_that_another_process_of_the_node_uses_is_not_idle() -> None:
+    config = tree(account("a"), account("b"))
+    pool = pool_of(config)
+    pool.hear_used("a", NOON + EVERY)
+    pool.hear_used("a", NOON + 1)  # an older report
+    pool.hear_used("gone", NOON)
+
+    assert names(config, pool, NOON + EVERY + 1) == ["b"]
+    assert names(config, pool, NOON + 2 * EVERY) == ["a", "b"]
+
+
 def test_nobody_is_probed_where_the_interval_is_zero() -> None:
     config = tree(account("a"), every=0)
 

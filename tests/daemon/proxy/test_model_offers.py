@@ -18,7 +18,7 @@ from relayd.core.balancing.pool import Pool
 from relayd.core.live import Live
 from relayd.daemon.accounts.upstreams import Upstreams
 from relayd.daemon.proxy.large_bodies import LargeBodies
-from relayd.daemon.proxy.model_offers import AGAIN, LONGEST, ModelOffers, Offer, to_be_asked
+from relayd.daemon.proxy.model_offers import AGAIN, LONGEST, ModelOffers, Offer, OfferBook, to_be_asked
 
 HOUR = 3600.0
 LISTED = {"data": [{"id": "claude-next-1", "display_name": "Next", "created_at": "2026-11-01T00:00:00Z"}]}
@@ -82,11 +82,12 @@ async def listed_after(*answers: bytes) -> tuple[list[list[str]], list[Asked]]:
             live=house.live,
             pool=house.pool,
             upstreams=upstreams,
+            book=OfferBook(house.live),
             credential=credential_of,
             large=LargeBodies(),
             wall=house.wall,
         )
-        house.app.offers = offers.known
+        house.app.offers = offers.book.known
 
         async def seen() -> list[str]:
             told = await house.get("/v1/models", anthropic_version="2023-06-01")
@@ -126,10 +127,12 @@ async def test_it_asks_by_itself_as_soon_as_it_runs() -> None:
     async with serving(Reception([LIST], before=lambda asked: heard.set())) as upstream:
         config = tree(upstream_account("a", upstream.port))
         upstreams = Upstreams(lambda: NO_TLS, lambda: NOON)
+        live = Live(config)
         offers = ModelOffers(
-            live=Live(config),
+            live=live,
             pool=Pool(),
             upstreams=upstreams,
+            book=OfferBook(live),
             credential=credential_of,
             large=LargeBodies(),
             wall=lambda: NOON,
@@ -137,8 +140,8 @@ async def test_it_asks_by_itself_as_soon_as_it_runs() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(offers.run)
             await heard.wait()
-            while not offers.known():
+            while not offers.book.known():
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
-        assert list(offers.known()["a"]) == ["claude-next-1"]
+        assert list(offers.book.known()["a"]) == ["claude-next-1"]
         upstreams.close()

@@ -14,6 +14,7 @@ from redis_server import RedisServer
 
 from relayd.config.snapshot import Limits, Simulator
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.store_session import StoreSession
 from relayd.state.redis import RedisStore
 
 CALLS = 100
@@ -43,7 +44,7 @@ async def test_two_nodes_that_are_asked_in_turn_refuse_nobody(
             "messages": [{"role": "user", "content": "Hello"}],
         }
     ).encode()
-    stores = [Batcher(RedisStore(server.url, realm=f"{path}{stream}", command=10)) for _ in range(2)]
+    stores = [Batcher(StoreSession(RedisStore(server.url, realm=f"{path}{stream}", command=10))) for _ in range(2)]
     async with (
         booked(config, tmp_path / "one", main=stores[0]) as one,
         booked(config, tmp_path / "two", main=stores[1], ids="req_two") as two,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from relayd.core.balancing.outcomes import Unreachable
+from relayd.daemon.net.transport_errors import ReadError
 from relayd.daemon.proxy.streaming import COMMENT, GATHER_LIMIT, EventStream, first_event, gather, pass_through
 from relayd.wire.anthropic import error_body
 from relayd.wire.meter import Meter
@@ -24,7 +25,7 @@ from relayd.wire.sse import Event, EventDecoder
 
 STREAM = recorded_stream()
 EVENTS = events_of(STREAM)
-RESET = httpx2.ReadError("connection reset by the upstream")
+RESET = ReadError("connection reset by the upstream")
 ERROR = b"event: error\ndata: " + error_body("overloaded_error", "Overloaded", "req_1") + b"\n\n"
 HALF = EVENTS[3][:-20]
 

@@ -25,11 +25,14 @@ from fakes import ASK, ASK_STREAM, Client, Told
 from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.source.tree import Tree as ReadTree
 from relayd.config.source.tree import Unstable
+from relayd.daemon.access_log import AccessLog
 from relayd.daemon.admin.metrics import metrics_text
-from relayd.daemon.admin.status import StatusSources, status_document
-from relayd.daemon.build import Daemon, build, make_source
-from relayd.daemon.log import AccessLog, set_log
+from relayd.daemon.admin.status import status_document
+from relayd.daemon.admin.status_sources import StatusSources
+from relayd.daemon.build import Daemon, build
+from relayd.daemon.build_base import make_source
 from relayd.daemon.log_output import Output
+from relayd.daemon.log_setup import set_log
 from relayd.daemon.node import Intervals, NodeSettings, open_sockets
 from relayd.daemon.reload.boot import Start, find_start
 from relayd.daemon.reload.cluster import Cluster

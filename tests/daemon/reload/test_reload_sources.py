@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import attrs
 import httpx2
 import pytest
 import trio
+from daemon import control_answer
 from fakes import ASK, Cut
 from ports import free_port
 from reload_world import FAST, KEY, RELAYD, Tree, World, living, make_tree
@@ -233,11 +232,7 @@ def without_inotify(tree: Tree, port: int, node: Path) -> Iterator[subprocess.Po
 
 
 def ask(node: Path, verb: str) -> Any:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(60)
-        sock.connect(str(node / "c.sock"))
-        sock.sendall(json.dumps({"verb": verb}).encode() + b"\n")
-        return json.loads(sock.makefile("rb").readline())
+    return control_answer(node / "c.sock", verb)
 
 
 def may_unshare() -> bool:
@@ -261,6 +256,7 @@ def test_where_inotify_is_exhausted_the_daemon_starts_polls_and_says_so(tmp_path
         wait_until(lambda: ask(node, "status")["status"]["watch"]["failure"], "the watcher's failure")
         watch = ask(node, "status")["status"]["watch"]
         assert watch["backend"] == "poll"
+        assert "raise fs.inotify.max_user_instances" in watch["failure"]
         assert 'relayd_config_watch_backend{backend="poll"} 1' in ask(node, "metrics")["metrics"]
         for number in (1, 2):
             tree.account(more=f"priority = {number}")

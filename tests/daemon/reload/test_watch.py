@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -18,7 +17,8 @@ from relayd.config.snapshot import Snapshot
 from relayd.config.source.tree import Tree, Unstable
 from relayd.daemon.build import Daemon
 from relayd.daemon.reload.adoption import Adoption
-from relayd.daemon.reload.watch import Listen, inotify, link_parents, watched_directories
+from relayd.daemon.reload.file_events import inotify
+from relayd.daemon.reload.watch import Listen, link_parents, watched_directories
 
 BOTH = pytest.mark.parametrize("deaf", [False, True], ids=["events", "poll only"])
 # Events alone: no poll comes to their help within a test's patience.
@@ -217,17 +217,15 @@ async def test_an_edit_that_every_stamp_hides_is_found_by_reading_all_bytes(tmp_
 
 
 def failing(error: Exception) -> Listen:
-    def listen(paths: list[str], stop: threading.Event, begun: Callable[[], None], tell: Callable[[], None]) -> None:
+    async def listen(paths: list[str], begun: Callable[[], None], tell: Callable[[], None]) -> None:
         raise error
 
     return listen
 
 
-def deaf_to_everything(
-    paths: list[str], stop: threading.Event, begun: Callable[[], None], tell: Callable[[], None]
-) -> None:
+async def deaf_to_everything(paths: list[str], begun: Callable[[], None], tell: Callable[[], None]) -> None:
     begun()
-    stop.wait()
+    await trio.sleep_forever()
 
 
 @pytest.mark.parametrize(
@@ -265,14 +263,13 @@ async def test_a_watcher_that_went_deaf_costs_a_poll_and_no_change(tmp_path: Pat
 
 async def test_a_watcher_recovers_from_a_failure(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
-    real, tried = inotify(), []
+    tried = []
 
-    def listen(paths: list[str], stop: threading.Event, begun: Callable[[], None], tell: Callable[[], None]) -> None:
+    async def listen(paths: list[str], begun: Callable[[], None], tell: Callable[[], None]) -> None:
         tried.append(paths)
         if len(tried) == 1:
             raise OSError(28, "no space left: user watches")
-        assert real is not None
-        real(paths, stop, begun, tell)
+        await inotify(paths, begun, tell)
 
     def plant(daemon: Daemon) -> None:
         assert daemon.reload.watcher is not None

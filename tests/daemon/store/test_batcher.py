@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,12 @@ import trio.testing
 from operations import admit, record
 from waiting import PATIENCE, until
 
-from relayd.core.quota.limits import FOREVER, Calendar, Rolling, Slots, Term
+from relayd.core.quota.limits import Calendar, Rolling, Slots, Term
+from relayd.core.quota.windows import FOREVER
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.failsafe import FailsafeStore
 from relayd.daemon.store.journal import Journal
+from relayd.daemon.store.store_session import StoreSession
 from relayd.state.contract import (
     Admit,
     Answer,
@@ -120,10 +123,10 @@ def files_in(directory: Path) -> list[Path]:
 async def test_a_question_is_answered_and_the_store_is_closed_at_the_end() -> None:
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        batcher = Batcher(store)
+        batcher = Batcher(StoreSession(store))
         await nursery.start(batcher.run)
         assert batcher.up
-        assert batcher.warnings == ("flaky: a warning",)
+        assert batcher.session.warnings == ("flaky: a warning",)
         assert await batcher.ask(Ping()) == Pong(now=NOW)
         nursery.cancel_scope.cancel()
     assert store.closed
@@ -131,7 +134,7 @@ async def test_a_question_is_answered_and_the_store_is_closed_at_the_end() -> No
 
 async def test_what_queues_while_the_store_is_busy_goes_as_one_batch(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=5)
-    batcher = Batcher(store)
+    batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     store.hold = threading.Event()
     answers: list[Answer] = []
@@ -149,12 +152,12 @@ async def test_what_queues_while_the_store_is_busy_goes_as_one_batch(nursery: tr
         store.hold.set()
     assert len(answers) == 50
     assert store.batches[-2:] == [1, 49]
-    assert batcher.stats.largest == 49
+    assert batcher.session.stats.largest == 49
 
 
 async def test_who_waits_too_long_gives_up_and_the_admission_is_voided(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=0.1)
-    batcher = Batcher(store)
+    batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     store.hold = threading.Event()
     with pytest.raises(StoreUnavailable, match=r"no answer within 0\.1 s"):
@@ -167,7 +170,7 @@ async def test_who_waits_too_long_gives_up_and_the_admission_is_voided(nursery: 
 
 async def test_a_cancelled_admission_is_voided(nursery: trio.Nursery) -> None:
     store = FlakyStore(deadline=5)
-    batcher = Batcher(store)
+    batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     store.hold = threading.Event()
     with trio.move_on_after(0.05):
@@ -181,7 +184,7 @@ async def test_while_the_store_is_away_questions_fail_at_once_and_settlements_ar
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     store = FlakyStore()
-    batcher = Batcher(store, Journal(tmp_path))
+    batcher = Batcher(StoreSession(store, Journal(tmp_path)))
     await nursery.start(batcher.run)
     assert isinstance(await batcher.ask(admit("c1", one_slot())), Granted)
     store.away = True
@@ -193,17 +196,17 @@ async def test_while_the_store_is_away_questions_fail_at_once_and_settlements_ar
     assert batcher.queued <= 1
     batcher.submit_nowait(Settle(call="c1", record=record()))
     batcher.submit_nowait(Release(holder="h", counters=("s",)))
-    await until(lambda: batcher.stats.journaled == 1)
+    await until(lambda: batcher.session.stats.journaled == 1)
     assert len(files_in(tmp_path)) == 1
     store.away = False
     await until(lambda: batcher.up)
-    assert (store.booked(), batcher.stats.replayed, batcher.stats.outages) == (1, 1, 1)
+    assert (store.booked(), batcher.session.stats.replayed, batcher.session.stats.outages) == (1, 1, 1)
     assert Journal(tmp_path).empty
 
 
 async def test_a_settlement_whose_answer_was_lost_is_booked_once(nursery: trio.Nursery, tmp_path: Path) -> None:
     store = FlakyStore()
-    batcher = Batcher(store, Journal(tmp_path))
+    batcher = Batcher(StoreSession(store, Journal(tmp_path)))
     await nursery.start(batcher.run)
     await batcher.ask(admit("c1"))
     store.loses_answers = True
@@ -220,7 +223,7 @@ async def test_a_journal_of_an_earlier_life_is_replayed_at_the_start(tmp_path: P
     earlier.close()
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        batcher = Batcher(store, Journal(tmp_path))
+        batcher = Batcher(StoreSession(store, Journal(tmp_path)))
         await nursery.start(batcher.run)
         assert store.booked() == 300
         nursery.cancel_scope.cancel()
@@ -229,7 +232,7 @@ async def test_a_journal_of_an_earlier_life_is_replayed_at_the_start(tmp_path: P
 
 async def test_a_store_that_is_away_at_the_start_is_found_later(nursery: trio.Nursery) -> None:
     store = FlakyStore(away=True)
-    batcher = Batcher(store)
+    batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     assert not batcher.up
     with pytest.raises(StoreUnavailable, match="flaky: away"):
@@ -242,13 +245,13 @@ async def test_a_store_that_is_away_at_the_start_is_found_later(nursery: trio.Nu
 async def test_a_store_that_can_never_work_ends_the_pump() -> None:
     with pytest.RaisesGroup(StoreMisfit):
         async with trio.open_nursery() as nursery:
-            await nursery.start(Batcher(FlakyStore(misfit="tables of version 9")).run)
+            await nursery.start(Batcher(StoreSession(FlakyStore(misfit="tables of version 9"))).run)
 
 
 async def test_what_is_queued_when_the_daemon_stops_is_delivered(tmp_path: Path) -> None:
     store = FlakyStore()
     async with trio.open_nursery() as nursery:
-        batcher = Batcher(store, Journal(tmp_path))
+        batcher = Batcher(StoreSession(store, Journal(tmp_path)))
         await nursery.start(batcher.run)
         for number in range(500):
             batcher.submit_nowait(Settle(call=f"c{number}", record=record()))
@@ -259,7 +262,7 @@ async def test_what_is_queued_when_the_daemon_stops_is_delivered(tmp_path: Path)
 async def test_what_is_queued_when_the_daemon_stops_during_an_outage_is_journaled(tmp_path: Path) -> None:
     store = FlakyStore(away=True)
     async with trio.open_nursery() as nursery:
-        batcher = Batcher(store, Journal(tmp_path))
+        batcher = Batcher(StoreSession(store, Journal(tmp_path)))
         await nursery.start(batcher.run)
         for number in range(500):
             batcher.submit_nowait(Settle(call=f"c{number}", record=record()))
@@ -268,9 +271,29 @@ async def test_what_is_queued_when_the_daemon_stops_during_an_outage_is_journale
     assert sum(len(entries) for _, entries in journal.pending()) == 500
 
 
+@pytest.mark.parametrize("rescue", ["none", "store", "journal"])
+async def test_what_waits_in_memory_when_the_daemon_stops_is_tried_once_more_or_said_to_be_lost(
+    rescue: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, place = FlakyStore(away=True), tmp_path / "place"
+    place.touch()  # no directory can be made there
+    async with trio.open_nursery() as nursery:
+        batcher = Batcher(StoreSession(store, Journal(place / "journal")))
+        await nursery.start(batcher.run)
+        batcher.submit_nowait(Settle(call="c", record=record()), urgent=True)
+        await until(lambda: batcher.session.losses().waiting == 1)
+        store.away = rescue != "store"
+        if rescue == "journal":
+            place.unlink()
+        nursery.cancel_scope.cancel()
+    kept = Journal(place / "journal").pending()
+    lost = [line for line in caplog.records if line.message == "state.unsaved"]
+    assert (store.booked(), len(kept), len(lost)) == (rescue == "store", rescue == "journal", rescue == "none")
+
+
 async def test_a_fault_of_ours_in_the_store_is_an_outage_and_not_the_end(nursery: trio.Nursery) -> None:
     store = FlakyStore()
-    batcher = Batcher(store)
+    batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     bad = Settle(call="c", record="no record")  # type: ignore[arg-type]
     answer = await batcher.ask(bad)
@@ -279,7 +302,7 @@ async def test_a_fault_of_ours_in_the_store_is_an_outage_and_not_the_end(nursery
 
 
 async def test_submitted_operations_tell_their_answer(nursery: trio.Nursery) -> None:
-    batcher = Batcher(FlakyStore())
+    batcher = Batcher(StoreSession(FlakyStore()))
     await nursery.start(batcher.run)
     told: list[Answer] = []
     batcher.submit_nowait(Ping(), told.append)
@@ -289,7 +312,7 @@ async def test_submitted_operations_tell_their_answer(nursery: trio.Nursery) -> 
 async def test_the_loop_is_never_held_up_by_a_stalled_store(nursery: trio.Nursery) -> None:
     """As long as the store stands still, the loop goes round: were it held up, the loop here would not end."""
     store = FlakyStore(deadline=30)
-    batcher = Batcher(store)
+    batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     store.hold = threading.Event()
     before, answers = store.entered, list[Answer]()
@@ -310,14 +333,14 @@ async def test_the_loop_is_never_held_up_by_a_stalled_store(nursery: trio.Nurser
 async def test_without_a_thread_answers_are_there_at_once_under_a_simulated_clock(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    batcher = Batcher(FlakyStore(), threaded=False)
+    batcher = Batcher(StoreSession(FlakyStore()), threaded=False)
     await nursery.start(batcher.run)
     assert isinstance(await batcher.ask(admit("c1", one_slot())), Granted)
     assert isinstance(await batcher.ask(admit("c2", one_slot())), Denied)
     batcher.submit_nowait(Settle(call="c1", record=record()))
     assert isinstance(await batcher.ask(admit("c3", one_slot())), Granted)
     assert trio.current_time() == 0
-    batcher.store.close()
+    batcher.session.store.close()
 
 
 # -- outages -------------------------------------------------------------------------------------------------------
@@ -329,7 +352,7 @@ def day_cost(cost: int, limit: int = 10) -> tuple[Term, ...]:
 
 async def counting(nursery: trio.Nursery, tmp_path: Path, policy: str) -> tuple[FailsafeStore, FlakyStore, FlakyStore]:
     main, side = FlakyStore(), FlakyStore()
-    batchers = Batcher(main, Journal(tmp_path)), Batcher(side)
+    batchers = Batcher(StoreSession(main, Journal(tmp_path))), Batcher(StoreSession(side))
     for batcher in batchers:
         await nursery.start(batcher.run)
     return FailsafeStore(*batchers, policy=lambda: policy), main, side  # type: ignore[arg-type, return-value]
@@ -381,6 +404,33 @@ async def test_an_admission_whose_answer_was_lost_is_booked_once_though_it_went_
     assert peeked.levels[0].used == 4
 
 
+async def test_a_call_that_waits_for_room_may_ask_again_though_an_answer_was_lost_before(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    count, main, side = await counting(nursery, tmp_path, "allow")
+    side.inner.apply([admit("other", one_slot())])
+    main.loses_answers = True
+    assert isinstance(await count.admit(admit("c1", one_slot())), Denied)  # here; there it is voided
+    main.loses_answers = False
+    await until(lambda: count.main.up and Void(call="c1") in main.log)
+    assert isinstance(await count.admit(admit("c1", one_slot())), Granted)
+    assert isinstance(await count.admit(admit("c2", one_slot())), Denied)
+
+    lost: list[str] = []
+    count.renew({"c1": None, "never": None}, [], lambda gone: lost.extend(gone))
+    await until(lambda: lost == ["never"])
+    with main.one_at_a_time:  # it is emptied
+        main.inner.close()
+        main.inner = SqliteStore(":memory:", clock=lambda: NOW)
+    count.renew({"c1": None}, [], lambda gone: lost.extend(gone))
+    await until(lambda: lost == ["never", "c1"])
+    count.restore(admit("c1", one_slot()))
+    assert isinstance(await count.admit(admit("c2", one_slot())), Denied)
+    count.settle("c1", record(cost=4))
+    await until(lambda: main.booked() == 1)
+    assert isinstance(await count.admit(admit("c2", one_slot())), Granted)
+
+
 async def test_allow_serves_on_when_there_is_no_place_to_count_at_all(nursery: trio.Nursery, tmp_path: Path) -> None:
     count, main, side = await counting(nursery, tmp_path, "allow")
     main.away = side.away = True
@@ -398,7 +448,7 @@ async def test_what_a_killed_process_had_admitted_during_an_outage_is_booked_by_
     side.inner.apply([Admit(call="c1", terms=one_slot(), orphan=record(), ttl=1000)])
     later = FlakyStore(inner=SqliteStore(str(tmp_path / "side.db"), clock=lambda: NOW + 1000))
     main = FlakyStore()
-    batchers = Batcher(main, Journal(tmp_path)), Batcher(later)
+    batchers = Batcher(StoreSession(main, Journal(tmp_path))), Batcher(StoreSession(later))
     for batcher in batchers:
         await nursery.start(batcher.run)
     count = FailsafeStore(*batchers, policy=lambda: "allow")
@@ -431,7 +481,7 @@ async def test_a_store_that_is_back_is_found_though_settlements_keep_coming(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     store = FlakyStore()
-    batcher = Batcher(store, Journal(tmp_path))
+    batcher = Batcher(StoreSession(store, Journal(tmp_path)))
     await nursery.start(batcher.run)
     store.away = True
     with pytest.raises(StoreUnavailable):
@@ -443,7 +493,7 @@ async def test_a_store_that_is_back_is_found_though_settlements_keep_coming(
             await trio.sleep(0.005)
 
     nursery.start_soon(settle_on)
-    await until(lambda: batcher.stats.journaled > 20)
+    await until(lambda: batcher.session.stats.journaled > 20)
     store.away = False
     await until(lambda: batcher.up)
 
@@ -471,7 +521,7 @@ async def test_whatever_a_dead_node_left_is_reaped_at_once_however_much_it_is(
 ) -> None:
     main = FlakyStore()
     main.inner.apply([Admit(call=f"c{number}", terms=(), orphan=record(), ttl=0) for number in range(350)])
-    batchers = Batcher(main, Journal(tmp_path)), Batcher(FlakyStore())
+    batchers = Batcher(StoreSession(main, Journal(tmp_path))), Batcher(StoreSession(FlakyStore()))
     for batcher in batchers:
         await nursery.start(batcher.run)
     FailsafeStore(*batchers, policy=lambda: "allow").reap()
@@ -482,7 +532,7 @@ async def test_a_store_that_was_replaced_is_told_again_what_it_may_have_lost(
     nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     store = FlakyStore(life="first")
-    batcher = Batcher(store, Journal(tmp_path))
+    batcher = Batcher(StoreSession(store, Journal(tmp_path)))
     await nursery.start(batcher.run)
     for number in range(200):
         batcher.submit_nowait(Settle(call=f"s{number}", record=record()))
@@ -493,7 +543,7 @@ async def test_a_store_that_was_replaced_is_told_again_what_it_may_have_lost(
     await until_booked(batcher, 200)
     store.life = "third"  # it has forgotten nothing
     await batcher.ask(Ping())
-    await until(lambda: batcher.stats.told_again == 400)
+    await until(lambda: batcher.session.stats.told_again == 400)
     assert await booked_by(batcher) == 200
 
 
@@ -502,7 +552,7 @@ async def test_an_answer_that_comes_as_patience_ends_is_not_both_taken_and_voide
 ) -> None:
     """The loop is held up, so that the answer and the end of the wait are found in one pass, in either order."""
     store = FlakyStore(deadline=0.1)
-    batcher = Batcher(store, Journal(tmp_path))
+    batcher = Batcher(StoreSession(store, Journal(tmp_path)))
     await nursery.start(batcher.run)
     granted = 0
 
@@ -531,7 +581,7 @@ async def test_a_call_that_two_stores_admitted_is_booked_once_after_its_process_
     main, side = FlakyStore(), FlakyStore()
     for store in (main, side):
         store.inner.apply([Admit(call="c1", terms=one_slot(), orphan=record(), ttl=0)])
-    batchers = Batcher(main, Journal(tmp_path)), Batcher(side)
+    batchers = Batcher(StoreSession(main, Journal(tmp_path))), Batcher(StoreSession(side))
     for batcher in batchers:
         await nursery.start(batcher.run)
     count = FailsafeStore(*batchers, policy=lambda: "allow")
@@ -553,13 +603,36 @@ async def test_a_call_that_neither_store_answered_for_is_booked_though_its_proce
     side.deadline = 8
     await count.side.ask(Ping())  # the side store has caught up; then the process dies, and its time runs out
     main.away = False
-    later = FailsafeStore(count.main, Batcher(FlakyStore(inner=side.inner)), policy=lambda: "allow")
+    later = FailsafeStore(count.main, Batcher(StoreSession(FlakyStore(inner=side.inner))), policy=lambda: "allow")
     await nursery.start(later.side.run)
     await until(lambda: later.main.up)
     (told,) = side.inner.apply([Renew(calls=(("c1~", None),), ttl=0)])
     assert told == Renewed()
     later.reap()
     await until_booked(later.side, 1)
+    await until_booked(later.main, 1)
+
+
+async def test_a_call_that_no_store_could_write_down_is_held_by_the_side_store_once_it_is_back(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    count, main, side = await counting(nursery, tmp_path, "allow")
+    main.away = side.away = True
+    assert isinstance(await count.admit(admit("c1", one_slot())), Granted)
+    side.away = False
+    await until(lambda: count.side.up)
+    lost: list[str] = []
+    count.renew({"c1": None}, [], lost.extend)
+    await until(lambda: lost == ["c1"])  # by the name that its process knows
+    count.restore(admit("c1", one_slot()))
+    await count.side.ask(Ping())
+    (told,) = side.inner.apply([Renew(calls=(("c1~", None),), ttl=0)])
+    assert told == Renewed()  # the process dies, and its time runs out
+    later = FailsafeStore(count.main, Batcher(StoreSession(FlakyStore(inner=side.inner))), policy=lambda: "allow")
+    await nursery.start(later.side.run)
+    main.away = False
+    await until(lambda: later.main.up)
+    later.reap()
     await until_booked(later.main, 1)
 
 
@@ -574,3 +647,63 @@ async def until_booked(batcher: Batcher, requests: int) -> None:
     with trio.fail_after(PATIENCE):
         while await booked_by(batcher) != requests:  # noqa: ASYNC110 - the store's thread books
             await trio.sleep(0.01)
+
+
+async def test_a_call_that_moves_alone_is_counted_on_the_spot(tmp_path: Path) -> None:
+    path, told = str(tmp_path / "relayd.db"), list[str]()
+    store, quick = (SqliteStore(path, clock=lambda: NOW, busy=busy) for busy in (1000, 0))
+    batcher = Batcher(StoreSession(store), quick=quick, alone=lambda: alone)
+    alone = True
+    async with trio.open_nursery() as nursery:
+        await nursery.start(batcher.run)
+        batcher.submit_nowait(Settle(call="lies", record=record()), kept=lambda: told.append("lies"))
+        with trio.testing.assert_no_checkpoints():
+            assert isinstance(await batcher.ask(admit("c1")), Granted)
+        assert told == ["lies"]  # it went along
+        batcher.submit_nowait(Settle(call="c1", record=record()), kept=lambda: told.append("c1"), urgent=True)
+        assert told == ["lies", "c1"]
+
+        alone = False
+        batcher.submit_nowait(Settle(call="c2", record=record()), kept=lambda: told.append("c2"), urgent=True)
+        assert told == ["lies", "c1"]
+        await until(lambda: told == ["lies", "c1", "c2"])
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_cannot_be_counted_on_the_spot_goes_to_the_thread(tmp_path: Path) -> None:
+    path = str(tmp_path / "relayd.db")
+    store, quick = (SqliteStore(path, clock=lambda: NOW, busy=busy) for busy in (20_000, 0))
+    batcher = Batcher(StoreSession(store), quick=quick, alone=lambda: True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(batcher.run)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            answers: list[Answer] = []
+
+            async def ask() -> None:
+                answers.append(await batcher.ask(admit("c1")))
+
+            nursery.start_soon(ask)
+            await until(lambda: len(batcher._waiting) == 1)
+            other.execute("COMMIT")
+        await until(lambda: len(answers) == 1)
+        assert isinstance(answers[0], Granted)
+        nursery.cancel_scope.cancel()
+
+
+async def test_recent_calls_hold_no_call_back(tmp_path: Path) -> None:
+    """What the thread does beside calls takes none of them away from the quick way."""
+    hold = threading.Event()
+    store = FlakyStore(hold=hold, deadline=PATIENCE)
+    quick = SqliteStore(str(tmp_path / "relayd.db"), clock=lambda: NOW, busy=0)
+    batcher = Batcher(StoreSession(store), quick=quick, alone=lambda: True)
+    hold.set()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(batcher.run)
+        hold.clear()
+        entered = store.entered
+        batcher.submit_nowait(Ping(), aside=True)
+        await until(lambda: store.entered == entered + 1)  # the thread is at it
+        assert isinstance(await batcher.ask(admit("c1")), Granted)
+        hold.set()
+        nursery.cancel_scope.cancel()

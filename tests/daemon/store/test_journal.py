@@ -1,12 +1,15 @@
 import contextlib
+import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operations import record
@@ -84,6 +87,35 @@ def test_what_is_forgotten_is_gone_and_the_file_goes_on(tmp_path: Path) -> None:
     assert journal.empty
     journal.append([settlement("b")])
     assert entries_of(journal) == [settlement("b")]
+    journal.close()
+
+
+@pytest.mark.parametrize("whose", ["our own", "a dead process's"])
+def test_a_file_that_cannot_be_emptied_is_told_and_not_replayed_again(
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    journal, dead = Journal(tmp_path), Journal(tmp_path)
+    if whose == "our own":
+        journal.append([settlement("a")])
+    else:
+        dead.append([settlement("a")])
+        os.close(dead._file)  # as the kernel does
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "ftruncate", refuse)
+        broken.setattr(Path, "unlink", refuse)
+        ((path, _),) = journal.pending()
+        assert journal.forget(path) == []
+        assert "Read-only file system" in journal.problem
+        assert journal.pending() == []
+        if whose == "our own":
+            journal.append([settlement("b")])
+            assert entries_of(journal) == [settlement("b")]
+            journal.forget(path)
+    assert journal.pending() == []
+    assert journal.empty, "it was emptied as soon as it could be"
     journal.close()
 
 
@@ -167,9 +199,56 @@ def test_a_directory_that_cannot_be_made_is_said_and_survived(tmp_path: Path) ->
     journal.close()
 
 
+@pytest.mark.parametrize("gone", ["deleted", "covered"])
+def test_a_file_that_nobody_finds_any_more_is_written_anew_with_all_that_it_held(tmp_path: Path, gone: str) -> None:
+    """Its directory was deleted, or another disk was mounted over it."""
+    directory = tmp_path / "journal"
+    journal = Journal(directory)
+    assert journal.append([settlement("c1"), settlement("c2")])
+    directory.rename(tmp_path / "before")
+    if gone == "covered":
+        directory.mkdir()
+
+    assert journal.append([settlement("c3")])
+    assert entries_of(journal) == [settlement("c1"), settlement("c2"), settlement("c3")]
+    assert list((tmp_path / "before").iterdir()), "what lay there is nobody's to delete"
+    journal.close()
+
+
+def test_what_a_deleted_file_held_is_replayed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    assert journal.append([settlement("c1"), settlement("c2")])
+    shutil.rmtree(tmp_path / "journal")
+
+    assert entries_of(journal) == [settlement("c1"), settlement("c2")]
+    journal.forget(None)
+    assert entries_of(journal) == []
+    journal.close()
+
+
 def test_a_journal_that_was_never_needed_leaves_nothing_on_disk(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "none")
     assert journal.empty
     assert journal.pending() == []
     journal.close()
     assert not os.path.exists(tmp_path / "none")
+
+
+def test_an_empty_file_on_a_disk_that_turned_read_only_stays_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal")
+    assert journal.append([settlement("c1")])
+    for path, _ in journal.pending():
+        journal.forget(path)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    journal.close()
+    monkeypatch.undo()
+    heir = Journal(tmp_path / "journal")
+    assert heir.append([settlement("c2")]), "the lock on it was given up"
+    heir.close()
+    assert len(list((tmp_path / "journal").iterdir())) == 1

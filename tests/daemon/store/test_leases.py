@@ -15,7 +15,7 @@ from waiting import until
 
 from relayd.config.snapshot import Account, Pace, Snapshot, State
 from relayd.core.in_flight import AdmittedCall
-from relayd.core.quota.limits import NOTHING
+from relayd.core.quota.call_estimate import NOTHING
 from relayd.core.quota.reservation import Quota, account_terms
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.daemon.store.state_client import TOGETHER
@@ -127,6 +127,7 @@ async def test_an_emptied_store_is_told_again_which_slots_are_taken(tmp_path: Pa
     only = account("a", max_concurrency=1, pace=Pace(requests_per_minute=9))
     async with booked(tree(only), tmp_path) as world:
         client = await begun(world)
+        world.store.inner.close()
         world.store.inner = SqliteStore(":memory:", clock=world.clock.ms)
         assert slots(world, only) == 0
 

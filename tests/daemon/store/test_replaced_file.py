@@ -14,6 +14,7 @@ from operations import admit, booked, record
 from waiting import until
 
 from relayd.daemon.store.batcher import Batcher
+from relayd.daemon.store.store_session import StoreSession
 from relayd.state.contract import Granted, Settle
 from relayd.state.sqlite import SqliteStore
 
@@ -26,7 +27,7 @@ def store_at(path: Path, busy: int = 1000) -> SqliteStore:
 
 @asynccontextmanager
 async def batching(path: Path, *, quick: bool) -> AsyncIterator[Batcher]:
-    batcher = Batcher(store_at(path), quick=store_at(path, 0) if quick else None)
+    batcher = Batcher(StoreSession(store_at(path)), quick=store_at(path, 0) if quick else None)
     async with trio.open_nursery() as nursery:
         await nursery.start(batcher.run)
         yield batcher
@@ -76,7 +77,7 @@ async def test_what_was_settled_in_the_last_minutes_is_in_the_new_file(
         batcher.submit_nowait(Settle(call="after", record=record()))
 
         await until(lambda: path.exists() and requests_in(path) == 6)
-        assert batcher.stats.told_again == 5
+        assert batcher.session.stats.told_again == 5
         assert batcher.up
     assert [one.getMessage() for one in caplog.records if one.levelname == "WARNING"] == ["state.replaced"]
 
@@ -86,5 +87,5 @@ async def test_a_file_that_stays_is_told_nothing_twice(tmp_path: Path) -> None:
         for number in range(50):
             await batcher.ask(admit(f"c{number}"))
             batcher.submit_nowait(Settle(call=f"c{number}", record=record()))
-    assert batcher.stats.told_again == 0
+    assert batcher.session.stats.told_again == 0
     assert requests_in(tmp_path / "relayd.db") == 50

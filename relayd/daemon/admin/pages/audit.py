@@ -13,13 +13,14 @@ from collections.abc import Iterable
 import attrs
 
 from relayd.daemon.log import scrub
+from relayd.noun import noun
 
 MOST_KEPT = 1000
 
 log = logging.getLogger("relayd.admin")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class AuditEntry:
     """One act.
 

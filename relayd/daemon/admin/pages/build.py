@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relayd.core.access.sessions import Sessions
-from relayd.core.traffic import Traffic
+from relayd.daemon.accounts.oauth import OAuthKeeper
+from relayd.daemon.admin.pages.account_acts import AccountActs
 from relayd.daemon.admin.pages.account_sign_in import AccountSignIn
 from relayd.daemon.admin.pages.accounts import AccountPages
 from relayd.daemon.admin.pages.audit import AuditTrail
@@ -23,10 +24,11 @@ from relayd.daemon.admin.pages.own_page import OwnPage
 from relayd.daemon.admin.pages.reports import ReportPage
 from relayd.daemon.admin.pages.sign_in import SignInPages
 from relayd.daemon.admin.pages.site import Site
-from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.admin.status_sources import StatusSources
 from relayd.daemon.reload.history import History
 from relayd.daemon.reload.requests import RequestQueue
 from relayd.daemon.store.recent_calls import RecentCalls
+from relayd.daemon.store.shared_traffic import SharedTraffic
 
 
 def build_site(
@@ -35,7 +37,8 @@ def build_site(
     queue: RequestQueue,
     history: History,
     recent: RecentCalls,
-    traffic: Traffic,
+    traffic: SharedTraffic,
+    keeper: OAuthKeeper,
     wall: Callable[[], float],
     rng: Callable[[int], bytes],
     tree: EditedTree,
@@ -57,14 +60,16 @@ def build_site(
         rng=rng,
     )
     flow = EditFlow(live=sources.live, tree=tree, queue=queue, audit=audit, drafts=Waiting(rng), public=public)
+    accounts = AccountPages(sources=sources, recent=recent, keeper=keeper, tree=tree)
     pages = (
         sign_in,
         Overview(sources=sources, traffic=traffic),
-        AccountPages(sources=sources, recent=recent),
-        KeyPages(sources=sources, recent=recent),
-        CallPages(recent=recent),
+        accounts,
+        AccountActs(sources=sources, keeper=keeper, pages=accounts, audit=audit),
+        KeyPages(sources=sources, recent=recent, traffic=traffic),
+        CallPages(live=sources.live, recent=recent),
         ExplainPage(sources=sources),
-        ReportPage(sources=sources),
+        ReportPage(sources=sources, traffic=traffic),
         ConfigPages(sources=sources, queue=queue, history=history, audit=audit),
         flow,
         EditForms(flow=flow, rng=rng),
@@ -73,5 +78,9 @@ def build_site(
         OwnPage(live=sources.live, sessions=sessions, audit=audit, rng=rng),
     )
     return Site(
-        live=sources.live, sessions=sessions, routes=[route for page in pages for route in page.routes()], wall=wall
+        live=sources.live,
+        sessions=sessions,
+        routes=[route for page in pages for route in page.routes()],
+        wall=wall,
+        beside=sources.reader.beside,
     )

@@ -11,7 +11,9 @@ from typing import Any
 import attrs
 import msgspec
 
+from relayd.core.live import Live
 from relayd.daemon.admin.books import store_is_away
+from relayd.daemon.admin.pages.choices import choices_of
 from relayd.daemon.admin.pages.table import Column, PageTable
 from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.daemon.store.recent_calls import RecentCalls
@@ -48,6 +50,7 @@ ATTEMPTS = (
 class CallPages:
     """What became of calls."""
 
+    live: Live
     recent: RecentCalls
 
     def routes(self) -> tuple[PageRoute, ...]:
@@ -62,6 +65,7 @@ class CallPages:
         found = await self._find(wanted)
         table = calls_table(found, visit)
         values = {"filters": {name: visit.query.get(name, "") for name in CALL_FILTERS}, "outcomes": OUTCOMES}
+        values["choices"] = choices_of(self.live.snapshot)
         return Page(
             template="calls", title="calls.title", values={**values, "kept": self.recent.most()}, tables=(table,)
         )

@@ -6,14 +6,15 @@ Rule: pure geometry; a template draws it, and the table of the same numbers stan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
-import attrs
+from relayd.noun import noun
 
 WIDTH, HEIGHT = 640.0, 150.0
-LEFT, BOTTOM, TOP = 48.0, 18.0, 8.0  # room for the figures at the sides
+LEFT, BOTTOM, TOP = 62.0, 18.0, 8.0  # room for the figures at the sides
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Series:
     """One line or one row of bars.
 
@@ -26,7 +27,7 @@ class Series:
     values: Sequence[float | None]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Chart:
     """What a template draws.
 
@@ -53,7 +54,7 @@ def chart(name: str, kind: str, starts: Sequence[float], *series: Series, marks:
     top = nice_top(highest)
     across = (WIDTH - LEFT) / max(1, len(starts) - 1)
     paths = tuple((one.name, _path(one.values, across, top)) for one in series)
-    steps = max(1, len(starts) // marks)
+    steps = max(1, ceil(len(starts) / marks))
     places = tuple((LEFT + number * across, starts[number]) for number in range(0, len(starts), steps))
     return Chart(name=name, kind=kind, starts=starts, series=series, top=top, paths=paths, marks=places)
 

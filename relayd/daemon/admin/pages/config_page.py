@@ -20,12 +20,12 @@ from relayd.daemon.admin.documents import (
     result_document,
 )
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
-from relayd.daemon.admin.pages.edit_flow import PROBLEMS, placed
+from relayd.daemon.admin.pages.edit_flow import PROBLEMS, problem_rows
 from relayd.daemon.admin.pages.table import Column, PageTable
 from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
-from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.admin.status_sources import StatusSources
 from relayd.daemon.reload.history import History
-from relayd.daemon.reload.requests import Operation, Reload, RequestQueue, Resume, Rollback, Trigger
+from relayd.daemon.reload.requests import Operation, Reload, ReloadResult, RequestQueue, Resume, Rollback, Trigger
 from relayd.wire.refusal import Refusal
 
 NODES = (
@@ -104,17 +104,19 @@ class ConfigPages:
                 result=result.result if result.result != "applied" else "ok",
             )
         )
-        return await self._page(visit, result_document(result))
+        return await self._page(visit, result)
 
-    async def _page(self, visit: Visit, verdict: dict[str, Any] | None) -> Page:
+    async def _page(self, visit: Visit, result: ReloadResult | None) -> Page:
         record, live = self.sources.record, self.sources.live
         stored = history_document(await trio.to_thread.run_sync(self.history.listed), record)
         candidate = candidate_document(record.candidate, visit.now) if record.candidate is not None else None
-        problems = (verdict or candidate or {}).get("problems", [])
+        verdict = result_document(result) if result is not None else None
+        problems = record.candidate.outcome.problems if record.candidate is not None else ()
+        problems = result.problems if result is not None else problems
         nodes, life = self.sources.cluster.nodes(), self.sources.cluster.life
         apart = drift(nodes)
         tables = (
-            PageTable(name="problems", columns=PROBLEMS, rows=[placed(one) for one in problems]),
+            PageTable(name="problems", columns=PROBLEMS, rows=problem_rows(problems)),
             PageTable(name="nodes", columns=NODES, rows=[node_document(node, life) for node in nodes]),
             PageTable(name="stored", columns=STORED, rows=[_whole(one) for one in stored]),
         )

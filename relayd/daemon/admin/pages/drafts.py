@@ -13,6 +13,7 @@ import attrs
 
 from relayd.config.edit.tree_edit import EditDraft
 from relayd.config.secrets.secret import Secret
+from relayd.noun import noun
 
 AGE = 1800.0  # s
 MOST = 200
@@ -21,7 +22,7 @@ MOST_OF_ONE = 20
 Awaited = TypeVar("Awaited")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class HeldDraft:
     """A draft, and what is to be shown once it has been written.
 

@@ -6,7 +6,7 @@ written at a time. The audit trail has each outcome; a new key is on one answer 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -15,11 +15,12 @@ import trio
 from relayd.config.edit.commit import Author
 from relayd.config.edit.toml_edit import EditError
 from relayd.config.edit.tree_edit import Moved, TreeEdit
+from relayd.config.problems.problem import Problem, is_error
 from relayd.config.problems.report import as_dict
 from relayd.config.secrets.recipients import SealError
 from relayd.config.secrets.secret import Secret
 from relayd.core.live import Live
-from relayd.daemon.admin.documents import result_document
+from relayd.daemon.admin.documents import PROBLEMS_SHOWN, result_document
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
 from relayd.daemon.admin.pages.drafts import HeldDraft, Waiting
 from relayd.daemon.admin.pages.edit_tree import EditedTree, WrittenEdit
@@ -36,6 +37,7 @@ PROBLEMS = (
     Column(name="message"),
     Column(name="hint"),
 )
+AROUND = 100  # characters of a line on either side of a problem
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -105,13 +107,13 @@ class EditFlow:
         patch, apply = "", ""
         if why and wanted.after:
             patch, apply = await trio.to_thread.run_sync(self.tree.patch, wanted)
-        rows = [placed(as_dict(problem)) for problem in wanted.problems]
+        rows = problem_rows(wanted.problems)
         document = {
             "what": wanted.edit.what,
             "subject": wanted.edit.subject,
             "diff": wanted.diff,
             "command": wanted.edit.command,
-            "problems": rows,
+            "problems": [as_dict(problem) for problem in wanted.problems],
             "why_not": why,
             "brings_errors": wanted.brings,
         }
@@ -154,7 +156,7 @@ class EditFlow:
         if remote and pushed[0]:
             self._note(visit, held.draft.edit, pushed[0])
         verdict = result_document(result)
-        rows = [placed(one) for one in verdict["problems"]]
+        rows = problem_rows(result.problems)
         values: dict[str, Any] = {
             "edit": held.draft.edit,
             "lines": lines_of(held.draft.diff),
@@ -211,10 +213,21 @@ def client_lines(addresses: list[str], key: str) -> list[tuple[str, str]]:
     ]
 
 
-def placed(problem: dict[str, Any]) -> dict[str, Any]:
-    """A problem as a row, with its place in one text."""
-    place = ":".join(str(problem[name]) for name in ("file", "line", "column") if problem.get(name))
-    return {**{column.name: problem.get(column.name, "") for column in PROBLEMS}, "place": place}
+def problem_rows(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Problems as rows, errors first, as many as a page has room for."""
+    return [placed(one) for one in sorted(problems, key=lambda one: not is_error(one))[:PROBLEMS_SHOWN]]
+
+
+def placed(problem: Problem) -> dict[str, Any]:
+    """A problem as a row, with its place in one text, and the line that it is about in three: what stands before, at
+    and behind the place."""
+    found = as_dict(problem)
+    place = ":".join(str(found[name]) for name in ("file", "line", "column") if found[name])
+    text, start = problem.excerpt, max(0, problem.column - 1)
+    end = max(problem.end_column - 1, start + 1)
+    around = text[max(0, start - AROUND) : start], text[start:end][:AROUND], text[end : end + AROUND]
+    row = {column.name: found.get(column.name, "") for column in PROBLEMS}
+    return {**row, "place": place, "around": around if text else (), "file": problem.file}
 
 
 def said(error: Exception) -> str:

@@ -43,6 +43,7 @@ from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
 from relayd.config.secrets.api_keys import mint
 from relayd.config.secrets.sealed_fields import objects, parsed, relay_table
 from relayd.config.secrets.secret import Secret
+from relayd.daemon.admin.pages.choices import choices_of
 from relayd.daemon.admin.pages.edit_flow import EditFlow, said
 from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
 from relayd.wire.refusal import Refusal
@@ -203,6 +204,7 @@ class EditForms:
             "lists": {one: _joined(table.get(one)) for one in LISTS},
             "expires": shown_time(table.get("expires")),
             "enabled": table.get("enabled", True) is not False,
+            "choices": choices_of(self.flow.live.snapshot),
             **_limit_fields(_table(table, "limits")),
         }
         return Page(template="edit_key", title=title, values=values)
@@ -218,6 +220,7 @@ class EditForms:
             "pace": _table(table, "pace").get("requests_per_minute", ""),
             "enabled": table.get("enabled", True) is not False,
             "credential": not name or (own is not None and own.has_credential),
+            "choices": choices_of(self.flow.live.snapshot),
             "signs_in": bool(name) and own is not None and own.refreshes,
         }
         return Page(template="edit_account", title=title, values=values)

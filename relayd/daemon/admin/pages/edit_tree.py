@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import attrs
-
 from relayd.config.edit.commit import Author, commit_paths, push, why_not_committed
 from relayd.config.edit.tree_edit import EditDraft, Moved, TreeEdit, draft, refuse_moved, undo_draft, write_draft
 from relayd.config.edit.write import WriteError
-from relayd.config.source.git import GitError
+from relayd.config.secrets.account_kinds import ACCOUNT_KINDS
+from relayd.config.snapshot import Account
+from relayd.config.source.git import GitError, run_git
 from relayd.config.source.git_state import place_in_repository
 from relayd.config.source.tree import Unstable, read_tree
 from relayd.daemon.reload.candidate import Reader
+from relayd.noun import noun
 from relayd.wire.refusal import Refusal
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class WrittenEdit:
     """What came of writing a draft.
 
@@ -35,7 +36,7 @@ class WrittenEdit:
     why: str = ""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@noun(kw_only=True, eq=False)
 class EditedTree:
     """The tree of this node.
 
@@ -92,6 +93,23 @@ class EditedTree:
             return WrittenEdit(why=f"git: {error}{self._undone(wanted)}")
         return WrittenEdit(digest=digest, commit=commit)
 
+    def credential_since(self, account: Account) -> float | None:
+        """Since when an account's file has the credential that it has, Unix time, s: the commit that changed the line,
+        else the file's own time. None where neither can be told."""
+        if self.pulled or not ACCOUNT_KINDS[account.kind].has_credential:
+            return None
+        path = next((one for one in self.root.glob(f"accounts.d/**/{account.id}.toml") if one.is_file()), None)
+        if path is None:
+            return None
+        place = str(path.relative_to(self.root))
+        try:
+            if not run_git(self.root, "status", "--porcelain", "--", place):
+                line = r"^\s*(sealed|file|credential)\b"
+                return float(run_git(self.root, "log", "-1", "--format=%ct", "-G", line, "--", place))
+        except (GitError, OSError, ValueError):  # also where no commit has the line
+            pass
+        return _changed(path)
+
     def push(self, remote: str) -> str:
         """Push; what went wrong, "" for nothing."""
         return push(self.root, remote)
@@ -102,3 +120,10 @@ class EditedTree:
         except (Moved, WriteError) as error:
             return f"; what was written could not be taken back: {error}"
         return "; what was written was taken back"
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None

@@ -21,6 +21,8 @@ import msgspec
 from relayd import __version__
 from relayd.core.quota.limits import dollars
 from relayd.daemon.admin.pages.language import LANGUAGES, translator
+from relayd.daemon.admin.pages.reasons import teller
+from relayd.daemon.admin.pages.table import PageTable
 from relayd.daemon.admin.pages.visit import ROOT, Form, Page, Visit
 from relayd.wire.call import Reply
 from relayd.wire.refusal import Refusal
@@ -60,16 +62,23 @@ def page_reply(page: Page, visit: Visit) -> Reply:
     if visit.as_form == "html":
         body = html(page, visit)
     elif visit.as_form == "csv":
-        if not page.tables:
-            raise Refusal(status=404, message="this page has no rows, and so no CSV", code="form")
-        body = page.tables[0].as_csv().encode()
-    elif page.document is not None:
+        body = _table(page, visit).as_csv().encode()
+    elif page.document is not None and not (page.tables and visit.query.get("table")):
         body = msgspec.json.encode(page.document) + b"\n"
-    elif page.tables:
-        body = msgspec.json.encode(page.tables[0].as_json()) + b"\n"
     else:
-        raise Refusal(status=404, message="this page has no JSON", code="form")
+        body = msgspec.json.encode(_table(page, visit).as_json()) + b"\n"
     return Reply(status=page.status, headers=[(b"content-type", MEDIA[visit.as_form]), *page.headers], body=body)
+
+
+def _table(page: Page, visit: Visit) -> PageTable:
+    """The table that `?table=` names, else the first. Raises: Refusal 404."""
+    tables = {table.name: table for table in page.tables}
+    if not tables:
+        raise Refusal(status=404, message="this page has no table, and so neither JSON nor CSV", code="form")
+    name = visit.query.get("table") or page.tables[0].name
+    if name not in tables:
+        raise Refusal(status=404, message=f"table: expected one of {', '.join(tables)}", code="form")
+    return tables[name]
 
 
 STYLE_PLACE = b'<link rel="stylesheet">'  # where a file has its style
@@ -83,6 +92,7 @@ def html(page: Page, visit: Visit, *, alone: bool = False) -> bytes:
         "page": page,
         "visit": visit,
         "t": say,
+        "told": teller(visit.language, visit.now),
         "title": page.title if page.plain_title else say(page.title),
         "tables": {table.name: table for table in page.tables},
         "menu": _menu(visit),
@@ -133,7 +143,7 @@ def engine() -> jinja2.Environment:
         round_money=_round_money,
         count=_count,
         exact=_exact,
-        span=_span,
+        span=jinja2.pass_context(_span),
         size=_size,
         percent=_percent,
         short=_short,
@@ -171,18 +181,20 @@ def _exact(seconds: float | None) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _span(seconds: float | None) -> str:
-    """A duration in its two largest units."""
+def _span(context: Mapping[str, Any], seconds: float | None) -> str:
+    """A duration in its two largest units, in the language of the page."""
     if seconds is None:
         return "–"
     if seconds < 1:
-        return f"{round(seconds * 1000)} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
-    if days:
-        return f"{days} d {hours % 24} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds) % 60} s"
+        units = [("milliseconds", str(round(seconds * 1000)))]
+    elif seconds < 60:
+        units = [("seconds", f"{seconds:.1f}")]
+    else:
+        minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
+        every = [("days", days), ("hours", hours % 24), ("minutes", minutes % 60), ("seconds", int(seconds) % 60)]
+        first = 0 if days else 1 if hours else 2
+        units = [(name, str(count)) for name, count in every[first : first + 2]]
+    return " ".join(context["t"](f"unit.{name}", count=count) for name, count in units)
 
 
 def _size(value: float | None) -> str:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
+from functools import partial
+from operator import add, attrgetter
 from typing import Any
 
 import attrs
 
-from relayd.config.snapshot import Snapshot
-from relayd.core.quota.limits import day_of
 from relayd.core.quota.usage_record import UsageRecord
-from relayd.daemon.admin.books import usage_rows
+from relayd.core.quota.windows import day_of
+from relayd.core.traffic import Traffic
+from relayd.daemon.admin.books import NOTHING, from_books, used_by
 from relayd.daemon.admin.pages.charts import Series, chart
+from relayd.daemon.admin.pages.overview import noon_of
 from relayd.daemon.admin.pages.table import Column, PageTable
-from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit
-from relayd.daemon.admin.status import StatusSources
+from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit, part_of, start_of
+from relayd.daemon.admin.status_sources import StatusSources
 from relayd.daemon.log import scrub
-from relayd.state.report import days_between, days_up_to, grouped, report_document, span
+from relayd.daemon.store.shared_traffic import SharedTraffic
+from relayd.state.contract import Report
+from relayd.state.report import MADE_OF, days_between, days_up_to, grouped, name_in, owners_of, span
 from relayd.wire.refusal import Refusal
 
-DIMENSIONS = ("key", "owner", "account", "model", "day", "month")
-_FIELDS = {"owner": "key", "month": "day"}  # which field of a record stands for it
+DIMENSIONS = ("key", "owner", "account", "model", "client", "day", "month")
 FIGURES = (
     Column(name="calls", kind="number"),
     Column(name="errors", kind="number"),
@@ -32,7 +35,10 @@ FIGURES = (
     Column(name="cost", kind="money"),
     Column(name="unpriced", kind="number"),
 )
+_FIGURES_OF = attrgetter(*("requests" if column.name == "calls" else column.name for column in FIGURES))
+CLIENT_FIGURES = ("calls", "errors", "tokens", "cost")  # what nodes tell each other of clients
 LONGEST = 92  # days of one page
+PER_PAGE = 100  # rows, for people
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -40,6 +46,7 @@ class ReportPage:
     """Usage and cost of some days."""
 
     sources: StatusSources
+    traffic: SharedTraffic
 
     def routes(self) -> tuple[PageRoute, ...]:
         return (PageRoute(method="GET", pattern=f"{ROOT}/reports", need="viewer", handler=self.show),)
@@ -50,9 +57,24 @@ class ReportPage:
         if by not in DIMENSIONS:
             raise Refusal(status=400, message=f"by: expected one of {', '.join(DIMENSIONS)}", code="query")
         first, last = self._span(visit)
-        rows = await usage_rows(self.sources.state, first, last)
-        owners = owners_of(self.sources.live.snapshot)
-        return report_page(rows, (first, last), (by,), owners)
+        reader, every = self.sources.reader, days_between(first, last)
+        days = await from_books(reader, Report(first=first, last=last, by=("day",)), tuple)
+        models: Sequence[UsageRecord] = ()
+        if any(row.unpriced for row in days):
+            models = await from_books(reader, Report(first=first, last=last, by=("model",)), tuple)
+        start = start_of(visit)
+        people = visit.as_form == "html"
+        if by == "client":
+            rows = client_rows(await self.traffic.all(), every)
+        else:
+            # One dimension of the books is put in order by the store; what is made of two of them needs all.
+            most = start + PER_PAGE + 1 if people and by not in MADE_OF else 0
+            make = partial(_rows, by=(by,), owners=owners_of(self.sources.live.snapshot) if by == "owner" else {})
+            asked = Report(first=first, last=last, by=(MADE_OF.get(by, by),), most=most)
+            rows = await from_books(reader, asked, make)
+        figures = [column for column in FIGURES if by != "client" or column.name in CLIENT_FIGURES]
+        table = PageTable(name="report", columns=(Column(name=by), *figures), rows=rows)
+        return _page(part_of(table, visit, PER_PAGE), (first, last), by, days, models)
 
     def _span(self, visit: Visit) -> tuple[str, str]:
         today = day_of(round(visit.now * 1000), self.sources.live.snapshot.relay.state.timezone)
@@ -67,54 +89,69 @@ class ReportPage:
         return first, last
 
 
-def owners_of(snapshot: Snapshot) -> Mapping[str, str]:
-    """Whose each key is; one without an owner is its own."""
-    return {name: key.owner or name for name, key in snapshot.keys.items()}
-
-
 def report_page(
-    rows: Sequence[UsageRecord], days: tuple[str, str], by: tuple[str, ...], owners: Mapping[str, str]
+    rows: Sequence[UsageRecord], span_of: tuple[str, str], by: tuple[str, ...], owners: Mapping[str, str]
 ) -> Page:
     """Usage of some days as a page.
 
     Args:
-        days: the first and the last.
-        by: some of DIMENSIONS.
+        span_of: the first and the last day.
+        by: some of DIMENSIONS but "client".
     """
-    every = days_between(*days)
     table = PageTable(
         name="report", columns=(*(Column(name=name) for name in by), *FIGURES), rows=_rows(rows, by, owners)
     )
+    return _page(table, span_of, by[0], grouped(rows, ("day",)), grouped(rows, ("model",)))
+
+
+def _page(
+    table: PageTable, span_of: tuple[str, str], by: str, days: Sequence[UsageRecord], models: Sequence[UsageRecord]
+) -> Page:
+    every = days_between(*span_of)
     values = {
-        "first": days[0],
-        "last": days[1],
-        "by": by[0],
+        "first": span_of[0],
+        "last": span_of[1],
+        "by": by,
         "dimensions": DIMENSIONS,
-        "report": report_document(rows, *days, ("day",)),
-        "charts": daily_charts(rows, every) if len(every) > 1 else (),
+        "totals": next(iter(used_by([attrs.evolve(row, day="") for row in days], "day").values()), NOTHING),
+        "unpriced_models": sorted(row.model for row in models if row.unpriced),
+        "charts": daily_charts(days, every) if len(every) > 1 else (),
     }
     return Page(template="reports", title="menu.reports", values=values, tables=(table,))
 
 
+def client_rows(parts: Sequence[Traffic], days: Sequence[str]) -> list[dict[str, Any]]:
+    """What each client did on some days, the dearest first."""
+    sums: dict[str, list[int]] = {}
+    for part in parts:
+        for day in part.clients.keys() & set(days):
+            for name, row in part.clients[day].items():
+                sums[name] = [one + more for one, more in zip(sums.get(name, (0, 0, 0, 0)), row, strict=True)]
+    rows = [{"client": name, **dict(zip(CLIENT_FIGURES, row, strict=True))} for name, row in sums.items()]
+    return sorted(rows, key=lambda row: (-row["cost"], -row["calls"], row["client"]))
+
+
 def _rows(rows: Sequence[UsageRecord], by: tuple[str, ...], owners: Mapping[str, str]) -> list[dict[str, Any]]:
-    if "owner" in by:
-        rows = [attrs.evolve(row, key=owners.get(row.key, row.key)) for row in rows]
-    if "month" in by:
-        rows = [attrs.evolve(row, day=row.day[:7]) for row in rows]
-    fields = {name: _FIELDS.get(name, name) for name in by}
-    found = grouped(rows, tuple(fields.values()))
-    return [_figures(row) | {name: getattr(row, field) for name, field in fields.items()} for row in found]
-
-
-def _figures(row: UsageRecord) -> dict[str, Any]:
-    named = {column.name: getattr(row, column.name) for column in FIGURES if column.name != "calls"}
-    return {**named, "calls": row.requests}
+    """Added up, days and months in their order, all else the dearest first."""
+    sums: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for row in rows:
+        names, figures = tuple(name_in(row, one, owners) for one in by), _FIGURES_OF(row)
+        known = sums.get(names)
+        sums[names] = figures if known is None else tuple(map(add, known, figures))
+    columns = [column.name for column in FIGURES]
+    found = [dict(zip((*by, *columns), (*names, *figures), strict=True)) for names, figures in sums.items()]
+    times = [name for name in by if name in ("day", "month")]
+    rest = [name for name in by if name not in times]
+    return sorted(
+        found,
+        key=lambda row: ([row[name] for name in times], -row["cost"], -row["calls"], [row[name] for name in rest]),
+    )
 
 
 def daily_charts(rows: Sequence[UsageRecord], days: Sequence[str]) -> tuple[Any, ...]:
     """Calls, tokens and cost by day."""
     by_day = {row.day: row for row in grouped(rows, ("day",))}
-    starts = [datetime.datetime.fromisoformat(f"{day}T12:00:00+00:00").timestamp() for day in days]
+    starts = [noon_of(day) for day in days]
     found = [by_day.get(day) for day in days]
     return (
         chart(

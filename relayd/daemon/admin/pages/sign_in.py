@@ -24,6 +24,7 @@ from relayd.core.live import Live
 from relayd.daemon.admin.pages.audit import AuditEntry, AuditTrail
 from relayd.daemon.admin.pages.site import SIGN_IN, session_cookie
 from relayd.daemon.admin.pages.visit import ROOT, Page, PageRoute, Visit, own_path, see_other
+from relayd.daemon.log import tell_refused
 from relayd.wire.call import Reply
 from relayd.wire.http import HeaderPairs, Headers
 from relayd.wire.refusal import Refusal
@@ -125,6 +126,7 @@ class SignInPages:
 
     def _failed(self, visit: Visit, name: str, why: str, *, key: bool = False) -> Page:
         self._note(visit, name, "sign-in", result=why)
+        tell_refused(visit.address, "sign-in", why)
         return attrs.evolve(self._form(visit, "sign_in.wrong_key" if key else "sign_in.wrong"), status=401)
 
     def _form(self, visit: Visit, wrong: str = "") -> Page:
@@ -143,6 +145,7 @@ class SignInPages:
             seconds = int(wait) + 1
             message = f"too many failed sign-ins: try again in {seconds} s"
             self._note(visit, guess.name, "sign-in", result="held off")
+            tell_refused(visit.address, "sign-in", "held off")
             raise Refusal(status=429, message=message, retry_after=seconds, code="sign_in")
 
     async def _fits(self, user: AdminUser | None, password: Secret) -> bool:

@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import attrs
-import trio
 
 from relayd.config.model.addresses import is_loopback
 from relayd.config.snapshot import Snapshot
@@ -29,6 +28,7 @@ from relayd.core.live import Live
 from relayd.daemon.admin.pages.language import LANGUAGES, preferred
 from relayd.daemon.admin.pages.render import STATIC_ROOT, error_page, page_reply, static_reply
 from relayd.daemon.admin.pages.visit import FIRST, ROOT, Form, Page, PageRoute, Visit, see_other
+from relayd.daemon.beside import Beside
 from relayd.daemon.net.exchange import Exchange
 from relayd.wire.call import Reply
 from relayd.wire.http import Headers
@@ -64,13 +64,14 @@ class Site:
     Args:
         routes: the first that matches answers.
         wall: Unix time, s.
+        beside: where pages are written.
     """
 
     live: Live
     sessions: Sessions
     routes: Sequence[PageRoute]
     wall: Callable[[], float]
-    _writers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(2), repr=False, init=False)
+    beside: Beside = attrs.field(repr=False)
     _by_proxy: dict[str, Session] = attrs.field(factory=dict, repr=False, init=False)
 
     async def answer(self, exchange: Exchange) -> Reply:
@@ -106,7 +107,7 @@ class Site:
         answered = await route.handler(visit)
         if not isinstance(answered, Page):
             return answered
-        return await trio.to_thread.run_sync(page_reply, answered, visit, limiter=self._writers)
+        return await self.beside.run(page_reply, answered, visit)
 
     # Who asks for what
 

@@ -12,9 +12,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import attrs
-
 from relayd.core.quota.limits import dollars
+from relayd.noun import noun
 
 # "share" is of a limit that is used, "left" of one that is free; a "moment" is a time that is RFC 3339 already.
 ColumnKind = Literal["text", "number", "money", "time", "moment", "duration", "share", "left", "bytes"]
@@ -23,7 +22,7 @@ ColumnKind = Literal["text", "number", "money", "time", "moment", "duration", "s
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Column:
     """One column.
 
@@ -37,7 +36,7 @@ class Column:
     link: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class PageTable:
     """Rows of one kind.
 

@@ -14,6 +14,7 @@ import attrs
 
 from relayd.core.access.sessions import Session, Visitor
 from relayd.daemon.admin.pages.table import PageTable
+from relayd.noun import noun
 from relayd.wire.call import Reply
 from relayd.wire.http import HeaderPairs
 
@@ -25,7 +26,7 @@ Form = Literal["html", "json", "csv"]
 Need = Literal["nobody", "key", "viewer", "editor"]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Visit:
     """One request to the pages.
 
@@ -59,18 +60,21 @@ class Visit:
         assert self.session is not None
         return self.session.visitor
 
-    def form_url(self, form: Form) -> str:
-        """This page, filters and all, in another form."""
-        fields = f"?{urlencode(self.query)}" if self.query else ""
+    def form_url(self, form: Form, table: str = "") -> str:
+        """This page, filters and all, in another form: the whole of it, or one of its tables."""
+        query = {**self.query, "table": table} if table else self.query
+        fields = f"?{urlencode(query)}" if query else ""
         return f"{quote(FIRST if self.path == ROOT else self.path)}.{form}{fields}"
 
     def url(self, **changes: str | None) -> str:
-        """This page with other fields in its URL; None takes one out."""
+        """This page in this form, with other fields in its URL; None takes one out."""
         fields = {name: value for name, value in {**self.query, **changes}.items() if value}
-        return quote(self.path) + (f"?{urlencode(fields)}" if fields else "")
+        if self.as_form == "html":
+            return quote(self.path) + (f"?{urlencode(fields)}" if fields else "")
+        return attrs.evolve(self, query=fields).form_url(self.as_form)
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class Page:
     """What a handler answers.
 
@@ -78,7 +82,8 @@ class Page:
         template: name of the file, without .html.
         title: key of the message, or with `plain_title` the text itself.
         values: for the template.
-        tables: what the page shows in rows, each by its name; the first is the page as JSON and CSV.
+        tables: what the page shows in rows, each by its name; in JSON and CSV `?table=` chooses
+            one, and without it the first is the page.
         document: the page as JSON where that is more than its first table.
     """
 
@@ -95,7 +100,7 @@ class Page:
 Handler = Callable[[Visit], Awaitable[Page | Reply]]
 
 
-@attrs.frozen(kw_only=True)
+@noun(kw_only=True)
 class PageRoute:
     """One page: a method and a path, in which {name} stands for one segment."""
 
@@ -116,6 +121,21 @@ class PageRoute:
             elif our != their:
                 return None
         return found
+
+
+def part_of(table: PageTable, visit: Visit, most: int) -> PageTable:
+    """The rows from `?start=` on, as many as a page for people has room for; programs get all."""
+    if visit.as_form != "html":
+        return table
+    first = start_of(visit)
+    after = visit.url(start=str(first + most)) if len(table.rows) > first + most else ""
+    return attrs.evolve(table, rows=table.rows[first : first + most], after=after)
+
+
+def start_of(visit: Visit) -> int:
+    """Which row a page for people begins with."""
+    start = visit.query.get("start", "")
+    return int(start) if start.isdecimal() and len(start) < 7 else 0
 
 
 def see_other(where: str, headers: HeaderPairs | None = None) -> Reply:

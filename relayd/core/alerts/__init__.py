@@ -1,0 +1,1 @@
+"""Alerts: what is told to people, once, and how it is worded. Decisions only; relayd/daemon/alerts does the telling."""

@@ -1,0 +1,1 @@
+"""Alerts: what happened on this node reaches the cluster, and what the cluster knows reaches people."""

@@ -1,0 +1,1 @@
+"""Telemetry: traces of calls for an OpenTelemetry collector, where a node is told of one."""

@@ -1,0 +1,1 @@
+"""Workers: several processes that serve for one node, and how they are led."""
