@@ -373,3 +373,16 @@ def test_every_module_says_what_it_is() -> None:
     silent = [str(path) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))]
 
     assert silent == []
+
+
+def test_every_question_of_a_test_says_how_long_it_waits() -> None:
+    """The 5 s that httpx2 waits unless told otherwise are too short on a machine that is busy with other tests."""
+    asking = {"get", "post", "put", "delete", "head", "options", "patch", "request", "stream", "Client", "AsyncClient"}
+    silent = [
+        f"{path.relative_to(ROOT.parent)}:{node.lineno}"
+        for path in sorted(Path(__file__).parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and _dotted(node.func) in {f"httpx2.{verb}" for verb in asking}
+        if "timeout" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert silent == []

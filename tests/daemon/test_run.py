@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -116,8 +117,8 @@ def test_it_listens_on_several_addresses_and_on_a_unix_socket_also_after_a_crash
         assert [one.rpartition(":")[0] for one in listen[:2]] == ["http://127.0.0.1", "http://[::1]"]
         assert listen[2] == f"unix:{path}"
         for url in listen[:2]:
-            assert httpx2.get(url + "/health", trust_env=False).status_code == 200
-        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path))) as client:
+            assert httpx2.get(url + "/health", trust_env=False, timeout=PATIENCE).status_code == 200
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), timeout=PATIENCE) as client:
             assert client.post("http://x/v1/messages", json=ASK, headers={"x-api-key": KEY}).status_code == 200
 
 
@@ -344,10 +345,11 @@ def test_calls_are_not_logged_when_nobody_wants_it_and_are_text_for_people(tmp_p
     )
     assert process.stderr is not None
     with _killing_text(process):
-        line = process.stderr.readline()
+        (line,) = itertools.islice((line for line in process.stderr if "daemon.listening" in line), 1)
         assert " INFO " in line
-        assert "daemon.listening" in line
-        answer = httpx2.post(f"http://{listen}/v1/messages", json=ASK, headers={"x-api-key": KEY}, trust_env=False)
+        answer = httpx2.post(
+            f"http://{listen}/v1/messages", json=ASK, headers={"x-api-key": KEY}, trust_env=False, timeout=PATIENCE
+        )
         assert answer.status_code == 200
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()

@@ -11,6 +11,7 @@ import attrs
 import httpx2
 from daemon import Daemon
 from pages_world import Browser, browser
+from waiting import PATIENCE
 
 ASK = {"model": "claude-haiku-4-5", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -44,7 +45,7 @@ class EditWorld:
 
     def call(self, key: str) -> int:
         return httpx2.post(
-            f"{self.daemon.url}/v1/messages", headers={"x-api-key": key}, json=ASK, verify=False
+            f"{self.daemon.url}/v1/messages", headers={"x-api-key": key}, json=ASK, verify=False, timeout=PATIENCE
         ).status_code
 
 

@@ -43,11 +43,13 @@ class Ledger:
 
     Args:
         running, peak: calls at once, now and at most, by group.
+        enough: once set, streams come to their end whatever events they have left.
     """
 
     calls: dict[str, Seen] = attrs.field(factory=dict)
     running: Counter[str] = attrs.field(factory=Counter)
     peak: Counter[str] = attrs.field(factory=Counter)
+    enough: trio.Event = attrs.field(factory=trio.Event)
 
     def of(self, group: str) -> dict[str, Seen]:
         """The calls of a group, by model."""
@@ -102,6 +104,8 @@ class Ledger:
         await conversation.send(HEAD + _event("message_start", message=first))
         seen.input, seen.output = prompt, 1
         for _ in range(events):
+            if self.enough.is_set():
+                break
             await trio.sleep(pause)
             delta = {"type": "text_delta", "text": "x" * width}
             await conversation.send(_event("content_block_delta", index=0, delta=delta))

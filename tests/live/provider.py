@@ -70,7 +70,7 @@ class Provider:
 
 class Serving(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 10
+    timeout = 600  # s that a connection may be idle
     provider: Provider
 
     def do_POST(self) -> None:

@@ -20,6 +20,7 @@ from daemon import children_of
 from ledger import Reply, asking
 from load import name_of
 from strain import Figures, Node, asked, connected, ended, node, until
+from waiting import PATIENCE
 
 DESCRIPTORS = 256
 SHED = {429, 503, 529}  # what a client is told that there is no room for
@@ -54,7 +55,7 @@ async def without_descriptors(place: Path, *, clients: int) -> Figures:
 
             await until(lambda: said.total() + taken() == clients, "each to be taken or refused")
             most, open_files = taken(), here.open_files()
-            glance = await trio.to_thread.run_sync(lambda: httpx2.get(f"{admin}/metrics"))
+            glance = await trio.to_thread.run_sync(lambda: httpx2.get(f"{admin}/metrics", timeout=PATIENCE))
             ready.set()
         assert glance.status_code == 200
         assert set(said) <= {0, 503}, said

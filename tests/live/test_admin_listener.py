@@ -16,6 +16,7 @@ import httpx2
 from builders import KEY
 from daemon import Daemon, key_text, running, write_tree
 from ports import free_port
+from waiting import PATIENCE
 
 from relayd.core.access.throttle import BAD_PER_MINUTE
 
@@ -57,7 +58,7 @@ def test_metrics_count_what_clients_did(tmp_path: Path) -> None:
         for _ in range(3):
             assert call(daemon).status_code == 200
         assert call(daemon, model="claude-invented-9").status_code == 200
-        assert httpx2.post(f"{daemon.url}/v1/messages", json=ASK).status_code == 401
+        assert httpx2.post(f"{daemon.url}/v1/messages", json=ASK, timeout=PATIENCE).status_code == 401
         # A receipt is written just after the last byte of an answer.
         done = 'relayd_calls_total{dialect="anthropic",outcome="ok",status="200"}'
         daemon.wait_until(lambda: value(here.get("/metrics").text, done) == 4, "four calls in the metrics")
@@ -179,7 +180,9 @@ def test_the_listener_moves_with_the_config(tmp_path: Path) -> None:
         with client(daemon, EDITOR) as editor:
             moved = editor.post("/api/reload")  # the answer comes on the connection to the old address
             assert (moved.status_code, moved.json()["result"]) == (200, "applied")
-        with httpx2.Client(base_url=f"http://127.0.0.1:{two}", headers={"authorization": f"Bearer {EDITOR}"}) as there:
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{two}", headers={"authorization": f"Bearer {EDITOR}"}, timeout=PATIENCE
+        ) as there:
             assert there.get("/api/status").status_code == 200
             assert refuses_connections(one)
             relay.write_text(before.replace(f"127.0.0.1:{one}", ""))

@@ -14,6 +14,7 @@ from anthropic.types import Message
 from builders import KEY, OTHER_KEY
 from daemon import SIMULATOR, Daemon, key_text, running, write_tree
 from pydantic import BaseModel
+from waiting import PATIENCE
 
 from relayd.config.secrets.api_keys import mint
 
@@ -361,5 +362,6 @@ def test_old_and_new_ways_of_the_sdk_to_send_a_version_pass(daemon: Daemon) -> N
             daemon.url + "/v1/messages",
             json=ask("hi"),
             headers={"authorization": f"Bearer {KEY}", "anthropic-version": version},
+            timeout=PATIENCE,
         )
         assert answer.status_code == 200

@@ -16,6 +16,7 @@ from daemon import SIMULATOR, key_text, running, write_tree
 from edits_world import ASK, EditWorld, confirm, diff_of, git, look, may_confirm
 from pages_world import browser, pages_table
 from test_pages_read import Shape, cookies
+from waiting import PATIENCE
 
 from relayd.config.secrets.identity import write_identity
 from relayd.config.secrets.seal import Identity, new_identity
@@ -430,5 +431,6 @@ def test_without_a_repository_the_key_comes_with_its_patch(tmp_path: Path) -> No
         subprocess.run(["git", "apply"], cwd=tree, input=unescape(patch[1]), text=True, check=True)
         ask = {"headers": {"x-api-key": key[1]}, "json": ASK}
         daemon.wait_until(
-            lambda: httpx2.post(f"{daemon.url}/v1/messages", **ask).status_code == 200, "the key of the patch works"
+            lambda: httpx2.post(f"{daemon.url}/v1/messages", **ask, timeout=PATIENCE).status_code == 200,
+            "the key of the patch works",
         )

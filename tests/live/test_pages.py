@@ -11,6 +11,7 @@ import pytest
 from builders import KEY
 from daemon import Daemon, running, write_tree
 from pages_world import PASSWORD, Browser, admin_url, browser, csrf_of, pages_table
+from waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_a_call_is_found_by_the_id_in_its_answer(visitor: Browser, daemon: Daemo
         "max_tokens": 5,
         "messages": [{"role": "user", "content": "the prompt"}],
     }
-    answer = httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask)
+    answer = httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask, timeout=PATIENCE)
     name = answer.headers["relayd-request-id"]
     visitor.sign_in()
     page = visitor.get(f"/web/calls/{name}")
@@ -134,7 +135,7 @@ def test_calls_survive_the_daemon_and_can_be_turned_off(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, relay=pages_table())
     ask = {"model": "claude-haiku-4-5", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
     with running(tree) as daemon:
-        name = httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask).headers[
+        name = httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask, timeout=PATIENCE).headers[
             "relayd-request-id"
         ]
     with running(tree) as daemon:
@@ -143,7 +144,7 @@ def test_calls_survive_the_daemon_and_can_be_turned_off(tmp_path: Path) -> None:
         assert one.get(f"/web/calls/{name}").status_code == 200
     (tree / "relay.toml").write_text((tree / "relay.toml").read_text().replace("[admin]", "[admin]\ncalls = 0"))
     with running(tree) as daemon:
-        httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask)
+        httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask, timeout=PATIENCE)
         one = browser(daemon)
         one.sign_in()
         daemon.wait_until(lambda: "[admin].calls = 0" in one.get("/web/calls").text, "all are forgotten")
@@ -168,7 +169,9 @@ def test_signing_in_ends_the_session_that_a_browser_had(visitor: Browser) -> Non
     visitor.sign_in()
     after = visitor.http.cookies["relayd-session"]
     assert before != after
-    stale = httpx2.get(f"{visitor.base}/web/audit.json", headers={"cookie": f"relayd-session={before}"})
+    stale = httpx2.get(
+        f"{visitor.base}/web/audit.json", headers={"cookie": f"relayd-session={before}"}, timeout=PATIENCE
+    )
     assert stale.status_code == 401
 
 
@@ -182,9 +185,9 @@ def test_signing_out_everywhere_ends_all_of_them(daemon: Daemon) -> None:
 
 def test_a_proxy_signs_people_in_and_nobody_else_can(visitor: Browser) -> None:
     named = {"x-remote-user": "victor"}
-    assert httpx2.get(f"{visitor.base}/web/audit.json", headers=named).status_code == 200
+    assert httpx2.get(f"{visitor.base}/web/audit.json", headers=named, timeout=PATIENCE).status_code == 200
     for wrong in ([("x-remote-user", "stranger")], [("x-remote-user", "victor"), ("x-remote-user", "alice")]):
-        assert httpx2.get(f"{visitor.base}/web/audit.json", headers=wrong).status_code == 401
+        assert httpx2.get(f"{visitor.base}/web/audit.json", headers=wrong, timeout=PATIENCE).status_code == 401
 
 
 def test_a_change_of_the_tree_ends_a_session_at_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from daemon import SIMULATOR, Daemon, key_text, running, write_tree
 from edits_world import git
 from openai_programs import javascript
 from pages_world import PASSWORD, admin_url, pages_table
+from waiting import PATIENCE
 
 from relayd.config.load import load_tree
 from relayd.config.model.tree_digest import tree_digest
@@ -78,7 +79,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         names = [_call(daemon, model) for model in ("claude-haiku-4-5", "claude-sonnet-4-5", HOSTILE)]
         base = admin_url(daemon)
         guess = {"name": HOSTILE, "password": "wrong"}
-        assert httpx2.post(f"{base}/web/sign-in", headers={"origin": base}, data=guess).status_code == 401
+        assert (
+            httpx2.post(f"{base}/web/sign-in", headers={"origin": base}, data=guess, timeout=PATIENCE).status_code
+            == 401
+        )
         yield World(daemon, base, codes, names[-1])
 
 
@@ -89,7 +93,7 @@ def _call(daemon: Daemon, model: str, key: str = KEY) -> str:
 def _answer(daemon: Daemon, model: str, key: str) -> httpx2.Response:
     ask = {"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
     headers = {"x-api-key": key, "user-agent": HOSTILE}
-    return httpx2.post(f"{daemon.url}/v1/messages", headers=headers, json=ask, verify=False)
+    return httpx2.post(f"{daemon.url}/v1/messages", headers=headers, json=ask, verify=False, timeout=PATIENCE)
 
 
 def _store_older(tree: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from builders import KEY
 from daemon import SIMULATOR, Daemon, key_text, running, write_tree
 from pages_world import Browser, browser, csrf_of, pages_table
+from waiting import PATIENCE
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}"
 PATHS = (
@@ -76,7 +77,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         for model in ("claude-haiku-4-5", HOSTILE):
             ask = {"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
             headers = {"x-api-key": KEY, "user-agent": HOSTILE}
-            assert httpx2.post(f"{daemon.url}/v1/messages", headers=headers, json=ask).status_code == 200
+            assert (
+                httpx2.post(f"{daemon.url}/v1/messages", headers=headers, json=ask, timeout=PATIENCE).status_code == 200
+            )
         yield daemon
 
 

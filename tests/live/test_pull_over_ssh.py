@@ -172,5 +172,7 @@ def test_status_text_and_metrics_show_the_source_and_a_held_push(tmp_path: Path,
 
 def _serves(daemon: Daemon) -> bool:
     body = {"model": "claude-sonnet-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-    answer = httpx2.post(f"{daemon.url}/v1/messages", json=body, headers={"x-api-key": KEY}, trust_env=False)
+    answer = httpx2.post(
+        f"{daemon.url}/v1/messages", json=body, headers={"x-api-key": KEY}, trust_env=False, timeout=PATIENCE
+    )
     return answer.status_code == 200 and answer.headers["relayd-config"] != ""

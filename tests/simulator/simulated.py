@@ -8,6 +8,7 @@ from typing import Any
 
 import anthropic
 import httpx2
+from waiting import PATIENCE
 
 from relayd.config.snapshot import Simulator
 from relayd.simulator.api import MessageCount, Routes, respond
@@ -140,5 +141,5 @@ def client(transport: Wireless | None = None) -> anthropic.Anthropic:
         api_key="sk-ant-of-no-use",
         base_url="http://simulator",
         max_retries=0,
-        http_client=httpx2.Client(transport=transport or Wireless(), trust_env=False),
+        http_client=httpx2.Client(transport=transport or Wireless(), trust_env=False, timeout=PATIENCE),
     )

@@ -90,7 +90,7 @@ class Traffic:
     def flow(self, shape: Shape) -> None:
         """How the upstream answers from now on."""
         times = f"first_us={shape.first * 1e6:.0f}&pause_us={shape.pause * 1e6:.0f}"
-        httpx2.get(f"http://127.0.0.1:{self.port}/set?events={shape.deltas or 20}&{times}", trust_env=False)
+        httpx2.get(f"http://127.0.0.1:{self.port}/set?events={shape.deltas or 20}&{times}", trust_env=False, timeout=60)
 
     def begin(
         self, port: int, request: bytes, shape: Shape, *, connections: int, seconds: float, rate: float = 0

@@ -17,6 +17,7 @@ import httpx2
 import pytest
 import trio
 from trio.testing import MockClock
+from waiting import PATIENCE
 
 from relayd.config import snapshot
 from relayd.config.snapshot import Seconds, Simulator
@@ -302,7 +303,7 @@ def test_the_command_serves_a_unix_socket(command: Callable[..., subprocess.Pope
     process = command("--listen", f"unix:{path}")
     assert process.stderr is not None
     assert str(path) in process.stderr.readline()
-    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path))) as http:
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), timeout=PATIENCE) as http:
         assert http.get("http://localhost/v1/models").status_code == 200
 
 

@@ -323,7 +323,7 @@ async def test_without_descriptors_a_command_waits_and_the_daemon_lives(tmp_path
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
             peer.settimeout(0)
             peer.send(b'{"verb":"status"}\n')
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 await trio.lowlevel.wait_readable(peer)
             assert peer.recv(100).startswith(b'{"ok": true')
         assert (await ask(world, b'{"verb":"status"}'))[0]["ok"]

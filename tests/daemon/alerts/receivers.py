@@ -54,12 +54,12 @@ class Receiver:
 
 def _handler(receiver: Receiver) -> type[http.server.BaseHTTPRequestHandler]:
     class Hook(http.server.BaseHTTPRequestHandler):
-        timeout = 20
+        timeout = 600  # s that a connection may be idle
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             receiver.got.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-            receiver.hold.wait(20)
+            receiver.hold.wait(60)
             answer = receiver.answers.pop(0) if receiver.answers else 200
             status, headers = answer if isinstance(answer, tuple) else (answer, {})
             with contextlib.suppress(OSError):

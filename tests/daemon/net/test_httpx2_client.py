@@ -15,6 +15,7 @@ import trio
 from scripted import (
     CHUNKED,
     OK,
+    PATIENCE,
     Conversation,
     Script,
     answering,
@@ -341,14 +342,14 @@ async def test_each_timeout_of_the_client_is_kept(
 ) -> None:
     timeout = httpx2.Timeout(None, **{limit: 0.05})
     async with serving(script) as upstream, open_client(transport, timeout) as client:
-        with trio.fail_after(5), pytest.raises(error):
+        with trio.fail_after(PATIENCE), pytest.raises(error):
             await client.post(upstream.url(), content=content)
 
 
 async def test_a_connect_timeout_counts_the_look_up() -> None:
     transport = Transport(tls=NO_TLS, resolver=Resolver(look_up=_never))
     async with open_client(transport, httpx2.Timeout(None, connect=0.05)) as client:
-        with trio.fail_after(5), pytest.raises(httpx2.ConnectTimeout):
+        with trio.fail_after(PATIENCE), pytest.raises(httpx2.ConnectTimeout):
             await client.get("http://upstream.invalid/")
 
 

@@ -14,6 +14,7 @@ from fakes import Cut, Pair, ScriptedSource, events_of, exchanging, recorded_str
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
+from waiting import PATIENCE
 
 from relayd.core.balancing.outcomes import Unreachable
 from relayd.daemon.net.transport_errors import ReadError
@@ -72,7 +73,7 @@ def sdk_reads(stream: bytes) -> tuple[list[str], str]:
     answer = httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=stream)
     names: list[str] = []
     with (
-        httpx2.Client(transport=httpx2.MockTransport(lambda request: answer)) as http,
+        httpx2.Client(transport=httpx2.MockTransport(lambda request: answer), timeout=PATIENCE) as http,
         anthropic.Anthropic(api_key="x", base_url="http://relay", http_client=http, max_retries=0) as sdk,
         sdk.messages.create(model="m", max_tokens=1, messages=[], stream=True) as events,
     ):

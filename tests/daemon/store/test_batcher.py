@@ -84,7 +84,7 @@ class FlakyStore:
     def apply(self, batch: Sequence[Op]) -> list[Answer]:
         self.entered += 1
         if self.hold is not None:
-            self.hold.wait(10)
+            self.hold.wait(60)
         if self.away:
             raise StoreUnavailable("flaky: away")
         self.log += [op for op in batch if not isinstance(op, Ping)]

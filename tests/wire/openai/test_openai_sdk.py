@@ -27,6 +27,7 @@ from openai_cases import (
     tool,
 )
 from pydantic import BaseModel
+from waiting import PATIENCE
 
 from relayd.wire.http import Headers, RequestHead
 from relayd.wire.refusal import Refusal
@@ -72,7 +73,7 @@ class Relay(httpx2.BaseTransport):
 
 
 def client(relay: Relay) -> openai.OpenAI:
-    http = httpx2.Client(transport=relay)
+    http = httpx2.Client(transport=relay, timeout=PATIENCE)
     return openai.OpenAI(api_key="sk-relay-x", base_url="http://relay.test/v1", http_client=http, max_retries=0)
 
 
