@@ -277,7 +277,7 @@ async def many_open(place: Path, *, streams: int) -> Figures:
 # -- clients that send slowly ------------------------------------------------------------------------------------------
 
 
-async def trickled(place: Path, *, clients: int, head: float = 1.0, body: float = 2.0) -> Figures:
+async def trickled(place: Path, *, clients: int, head: float = 5.0, body: float = 6.0) -> Figures:
     """Clients that send a head or a body byte by byte, or nothing at all, beside some that call: calls are served all
     the while, and each of the others is let go of when its time is over.
     """

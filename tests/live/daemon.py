@@ -197,9 +197,14 @@ def _process(
 
 
 @contextlib.contextmanager
-def running(tree: Path, *options: str, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[Daemon]:
+def running(
+    tree: Path,
+    *options: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    program: Sequence[str] = ("-m", "relayd"),
+) -> Iterator[Daemon]:
     """A daemon for the length of a block. It must stop well, unless the block has ended it."""
-    daemon = start(tree, *options, environment=environment)
+    daemon = start(tree, *options, environment=environment, program=program)
     try:
         yield daemon
     except BaseException:

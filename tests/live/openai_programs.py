@@ -23,7 +23,7 @@ from pathlib import Path
 import attrs
 
 HERE = Path(__file__).parent
-PATIENCE = 600.0  # s for an installation over a slow line
+PATIENCE = 600.0  # s for an installation over a slow line, or for a program on a machine that is busy
 _READY = "ready"  # written last, so a half-made directory is made anew
 
 
@@ -110,7 +110,14 @@ def run(command: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = No
     """
     path = {"PATH": os.environ.get("PATH", os.defpath)}
     done = subprocess.run(
-        command, cwd=cwd, env={**path, **env}, input=given, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=cwd,
+        env={**path, **env},
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     return _checked(done)
 

@@ -28,6 +28,7 @@ from activation import HeldSockets
 from builders import KEY, OTHER_KEY
 from cli_tree import Ran, Tree
 from daemon import Daemon, key_text, write_tree
+from fleet import noon_zone
 from provider import Provider, provider
 from redis_server import RedisServer, sentinels
 from steady_calls import SteadyCalls, Way, steady_calls
@@ -38,6 +39,7 @@ from relayd.config.secrets.seal import new_identity
 
 GOOD, SPARE, NEW = (f"sk-ant-api03-{name}-{'0' * 20}" for name in ("good", "spare", "new"))
 DISK = 4000  # kB
+NEVER = 600_000  # ms
 LATER = {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}  # to find next_release
 
 
@@ -88,6 +90,7 @@ class Node:
     def booked(self, module: str, *words: str) -> int:
         """The calls that `relayd report` of a release adds up."""
         command = [sys.executable, "-m", module, "report", "--json", "--config", str(self.tree), "--state", self.state]
+        words = words or ("--from", "yesterday")
         ran = subprocess.run([*command, *words], env={**os.environ, **LATER}, capture_output=True, check=True)
         return int(json.loads(ran.stdout)["requests"])
 
@@ -146,17 +149,24 @@ class Day:
             node.is_well()
         self.calls.wait_for(5)
 
-    def fail_over_after(self, milliseconds: int) -> None:
-        """How long the sentinels let a master be silent."""
-        for sentinel in self.sentinels:
-            with contextlib.closing(sentinel.client()) as client:
-                words = ("SENTINEL", "SET", "mymaster", "down-after-milliseconds", milliseconds)
-                client.execute_command(*words)
+    def fail_over(self) -> None:
+        """Have the sentinels find out that the master is gone, until a node says that the store answers."""
+        fail_over_after(self.sentinels, 100)
+        self.nodes[0].says("state: the store answers")
+        fail_over_after(self.sentinels, NEVER)
 
     def goes_to(self, credential: str) -> None:
         """Wait until calls are served with this credential."""
         before = self.provider.served[credential]
         wait_until(lambda: self.provider.served[credential] > before + 2, "calls to that account")
+
+
+def fail_over_after(watchers: list[RedisServer], milliseconds: int) -> None:
+    """How long sentinels let a master be silent: a busy machine makes it so for a while."""
+    for watcher in watchers:
+        with contextlib.closing(watcher.client()) as client:
+            words = ("SENTINEL", "SET", "mymaster", "down-after-milliseconds", milliseconds)
+            client.execute_command(*words)
 
 
 @attrs.define(eq=False)
@@ -228,6 +238,7 @@ def operators_day(place: Path) -> Iterator[Day]:
             a_node("a", tree, disk.place, public, state, stack),
             a_node("b", tree, place / "b", public, state, stack),
         )
+        fail_over_after(watchers, NEVER)
         for node in nodes:
             node.start()
         calls = stack.enter_context(steady_calls(Way(nodes[0].sockets.url()), clients=2, pause=0.03))
@@ -266,6 +277,7 @@ token_url = "{at.url}/token"
 affinity = "0s"
 [state]
 lease = "5s"
+timezone = "{noon_zone()}"
 [secrets]
 recipients = [{{ name = "prod", public = "{identity.public.text}" }}]
 """

@@ -16,6 +16,8 @@ import pytest
 from builders import KEY
 from cli_tree import Ran, Tree
 from daemon import PATIENCE, Daemon, key_text, running, write_tree
+from fleet import noon_zone
+from patient import FOUND, PROGRAM
 from redis_server import RedisServer
 from redis_server import running as redis_running
 
@@ -63,6 +65,7 @@ def empty_machine(root: Path, identity: Path) -> Machine:
 
 def new_machine(root: Path, identity: Identity, file: Path) -> Machine:
     secrets = f'[secrets]\nrecipients = [{{ name = "prod", public = "{identity.public.text}" }}]\n'
+    secrets += f'[state]\ntimezone = "{noon_zone()}"\n'
     return Machine(root, Tree(write_tree(root, relay=secrets, keys={"dev": key_text(more=LIMITS)})), file)
 
 
@@ -128,7 +131,7 @@ def test_a_state_moves_to_redis_and_back_and_limits_hold_on_the_way(
     on_redis = empty_machine(tmp_path / "two", machine.identity)
     state = ("--state", server.url)
     assert on_redis.restore(machine.back_up(), *state).code == 0
-    with running(on_redis.tree.root, *state) as daemon:
+    with running(on_redis.tree.root, *state, environment=FOUND, program=PROGRAM) as daemon:
         assert status_of_a_call(daemon) == 200
         daemon.wait_until(lambda: booked(on_redis, *state)["requests"] == 2, "two calls in the books")
     stored = Meta(digest="5" * 64, realm="test", saved=0.0, trigger="boot")

@@ -29,6 +29,7 @@ import pytest
 import redis_server
 from builders import KEY
 from cli_tree import Tree
+from waiting import wait_until
 
 from relayd.config.secrets.api_keys import key_hash, mint
 from relayd.config.secrets.binding import account_binding, alert_binding, totp_binding
@@ -110,7 +111,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
     tokens: dict[str, str]
     seen: list[str]
     told: list[bytes]  # to the receiver of alerts
-    timeout = 10
+    timeout = 600  # s that a connection may be idle
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -283,7 +284,7 @@ class Canary:
             connection.request(method, path, body, {"x-api-key": key, **headers})
             answer = connection.getresponse()
             text = f"{answer.status} {answer.headers}".encode() + answer.read()
-        except http.client.HTTPException as error:
+        except (http.client.HTTPException, ConnectionError) as error:  # refused while it was being sent
             text = repr(error).encode()
         finally:
             connection.close()
@@ -317,7 +318,8 @@ class Canary:
         for place in places:
             for path in [place] if place.is_file() else sorted(place.rglob("*")):
                 if path.is_file() and "generations" not in path.parts:  # copies of the tree, whatever is in that
-                    self.seen[str(path)] = path.read_bytes()
+                    with contextlib.suppress(FileNotFoundError):  # the daemon is done with it
+                        self.seen[str(path)] = path.read_bytes()
 
     def assert_silent(self) -> None:
         for name, secret in self.known.items():
@@ -396,7 +398,7 @@ def raw(canary: Canary, port: int) -> None:
         f"{key}\r\n\r\n",
         f"POST / HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\ncontent-length: zz\r\n\r\n",
     ):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
             sock.sendall(text.encode())
             sock.shutdown(socket.SHUT_WR)
             canary.seen[f"raw answer {len(canary.seen)}"] = b"".join(iter(lambda: sock.recv(65536), b""))
@@ -426,7 +428,8 @@ def process(canary: Canary, running: daemons.Daemon) -> None:
     environment = [part for part in (proc / "environ").read_bytes().split(b"\0") if b"STATE_PASSWORD" not in part]
     canary.seen["environment"] = b"\0".join(environment)
     for task in (proc / "task").iterdir():
-        canary.seen[f"thread {task.name}"] = (task / "comm").read_bytes()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            canary.seen[f"thread {task.name}"] = (task / "comm").read_bytes()
 
 
 # Put on the daemon's path as sitecustomize: the way upstream breaks with all that a careless message could quote.
@@ -482,6 +485,7 @@ def test_no_secret_is_written_or_answered_with_sqlite(tmp_path: Path) -> None:
             canary.files(canary.tree / "var")  # as it is while the daemon lives, WAL included
             process(canary, running)
             admin(canary, running)
+            wait_until(lambda: any(b"account.credential" in one for one in served.told), "the alert of an account")
             running.kill()
         canary.files(tmp_path / "daemon.log", canary.tree / "var")
         # Again, with a log for people, and with faults inside.
@@ -497,7 +501,7 @@ def test_no_secret_is_written_or_answered_with_sqlite(tmp_path: Path) -> None:
             for name, key in list(canary.known.items()):
                 if name.startswith("api key of"):
                     assert canary.call(again.port, key, BODY.replace("hi", "fault-please")) in (500, 529, 502), name
-            assert again.text().count("RuntimeError") > 5, "the faults were logged"
+            again.wait_until(lambda: again.text().count("RuntimeError") > 5, "the faults in the log")
             canary.run("status", "--json")
         canary.known |= served.tokens
         canary.files(tmp_path / "daemon.log", canary.tree / "var")
@@ -528,6 +532,7 @@ def test_no_secret_is_written_or_answered_with_redis_and_through_its_outage(tmp_
                 use(canary, running)
                 canary.run("status", "--json")
                 canary.run("key", "list")
+                wait_until(lambda: list((canary.tree / "var" / "journal").glob("*.journal")), "the journal")
                 canary.files(canary.tree / "var")  # journal and side store
         canary.known |= served.tokens
         canary.files(tmp_path / "daemon.log", canary.tree / "var")

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 from builders import KEY
 from daemon import Daemon, key_text, running, write_tree
+from patient import FOUND, PROGRAM
 from redis_server import running as redis_running
 
 PASSWORD = "the-redis-password-7c1e"
@@ -19,7 +20,7 @@ LIMITS = '[limits]\nwindows = [{ window = "1h", requests = 5 }]\n'
 
 
 def status_of(daemon: Daemon) -> int:
-    return httpx2.post(f"{daemon.url}/v1/messages", json=ASK, headers={"x-api-key": KEY}, timeout=30).status_code
+    return httpx2.post(f"{daemon.url}/v1/messages", json=ASK, headers={"x-api-key": KEY}, timeout=60).status_code
 
 
 def test_two_nodes_share_limits_and_books_and_the_password_is_shown_nowhere(tmp_path: Path) -> None:
@@ -31,7 +32,10 @@ def test_two_nodes_share_limits_and_books_and_the_password_is_shown_nowhere(tmp_
         one = write_tree(tmp_path / "one", relay=f'{state}password_file = "{secret}"\n', keys=keys)
         two = write_tree(tmp_path / "two", relay=state, keys=keys)
         environment = {"RELAYD_STATE_PASSWORD": PASSWORD}
-        with running(one) as first, running(two, environment=environment) as second:
+        with (
+            running(one, environment=FOUND, program=PROGRAM) as first,
+            running(two, environment={**FOUND, **environment}, program=PROGRAM) as second,
+        ):
             told = [status_of((first, second)[number % 2]) for number in range(8)]
             assert told == [200] * 5 + [429] * 3
             logs = first.text() + second.text()

@@ -126,7 +126,6 @@ def a_disk_is_full_while_redis_fails_over(day: Day) -> None:
     other.is_well()
     assert full.relayd("key", "new", "colleague").code == 0  # a change is taken all the same
 
-    day.fail_over_after(600_000)  # so that there is time to look
     day.redis[0].stop()
     full.says(
         "! the state store is down: ",
@@ -135,8 +134,7 @@ def a_disk_is_full_while_redis_fails_over(day: Day) -> None:
         "[make room for the journal, or let the daemon write there]",
     )
     day.calls.wait_for(5)
-    day.fail_over_after(100)
-    full.says("state: the store answers")
+    day.fail_over()
     other.daemon_says("state.available", "store", full.state)
     other.is_well()
 
@@ -162,12 +160,11 @@ def the_books_are_whole(day: Day) -> None:
     """After all of that: what the provider served stands in the books, once."""
     day.calls.stop()
     wait_until(lambda: sum(node.metric("relayd_calls_in_flight") for node in day.nodes) == 0)
-    served = sum(day.provider.served.values())
-
-    booked = 0
+    served = booked = 0
 
     def are() -> bool:
-        nonlocal booked
+        nonlocal served, booked
+        served = sum(day.provider.served.values())  # a last call may have begun before all had stopped
         booked = day.nodes[0].booked("next_release")
         return booked == served
 

@@ -96,11 +96,14 @@ async def everyone(clients: list[Client], group: str, calls: int, **play: float)
 
 
 async def until_full(clients: list[Client], group: str, calls: int, **play: float) -> list[Reply]:
-    """So many calls at once, and more until nobody is served any more; settlements may be on their way meanwhile."""
+    """So many calls at once, and more until nobody is served any more.
+
+    Settlements may be on their way meanwhile; what a process is asked next comes behind its own, so all are asked.
+    """
     replies = await everyone(clients, group, calls, **play)
     full = 0
     while full < 3:
-        more = await everyone(clients, group, 16 if full else CLIENTS)
+        more = await everyone(clients, group, CLIENTS)
         replies += more
         full = 0 if served(more) else full + 1
         await trio.sleep(0.05 * full)

@@ -72,7 +72,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     wrapper(root / "bin" / "relayd", RELAYD)
     with serving_ssh(root / "ssh", authorized=root / "node" / ".ssh" / "authorized_keys") as ssh:
         options = f"-F none -i {root}/laptop/.ssh/relay-deploy -o IdentitiesOnly=yes -o BatchMode=yes"
-        known = f"-o UserKnownHostsFile={root}/ssh/known -o User={os.environ.get('USER', 'root')}"
+        known = f"-o UserKnownHostsFile={root}/ssh/known -o User={ssh.user}"
         wrapper(root / "bin" / "ssh", f"/usr/bin/ssh {options} {known}")
         port = free_port()
         blocks = Blocks(root, filled(root, port, ssh.port))

@@ -107,7 +107,7 @@ def test_a_broken_tree_on_one_node_is_drift_until_it_is_mended(
         assert "\nrelayd_config_drift_seconds 0\n" in a.asked("metrics")
 
         second.stop()
-        assert set(a.sees()) == {"a"}
+        a.until(lambda: set(a.sees()) == {"a"}, "b to have left")
 
         if server is not None:
             server.stop()
@@ -129,12 +129,11 @@ def test_a_node_whose_clock_is_wrong_says_so_and_hears_of_rests_all_the_same(tmp
             try:
                 right, behind = (Node(name, first, control) for name, control in zip("ab", controls, strict=True))
                 right.until(lambda: len(behind.asked("status")["nodes"]) == 2, "the nodes to know each other")
-                status = behind.asked("status")
-                assert 3598 < status["store_clock_ahead"] < 3602
-                (said,) = [text for text in status["ailments"] if "clock" in text]
-                assert said.startswith("the clock of this node is 3600 s behind that of the state store: ")
-                assert abs(right.asked("status")["store_clock_ahead"]) < 2
-                assert not [text for text in right.asked("status")["ailments"] if "clock" in text]
+                # Measured anew for each who asks; what a busy machine makes of one question, the next one mends.
+                said = "the clock of this node is 3600 s behind that of the state store: "
+                right.until(lambda: [text.startswith(said) for text in of_clocks(behind)] == [True], said)
+                right.until(lambda: abs(right.asked("status")["store_clock_ahead"]) < 2, "a clock that is right")
+                assert of_clocks(right) == []
 
                 assert call_status(first.port, KEY) != 200
                 for node in (right, behind):
@@ -145,3 +144,7 @@ def test_a_node_whose_clock_is_wrong_says_so_and_hears_of_rests_all_the_same(tmp
                 second.stop()
             finally:
                 second.kill()
+
+
+def of_clocks(node: Node) -> list[str]:
+    return [text for text in node.asked("status")["ailments"] if "clock" in text]

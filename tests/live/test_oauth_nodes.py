@@ -18,6 +18,7 @@ import attrs
 import daemon as daemons
 import redis_server
 from builders import KEY
+from patient import FOUND, PROGRAM
 from provider import provider
 from upstream_api import call_status
 
@@ -59,11 +60,11 @@ class Nodes:
             "[guard]\nmax_removed_share = 1.0\n"
         )
         write_identity(self.root / "identity", self.root / "none", self.identity)
-        environment = {"RELAYD_IDENTITY": str(self.root / "identity")}
+        environment = {"RELAYD_IDENTITY": str(self.root / "identity"), **FOUND}
 
         def one(node: str) -> daemons.Daemon:
             tree = daemons.write_tree(self.root / node, relay=relay, accounts=accounts)
-            return daemons.start(tree, "--node", node, environment=environment)
+            return daemons.start(tree, "--node", node, environment=environment, program=PROGRAM)
 
         with ThreadPoolExecutor(len(NODES)) as pool:
             self.running = dict(zip(NODES, pool.map(one, NODES), strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from fleet import noon_zone
 from openai_daemon import MODEL, OLDER, Lane, Relay, relaying
 from pydantic import BaseModel
 
@@ -29,7 +30,7 @@ LANES = {
     "status-404": Lane("status = 404"),
     "status-413": Lane("status = 413"),
     "status-429": Lane("status = 429\nretry_after = 7"),
-    "resting": Lane("status = 429\nretry_after = 30"),
+    "resting": Lane("status = 429\nretry_after = 200"),
     "status-500": Lane("status = 500"),
     "status-503": Lane("status = 503"),
     "status-529": Lane("status = 529"),
@@ -41,11 +42,19 @@ LANES = {
     "error": Lane("error_after = 6"),
     "error-too": Lane("error_after = 6"),
     "pausing": Lane('words = 3\nbetween = "300ms"'),
+    "silent": Lane('between = "1h"'),  # after its first event
     "long": Lane("words = 3000"),
     "backed": Lane("status = 529", backup="plain"),
     "busy-once": Lane("status = 429\nretry_after = 1\nevery = 2"),
 }
-RELAY = '[server]\nsse_keepalive = "50ms"\n[models]\nsmart = "claude-opus-4-1"\n'
+RELAY = f'''
+[server]
+sse_keepalive = "50ms"
+[models]
+smart = "claude-opus-4-1"
+[state]
+timezone = "{noon_zone()}"
+'''
 HELLO: Any = [{"role": "user", "content": "hello relay"}]
 PARAMETERS = {
     "type": "object",
@@ -80,7 +89,7 @@ def sdk(relay: Relay) -> Iterator[openai.OpenAI]:
 
 
 def client(relay: Relay, lane: str = "plain", **options: Any) -> openai.OpenAI:
-    options = {"max_retries": 0, "timeout": 20, "base_url": relay.base_url, **options}
+    options = {"max_retries": 0, "timeout": 60, "base_url": relay.base_url, **options}
     return openai.OpenAI(api_key=relay.key(lane), **options)
 
 
@@ -380,8 +389,8 @@ def test_an_exhausted_account_says_when_to_come_back_and_why(relay: Relay) -> No
             with pytest.raises(openai.RateLimitError) as caught:
                 sdk.responses.create(model=MODEL, input="hello")
             errors.append(caught.value)
-    assert errors[0].response.headers["retry-after"] == "30"
-    assert 25 <= int(errors[1].response.headers["retry-after"]) <= 40
+    assert errors[0].response.headers["retry-after"] == "200"
+    assert 120 <= int(errors[1].response.headers["retry-after"]) <= 260
     assert "resting: cooling down until" in errors[-1].message
 
 
@@ -473,9 +482,15 @@ def test_the_sdk_waits_as_it_is_told_and_then_succeeds(relay: Relay) -> None:
 def test_silence_is_filled_with_comments_that_the_sdk_does_not_see(relay: Relay, path: str) -> None:
     body = {"model": MODEL, "messages": HELLO, "input": "hello relay", "stream": True}
     body.pop("input" if path.startswith("chat") else "messages")
+    key = {"authorization": f"Bearer {relay.key('silent')}"}
+    raw = ""
+    with httpx2.stream("POST", f"{relay.base_url}/{path}", json=body, headers=key, timeout=60) as answer:
+        pieces = answer.iter_text()
+        while raw.count(": keep-alive\n\n") < 5:
+            raw += next(pieces)
     key = {"authorization": f"Bearer {relay.key('pausing')}"}
-    raw = httpx2.post(f"{relay.base_url}/{path}", json=body, headers=key, timeout=60).text
-    assert raw.count(": keep-alive\n\n") >= 5
+    raw = raw.rpartition("\n\n")[0] + "\n\n"
+    raw += httpx2.post(f"{relay.base_url}/{path}", json=body, headers=key, timeout=60).text
     assert not [block for block in raw.split("\n\n") if block and not block.startswith((":", "data: ", "event: "))]
     with client(relay, "pausing") as sdk:
         if path == "responses":
@@ -494,7 +509,7 @@ def test_a_long_stream_arrives_whole_in_both_dialects(relay: Relay) -> None:
 
 
 def test_a_client_that_leaves_is_written_down_as_gone(relay: Relay) -> None:
-    with client(relay, "pausing") as sdk:
+    with client(relay, "silent") as sdk:
         stream = sdk.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
         next(iter(stream))
         stream.close()

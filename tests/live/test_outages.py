@@ -7,12 +7,14 @@ import contextlib
 import os
 import random
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import redis_server
 import trio
 from builders import KEY
-from daemon import key_text
+from daemon import Daemon, key_text
 from fleet import Fleet, eventually, fleet, noon_zone
 from load import Load, names_of
 from redis_server import RedisServer
@@ -26,7 +28,7 @@ PATIENCE = 60.0
 
 
 async def test_the_books_are_whole_after_every_kind_of_outage(tmp_path: Path) -> None:
-    relay = '[state]\non_outage = "{}"\ntimezone = "{}"\nlease = "5s"\n'
+    relay = '[state]\non_outage = "{}"\ntimezone = "{}"\nlease = "20s"\n'
     trees = [relay.format(policy, noon_zone()) for policy in POLICIES]
     keys, named = {"dev": key_text(KEY)}, [name for policy in POLICIES for name in names_of(policy, MOST)]
     with redis_server.running() as redis:
@@ -34,9 +36,10 @@ async def test_the_books_are_whole_after_every_kind_of_outage(tmp_path: Path) ->
             loads = [Load(relays, KEY, policy, RATE, random.Random(n), n) for n, policy in enumerate(POLICIES)]
             async with loads[0].running(), loads[1].running():
                 await trio.sleep(0.5)
-                for number, outage in enumerate((stall, crash, pause), start=1):
-                    await outage(redis)
-                    await recovered(relays, number)
+                for outage in (stall, crash, pause):
+                    async with outage(redis):
+                        await noticed(relays, loads[1])
+                    await all_say(relays, "state.available")
                     await trio.sleep(0.3)
                 await trio.to_thread.run_sync(tell, redis, "FLUSHALL")
                 await trio.sleep(0.5)
@@ -64,25 +67,29 @@ async def check(relays: Fleet, load: Load) -> None:
     assert max(load.glances) < PATIENCE
 
 
-async def stall(redis: RedisServer) -> None:
+@asynccontextmanager
+async def stall(redis: RedisServer) -> AsyncIterator[None]:
     """It stands still: connections are accepted, nothing is answered."""
     assert redis.process is not None
     os.kill(redis.process.pid, signal.SIGSTOP)
-    await trio.sleep(0.8)
+    yield
     os.kill(redis.process.pid, signal.SIGCONT)
 
 
-async def crash(redis: RedisServer) -> None:
+@asynccontextmanager
+async def crash(redis: RedisServer) -> AsyncIterator[None]:
     """It is killed, and comes back empty."""
     await trio.to_thread.run_sync(redis.stop)
-    await trio.sleep(0.7)
+    yield
     await trio.to_thread.run_sync(redis.start)
 
 
-async def pause(redis: RedisServer) -> None:
+@asynccontextmanager
+async def pause(redis: RedisServer) -> AsyncIterator[None]:
     """It answers some commands and holds others back."""
-    await trio.to_thread.run_sync(tell, redis, "CLIENT", "PAUSE", 800, "WRITE")
-    await trio.sleep(0.8)
+    await trio.to_thread.run_sync(tell, redis, "CLIENT", "PAUSE", 600_000, "WRITE")
+    yield
+    await trio.to_thread.run_sync(tell, redis, "CLIENT", "UNPAUSE")
 
 
 def tell(redis: RedisServer, *words: str | int) -> None:
@@ -90,13 +97,32 @@ def tell(redis: RedisServer, *words: str | int) -> None:
         client.execute_command(*words)
 
 
-async def recovered(relays: Fleet, times: int) -> None:
-    """Wait until every node has found its store again so often."""
+async def noticed(relays: Fleet, denied: Load) -> None:
+    """Wait until every node knows of an outage, and a client was told so by the one that denies."""
+    before = refused(denied)
 
-    async def has() -> bool:
-        return all(len(node.events("state.available")) >= times for node in relays.nodes.values())
+    async def is_told() -> bool:
+        return refused(denied) > before
 
-    await eventually(has, "the nodes to find Redis again")
+    await all_say(relays, "state.unavailable")
+    await eventually(is_told, "a refusal")
+
+
+def refused(load: Load) -> int:
+    return sum(reply.status == 503 for reply in load.replies.values())
+
+
+async def all_say(relays: Fleet, event: str) -> None:
+    """Wait until this is the last that each node has said of its store."""
+
+    def says(node: Daemon) -> bool:
+        said = [one["event"] for one in node.events() if one["event"] in ("state.unavailable", "state.available")]
+        return said[-1:] == [event]
+
+    async def all_do() -> bool:
+        return all(says(node) for node in relays.nodes.values())
+
+    await eventually(all_do, f"all nodes to say {event}")
 
 
 def figures(ordered: list[float]) -> str:
