@@ -45,7 +45,7 @@ def test_a_day_of_faults_fails_no_call_and_each_says_what_to_do(tmp_path: Path) 
 
 def in_the_morning_all_is_well(day: Day) -> None:
     day.well()
-    assert "nodes: 2, all run the same" in day.nodes[0].relayd("status").out
+    day.nodes[0].says("nodes: 2, all run the same")
     assert all(node.metric("relayd_well") == 1 for node in day.nodes)
     assert asked(day.nodes[0], KEY, "POST") == 200  # a batch, which is looked up again in the evening
 
@@ -62,6 +62,7 @@ def a_deploy_is_broken(day: Day) -> None:
             "running: generation 1,",
         )
         assert node.metric("relayd_well") == 0
+        wait_until(lambda node=node: node.log("reload.rejected"), "the line in the log")
         assert node.log("reload.rejected")[0]["problems"]
     assert "    4 | daily_requests = many\n" in day.nodes[0].relayd("check").out
     reload = day.nodes[0].relayd("reload")
@@ -84,7 +85,7 @@ def an_account_is_dead(day: Day) -> None:
         )
         assert node.metric("relayd_well") == 0
     assert "-> a new credential: relayd account seal main; " in day.nodes[1].relayd("doctor").out
-    assert any(node.log("account.credential") for node in day.nodes)
+    wait_until(lambda: any(node.log("account.credential") for node in day.nodes), "the line in the log")
 
     day.provider.keys.add(NEW)
     sealed = day.nodes[0].relayd("account", "seal", "main", stdin=NEW)
