@@ -235,6 +235,8 @@ async def test_apprise_tells_within_the_address_rule_and_follows_no_redirect(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which it must not hear of
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name)
     receiver.answers = [200, (302, {"location": receiver.url + "/2"})]
     url = f"json://localhost:{receiver.port}/a-secret-path"
     found: dict[str, Undelivered | None] = {}
