@@ -24,10 +24,9 @@ from relayd.daemon.net import polled_stream  # noqa: E402
 _OWN = tempfile.TemporaryDirectory(prefix="relayd-tests-")
 os.environ["XDG_CONFIG_HOME"] = _OWN.name
 
-# Behind a proxy, what a test asks on this machine does not go there.
-if {name.lower() for name in os.environ} & {"http_proxy", "https_proxy", "all_proxy"}:
-    for _name in ("NO_PROXY", "no_proxy"):
-        os.environ[_name] = ",".join([*filter(None, [os.environ.get(_name)]), "localhost", "127.0.0.1", "::1"])
+# Nor does a proxy of theirs come between a test and what it serves on this machine.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), "127.0.0.1,localhost,::1")))
 
 # A shell starts a background job with SIGINT ignored, nohup with SIGHUP, and every process that a test starts would
 # inherit it: it would then not hear what the test tells it.

@@ -28,7 +28,7 @@ def run(tree: Tree, *words: str) -> tuple[int, str, str]:
 async def ask(world: World, *words: str) -> tuple[int, str, str]:
     """The same, with the daemon of a world."""
     control = ("--control", str(world.control_path))
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         return await trio.to_thread.run_sync(lambda: run(world.tree, *words, *control))
 
 
@@ -106,7 +106,7 @@ async def test_a_tree_with_errors_or_in_motion_cannot_be_compared_and_the_daemon
     tmp_path: Path,
 ) -> None:
     tree = committed(tmp_path / "tree")
-    async with living(tree, watch=False, pace=attrs.evolve(FAST, patience=0.1)) as world:
+    async with living(tree, watch=False, pace=attrs.evolve(FAST, patience=3.0)) as world:
         tree.account(more="wieght = 3")
         code, out, err = await ask(world)
         assert (code, out) == (1, "")

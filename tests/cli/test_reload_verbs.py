@@ -281,7 +281,7 @@ def odd_daemon(place: Path, answer: bytes | None) -> Iterator[None]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.mark.parametrize(

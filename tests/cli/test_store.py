@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_tree import Tree, make_tree
+from cli_tree import RELAY, Tree, make_tree
+from fleet import noon_zone
 
 from relayd.core.quota.usage_record import UsageRecord
 from relayd.core.quota.windows import day_of
@@ -28,11 +29,11 @@ def book(tree: Tree, *records: UsageRecord) -> SqliteStore:
 
 
 def record(key: str, **fields: object) -> UsageRecord:
-    return UsageRecord(**{"day": day_of(now_ms(), "UTC"), "key": key, "account": "a", "model": "m", **fields})  # type: ignore[arg-type]
+    return UsageRecord(**{"day": day_of(now_ms(), noon_zone()), "key": key, "account": "a", "model": "m", **fields})  # type: ignore[arg-type]
 
 
 def test_the_list_shows_what_each_key_consumed_since_the_first_of_the_month(tmp_path: Path) -> None:
-    tree = make_tree(tmp_path)
+    tree = make_tree(tmp_path, f'{RELAY}\n[state]\ntimezone = "{noon_zone()}"\n')  # all of one day
     tree.run("key", "new", "dev")
     tree.run("key", "new", "idle")
     long_ago = (datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=40)).strftime("%Y-%m-%d")

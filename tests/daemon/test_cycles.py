@@ -27,13 +27,15 @@ from fakes import (
     recorded_stream,
     streaming,
 )
+from fleet import noon_zone
 from reload_world import KEY, World, key_of, living, make_tree
 from scripted import Conversation, serving
 
 LIMITS = "[limits]\nconcurrency = 100\nmonthly_requests = 1000\ntokens_per_minute = 1_000_000\n"
 CHAT = b'{"model":"claude-sonnet-5-5","max_tokens":100,"messages":[{"role":"user","content":"hi"}]}'
 TIMES = 3
-QUIET = '[upstream]\nmodels_every = "0s"\nmax_attempts = 1\n'
+# All of one month, and nothing is asked of upstreams but what a scene asks.
+QUIET = f'[state]\ntimezone = "{noon_zone()}"\n[upstream]\nmodels_every = "0s"\nmax_attempts = 1\n'
 
 Scene = Callable[[World], Awaitable[None]]
 

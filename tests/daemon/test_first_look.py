@@ -91,7 +91,7 @@ def test_a_start_at_a_terminal_greets_and_ends_with_ctrl_c(tmp_path: Path) -> No
     child = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=environ)
     os.close(slave)
     said = b""
-    while b"daemon.listening" not in said:
+    while b"\n" not in said.partition(b"daemon.listening")[2]:  # a terminal may hand out a line in pieces
         said += os.read(master, 65536)
     child.send_signal(signal.SIGINT)
     assert child.wait(PATIENCE) == 0
@@ -113,7 +113,8 @@ def test_who_has_a_port_is_found_in_proc() -> None:
         assert found.command == Path("/proc/self/comm").read_text().strip()
         with socket.create_connection(("127.0.0.1", port)) as client:
             assert owner_of_port(client.getsockname()[1]) is None  # connected, and not listening
-    assert owner_of_port(port) is None
+    found = owner_of_port(port)
+    assert found is None or found.pid != os.getpid()  # a process beside this one may have it by now
 
 
 def test_a_proc_that_hides_others_and_processes_that_end_are_no_error(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def modules_after(tmp_path: Path, *paths: str, relay: str = "") -> list[str]:
     daemon = start(tree, program=("-c", RECORDING), environment={"MODULES_OF_THE_DAEMON": str(record)})
     try:
         for path in paths:
-            answer = httpx2.post(daemon.url + path, json=body, headers={"x-api-key": KEY}, timeout=60)
+            headers = {"x-api-key": KEY}
+            answer = httpx2.post(daemon.url + path, json=body, headers=headers, trust_env=False, timeout=60)
             assert answer.status_code == 200, answer.text
     finally:
         daemon.stop()

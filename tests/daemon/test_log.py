@@ -42,6 +42,12 @@ def receipt(**fields) -> Receipt:
     return Receipt(**{**dull, **fields})
 
 
+@pytest.fixture(autouse=True)
+def _patient_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop gives the thread all the time that a busy machine takes."""
+    monkeypatch.setattr("relayd.daemon.log_output.LAST_WORDS", 60.0)
+
+
 @pytest.fixture
 def output(tmp_path: Path) -> Output:
     return Output(tmp_path / "relayd.log")
@@ -408,8 +414,9 @@ def test_a_standard_error_that_does_not_block_loses_nothing(pipe: tuple[int, Out
 
 WRITER = """
 import sys
-from relayd.daemon.log_output import Output
-output = Output(None, fd=int(sys.argv[1]))
+from relayd.daemon import log_output
+log_output.LAST_WORDS = 60.0
+output = log_output.Output(None, fd=int(sys.argv[1]))
 print("begins", flush=True)
 sys.stdin.read()
 output.start()

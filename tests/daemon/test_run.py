@@ -21,6 +21,7 @@ import httpx2
 import pytest
 from builders import KEY
 from daemon import PATIENCE, SIMULATOR, Daemon, control_answer, running, start, write_tree
+from ports import free_port
 
 from relayd.wire.sse import EventDecoder
 
@@ -75,20 +76,20 @@ class Streaming:
 def refuses(daemon: Daemon) -> bool:
     """Whether nobody accepts connections any longer."""
     try:
-        socket.create_connection(("127.0.0.1", daemon.port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE).close()
     except OSError:
         return True
     return False
 
 
-def unread(sock: socket.socket) -> int:
-    """Bytes that the other end of a connection on 127.0.0.1 has not taken yet. Source: proc(5), /proc/net/tcp."""
+def all_read(sock: socket.socket) -> bool:
+    """Whether the other end of a connection on 127.0.0.1 has taken all bytes. Source: proc(5), /proc/net/tcp."""
     ends = [f":{end[1]:04X}" for end in (sock.getpeername(), sock.getsockname())]
     for line in Path("/proc/net/tcp").read_text().splitlines():
-        _, *places, _, queues = line.split()[:5]
-        if [place[-5:] for place in places] == ends:
-            return int(queues.partition(":")[2], 16)
-    raise AssertionError(f"no connection {ends}")
+        _, *places, state, queues = line.split()[:5]
+        if [place[-5:] for place in places] == ends and state == "01":  # established
+            return int(queues.partition(":")[2], 16) == 0
+    return False
 
 
 def run_to_its_end(tree: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -118,7 +119,8 @@ def test_it_listens_on_several_addresses_and_on_a_unix_socket_also_after_a_crash
         assert listen[2] == f"unix:{path}"
         for url in listen[:2]:
             assert httpx2.get(url + "/health", trust_env=False, timeout=PATIENCE).status_code == 200
-        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), timeout=PATIENCE) as client:
+        transport = httpx2.HTTPTransport(uds=str(path))
+        with httpx2.Client(transport=transport, trust_env=False, timeout=PATIENCE) as client:
             assert client.post("http://x/v1/messages", json=ASK, headers={"x-api-key": KEY}).status_code == 200
 
 
@@ -179,7 +181,7 @@ def test_readiness_ends_with_the_signal_on_connections_that_are_open(tmp_path: P
         stream = Streaming(daemon)
         with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as sock:
             sock.sendall(b"GET /readyz HTTP/1.1\r\nhost: a\r\n")  # its request is on the way
-            daemon.wait_until(lambda: unread(sock) == 0, "its head to be read")
+            daemon.wait_until(lambda: all_read(sock), "its head to be read")
             daemon.signal(signal.SIGTERM)
             daemon.wait_for("daemon.draining")
             sock.sendall(b"\r\n")
@@ -337,7 +339,7 @@ def test_calls_are_not_logged_when_nobody_wants_it_and_are_text_for_people(tmp_p
     tree.joinpath("relay.toml").write_text(
         tree.joinpath("relay.toml").read_text().replace('file = "log.txt"', "access = false")
     )
-    listen = free_address()
+    listen = f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
         [sys.executable, "-m", "relayd", "run", "--config", str(tree), "--listen", listen],
         stderr=subprocess.PIPE,
@@ -365,11 +367,6 @@ def _killing_text(process: subprocess.Popen[str]) -> Iterator[None]:
     finally:
         process.kill()
         process.communicate()
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 def test_systemd_is_told_what_goes_on(tmp_path: Path) -> None:

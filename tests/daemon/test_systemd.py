@@ -21,6 +21,7 @@ import pytest
 import trio
 from builders import KEY
 from daemon import PATIENCE, SIMULATOR, Daemon, key_text, running, write_tree
+from fleet import noon_zone
 from redis_server import running as redis_running
 from systemd_units import RELAYD, UNITS, Unit, analyze, needs_systemd, read_unit
 from trio.testing import MockClock
@@ -397,6 +398,7 @@ def test_every_night_there_is_a_backup_of_the_day_of_the_week(tmp_path: Path, ho
     for old, new in {"/var/lib/relayd-backups": str(backups), RELAYD: f"{sys.executable} -m relayd"}.items():
         line = line.replace(old, new)
     environment = {**os.environ, **BACKUP.environment(tree, state), "STATE_DIRECTORY": f"{state}:{backups}"}
+    environment["TZ"] = noon_zone()  # both are of one day
     for _ in range(2):
         subprocess.run([shell, option, line], env=environment, check=True, capture_output=True, timeout=PATIENCE)
 

@@ -70,7 +70,7 @@ def test_the_timers_service_pulls_reloads_and_fails_when_the_tree_is_not_taken(p
     with running(clone, environment={"RELAYD_WATCH": "off"}) as daemon:
         publish(laptop, "priority = 2")
         assert pull(clone) == [0, 0, 0]
-        assert len(daemon.events("reload.applied")) == 1
+        assert len(daemon.wait_for("reload.applied")) == 1
         publish(laptop, "wieght = 1")
         assert pull(clone) == [0, 0, 1]
         publish(laptop, "priority = 3")
@@ -82,7 +82,7 @@ def test_the_timers_service_pulls_reloads_and_fails_when_the_tree_is_not_taken(p
 
         codes = pull(clone)
         assert (len(codes), codes[0], codes[1] != 0) == (2, 0, True)
-        assert len(daemon.events("reload.applied")) == 2
+        assert len(daemon.wait_for("reload.applied", 2)) == 2
     assert str(pull_code_without_a_daemon(clone)) in PULL.settings["SuccessExitStatus"]
 
 

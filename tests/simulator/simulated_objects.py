@@ -134,7 +134,7 @@ def serving_objects() -> Iterator[str]:
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
     thread.start()
     try:
-        assert started.wait(10)
+        assert started.wait(60)
         yield url
     finally:
         token[0].run_sync_soon(server.drain)

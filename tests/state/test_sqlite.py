@@ -115,7 +115,7 @@ def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
 
 
 def hammer(path: str, limit: int, number: int, answers: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
-    store = SqliteStore(path, clock=lambda: NOW, busy=20_000)
+    store = SqliteStore(path, clock=lambda: NOW, busy=60_000)
     slots: tuple[Term, ...] = (*rolling(limit), Slots(counter="s", name="", limit=limit, ttl=60_000))
     granted = 0
     for batch in range(40):
@@ -303,7 +303,7 @@ def test_an_error_of_the_disk_on_the_quick_way_waits_for_no_thread(tmp_path: Pat
         """A checkpoint that the disk does not finish."""
 
         def stop(self) -> None:
-            checkpoint_ends.wait(30)
+            checkpoint_ends.wait(60)
             stopped.set()
 
         def count_batch(self) -> None:
@@ -323,7 +323,7 @@ def test_an_error_of_the_disk_on_the_quick_way_waits_for_no_thread(tmp_path: Pat
     assert not stopped.is_set()
     assert store.apply_at_once([Ping()]) is not None  # through a connection of its own
     checkpoint_ends.set()
-    assert stopped.wait(10)
+    assert stopped.wait(60)
     store.close()
 
 

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
-from reload_world import World, living, make_tree
+from reload_world import FAST, World, living, make_tree
 
 from relayd.cli import main as relayd
 from relayd.config.snapshot import Cooldown, State
@@ -311,7 +312,8 @@ async def test_the_commands_ask_the_daemon(
 
 async def test_without_descriptors_a_command_waits_and_the_daemon_lives(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
-    async with living(tree, watch=False) as world:
+    async with living(tree, watch=False, pace=attrs.evolve(FAST, proof=3600.0)) as world:  # it opens no file meanwhile
+        await world.until(lambda: world.cluster.known)
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         with world.log_file.open() as log, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             lowest = peer.fileno() + 1

@@ -37,6 +37,7 @@ async def test_a_poisoned_journal_does_not_stop_a_daemon_and_shows_in_status_and
 
     async with living(tree) as world:
         assert (await world.call()).status == 200
+        await world.until(lambda: world.status()["losses"]["dead_letters"] == 3, "all that is set aside")
         status = world.status()
         assert not status["well"]
         assert status["losses"]["dead_letters"] == status["losses"]["set_aside"] == 3

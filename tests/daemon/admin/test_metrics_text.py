@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 from fakes import ASK
+from fleet import noon_zone
 from prometheus_text import Told, read_text
 from reload_world import World, living, make_tree
 
@@ -34,6 +35,7 @@ async def told(world: World) -> dict[str, Told]:
 
 async def test_every_metric_is_on_the_list_with_its_type_and_labels_and_says_what_is(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", keys=2)
+    tree.relay(f'[state]\ntimezone = "{noon_zone()}"')  # all of one day
     tree.write("accounts.d/a.toml", SLOW)
     tree.key(0, LIMITS)
     async with living(tree, watch=False) as world:
@@ -92,6 +94,7 @@ async def test_no_client_can_add_a_series(tmp_path: Path) -> None:
             await client.get(f"/v1/{number}")
             await client.get(f"/v1/models/{number}")
 
+        await world.until(lambda: world.cluster.known)
         await hostile(0)
         before = await told(world)
         for number in range(1, 8):

@@ -17,7 +17,9 @@ import pytest
 import trio
 import trustme
 from receivers import Receiver, receiving
+from trio.testing import MockClock
 
+import relayd.daemon.alerts.apprise_process as apprise_process
 import relayd.daemon.alerts.webhook as webhook
 from relayd.config.secrets.binding import alert_binding
 from relayd.config.secrets.seal import new_identity, seal
@@ -36,6 +38,13 @@ RELAY = Relay(
 )
 KEY = "whsec_" + base64.b64encode(b"k" * 24).decode()
 REASON = "bad <b>* @everyone `rm` & [x](http://evil)"
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver, and Apprise's own process, have all the time that a busy machine takes."""
+    monkeypatch.setattr(webhook, "PATIENCE", 60.0)
+    monkeypatch.setattr(apprise_process, "PATIENCE", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +143,12 @@ async def test_a_certificate_of_another_host_is_told_without_naming_ours(authori
     assert "localhost" not in found.reason
 
 
-async def test_a_host_in_other_letters_is_not_named() -> None:
+async def test_a_host_in_other_letters_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(*_: object, **__: object) -> None:
+        """As a system answers that asks nobody else."""
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", unknown)
     found = await send("https://b\u00fccher.invalid/x")
 
     assert found is not None
@@ -158,18 +172,16 @@ async def test_what_a_receiver_says_is_a_reason(receiver: Receiver, answer: Any,
     assert len(receiver.got) == 1
 
 
-async def test_a_receiver_that_is_slow_may_have_got_it(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook, "PATIENCE", 0.3)
+async def test_a_receiver_that_is_slow_may_have_got_it(receiver: Receiver, jumping_clock: MockClock) -> None:
     receiver.hold.clear()
 
-    assert await send(receiver.url) == Undelivered(reason="no answer within 0.3 s", unknown=True)
+    assert await send(receiver.url) == Undelivered(reason="no answer within 60 s", unknown=True)
 
 
 async def test_a_receiver_that_is_down_is_named_by_its_fault_alone() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    found = await send(f"http://localhost:{port}/hook/a-secret-path")
+        found = await send(f"http://localhost:{sock.getsockname()[1]}/hook/a-secret-path")
 
     assert found == Undelivered(reason="no connection: connection refused")
 
@@ -223,6 +235,8 @@ async def test_apprise_tells_within_the_address_rule_and_follows_no_redirect(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which it must not hear of
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name)
     receiver.answers = [200, (302, {"location": receiver.url + "/2"})]
     url = f"json://localhost:{receiver.port}/a-secret-path"
     found: dict[str, Undelivered | None] = {}

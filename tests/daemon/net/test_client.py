@@ -332,6 +332,8 @@ async def test_redirects_and_cookies_are_passed_on_and_not_acted_on(transport: T
 
 async def test_no_proxy_comes_from_the_environment(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(answering()) as upstream:
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, "http://127.0.0.1:1")
         assert await ask(transport, upstream.url()) == (200, b"hi")

@@ -46,7 +46,7 @@ from relayd.daemon.source.settings import SourceSettings
 
 KEY = mint(lambda size: b"\x01" * size)
 PATIENCE = 30.0  # s for anything that is waited for, on a machine that is busy with other things
-FAST = Intervals(poll=0.05, hash_every=30.0, interval=0.02, proof=0.1, patience=2.0, quiet=0.06)
+FAST = Intervals(poll=0.05, hash_every=30.0, interval=0.02, proof=0.1, patience=20.0, quiet=0.06)
 RELAYD = [sys.executable, "-m", "relayd"]
 
 
@@ -72,9 +72,8 @@ class Tree:
         (self.root / path).unlink()
 
     def relay(self, more: str = "", *, listen: str = '"127.0.0.1:0"', realm: str = "test") -> None:
-        self.write(
-            "relay.toml", f'schema = 1\nrealm = "{realm}"\n{more}\n[server]\nlisten = [{listen}]\n{_quiet(more)}'
-        )
+        server = f'[server]\nlisten = [{listen}]\nsse_keepalive = "0s"\n'  # streams are compared byte by byte
+        self.write("relay.toml", f'schema = 1\nrealm = "{realm}"\n{more}\n{server}{_quiet(more)}')
 
     def account(self, name: str = "a", more: str = "", *, words: int = 2) -> None:
         self.write(f"accounts.d/{name}.toml", f'kind = "simulator"\n{more}\n[simulator]\nwords = {words}\n')
@@ -230,7 +229,7 @@ class World:
         return self.log_file.read_text()
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log().splitlines()]
+        lines = [json.loads(line) for line in self.log().split("\n")[:-1]]  # the whole ones
         return [line for line in lines if line["event"] == name]
 
 

@@ -24,8 +24,9 @@ from fakes import (
     message,
     recorded_stream,
 )
+from fleet import noon_zone
 from reload_world import FAST, World, key_of, living, make_tree, texts_of
-from scripted import Conversation, serving
+from scripted import Conversation, Upstream, serving
 
 from relayd.config.secrets.api_keys import key_hash
 from relayd.config.snapshot import Server as ServerSettings
@@ -75,6 +76,27 @@ def secret(tmp_path: Path) -> Path:
     return place
 
 
+EVENTS = events_of(recorded_stream())
+
+
+@asynccontextmanager
+async def holding() -> AsyncIterator[tuple[Upstream, trio.Event]]:
+    """A Claude API whose streams stand still behind their beginning until they are told to go on."""
+    go_on = trio.Event()
+
+    async def claude(peer: Conversation) -> None:
+        while request := await peer.request():
+            if b'"stream"' not in request:
+                await peer.send(answering(body=message()))
+                continue
+            await peer.send(STREAM_HEAD + chunked(*EVENTS[:4]))
+            await go_on.wait()
+            await peer.send(chunked(*EVENTS[4:]) + b"0\r\n\r\n")
+
+    async with serving(claude) as upstream:
+        yield upstream, go_on
+
+
 async def gather(tasks: list[Callable[[], Awaitable[Told]]]) -> list[Told]:
     told: list[Told] = []
 
@@ -93,18 +115,8 @@ async def gather(tasks: list[Callable[[], Awaitable[Told]]]) -> list[Told]:
 async def test_fifty_streams_over_twenty_reloads_are_whole_and_their_connections_upstream_stay(
     tmp_path: Path, secret: Path
 ) -> None:
-    tree, go_on, events = make_tree(tmp_path / "tree"), trio.Event(), events_of(recorded_stream())
-
-    async def claude(peer: Conversation) -> None:
-        while request := await peer.request():
-            if b'"stream"' not in request:
-                await peer.send(answering(body=message()))
-                continue
-            await peer.send(STREAM_HEAD + chunked(*events[:4]))
-            await go_on.wait()
-            await peer.send(chunked(*events[4:]) + b"0\r\n\r\n")
-
-    async with serving(claude) as upstream:
+    tree = make_tree(tmp_path / "tree")
+    async with holding() as (upstream, go_on):
         account = f'base_url = "http://127.0.0.1:{upstream.port}"\n'
         tree.write("accounts.d/a.toml", api_key_account(secret, account))
         async with living(tree, watch=False, pace=attrs.evolve(FAST, quiet=0.0)) as world:
@@ -121,7 +133,7 @@ async def test_fifty_streams_over_twenty_reloads_are_whole_and_their_connections
             told = await gather([client.rest for client in clients])
 
             assert world.generation == 21
-            assert {one.body for one in told} == {b"".join(events)}
+            assert {one.body for one in told} == {b"".join(EVENTS)}
             assert upstream.accepted == 50
             assert (await world.call()).status == 200
             assert upstream.accepted == 50  # a pooled connection, twenty-one generations later
@@ -259,26 +271,29 @@ async def test_a_credential_that_cannot_be_had_rejects_the_tree_and_names_the_ac
 # --- limits
 
 
-async def test_a_lower_concurrency_ends_nobody_and_counts_until_it_is_raised(tmp_path: Path) -> None:
+async def test_a_lower_concurrency_ends_nobody_and_counts_until_it_is_raised(tmp_path: Path, secret: Path) -> None:
     tree = make_tree(tmp_path / "tree")
-    tree.write("accounts.d/a.toml", 'kind = "simulator"\n[simulator]\nwords = 40\nbetween = "15ms"\n')
-    tree.key(0, "[limits]\nconcurrency = 10\n")
-    async with living(tree, watch=False) as world:
-        clients = [await world.stream() for _ in range(8)]
-        tree.key(0, "[limits]\nconcurrency = 2\n")
-        await world.reload()
-        ninth = await world.call()
-        tree.key(0, "[limits]\nconcurrency = 20\n")
-        await world.reload()
-        tenth = await world.call()
-        told = await gather([client.rest for client in clients])
+    async with holding() as (upstream, go_on):
+        tree.write("accounts.d/a.toml", api_key_account(secret, f'base_url = "http://127.0.0.1:{upstream.port}"\n'))
+        tree.key(0, "[limits]\nconcurrency = 10\n")
+        async with living(tree, watch=False) as world:
+            clients = [await world.stream() for _ in range(8)]
+            tree.key(0, "[limits]\nconcurrency = 2\n")
+            await world.reload()
+            ninth = await world.call()
+            tree.key(0, "[limits]\nconcurrency = 20\n")
+            await world.reload()
+            tenth = await world.call()
+            go_on.set()
+            told = await gather([client.rest for client in clients])
 
-        assert (ninth.status, tenth.status) == (429, 200)
-        assert all(b"message_stop" in one.body for one in told)
+            assert (ninth.status, tenth.status) == (429, 200)
+            assert all(b"message_stop" in one.body for one in told)
 
 
 async def test_what_was_consumed_outlives_reloads_a_moved_file_and_a_new_hash(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
+    tree.relay(f'[state]\ntimezone = "{noon_zone()}"')  # all of one day
     tree.key(0, "[limits]\ndaily_requests = 4\n")
     async with living(tree, watch=False) as world:
         assert [(await world.call()).status for _ in range(2)] == [200, 200]
@@ -382,22 +397,24 @@ async def test_calls_during_reloads_all_succeed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["denied", "disabled"])
 async def test_a_live_stream_of_a_revoked_key_is_cut_with_an_error_event_where_the_policy_says_so(
-    tmp_path: Path, how: str
+    tmp_path: Path, secret: Path, how: str
 ) -> None:
     tree = make_tree(tmp_path / "tree", keys=3)
     tree.relay('[policy]\non_revoke = "cut"')
-    tree.write("accounts.d/a.toml", 'kind = "simulator"\n[simulator]\nwords = 60\nbetween = "20ms"\n')
-    async with living(tree) as world:
-        revoked, other = await world.stream(1), await world.stream(2)
-        if how == "denied":
-            tree.write("relay.toml", "schema = ")  # the rest of the tree is broken
-            tree.deny(1)
-        else:
-            tree.key(1, "enabled = false\n")
-        with pytest.raises(Cut) as cut:
-            await revoked.rest()
+    async with holding() as (upstream, go_on):
+        tree.write("accounts.d/a.toml", api_key_account(secret, f'base_url = "http://127.0.0.1:{upstream.port}"\n'))
+        async with living(tree) as world:
+            revoked, other = await world.stream(1), await world.stream(2)
+            if how == "denied":
+                tree.write("relay.toml", "schema = ")  # the rest of the tree is broken
+                tree.deny(1)
+            else:
+                tree.key(1, "enabled = false\n")
+            with pytest.raises(Cut) as cut:
+                await revoked.rest()
+            go_on.set()
 
-        assert b"this key has been revoked" in cut.value.told.body
-        assert b"event: error" in cut.value.told.body
-        assert b"message_stop" in (await other.rest()).body
-        assert world.status()["calls"] == 0
+            assert b"this key has been revoked" in cut.value.told.body
+            assert b"event: error" in cut.value.told.body
+            assert b"message_stop" in (await other.rest()).body
+            await world.until(lambda: world.status()["calls"] == 0, "the end of both calls")

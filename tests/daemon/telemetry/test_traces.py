@@ -43,6 +43,7 @@ def _the_sdk_is_left_as_it_was() -> Iterator[None]:
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     with collecting() as found:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
         yield found
 
@@ -299,11 +300,11 @@ def test_a_collector_that_is_not_there_is_named_once_by_its_fault(monkeypatch: p
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
-    sender = OtlpSender(SETTINGS, "n", breathe=lambda: None)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+        sender = OtlpSender(SETTINGS, "n", breathe=lambda: None)
 
-    assert "Failed to export" in sender.send([receipt()])
-    sender.give_up()
+        assert "Failed to export" in sender.send([receipt()])
+        sender.give_up()
 
 
 def test_what_a_collector_refuses_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +316,7 @@ def test_what_a_collector_refuses_is_a_fault(monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_collector_that_hangs_costs_calls_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with collecting(mute=True) as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")  # it is not given up
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "5")
         async with living(make_tree(tmp_path / "tree"), watch=False) as world:

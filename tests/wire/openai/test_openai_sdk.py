@@ -73,7 +73,7 @@ class Relay(httpx2.BaseTransport):
 
 
 def client(relay: Relay) -> openai.OpenAI:
-    http = httpx2.Client(transport=relay, timeout=PATIENCE)
+    http = httpx2.Client(transport=relay, trust_env=False, timeout=PATIENCE)
     return openai.OpenAI(api_key="sk-relay-x", base_url="http://relay.test/v1", http_client=http, max_retries=0)
 
 
