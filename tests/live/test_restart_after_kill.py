@@ -38,7 +38,8 @@ def begin_stream(daemon: Daemon) -> socket.socket:
     sock.sendall(head.encode() + body)
     told = b""
     while b"content_block_delta" not in told:
-        told += sock.recv(65536)
+        told += (piece := sock.recv(65536))
+        assert piece, told
     return sock
 
 
@@ -58,7 +59,7 @@ def test_a_key_with_one_slot_is_served_at_once_after_a_kill(kind: str, tmp_path:
 
         with running(tree) as daemon:
             assert ask(daemon) == 200
-            (buried,) = daemon.events("state.buried")
+            (buried,) = daemon.wait_for("state.buried")
             assert buried["calls"] == 1
         words = [sys.executable, "-m", "relayd", "report", "--from", "yesterday", "--json", "--config", str(tree)]
         report = json.loads(subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout)
