@@ -179,7 +179,7 @@ def test_the_checks_above_see_what_they_look_for(world: World, alice: Chromium, 
     assert [one for one in alice.out_of_reach() if "tabindex" in one]
     assert any("planted" in one for one in alice.complaints())
     alice.run("document.body.insertAdjacentHTML('beforeend', '<p onclick=1 style=color:red>x</p>')")
-    assert any("Content Security Policy" in one for one in alice.complaints())
+    alice.wait(lambda: any("Content Security Policy" in one for one in alice.complaints()), "a complaint of the policy")
 
 
 def test_times_are_in_the_zone_of_the_visitor(world: World, alice: Chromium) -> None:
