@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,10 +16,12 @@ import trio
 from builders import KEY
 from churn import Ask
 from daemon import PATIENCE, Daemon, control_answer
+from fleet import noon_zone
 from pages_world import pages_table
 
 ADMIN = pages_table(more='proxy_user_header = "X-Remote-User"', users={"alice": "viewer"})
-RELAY = f'schema = 1\nrealm = "test"\n{ADMIN}\n[upstream]\nmodels_every = "0s"\n'
+UPSTREAM = '[upstream]\nmodels_every = "0s"\n'
+RELAY = f'schema = 1\nrealm = "test"\n{ADMIN}\n{UPSTREAM}[state]\ntimezone = "{noon_zone()}"\n'
 
 
 def relay_text(workers: int = 2, server: str = "", relay: str = "") -> str:

@@ -46,7 +46,9 @@ def test_any_node_leads_to_the_realms_master(servers: list[RedisServer], realm: 
 def test_a_realm_is_copied_from_its_master_whichever_node_is_named(servers: list[RedisServer], realm: str) -> None:
     name = f"copy-{realm}"
     for server in servers:
-        with contextlib.closing(RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=name, command=30)) as store:
+        with contextlib.closing(
+            RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=name, command=30)
+        ) as store:
             delete_realm(store)
             write_realm(store, [("pins", [(f"p{n}", "v", FOREVER) for n in range(300)])])
             assert len(list(read_realm(store))) == 300

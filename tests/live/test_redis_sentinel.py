@@ -12,7 +12,6 @@ from relayd.core.quota.usage_record import UsageRecord
 from relayd.state.contract import Ping, Pong, Settle, Settled, StoreUnavailable
 from relayd.state.redis import RedisStore
 
-
 # s. A sentinel that was held up for two seconds mistrusts its clock, and does nothing for thirty (TILT).
 FAILOVER = 120.0
 

@@ -18,6 +18,7 @@ from builders import KEY
 from churn import Churn
 from crew_world import CrewDaemon, alive, aside, calling, eventually, relay_text, simulated, wait_gone
 from daemon import PATIENCE, SIMULATOR, children_of, key_text, running, start, write_tree
+from fleet import noon_zone
 from ledger import Client, Reply, getting
 from pages_world import browser
 from ports import free_port
@@ -280,7 +281,7 @@ async def test_the_fork_server_is_made_anew_when_it_dies_and_workers_are_replace
 # --- the end
 
 
-# While the file is there, it holds up each Python that begins with its word on the command line.
+# A sitecustomize.py: while the file is there, it holds up each Python that has its word on the command line.
 HOLDING = """\
 import os, pathlib, sys, time
 hold = pathlib.Path(os.environ["TEST_HOLD"])
@@ -289,19 +290,34 @@ while hold.exists() and hold.read_text() in sys.orig_argv:
 """
 
 
-@pytest.fixture
-def hold(tmp_path: Path) -> Path:
-    """Where a word may be written that holds up what the daemon of `fresh` begins."""
-    return tmp_path / "hold"
+@attrs.frozen
+class Hold:
+    """Holds up the programs that the daemon of `fresh` begins."""
+
+    file: Path
+
+    def up(self, word: str) -> None:
+        """Those with this word on the command line, from now on."""
+        self.file.write_text(word)
+
+    def no_more(self) -> None:
+        """Let them go on."""
+        self.file.unlink()
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, hold: Path) -> Iterator[CrewDaemon]:
-    tree = write_tree(tmp_path, relay='[server]\nworkers = 2\n[upstream]\nmodels_every = "0s"\n')
+def hold(tmp_path: Path) -> Hold:
+    return Hold(tmp_path / "hold")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, hold: Hold) -> Iterator[CrewDaemon]:
+    relay = f'[server]\nworkers = 2\n[upstream]\nmodels_every = "0s"\n[state]\ntimezone = "{noon_zone()}"\n'
+    tree = write_tree(tmp_path, relay=relay)
     control, site = tmp_path / "control.sock", tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(HOLDING)
-    found = {"PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}", "TEST_HOLD": str(hold)}
+    found = {"PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}", "TEST_HOLD": str(hold.file)}
     options = ("--listen", f"127.0.0.1:{free_port()}", "--control", str(control), "--no-watch")
     daemon = start(tree, *options, environment=found)
     try:
@@ -419,15 +435,15 @@ async def test_a_stop_waits_for_the_workers_of_programs_before_and_a_second_one_
     assert not any(map(alive, old))
 
 
-async def test_a_stop_that_comes_while_the_program_on_disk_is_asked_is_a_stop(fresh: CrewDaemon, hold: Path) -> None:
+async def test_a_stop_that_comes_while_the_program_on_disk_is_asked_is_a_stop(fresh: CrewDaemon, hold: Hold) -> None:
     stream, pid = await aside(lambda: begin_stream(fresh.port, 4000)), fresh.daemon.process.pid
     before = children_of(pid)
-    hold.write_text("--version")
+    hold.up("--version")
     fresh.daemon.signal(signal.SIGUSR2)
     await until(lambda: children_of(pid) - before)
     fresh.daemon.signal(signal.SIGTERM)
     await aside(lambda: fresh.daemon.wait_for("daemon.draining"))
-    hold.unlink()
+    hold.no_more()
     (said,) = await aside(lambda: fresh.daemon.wait_for("daemon.not_renewed"))
     assert said["why"] == "it is about to stop"
     fresh.daemon.signal(signal.SIGTERM)
@@ -436,14 +452,14 @@ async def test_a_stop_that_comes_while_the_program_on_disk_is_asked_is_a_stop(fr
 
 
 async def test_a_stop_that_comes_while_the_new_program_starts_ends_it_in_good_order(
-    fresh: CrewDaemon, hold: Path
+    fresh: CrewDaemon, hold: Hold
 ) -> None:
     stream = await aside(lambda: begin_stream(fresh.port, 60))
-    hold.write_text("run")
+    hold.up("run")
     fresh.daemon.signal(signal.SIGUSR2)
     await aside(lambda: fresh.daemon.wait_for("daemon.stopped"))
     fresh.daemon.signal(signal.SIGTERM)
-    hold.unlink()
+    hold.no_more()
     assert b"message_stop" in await aside(stream.whole)
     assert await aside(fresh.daemon.wait) == 0
     assert len(fresh.daemon.events("daemon.listening")) == 1
