@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -94,7 +95,9 @@ class Chromium:
 
     def wait(self, condition: Any, what: str) -> None:
         """Raises: AssertionError, with the page."""
-        WebDriverWait(self.driver, PATIENCE, poll_frequency=0.02).until(lambda _: condition(), what)
+        # A page that is just being replaced cannot be asked.
+        waiting = WebDriverWait(self.driver, PATIENCE, poll_frequency=0.02, ignored_exceptions=[WebDriverException])
+        waiting.until(lambda _: condition(), what)
 
     # What it looks through
 
@@ -125,6 +128,10 @@ class Chromium:
         """What the console has had since the last look: errors, what the policy refused, what was missing."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] != "INFO"]
 
+    def hold_still(self) -> None:
+        """Have the living parts of the page stay what they are: a control that is replaced is not the one looked at."""
+        self.run("Element.prototype.replaceWith = () => {}")
+
     def overflow(self) -> list[str]:
         """What makes the document wider than its window."""
         found: list[str] = self.run(
@@ -138,6 +145,7 @@ class Chromium:
 
     def axe(self, source: str, *rules: str) -> list[str]:
         """What axe finds that is serious or critical; by some rules only, or by all."""
+        self.hold_still()
         if not self.run("return typeof axe !== 'undefined'"):
             self._cdp("Runtime.evaluate", expression=source)
         found = self.driver.execute_async_script(  # type: ignore[no-untyped-call]
@@ -150,6 +158,7 @@ class Chromium:
 
     def out_of_reach(self) -> list[str]:
         """The controls of a page that Tab never comes to."""
+        self.hold_still()
         self.run(
             "window.wanted = new Set([...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility()"
             " && !e.disabled)); document.activeElement.blur();"
@@ -178,6 +187,7 @@ def chromium(*options: str, environment: Mapping[str, str] | None = None) -> Ite
         chosen.add_argument(option)
     chosen.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     started = Chrome(options=chosen, service=Service(driver, env=dict(environment) if environment else None))
+    started.set_script_timeout(PATIENCE)
     try:
         yield Chromium(started)
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,10 +16,12 @@ import trio
 from builders import KEY
 from churn import Ask
 from daemon import PATIENCE, Daemon, control_answer
+from fleet import noon_zone
 from pages_world import pages_table
 
 ADMIN = pages_table(more='proxy_user_header = "X-Remote-User"', users={"alice": "viewer"})
-RELAY = f'schema = 1\nrealm = "test"\n{ADMIN}\n[upstream]\nmodels_every = "0s"\n'
+UPSTREAM = '[upstream]\nmodels_every = "0s"\n'
+RELAY = f'schema = 1\nrealm = "test"\n{ADMIN}\n{UPSTREAM}[state]\ntimezone = "{noon_zone()}"\n'
 
 
 def relay_text(workers: int = 2, server: str = "", relay: str = "") -> str:
@@ -137,11 +138,9 @@ async def aside(act: Callable[[], Any]) -> Any:
 
 def alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):  # it may end in between
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it goes between opening and reading
         return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def wait_gone(pids: Iterator[int] | list[int]) -> None:

@@ -10,7 +10,7 @@ import sys
 from relayd.cli import main
 from relayd.daemon.node import Intervals
 
-SILENCE = 5.0  # s; a worker that is well speaks every second
+SILENCE = 12.0  # s; a worker that is well speaks every second
 
 Intervals.__init__.__kwdefaults__["silence"] = SILENCE
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import httpx2
-from daemon import Daemon
+from daemon import PATIENCE, Daemon
 
 from relayd.config.secrets.password_hash import hash_password
 from relayd.config.secrets.secret import Secret
@@ -73,7 +73,7 @@ def browser(daemon: Daemon, **headers: Any) -> Browser:
     """A fresh one."""
     return Browser(
         httpx2.Client(
-            verify=False, timeout=30, limits=ONE_BY_ONE, headers={"accept-language": "en", **_dashed(headers)}
+            verify=False, timeout=PATIENCE, limits=ONE_BY_ONE, headers={"accept-language": "en", **_dashed(headers)}
         ),
         admin_url(daemon),
     )

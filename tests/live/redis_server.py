@@ -112,7 +112,7 @@ def cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
     servers = []
     try:
         for port in free_ports(masters, also=10000):
-            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "60000")
             servers.append(RedisServer(*options, port=port))
             servers[-1].start()
         share = -(-16384 // masters)
@@ -147,13 +147,18 @@ def _known(client: redis.Redis) -> int:
 
 @contextlib.contextmanager
 def sentinels(
-    name: str = "mymaster", *, sites: Sequence[Site] = (HERE,) * 5, options: Sequence[str] = ()
+    name: str = "mymaster",
+    *,
+    sites: Sequence[Site] = (HERE,) * 5,
+    options: Sequence[str] = (),
+    down_after: int = 500,
 ) -> Iterator[tuple[list[RedisServer], list[RedisServer]]]:
     """A master with one replica, and three sentinels with a quorum of two. -> (servers, sentinels)
 
     Args:
         sites: of the master, of the replicas, and of the three sentinels.
         options: of master and replicas.
+        down_after: ms without an answer of the master, after which it is given up.
     """
     everything: list[RedisServer] = []
     try:
@@ -169,7 +174,7 @@ def sentinels(
         for site in sites[-3:]:
             text = (
                 f"sentinel monitor {name} {master.site.host} {master.port} 2\n"
-                f"sentinel down-after-milliseconds {name} 500\n"
+                f"sentinel down-after-milliseconds {name} {down_after}\n"
                 f"sentinel failover-timeout {name} 3000\n"
             )
             watchers.append(RedisServer(sentinel=text, site=site))

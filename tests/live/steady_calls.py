@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 import httpx2
@@ -63,6 +64,14 @@ class SteadyCalls:
     took: list[float] = attrs.field(factory=list)  # s, of calls that ended well
     failures: list[str] = attrs.field(factory=list)
     _over: threading.Event = attrs.field(factory=threading.Event)
+    _threads: list[threading.Thread] = attrs.field(factory=list)
+
+    def start(self, clients: int, pause: float) -> None:
+        """Begin to call."""
+        for number in range(clients):
+            way = {"keep": number % 2 == 0, "pause": pause}
+            self._threads.append(threading.Thread(target=self.work, kwargs=way))
+            self._threads[-1].start()
 
     def wait_for(self, more: int) -> None:
         """Wait until so many more calls have ended. Raises: AssertionError."""
@@ -85,27 +94,22 @@ class SteadyCalls:
                     self.failures.append(f"{answer.status_code} {answer.text}")
 
     def stop(self) -> None:
-        """Begin no further call."""
+        """Begin no further call, and wait for those under way."""
         self._over.set()
+        for thread in self._threads:
+            thread.join()
 
 
 @contextlib.contextmanager
 def steady_calls(way: Way, *, clients: int = 4, pause: float = 0.02) -> Iterator[SteadyCalls]:
     """Call for the length of a block."""
     calls = SteadyCalls(way)
-    threads = [
-        threading.Thread(target=calls.work, kwargs={"keep": number % 2 == 0, "pause": pause})
-        for number in range(clients)
-    ]
-    for thread in threads:
-        thread.start()
+    calls.start(clients, pause)
     try:
         calls.wait_for(clients)
         yield calls
     finally:
         calls.stop()
-        for thread in threads:
-            thread.join()
 
 
 @attrs.define(eq=False)
@@ -119,6 +123,7 @@ class StreamedCall:
 
     way: Way
     headers: Mapping[str, str] = MappingProxyType({})
+    model: str = "claude-sonnet-5-5"
     body: bytes = b""
     pieces: int = 0
     served: str = ""
@@ -131,7 +136,8 @@ class StreamedCall:
         wait_until(lambda: self.pieces or self.fault, "the first event")
 
     def _read(self) -> None:
-        ask, more = {**ASK, "stream": True}, {"headers": dict(self.headers), "extensions": self.way.extensions}
+        ask = {**ASK, "model": self.model, "stream": True}
+        more: dict[str, Any] = {"headers": dict(self.headers), "extensions": self.way.extensions}
         try:
             with self.way.client() as client, client.stream("POST", "/v1/messages", json=ask, **more) as answer:
                 self.served = answer.headers["relayd-request-id"]

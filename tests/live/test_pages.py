@@ -117,8 +117,8 @@ def test_a_call_is_found_by_the_id_in_its_answer(visitor: Browser, daemon: Daemo
     answer = httpx2.post(f"{daemon.url}/v1/messages", headers={"x-api-key": KEY}, json=ask, timeout=PATIENCE)
     name = answer.headers["relayd-request-id"]
     visitor.sign_in()
+    daemon.wait_until(lambda: visitor.get(f"/web/calls/{name}").status_code == 200, "the store to have the call")
     page = visitor.get(f"/web/calls/{name}")
-    assert page.status_code == 200
     assert "claude-haiku-4-5&lt;script&gt;" in page.text
     assert "<script>" not in page.text.partition("<main")[2]
     assert "the prompt" not in page.text

@@ -179,7 +179,7 @@ def test_the_checks_above_see_what_they_look_for(world: World, alice: Chromium, 
     assert [one for one in alice.out_of_reach() if "tabindex" in one]
     assert any("planted" in one for one in alice.complaints())
     alice.run("document.body.insertAdjacentHTML('beforeend', '<p onclick=1 style=color:red>x</p>')")
-    assert any("Content Security Policy" in one for one in alice.complaints())
+    alice.wait(lambda: any("Content Security Policy" in one for one in alice.complaints()), "a complaint of the policy")
 
 
 def test_times_are_in_the_zone_of_the_visitor(world: World, alice: Chromium) -> None:
@@ -238,8 +238,8 @@ def test_a_key_is_added_used_and_disabled_and_each_step_is_a_commit(world: World
     assert git(tree, "log", "-1", "--format=%s").strip() == "key robot: disable"
     refused = _answer(world.daemon, "claude-haiku-4-5", key)
     assert refused.status_code == 401
-    alice.open(f"{world.base}/web/calls/{refused.headers['relayd-request-id']}")
-    assert "401" in alice.text, "a refusal's id opens its page, too"
+    page = f"{world.base}/web/calls/{refused.headers['relayd-request-id']}"
+    alice.wait(lambda: alice.open(page) or "401" in alice.text, "a refusal's id to open its page, too")
 
 
 def test_a_broken_tree_is_mended_from_the_page_that_says_where(world: World, alice: Chromium) -> None:

@@ -108,7 +108,7 @@ def test_two_nodes_on_one_redis_pull_over_ssh_and_agree(tmp_path: Path, ssh: Ser
             following.wait_for("reload.applied")
 
             assert (done.returncode, done.stdout.splitlines()[-1].partition(":")[0]) == (0, "applied"), done
-            assert asked.events("reload.applied")[0]["trigger"] == "command"
+            assert asked.wait_for("reload.applied")[0]["trigger"] == "command"
             assert following.events("reload.applied")[0]["trigger"] == "source"
             following.wait_until(lambda: _agree(two), "agreement")
 

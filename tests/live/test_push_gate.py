@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -28,8 +29,17 @@ class Road:
     daemon: Daemon
 
     def generation(self) -> int:
-        reloads = self.daemon.events("reload.applied")
-        return int(reloads[-1]["generation"]) if reloads else 1
+        status = ask(argparse.Namespace(config=self.node.tree, control=""), verb="status")["status"]
+        return int(status["running"]["generation"])
+
+    def last_applied(self) -> dict[str, Any]:
+        """The line of the log about the generation that runs."""
+        generation = self.generation()
+        self.daemon.wait_until(lambda: generation in self._applied(), f"generation {generation} in the log")
+        return self._applied()[generation]
+
+    def _applied(self) -> dict[int, dict[str, Any]]:
+        return {int(entry["generation"]): entry for entry in self.daemon.events("reload.applied")}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,7 @@ def test_a_sound_push_runs_and_its_plan_and_verdict_are_printed(road: Road) -> N
     assert "+ key alice: is accepted from the next request" in pushed.said
     assert f"relayd: applied generation {road.generation()}: key alice added" in pushed.said
     assert road.node.commit() == commit
-    assert road.daemon.events("reload.applied")[-1]["commit"] == commit
+    assert road.last_applied()["commit"] == commit
 
 
 def test_an_error_is_refused_at_its_place(road: Road) -> None:
@@ -269,9 +279,10 @@ def test_what_was_pushed_reaches_no_shell(road: Road, tmp_path: Path) -> None:
 
 
 def test_what_was_changed_on_the_node_is_told_and_not_lost(road: Road) -> None:
+    before = road.generation()
     (road.node.tree / "deny.toml").write_text('keys = ["dev"]\n')
     try:
-        road.daemon.wait_until(lambda: road.daemon.events("reload.applied")[-1]["trigger"] != "command", "a change")
+        road.daemon.wait_until(lambda: road.generation() > before, "a change")
         road.laptop.key("later")
         road.laptop.commit()
 

@@ -35,7 +35,7 @@ def admit(call: str, limit: int) -> Admit:
 def test_any_node_leads_to_the_realms_master(servers: list[RedisServer], realm: str) -> None:
     for number, server in enumerate(servers):
         with contextlib.closing(
-            RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=realm, command=5)
+            RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=realm, command=30)
         ) as store:
             assert store.check() == []
             (answer,) = store.apply([admit(f"c{number}", 2)])
@@ -46,7 +46,9 @@ def test_any_node_leads_to_the_realms_master(servers: list[RedisServer], realm: 
 def test_a_realm_is_copied_from_its_master_whichever_node_is_named(servers: list[RedisServer], realm: str) -> None:
     name = f"copy-{realm}"
     for server in servers:
-        with contextlib.closing(RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=name, command=5)) as store:
+        with contextlib.closing(
+            RedisStore(f"redis+cluster://127.0.0.1:{server.port}", realm=name, command=30)
+        ) as store:
             delete_realm(store)
             write_realm(store, [("pins", [(f"p{n}", "v", FOREVER) for n in range(300)])])
             assert len(list(read_realm(store))) == 300
@@ -54,7 +56,7 @@ def test_a_realm_is_copied_from_its_master_whichever_node_is_named(servers: list
 
 def test_a_slot_that_moves_is_followed_with_its_counters(servers: list[RedisServer]) -> None:
     urls = ",".join(f"127.0.0.1:{server.port}" for server in servers)
-    with contextlib.closing(RedisStore(f"redis+cluster://{urls}", realm="moving", command=5)) as store:
+    with contextlib.closing(RedisStore(f"redis+cluster://{urls}", realm="moving", command=30)) as store:
         store.apply([admit("c1", 9)])
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(contextlib.closing(server.client())) for server in servers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from builders import KEY
-from daemon import Daemon, key_text, running, start, write_tree
+from daemon import Daemon, key_text, start, write_tree
 from redis_server import running as redis_running
 
 ASK = {"model": "claude-haiku-4-5", "max_tokens": 10, "messages": [{"role": "user", "content": "Hello"}]}
@@ -38,7 +39,8 @@ def begin_stream(daemon: Daemon) -> socket.socket:
     sock.sendall(head.encode() + body)
     told = b""
     while b"content_block_delta" not in told:
-        told += sock.recv(65536)
+        told += (piece := sock.recv(65536))
+        assert piece, told
     return sock
 
 
@@ -51,15 +53,23 @@ def test_a_key_with_one_slot_is_served_at_once_after_a_kill(kind: str, tmp_path:
     with state(kind, tmp_path) as url:
         keys = {"dev": key_text(KEY, "[limits]\nconcurrency = 1\n")}
         tree = write_tree(tmp_path, relay=f'[state]\nurl = "{url}"\nlease = "1h"\n', accounts={"a": SLOW}, keys=keys)
-        killed = start(tree)
-        with contextlib.closing(begin_stream(killed)):
-            assert ask(killed) == 429
+        found = {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
+        killed = start(tree, program=("-m", "patient"), environment=found)
+        try:
+            with contextlib.closing(begin_stream(killed)):
+                assert ask(killed) == 429
+                killed.kill()
+        finally:
             killed.kill()
 
-        with running(tree) as daemon:
+        daemon = start(tree, program=("-m", "patient"), environment=found)
+        try:
             assert ask(daemon) == 200
-            (buried,) = daemon.events("state.buried")
+            (buried,) = daemon.wait_for("state.buried")
             assert buried["calls"] == 1
+            daemon.stop()
+        finally:
+            daemon.kill()
         words = [sys.executable, "-m", "relayd", "report", "--from", "yesterday", "--json", "--config", str(tree)]
         report = json.loads(subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout)
         assert (report["requests"], report["errors"]) == (2, 1)

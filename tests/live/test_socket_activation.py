@@ -12,27 +12,30 @@ import httpx2
 import pytest
 from activation import held_sockets
 from daemon import PATIENCE, write_tree
+from held_streams import BESIDE_HELD, held_streams
 from steady_calls import StreamedCall, Way, steady_calls
 
 from relayd.daemon.inherited import take_inherited
 
 ADMIN = '[admin]\nlisten = "127.0.0.1:1"\n'  # nobody can listen there
-LONG = {"x-simulate-words": "30", "x-simulate-between": "50ms"}
+LONG = {"x-simulate-words": "10000", "x-simulate-between": "50ms"}
 
 
 def test_a_restart_under_load_refuses_nobody_and_loses_no_call(tmp_path: Path) -> None:
     """What comes while the old process drains waits in the queue; how long is told in docs/production.md."""
-    tree = write_tree(tmp_path, relay=ADMIN)
-    with held_sockets("public", "admin") as held:
+    with held_streams() as streams, held_sockets("public", "admin") as held:
+        accounts = {"sim": BESIDE_HELD, "held": streams.account(tmp_path)}
+        tree = write_tree(tmp_path, relay=f'{ADMIN}[upstream]\nmodels_every = "0s"\n', accounts=accounts)
         first = held.start(tree, "--node", "n", log="first.log")
         with steady_calls(Way(held.url())) as calls:
-            stream = StreamedCall(Way(held.url()), LONG)
+            stream = StreamedCall(Way(held.url()), model="held-1")
             first.signal(signal.SIGTERM)
             first.wait_for("daemon.draining")
             asked = httpx2.get(f"{held.url('admin')}/metrics", trust_env=False, timeout=PATIENCE)
             assert stream.running()
             assert asked.status_code == 200  # a drain is worth watching
             assert "relayd_draining 1" in asked.text
+            streams.over.set()
             assert first.wait() == 0
             second = held.start(tree, "--node", "n", log="second.log")
             calls.wait_for(20)
@@ -49,7 +52,7 @@ def test_with_a_second_process_on_the_same_sockets_nobody_waits_for_the_first_on
     tree = write_tree(tmp_path, relay=ADMIN)
     with held_sockets("public", "admin") as held:
         first = held.start(tree, "--node", "n", log="first.log")
-        stream = StreamedCall(Way(held.url()), {**LONG, "x-simulate-words": "10000"})
+        stream = StreamedCall(Way(held.url()), LONG)
         with steady_calls(Way(held.url())) as calls:
             other = tmp_path / "standby.sock"
             second = held.start(tree, "--node", "n", "--control", str(other), log="second.log")

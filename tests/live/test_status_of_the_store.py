@@ -47,7 +47,7 @@ def test_a_store_that_went_away_is_said_to_be_down(tmp_path: Path) -> None:
     with redis_running() as server:
         tree = write_tree(tmp_path, relay=f'[state]\nurl = "{server.url}"\n', keys={"dev": key_text(KEY)})
         with running(tree) as daemon:
-            assert status(daemon)[0] == 0
+            daemon.wait_until(lambda: status(daemon)[0] == 0, "a node that is well")
             server.stop()
             daemon.wait_for("state.unavailable")
             code, found = status(daemon)
@@ -59,6 +59,7 @@ def test_a_damaged_counter_is_named_and_everything_else_goes_on(tmp_path: Path) 
     with redis_running() as server:
         tree = write_tree(tmp_path, relay=f'[state]\nurl = "{server.url}"\n', keys={"dev": key_text(KEY)})
         with running(tree) as daemon, contextlib.closing(server.client()) as client:
+            daemon.wait_until(lambda: bool(client.keys("relayd:*:clock")), "the store's clock")
             (clock,) = client.keys("relayd:*:clock")
             client.pipeline().delete(clock).lpush(clock, "x").execute()
             assert daemon.wait_for("state.damaged")[0]["set_aside"] == ["clock: it is a list"]

@@ -41,8 +41,6 @@ RELAY = """
 {server}
 [upstream]
 models_every = "0s"
-first_byte_timeout = "500ms"
-idle_timeout = "500ms"
 [routing]
 strategy = "priority"
 affinity = "0s"
