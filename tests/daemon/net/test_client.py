@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +25,7 @@ from scripted import (
     serving,
     silent,
 )
+from trio.testing import MockClock
 
 from relayd.daemon.net.client import Transport, read_at_most
 from relayd.daemon.net.connect import Resolver, SocketAddress
@@ -44,7 +46,7 @@ BIG = b"x" * 6_000_000  # more than both ends' socket buffers together
 
 @pytest.fixture
 async def transport() -> AsyncIterator[Transport]:
-    transport = Transport(tls=NO_TLS)
+    transport = Transport(tls=NO_TLS, idle_expiry=math.inf)
     yield transport
     transport.close()
     assert (transport.statistics().connecting, transport.statistics().busy) == (0, 0)
@@ -91,7 +93,7 @@ async def test_idle_connections_are_bounded_and_the_oldest_goes_first() -> None:
         transport.close()
 
 
-async def test_an_expired_connection_is_not_used_and_a_sweep_closes_it() -> None:
+async def test_an_expired_connection_is_not_used_and_a_sweep_closes_it(mock_clock: MockClock) -> None:
     transport = Transport(tls=NO_TLS, idle_expiry=4.0)
     async with serving(answering()) as upstream:
         await ask(transport, upstream.url())

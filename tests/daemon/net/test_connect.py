@@ -363,7 +363,7 @@ async def test_calls_go_through_a_proxy_and_its_connections_are_kept(
         script = TUNNELS[scheme](upstream, credentials.replace("%40", "@"))
         async with serving(script, tls=SERVER if scheme == "https" else None) as proxy:
             login = f"{credentials}@" if credentials else ""
-            transport = Transport(tls=CLIENT, proxy=f"{scheme}://{login}localhost:{proxy.port}")
+            transport = Transport(tls=CLIENT, proxy=f"{scheme}://{login}localhost:{proxy.port}", idle_expiry=math.inf)
             url = upstream.url(scheme="https" if secure else "http", host="localhost")
             for _ in range(2):
                 assert await ask(transport, url) == (200, b"hi")

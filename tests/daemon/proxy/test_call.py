@@ -669,7 +669,7 @@ async def test_a_call_that_takes_too_long_in_all_is_cut_with_an_error_event_afte
     assert (receipt.outcome, receipt.usage.input > 0) == ("cut", True)
 
 
-async def test_accounts_held_by_rate_limits_are_a_429_with_the_soonest_time() -> None:
+async def test_accounts_held_by_rate_limits_are_a_429_with_the_soonest_time(jumping_clock: MockClock) -> None:
     reception = Reception([failing(429, "rate_limit_error", retry_after="30")])
     async with relaying_to(reception) as house:
         await house.ask()
