@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import socket
+from collections.abc import Iterator
 
 LOWEST, MOST = 11_000, 9_000  # so that a port and the one 10000 above it lie below the kernel's range
 _NUMBERS = itertools.count(os.getpid() * 37)  # test runs beside one another begin at different places
@@ -34,3 +35,11 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextlib.contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port on 127.0.0.1 that refuses every connection: it is held, and nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx2
 import pytest
 import trio
+from ports import refusing_port
 from scripted import (
     CHUNKED,
     OK,
@@ -465,10 +466,11 @@ async def test_a_connection_that_does_not_come_about_is_a_connect_timeout() -> N
 
 
 async def test_nobody_listening_is_a_connect_error(transport: Transport) -> None:
-    async with serving(silent) as upstream:
-        url = upstream.url()
-    with pytest.raises(ConnectError, match=r"^http://127\.0\.0\.1:\d+: connection refused$"):
-        await ask(transport, url)
+    with (
+        refusing_port() as port,
+        pytest.raises(ConnectError, match=r"^http://127\.0\.0\.1:\d+: connection refused$"),
+    ):
+        await ask(transport, httpx2.URL(f"http://127.0.0.1:{port}/"))
 
 
 async def test_error_texts_show_neither_headers_nor_the_urls_credentials(transport: Transport) -> None:

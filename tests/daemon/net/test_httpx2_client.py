@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
+from ports import refusing_port
 from scripted import (
     CHUNKED,
     OK,
@@ -292,9 +292,7 @@ async def test_a_reset_in_the_body_is_a_read_error(client: httpx2.AsyncClient) -
 
 
 async def test_a_port_where_nobody_listens_is_a_connect_error(client: httpx2.AsyncClient) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(httpx2.ConnectError, match="refused") as caught:
+    with refusing_port() as port, pytest.raises(httpx2.ConnectError, match="refused") as caught:
         await client.get(f"http://127.0.0.1:{port}/")
     assert caught.value.request.method == "GET"
 
