@@ -13,6 +13,7 @@ import itertools
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 LOWEST, MOST = 11_000, 9_000  # so that a port and the one 10000 above it lie below the kernel's range
@@ -48,3 +49,11 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextlib.contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port on 127.0.0.1 that refuses every connection: it is held, and nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import httpx2
 import pytest
 from builders import KEY
 from daemon import Daemon, key_text, start, write_tree
+from patient import FOUND, PROGRAM
 from redis_server import running as redis_running
 
 ASK = {"model": "claude-haiku-4-5", "max_tokens": 10, "messages": [{"role": "user", "content": "Hello"}]}
@@ -53,8 +53,7 @@ def test_a_key_with_one_slot_is_served_at_once_after_a_kill(kind: str, tmp_path:
     with state(kind, tmp_path) as url:
         keys = {"dev": key_text(KEY, "[limits]\nconcurrency = 1\n")}
         tree = write_tree(tmp_path, relay=f'[state]\nurl = "{url}"\nlease = "1h"\n', accounts={"a": SLOW}, keys=keys)
-        found = {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
-        killed = start(tree, program=("-m", "patient"), environment=found)
+        killed = start(tree, program=PROGRAM, environment=FOUND)
         try:
             with contextlib.closing(begin_stream(killed)):
                 assert ask(killed) == 429
@@ -62,7 +61,7 @@ def test_a_key_with_one_slot_is_served_at_once_after_a_kill(kind: str, tmp_path:
         finally:
             killed.kill()
 
-        daemon = start(tree, program=("-m", "patient"), environment=found)
+        daemon = start(tree, program=PROGRAM, environment=FOUND)
         try:
             assert ask(daemon) == 200
             (buried,) = daemon.wait_for("state.buried")

@@ -54,13 +54,21 @@ class PolledStream(PlainStream):
 
     def send(self, data: bytes | memoryview) -> int:
         """As Stream.send."""
-        taken = PlainStream.send(self, data)
+        try:
+            taken = PlainStream.send(self, data)
+        except OSError:
+            self._in = True  # no edge may have told yet of what the peer said before the end
+            raise
         self._out = taken == len(data)
         return taken
 
     def send_two(self, head: bytes, body: bytes) -> int:
         """As Stream.send_two."""
-        taken = PlainStream.send_two(self, head, body)
+        try:
+            taken = PlainStream.send_two(self, head, body)
+        except OSError:
+            self._in = True
+            raise
         self._out = taken == len(head) + len(body)
         return taken
 

@@ -14,6 +14,7 @@ import attrs
 import trio
 from builders import account, snapshot
 from token_server import TokenServer
+from waiting import PATIENCE
 
 from relayd.config.secrets.binding import account_binding
 from relayd.config.secrets.seal import Identity, new_identity, seal
@@ -115,7 +116,8 @@ def tree(
 
 
 def sqlite_pump(path: Path | str, clock: Callable[[], float], *, threaded: bool = False) -> Batcher:
-    return Batcher(StoreSession(SqliteStore(str(path), clock=lambda: round(clock() * 1000))), threaded=threaded)
+    store = SqliteStore(str(path), clock=lambda: round(clock() * 1000), busy=60_000, deadline=PATIENCE)
+    return Batcher(StoreSession(store), threaded=threaded)
 
 
 @asynccontextmanager

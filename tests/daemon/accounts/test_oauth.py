@@ -574,7 +574,7 @@ async def test_accounts_out_of_service_are_not_refreshed(
     assert server.posts == []
 
 
-async def test_the_end_of_the_daemon_waits_for_a_rotation_under_way(store: Path) -> None:
+async def test_the_end_of_the_daemon_waits_for_a_rotation_under_way(fast: MockClock, store: Path) -> None:
     clock = Clock()
     async with token_server(clock) as server:
         seed = server.sign_in(life=-1)

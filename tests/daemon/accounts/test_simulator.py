@@ -17,11 +17,11 @@ import httpx2
 import pytest
 import trio
 from trio.testing import MockClock
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 from relayd.config import snapshot
 from relayd.config.snapshot import Seconds, Simulator
-from relayd.daemon.accounts.simulator import SimulatedBody, SimulatorApplication, SimulatorTransport
+from relayd.daemon.accounts.simulator import SimulatedBody, SimulatorApplication, SimulatorTransport, serve_simulator
 from relayd.daemon.net.client import read_at_most
 from relayd.daemon.net.httpx2_transport import open_client
 from relayd.daemon.net.request import PlainRequest, target_of
@@ -154,7 +154,7 @@ async def test_calls_are_counted_for_faults_that_hit_every_nth() -> None:
 
 
 async def test_the_async_sdk_streams_from_the_transport() -> None:
-    async with open_client(SimulatorTransport(Simulator(words=7), clock), httpx2.Timeout(5.0)) as http:
+    async with open_client(SimulatorTransport(Simulator(words=7), clock), httpx2.Timeout(PATIENCE)) as http:
         sdk = anthropic.AsyncAnthropic(api_key="x", base_url="http://simulator", http_client=http, max_retries=0)
         async with sdk.messages.stream(**ASK) as stream:
             pieces = [text async for text in stream.text_stream]
@@ -285,17 +285,23 @@ def test_the_command_says_where_it_listens_serves_and_ends_well(
     assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_the_command_lets_a_stream_finish_when_it_is_stopped(command: Callable[..., subprocess.Popen[str]]) -> None:
-    process = command("--listen", "127.0.0.1:0", "--words", "10", "--between", "50ms")
-    assert process.stderr is not None
-    url = process.stderr.readline().split()[-1]
-    with sdk_at(url) as sdk, sdk.messages.stream(**ASK) as stream:
-        texts = stream.text_stream
-        pieces = [next(texts)]
-        process.send_signal(signal.SIGTERM)
-        pieces += texts
-    assert len(pieces) == 10
-    assert process.wait(timeout=60) == 0
+async def test_a_stream_is_finished_when_the_command_is_stopped(jumping_clock: MockClock) -> None:
+    settings, announced = Simulator(words=10, between=Seconds(0.05)), list[socket.socket]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_simulator, "127.0.0.1:0", settings, clock, announced.extend)
+        await until(lambda: announced)
+        body = json.dumps({**ASK, "stream": True}).encode()
+        head = b"POST /v1/messages HTTP/1.1\r\nhost: a\r\nx-api-key: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+        async with await trio.open_tcp_stream(*announced[0].getsockname()) as stream:
+            await stream.send_all(head + body)
+            answer = b""
+            while b"text_delta" not in answer:
+                answer += await stream.receive_some(65536)
+            signal.raise_signal(signal.SIGTERM)
+            async for piece in stream:
+                answer += piece
+    assert answer.count(b"text_delta") == 10
+    assert answer.endswith(b"\r\n0\r\n\r\n")
 
 
 def test_the_command_serves_a_unix_socket(command: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:

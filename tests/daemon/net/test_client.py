@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import httpx2
 import pytest
 import trio
+from ports import refusing_port
 from scripted import (
     CHUNKED,
     OK,
@@ -24,6 +26,7 @@ from scripted import (
     serving,
     silent,
 )
+from trio.testing import MockClock
 
 from relayd.daemon.net.client import Transport, read_at_most
 from relayd.daemon.net.connect import Resolver, SocketAddress
@@ -44,7 +47,7 @@ BIG = b"x" * 6_000_000  # more than both ends' socket buffers together
 
 @pytest.fixture
 async def transport() -> AsyncIterator[Transport]:
-    transport = Transport(tls=NO_TLS)
+    transport = Transport(tls=NO_TLS, idle_expiry=math.inf)
     yield transport
     transport.close()
     assert (transport.statistics().connecting, transport.statistics().busy) == (0, 0)
@@ -91,7 +94,7 @@ async def test_idle_connections_are_bounded_and_the_oldest_goes_first() -> None:
         transport.close()
 
 
-async def test_an_expired_connection_is_not_used_and_a_sweep_closes_it() -> None:
+async def test_an_expired_connection_is_not_used_and_a_sweep_closes_it(mock_clock: MockClock) -> None:
     transport = Transport(tls=NO_TLS, idle_expiry=4.0)
     async with serving(answering()) as upstream:
         await ask(transport, upstream.url())
@@ -465,10 +468,11 @@ async def test_a_connection_that_does_not_come_about_is_a_connect_timeout() -> N
 
 
 async def test_nobody_listening_is_a_connect_error(transport: Transport) -> None:
-    async with serving(silent) as upstream:
-        url = upstream.url()
-    with pytest.raises(ConnectError, match=r"^http://127\.0\.0\.1:\d+: connection refused$"):
-        await ask(transport, url)
+    with (
+        refusing_port() as port,
+        pytest.raises(ConnectError, match=r"^http://127\.0\.0\.1:\d+: connection refused$"),
+    ):
+        await ask(transport, httpx2.URL(f"http://127.0.0.1:{port}/"))
 
 
 async def test_error_texts_show_neither_headers_nor_the_urls_credentials(transport: Transport) -> None:

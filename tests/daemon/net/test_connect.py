@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from ports import refusing_port
 from scripted import Conversation, Script, Upstream, answering, ask, back_to, cancelled_at, descriptors, serving
 
 from relayd.daemon.net.client import Transport
@@ -363,7 +364,7 @@ async def test_calls_go_through_a_proxy_and_its_connections_are_kept(
         script = TUNNELS[scheme](upstream, credentials.replace("%40", "@"))
         async with serving(script, tls=SERVER if scheme == "https" else None) as proxy:
             login = f"{credentials}@" if credentials else ""
-            transport = Transport(tls=CLIENT, proxy=f"{scheme}://{login}localhost:{proxy.port}")
+            transport = Transport(tls=CLIENT, proxy=f"{scheme}://{login}localhost:{proxy.port}", idle_expiry=math.inf)
             url = upstream.url(scheme="https" if secure else "http", host="localhost")
             for _ in range(2):
                 assert await ask(transport, url) == (200, b"hi")
@@ -436,11 +437,10 @@ async def test_a_socks_proxy_that_does_not_connect_is_a_proxy_error(data: bytes,
 
 @pytest.mark.parametrize("scheme", TUNNELS)
 async def test_a_proxy_that_is_not_there_is_a_proxy_error(scheme: str) -> None:
-    async with serving(answering()) as gone:
-        port = gone.port
-    transport = Transport(tls=CLIENT, proxy=f"{scheme}://user:hunter2@127.0.0.1:{port}")
-    with pytest.raises(ProxyError, match="refused") as caught:
-        await ask(transport, httpx2.URL("https://api.test/"))
+    with refusing_port() as port:
+        transport = Transport(tls=CLIENT, proxy=f"{scheme}://user:hunter2@127.0.0.1:{port}")
+        with pytest.raises(ProxyError, match="refused") as caught:
+            await ask(transport, httpx2.URL("https://api.test/"))
     assert "hunter2" not in str(caught.value)
 
 

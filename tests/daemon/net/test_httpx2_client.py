@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import socket
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
+from ports import refusing_port
 from scripted import (
     CHUNKED,
     OK,
@@ -26,19 +27,20 @@ from scripted import (
     serving,
     silent,
 )
+from trio.testing import MockClock
 
 from relayd.daemon.net.client import Transport
 from relayd.daemon.net.connect import Resolver, SocketAddress
 from relayd.daemon.net.httpx2_transport import Httpx2Transport, open_client
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-PATIENT = httpx2.Timeout(5.0)
+PATIENT = httpx2.Timeout(PATIENCE)
 BIG = b"x" * 6_000_000  # more than both ends' socket buffers together
 
 
 @pytest.fixture
 async def transport() -> AsyncIterator[Transport]:
-    transport = Transport(tls=NO_TLS)
+    transport = Transport(tls=NO_TLS, idle_expiry=math.inf)
     yield transport
     assert (transport.statistics().connecting, transport.statistics().busy, transport.statistics().idle) == (0, 0, 0)
 
@@ -290,9 +292,7 @@ async def test_a_reset_in_the_body_is_a_read_error(client: httpx2.AsyncClient) -
 
 
 async def test_a_port_where_nobody_listens_is_a_connect_error(client: httpx2.AsyncClient) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(httpx2.ConnectError, match="refused") as caught:
+    with refusing_port() as port, pytest.raises(httpx2.ConnectError, match="refused") as caught:
         await client.get(f"http://127.0.0.1:{port}/")
     assert caught.value.request.method == "GET"
 
@@ -353,7 +353,7 @@ async def test_a_connect_timeout_counts_the_look_up() -> None:
             await client.get("http://upstream.invalid/")
 
 
-async def test_a_slow_stream_that_goes_on_is_no_timeout(transport: Transport) -> None:
+async def test_a_slow_stream_that_goes_on_is_no_timeout(jumping_clock: MockClock, transport: Transport) -> None:
     async def script(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.send(CHUNKED)
@@ -401,7 +401,16 @@ async def test_cancelled_in_any_wait_nothing_stays_open(
 
 
 async def test_after_a_cancelled_call_the_next_one_is_served(client: httpx2.AsyncClient) -> None:
-    async with serving(silent, answering(OK)) as upstream:
-        with trio.move_on_after(0.05):
-            await client.get(upstream.url())
+    asked = trio.Event()
+
+    async def hearing(conversation: Conversation) -> None:
+        await conversation.request()
+        asked.set()
+        await conversation.until_peer_leaves()
+
+    async with serving(hearing, answering(OK)) as upstream:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, upstream.url())
+            await asked.wait()
+            nursery.cancel_scope.cancel()
         assert (await client.get(upstream.url())).text == "hi"

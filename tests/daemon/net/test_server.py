@@ -245,7 +245,7 @@ async def test_pipelined_requests_are_answered_in_order_and_bodies_not_confused(
         assert (await client.answer()).body == expected
 
 
-async def test_pipelined_input_does_not_pile_up_in_the_server(nursery: trio.Nursery) -> None:
+async def test_pipelined_input_does_not_pile_up_in_the_server(nursery: trio.Nursery, jumping_clock: MockClock) -> None:
     release = trio.Event()
 
     async def wait(exchange: Exchange) -> None:
@@ -456,7 +456,9 @@ async def test_an_unread_chunked_body_is_passed_over_when_it_is_there_and_else_c
     assert await client.is_closed()
 
 
-async def test_a_large_unread_body_closes_after_an_answer_that_still_arrives(nursery: trio.Nursery) -> None:
+async def test_a_large_unread_body_closes_after_an_answer_that_still_arrives(
+    nursery: trio.Nursery, jumping_clock: MockClock
+) -> None:
     client = await (await open_house(nursery, deny)).client()
     with trio.move_on_after(0.3):
         try:
@@ -931,7 +933,9 @@ async def test_a_body_that_drips_for_ever_is_408_at_its_deadline(
 # Bounds on connections
 
 
-async def test_a_connection_too_many_is_told_503_and_the_place_becomes_free_again(nursery: trio.Nursery) -> None:
+async def test_a_connection_too_many_is_told_503_and_the_place_becomes_free_again(
+    nursery: trio.Nursery, jumping_clock: MockClock
+) -> None:
     house = await open_house(nursery, max_connections=2)
     first, second = await house.client(), await house.client()
     for client in (first, second):
@@ -1099,7 +1103,7 @@ async def test_a_descriptor_that_is_lost_while_it_answers_is_a_failure_not_a_cli
 
 
 async def test_a_descriptor_that_is_lost_while_its_connection_is_idle_is_a_failure_too(
-    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, jumping_clock: MockClock
 ) -> None:
     numbers: list[int] = []
 
@@ -1179,9 +1183,10 @@ async def test_a_wrong_order_of_calls_is_an_error(nursery: trio.Nursery, wrong: 
 
 @pytest.mark.usefixtures("both_forms")
 async def test_a_cancelled_server_closes_every_connection_and_lets_cancelled_pass(nursery: trio.Nursery) -> None:
-    cancelled = trio.Event()
+    began, cancelled = trio.Event(), trio.Event()
 
     async def wait(exchange: Exchange) -> None:
+        began.set()
         try:
             await trio.sleep_forever()
         except trio.Cancelled:
@@ -1193,7 +1198,7 @@ async def test_a_cancelled_server_closes_every_connection_and_lets_cancelled_pas
         busy, idle = await house.client(), await house.client()
         await busy.send(get())
         await until(lambda: house.server.statistics.open == 2)
-        await trio.sleep(0.02)
+        await began.wait()
         house.clients.clear()  # they outlive their house here
         own.cancel_scope.cancel()
 
@@ -1205,7 +1210,9 @@ async def test_a_cancelled_server_closes_every_connection_and_lets_cancelled_pas
 
 
 @pytest.mark.usefixtures("both_forms")
-async def test_who_has_begun_to_ask_when_the_server_ends_is_told(nursery: trio.Nursery) -> None:
+async def test_who_has_begun_to_ask_when_the_server_ends_is_told(
+    nursery: trio.Nursery, jumping_clock: MockClock
+) -> None:
     """Half a head; a whole one that nobody has read yet, also as the second on its connection; nothing, or a close."""
     async with trio.open_nursery() as own:
         house = await open_house(own)
@@ -1272,7 +1279,9 @@ async def test_an_answer_over_a_body_that_is_on_its_way_when_the_server_ends_can
 
 
 @pytest.mark.usefixtures("both_forms")
-async def test_drain_closes_idle_connections_and_lets_the_others_end(nursery: trio.Nursery) -> None:
+async def test_drain_closes_idle_connections_and_lets_the_others_end(
+    nursery: trio.Nursery, jumping_clock: MockClock
+) -> None:
     go_on, served = trio.Event(), trio.Event()
 
     async def answer(exchange: Exchange) -> None:
@@ -1313,7 +1322,9 @@ def connect_unseen(house: House) -> Client:
 
 
 @pytest.mark.parametrize("count", [1, 3 * ACCEPTS_PER_TURN])
-async def test_drain_serves_connections_that_were_made_before_it(count: int, nursery: trio.Nursery) -> None:
+async def test_drain_serves_connections_that_were_made_before_it(
+    count: int, nursery: trio.Nursery, jumping_clock: MockClock
+) -> None:
     house = await open_house(nursery)
     clients = [connect_unseen(house) for _ in range(count)]
     house.server.drain()
@@ -1326,7 +1337,9 @@ async def test_drain_serves_connections_that_were_made_before_it(count: int, nur
 
 
 @pytest.mark.usefixtures("both_forms")
-async def test_who_asked_a_moment_ago_may_ask_once_more_when_a_drain_begins(nursery: trio.Nursery) -> None:
+async def test_who_asked_a_moment_ago_may_ask_once_more_when_a_drain_begins(
+    nursery: trio.Nursery, jumping_clock: MockClock
+) -> None:
     house = await open_house(nursery)
     client = await house.client()
     await client.send(get())

@@ -234,11 +234,33 @@ async def test_a_reset_ends_every_wait(ends: Ends) -> None:
         ends.theirs.close()
 
 
+def send_until_it_fails(stream: PlainStream, how: str) -> None:
+    while True:
+        if how == "send":
+            stream.send(b"more")
+        else:
+            stream.send_two(b"mo", b"re")
+
+
+@pytest.mark.parametrize("how", ["send", "send_two"])
+async def test_what_was_said_before_a_reset_is_read_though_no_edge_has_told_of_it(polled: Ends, how: str) -> None:
+    """An upstream that answers 413 and closes: both are there before the loop's next wait."""
+    await settled()
+    fill(polled.ours)
+    polled.theirs.send(b"last words")
+    polled.theirs.close()  # over unread bytes, so it is a reset
+    with pytest.raises(OSError):
+        send_until_it_fails(polled.ours, how)
+    assert polled.ours.recv() == b"last words"
+
+
 async def test_a_full_socket_wakes_its_writer_when_there_is_room(ends: Ends) -> None:
+    await settled()
     full = fill(ends.ours)
     woken = trio.Event()
 
     async def write() -> None:
+        await ends.ours.writable()  # no try before: what TCP acknowledges late makes a little room, which wakes nobody
         while not ends.ours.send(b"y"):
             await ends.ours.writable()
         woken.set()

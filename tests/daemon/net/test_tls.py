@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -53,7 +54,7 @@ SERVER = server_context("http/1.1")
 
 @pytest.fixture
 async def transport() -> AsyncIterator[Transport]:
-    transport = Transport(tls=CLIENT)
+    transport = Transport(tls=CLIENT, idle_expiry=math.inf)
     yield transport
     transport.close()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -26,7 +28,7 @@ from fakes import (
     streaming,
     upstream_account,
 )
-from ports import free_port
+from ports import refusing_port
 from scripted import Conversation, Script, serving
 from test_counting import rows
 from trio.testing import MockClock
@@ -210,15 +212,23 @@ async def test_what_this_node_lacks_is_no_clients_business() -> None:
 
 
 async def test_an_unreachable_upstream_names_the_account_and_the_cause() -> None:
-    tree = snapshot(accounts=(upstream_account("main", free_port()),))
-    async with relaying(tree) as house:
-        told = await house.ask()
-        receipt = await house.receipt()
+    with refusing_port() as nobody:
+        async with relaying(snapshot(accounts=(upstream_account("main", nobody),))) as house:
+            told = await house.ask()
+            receipt = await house.receipt()
     assert told.error == (502, "api_error", "account main: upstream unreachable: connection refused")
     assert receipt.reason == told.error[2]
 
 
-async def test_a_name_that_nobody_knows_is_said_to_be_one() -> None:
+async def test_a_name_that_nobody_knows_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up = socket.getaddrinfo
+
+    def knowing_all_others(host: str | bytes | None, *args: Any, **more: Any) -> Any:  # whatever name server there is
+        if host in ("nobody.invalid", b"nobody.invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", knowing_all_others)
     tree = snapshot(accounts=(account("main", kind="api-key", base_url="http://nobody.invalid"),))
     async with relaying(tree) as house:
         told = await house.ask()

@@ -34,7 +34,7 @@ from fakes import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ports import free_port
+from ports import refusing_port
 from scripted import Conversation, Script, serving, silent
 from trio.testing import MockClock
 
@@ -415,11 +415,12 @@ async def test_what_another_account_may_not_suffer_is_tried_there(fault: str) ->
 
 async def test_an_unreachable_account_is_passed_over() -> None:
     good = Reception([answering(body=message())])
-    async with serving(good) as upstream:
-        tree = house_of(upstream_account("a", free_port()), upstream_account("b", upstream.port))
-        async with relaying(tree) as house:
-            assert (await house.ask()).body == message()
-            receipt = await house.receipt()
+    with refusing_port() as nobody:
+        async with serving(good) as upstream:
+            tree = house_of(upstream_account("a", nobody), upstream_account("b", upstream.port))
+            async with relaying(tree) as house:
+                assert (await house.ask()).body == message()
+                receipt = await house.receipt()
     assert tried(receipt) == [("a", 0), ("b", 200)]
     assert receipt.attempts[0].reason == "upstream unreachable: connection refused"
 
@@ -588,10 +589,11 @@ async def test_a_rejected_credential_is_our_failure_and_not_the_clients(status: 
 
 
 async def test_an_upstream_that_cannot_be_reached_is_a_502() -> None:
-    async with relaying(house_of(upstream_account("a", free_port()))) as house:
-        told = await house.ask()
-        assert told.error == (502, "api_error", "account a: upstream unreachable: connection refused")
-        assert (await house.receipt()).outcome == "refused"
+    with refusing_port() as nobody:
+        async with relaying(house_of(upstream_account("a", nobody))) as house:
+            told = await house.ask()
+            assert told.error == (502, "api_error", "account a: upstream unreachable: connection refused")
+            assert (await house.receipt()).outcome == "refused"
 
 
 async def test_an_upstream_that_gives_no_answer_in_time_is_a_504(jumping_clock: MockClock) -> None:
@@ -669,7 +671,7 @@ async def test_a_call_that_takes_too_long_in_all_is_cut_with_an_error_event_afte
     assert (receipt.outcome, receipt.usage.input > 0) == ("cut", True)
 
 
-async def test_accounts_held_by_rate_limits_are_a_429_with_the_soonest_time() -> None:
+async def test_accounts_held_by_rate_limits_are_a_429_with_the_soonest_time(jumping_clock: MockClock) -> None:
     reception = Reception([failing(429, "rate_limit_error", retry_after="30")])
     async with relaying_to(reception) as house:
         await house.ask()

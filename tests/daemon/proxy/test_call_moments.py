@@ -71,7 +71,7 @@ async def test_a_connection_that_the_upstream_closed_while_idle_costs_no_call(se
 # A short wait.
 
 
-async def test_a_call_waits_a_moment_for_an_account_that_is_full() -> None:
+async def test_a_call_waits_a_moment_for_an_account_that_is_full(jumping_clock: MockClock) -> None:
     slow = account("a", max_concurrency=1, simulator=Simulator(first_byte=0.4))
     async with relaying(snapshot(accounts=(slow,))) as house:
         first, second = await house.connect(), await house.connect()

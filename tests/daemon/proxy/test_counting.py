@@ -11,6 +11,7 @@ import pytest
 from booked import Booked, booked
 from builders import account, api_key, snapshot
 from fakes import ASK, NOON, Told
+from trio.testing import MockClock
 from waiting import until
 
 from relayd.config.snapshot import Limits, MicroUsd, Policy, Rate, Seconds, Server, Simulator, Snapshot, Window
@@ -167,7 +168,9 @@ async def in_flight(world: Booked, count: int) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", CHAT])
-async def test_the_relay_as_a_whole_answers_529_over_its_concurrency(path: str, tmp_path: Path) -> None:
+async def test_the_relay_as_a_whole_answers_529_over_its_concurrency(
+    path: str, tmp_path: Path, jumping_clock: MockClock
+) -> None:
     server = Server(max_concurrent_requests=1)
     async with booked(tree(relay={"server": server}), tmp_path) as world:
         client = await world.house.connect()
@@ -247,7 +250,9 @@ async def test_a_call_that_no_upstream_saw_gives_its_place_back(tmp_path: Path) 
         assert rows(world) == ()
 
 
-async def test_a_client_that_leaves_before_anything_was_heard_is_booked_with_its_prompt(tmp_path: Path) -> None:
+async def test_a_client_that_leaves_before_anything_was_heard_is_booked_with_its_prompt(
+    tmp_path: Path, jumping_clock: MockClock
+) -> None:
     async with booked(tree(Limits(concurrency=1)), tmp_path) as world:
         client = await world.house.connect()
         body = asking(system="x" * 700)
@@ -264,7 +269,7 @@ async def test_a_client_that_leaves_before_anything_was_heard_is_booked_with_its
 
 
 async def test_what_a_long_stream_has_used_goes_with_the_heartbeat_and_stands_if_the_process_dies(
-    tmp_path: Path,
+    tmp_path: Path, jumping_clock: MockClock
 ) -> None:
     async with booked(tree(), tmp_path) as world:
         client = await world.house.connect()

@@ -54,7 +54,7 @@ async def test_three_calls_at_once_fit_into_five_dollars(tmp_path: Path, jumping
         assert [one.status for one in told] == [200] * 3
 
 
-async def test_worst_case_reserves_all_that_a_call_may_write(tmp_path: Path) -> None:
+async def test_worst_case_reserves_all_that_a_call_may_write(tmp_path: Path, jumping_clock: MockClock) -> None:
     async with booked(tree(daily_cost=MicroUsd(USD), reserve="worst-case"), tmp_path) as world:
         (client,) = await open_streams(world, 1)
         refused = await world.house.ask(asking())
@@ -63,7 +63,9 @@ async def test_worst_case_reserves_all_that_a_call_may_write(tmp_path: Path) -> 
         await client.leave("close")
 
 
-async def test_a_refusal_that_only_reservations_cause_says_so_and_may_be_tried_again(tmp_path: Path) -> None:
+async def test_a_refusal_that_only_reservations_cause_says_so_and_may_be_tried_again(
+    tmp_path: Path, jumping_clock: MockClock
+) -> None:
     async with booked(tree(daily_tokens=10_000), tmp_path) as world:
         clients = await open_streams(world, 2)
         refused = await world.house.ask(asking())
@@ -135,7 +137,9 @@ async def queue_up(world: Booked, count: int, served: list[int], nursery: trio.N
         await trio.sleep(0.1)
 
 
-async def test_without_a_wait_a_call_beyond_the_limit_is_refused_at_once(tmp_path: Path) -> None:
+async def test_without_a_wait_a_call_beyond_the_limit_is_refused_at_once(
+    tmp_path: Path, jumping_clock: MockClock
+) -> None:
     async with booked(tree(concurrency=1), tmp_path) as world:
         (client,) = await open_streams(world, 1)
         refused = await world.house.ask(asking())

@@ -64,7 +64,7 @@ class FlakyStore:
     """A real store in memory that can be away, slow, or lose answers. `log` is what it carried out."""
 
     inner: SqliteStore = attrs.field(factory=lambda: SqliteStore(":memory:", clock=lambda: NOW))
-    deadline: float = 0.3
+    deadline: float = PATIENCE
     name: str = "flaky"
     life: str = ""
     damaged: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ async def test_a_question_is_answered_and_the_store_is_closed_at_the_end() -> No
 
 
 async def test_what_queues_while_the_store_is_busy_goes_as_one_batch(nursery: trio.Nursery) -> None:
-    store = FlakyStore(deadline=5)
+    store = FlakyStore()
     batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     store.hold = threading.Event()
@@ -163,18 +163,22 @@ async def test_who_waits_too_long_gives_up_and_the_admission_is_voided(nursery: 
     with pytest.raises(StoreUnavailable, match=r"no answer within 0\.1 s"):
         await batcher.ask(admit("late", one_slot()))
     store.hold.set()
+    store.deadline = PATIENCE
     await until(lambda: Void(call="late") in store.log)
     # The slot is free again.
     assert isinstance(await batcher.ask(admit("next", one_slot())), Granted)
 
 
 async def test_a_cancelled_admission_is_voided(nursery: trio.Nursery) -> None:
-    store = FlakyStore(deadline=5)
+    store = FlakyStore()
     batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     store.hold = threading.Event()
-    with trio.move_on_after(0.05):
-        await batcher.ask(admit("gone", one_slot()))
+    before = store.entered
+    async with trio.open_nursery() as asking:
+        asking.start_soon(batcher.ask, admit("gone", one_slot()))
+        await until(lambda: store.entered > before)
+        asking.cancel_scope.cancel()
     store.hold.set()
     await until(lambda: Void(call="gone") in store.log)
     assert isinstance(await batcher.ask(admit("next", one_slot())), Granted)
@@ -311,7 +315,7 @@ async def test_submitted_operations_tell_their_answer(nursery: trio.Nursery) -> 
 
 async def test_the_loop_is_never_held_up_by_a_stalled_store(nursery: trio.Nursery) -> None:
     """As long as the store stands still, the loop goes round: were it held up, the loop here would not end."""
-    store = FlakyStore(deadline=30)
+    store = FlakyStore()
     batcher = Batcher(StoreSession(store))
     await nursery.start(batcher.run)
     store.hold = threading.Event()
@@ -570,7 +574,7 @@ async def test_an_answer_that_comes_as_patience_ends_is_not_both_taken_and_voide
             await trio.testing.wait_all_tasks_blocked()
             store.hold.set()
             time.sleep(0.12)  # noqa: ASYNC251 - that is the point
-    store.deadline = 10
+    store.deadline = PATIENCE
     assert await booked_by(batcher) == granted
 
 
@@ -600,7 +604,7 @@ async def test_a_call_that_neither_store_answered_for_is_booked_though_its_proce
     side.deadline = 0.05
     assert isinstance(await count.admit(admit("c1", one_slot())), Granted)
     side.hold.set()
-    side.deadline = 8
+    side.deadline = PATIENCE
     await count.side.ask(Ping())  # the side store has caught up; then the process dies, and its time runs out
     main.away = False
     later = FailsafeStore(count.main, Batcher(StoreSession(FlakyStore(inner=side.inner))), policy=lambda: "allow")
@@ -651,7 +655,7 @@ async def until_booked(batcher: Batcher, requests: int) -> None:
 
 async def test_a_call_that_moves_alone_is_counted_on_the_spot(tmp_path: Path) -> None:
     path, told = str(tmp_path / "relayd.db"), list[str]()
-    store, quick = (SqliteStore(path, clock=lambda: NOW, busy=busy) for busy in (1000, 0))
+    store, quick = (SqliteStore(path, clock=lambda: NOW, busy=busy, deadline=PATIENCE) for busy in (60_000, 0))
     batcher = Batcher(StoreSession(store), quick=quick, alone=lambda: alone)
     alone = True
     async with trio.open_nursery() as nursery:
@@ -672,7 +676,7 @@ async def test_a_call_that_moves_alone_is_counted_on_the_spot(tmp_path: Path) ->
 
 async def test_what_cannot_be_counted_on_the_spot_goes_to_the_thread(tmp_path: Path) -> None:
     path = str(tmp_path / "relayd.db")
-    store, quick = (SqliteStore(path, clock=lambda: NOW, busy=busy) for busy in (20_000, 0))
+    store, quick = (SqliteStore(path, clock=lambda: NOW, busy=busy, deadline=PATIENCE) for busy in (60_000, 0))
     batcher = Batcher(StoreSession(store), quick=quick, alone=lambda: True)
     async with trio.open_nursery() as nursery:
         await nursery.start(batcher.run)
@@ -694,7 +698,7 @@ async def test_what_cannot_be_counted_on_the_spot_goes_to_the_thread(tmp_path: P
 async def test_recent_calls_hold_no_call_back(tmp_path: Path) -> None:
     """What the thread does beside calls takes none of them away from the quick way."""
     hold = threading.Event()
-    store = FlakyStore(hold=hold, deadline=PATIENCE)
+    store = FlakyStore(hold=hold)
     quick = SqliteStore(str(tmp_path / "relayd.db"), clock=lambda: NOW, busy=0)
     batcher = Batcher(StoreSession(store), quick=quick, alone=lambda: True)
     hold.set()

@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from waiting import until
+from waiting import PATIENCE, until
 
 from relayd.core.quota.limits import LARGEST
 from relayd.core.quota.usage_record import UsageRecord
@@ -52,7 +52,7 @@ class BreakingStore:
     """A store that breaks, with an error that no contract knows, over a batch with a call named "poison"."""
 
     inner: SqliteStore = attrs.field(factory=lambda: kept_open(SqliteStore(":memory:", clock=lambda: NOW)))
-    deadline: float = 0.3
+    deadline: float = PATIENCE
     name: str = "breaking"
     life: str = ""
     damaged: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ async def test_one_operation_that_breaks_the_store_is_set_aside_and_the_others_a
 
 async def test_what_a_quick_store_refuses_is_set_aside_by_the_thread(tmp_path: Path) -> None:
     path = str(tmp_path / "relayd.db")
-    store, quick = (SqliteStore(path, clock=lambda: NOW, busy=busy) for busy in (1000, 0))
+    store, quick = (SqliteStore(path, clock=lambda: NOW, busy=busy) for busy in (60_000, 0))
     batcher = made(tmp_path, store, quick=quick)
     async with trio.open_nursery() as nursery:
         await nursery.start(batcher.run)

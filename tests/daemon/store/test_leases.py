@@ -11,6 +11,7 @@ import attrs
 from booked import Booked, booked
 from builders import account, api_key, snapshot
 from fakes import ASK, Client, Told
+from trio.testing import MockClock
 from waiting import until
 
 from relayd.config.snapshot import Account, Pace, Snapshot, State
@@ -85,7 +86,7 @@ async def test_a_call_goes_to_another_account_when_the_first_is_full_elsewhere(t
         assert [receipt.account for receipt in other.house.receipts.receipts] == ["b"]
 
 
-async def test_a_pace_is_kept_over_both_and_the_refusal_says_when(tmp_path: Path) -> None:
+async def test_a_pace_is_kept_over_both_and_the_refusal_says_when(tmp_path: Path, jumping_clock: MockClock) -> None:
     only = account("a", pace=Pace(requests_per_minute=5))
     async with two(tree(only), tmp_path) as worlds:
         told = await statuses(worlds, 8)

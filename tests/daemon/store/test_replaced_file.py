@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 from operations import admit, booked, record
-from waiting import until
+from waiting import PATIENCE, until
 
 from relayd.daemon.store.batcher import Batcher
 from relayd.daemon.store.store_session import StoreSession
@@ -21,8 +21,8 @@ from relayd.state.sqlite import SqliteStore
 NOW = 1_800_000_000_000
 
 
-def store_at(path: Path, busy: int = 1000) -> SqliteStore:
-    return SqliteStore(str(path), clock=lambda: NOW, busy=busy)
+def store_at(path: Path, busy: int = 60_000) -> SqliteStore:
+    return SqliteStore(str(path), clock=lambda: NOW, busy=busy, deadline=PATIENCE)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import trio
 from builders import api_key, snapshot
+from waiting import PATIENCE
 
 from relayd.core.live import Live
 from relayd.core.receipt import Receipt
@@ -60,7 +61,7 @@ class Nodes:
 async def nodes(tmp_path: Path) -> AsyncIterator[Nodes]:
     clock = Clock()
     path = str(tmp_path / "relayd.db")
-    main = Batcher(StoreSession(SqliteStore(path, clock=clock.ms)))
+    main = Batcher(StoreSession(SqliteStore(path, clock=clock.ms, deadline=PATIENCE)))
     reader = StoreReader(main, SqliteStore(path, clock=clock.ms), Beside(), clock)
     async with trio.open_nursery() as nursery:
         await nursery.start(main.run)

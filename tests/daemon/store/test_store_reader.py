@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import attrs
@@ -22,9 +21,10 @@ WEEK = Report(first="2027-01-01", last="2027-01-07")
 
 @attrs.define
 class Slow:
-    """A store whose answers take long."""
+    """A store whose answers take long, by its own clock."""
 
     seconds: float
+    now: float = 1_800_000_000.0
     inner: SqliteStore = attrs.field(factory=lambda: SqliteStore(":memory:", clock=lambda: 1))
     asked: list[Op] = attrs.field(factory=list)
     intervals: list[float] = attrs.field(factory=list)
@@ -32,7 +32,7 @@ class Slow:
     def apply(self, batch: list[Op]) -> list[Answer]:
         self.asked += batch
         self.intervals.append(sys.getswitchinterval())
-        time.sleep(self.seconds)
+        self.now += self.seconds
         return self.inner.apply(batch)
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class Slow:
 def reader(store: Slow, *, up: bool = True) -> StoreReader:
     main = Batcher(StoreSession(store.inner))
     main.session.up, main.session.reason = up, "" if up else "gone"
-    return StoreReader(main, store, Beside(), time.time)  # type: ignore[arg-type]
+    return StoreReader(main, store, Beside(), lambda: store.now)  # type: ignore[arg-type]
 
 
 async def test_a_report_that_took_long_is_told_again_and_a_level_never() -> None:
