@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import trio
 
-PATIENCE = 60.0  # s
+PATIENCE = 120.0  # s
 
 
 async def until(condition: Callable[[], object], what: str = "that") -> None:

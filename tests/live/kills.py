@@ -167,17 +167,19 @@ def _reaped_right(row: dict[str, Any], seen: Seen, model: str, load: Load, lease
     """Whether a reaped call stands with what the upstream had said at a checkpoint, or else with its estimate.
 
     That has no output for a stream, of which nothing was heard. A plain answer comes last: a heartbeat that met the
-    call in flight notes as written what a model likely writes in that time, and its client has waited no shorter.
+    call in flight notes as written what a model likely writes in that time, and its client has waited no shorter. So it
+    does for a stream that stood still.
     """
+    likely = TOKENS_PER_SECOND * load.replies[model].seconds
     if row["input"] == PROMPT:  # so a checkpoint was made after message_start
         if not seen.whole:  # else the upstream has told another number at the end
             short.append(seen.output - row["output"])
         most = EACH * lease / load.paces[model]  # four checkpoints come in a lease; later the call would be dead
-        return seen.whole or -EACH <= short[-1] <= most + 5 * EACH
+        return seen.whole or (row["output"] <= max(seen.output + EACH, likely) and short[-1] <= most + 5 * EACH)
     estimates = {
         -(-body_length(asking(KEY, model, stream=stream, prompt=PROMPT, output=output, **play)) * 2 // 7)
         for stream, play in ((False, {"pause": 0.0}), (False, {"pause": 0.02}), (True, {"pause": 0.05, "events": 10}))
         for output in (10, 100)
     }
-    written = 0 if model in load.paces else TOKENS_PER_SECOND * load.replies[model].seconds
+    written = 0 if model in load.paces else likely
     return bool(min(estimates) - 3 <= row["input"] <= max(estimates) + 3 and 0 <= row["output"] <= written)
