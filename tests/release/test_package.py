@@ -5,6 +5,7 @@ deploy/release/release.py proves the rest at a release: the same bytes twice, th
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,11 @@ VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?: \((\d{4}-\d\d-\d\d)\))?")
 def copy_of_source(place: Path) -> Path:
     """The source as it is published: of git what is committed, else (in an sdist) what is there."""
     if (ROOT / ".git").exists():
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(place)], check=True, capture_output=True)
+        config = place.with_name("gitconfig")
+        config.write_text("[safe]\n\tdirectory = *\n")  # whoever else it belongs to
+        environment = {**os.environ, "GIT_CONFIG_GLOBAL": str(config)}
+        words = ["git", "clone", "-q", str(ROOT), str(place)]
+        subprocess.run(words, env=environment, check=True, capture_output=True)
     else:
         shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns("__pycache__", ".venv"))
     return place
@@ -36,7 +41,8 @@ def test_a_wheel_knows_its_commit_and_has_nothing_but_the_package(tmp_path: Path
 
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()
-        assert wheel.read("relayd/commit.txt").decode() == f"{own_commit()}\n"
+        told = wheel.read("relayd/commit.txt").decode() if "relayd/commit.txt" in names else "\n"
+        assert told == f"{own_commit()}\n"
         assert len({entry.date_time for entry in wheel.infolist()}) == 1  # one time for all: no clock of a builder
     assert path.name == f"relayd-{__version__}-py3-none-any.whl"
     assert [name for name in names if not re.match(r"relayd/|relayd-[^/]+\.dist-info/", name)] == []
