@@ -13,7 +13,7 @@ from relayd.state.contract import Ping, Pong, Settle, Settled, StoreUnavailable
 from relayd.state.redis import RedisStore
 
 # s. A sentinel that was held up for two seconds mistrusts its clock, and does nothing for thirty (TILT).
-FAILOVER = 120.0
+FAILOVER = 240.0  # s; sentinels that stood still for 2 s do nothing for 30 s (TILT)
 
 
 def settle(call: str) -> Settle:
