@@ -30,6 +30,7 @@ from chromium import Chromium, chromium
 from daemon import Daemon, key_text, start, write_tree
 from pages_world import PASSWORD, admin_url, pages_table
 
+from relayd.config.atomic import replace_file
 from relayd.config.secrets.api_keys import mint
 from relayd.config.secrets.seal import new_identity
 from relayd.wire.current_models import LARGE, SMALL, USUAL
@@ -91,7 +92,7 @@ class Demo:
     rng: random.Random
 
     def at(self, offset: float) -> None:
-        self.clock.write_text(str(offset))
+        replace_file(self.clock, str(offset).encode())
 
     def call(self, key: str) -> httpx2.Response:
         """One call, of any length, some by clients that misbehave."""

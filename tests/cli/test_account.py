@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cli_tree import RELAY, SealingTree, make_sealing_tree, make_tree
-from ports import free_port
+from ports import refusing_port
 
 from relayd.cli.login import Loopback
 from relayd.config.load import load_tree
@@ -241,11 +241,11 @@ def test_an_account_that_does_not_work_is_told_why(tmp_path: Path, status: int, 
 
 
 def test_an_upstream_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    sealing = account_at(tmp_path, url)
-    ran = sealing.tree.run("account", "test", "main", "--identity", str(sealing.file))
+    with refusing_port() as port:
+        sealing = account_at(tmp_path, f"http://127.0.0.1:{port}")
+        ran = sealing.tree.run("account", "test", "main", "--identity", str(sealing.file))
     assert ran.code == 1
-    assert f"{url} cannot be reached" in ran.out
+    assert f"http://127.0.0.1:{port} cannot be reached" in ran.out
 
 
 def test_an_upstream_that_breaks_off_its_answer_is_told(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from ledger import Client, asking
 from load import name_of, names_of
 from strain import Figures, Node, begin, node, until
 
+from relayd.config.atomic import replace_file
+
 
 def may_mount() -> bool:
     """Whether this user may have file systems of its own."""
@@ -173,9 +175,7 @@ class FrozenDisk:
 
     def _say(self, what: str) -> None:
         """In one piece, for the processes look at each write."""
-        fresh = self.flag.with_suffix(".new")
-        fresh.write_text(what)
-        fresh.replace(self.flag)
+        replace_file(self.flag, what.encode())
 
 
 async def _ends_read_only(here: Node, frozen: FrozenDisk) -> None:

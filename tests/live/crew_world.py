@@ -15,7 +15,7 @@ import attrs
 import trio
 from builders import KEY
 from churn import Ask
-from daemon import PATIENCE, Daemon, control_answer
+from daemon import PATIENCE, Daemon, alive, control_answer
 from fleet import noon_zone
 from pages_world import pages_table
 
@@ -134,13 +134,6 @@ async def eventually(condition: Callable[[], Any]) -> Any:
 async def aside(act: Callable[[], Any]) -> Any:
     """Something that blocks, beside the load."""
     return await trio.to_thread.run_sync(act)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the latter where it goes between opening and reading
-        return False
 
 
 def wait_gone(pids: Iterator[int] | list[int]) -> None:

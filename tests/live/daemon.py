@@ -106,6 +106,11 @@ class Daemon:
         entries = [json.loads(line) for line in lines if line.startswith("{")]
         return [entry for entry in entries if name in ("", entry["event"])]
 
+    def last_of_store(self) -> str:
+        """The event that it has logged last of its store coming or going; "" while there is none."""
+        changes = [one["event"] for one in self.events() if one["event"] in ("state.unavailable", "state.available")]
+        return changes[-1] if changes else ""
+
     def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait until `event` has been logged `count` times; these entries."""
         self.wait_until(lambda: len(self.events(event)) >= count, f"{event} (x {count})")
@@ -212,6 +217,14 @@ def running(
         raise
     if daemon.process.returncode is None:
         daemon.stop()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs; a zombie only waits for whoever started or adopted it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it goes between opening and reading
+        return False
 
 
 def children_of(pid: int) -> set[int]:

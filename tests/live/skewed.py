@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from relayd.config.atomic import replace_file
+
 AHEAD = "TEST_CLOCK_AHEAD"
 
 
@@ -23,9 +25,7 @@ def clock_of(seconds: int | Path) -> dict[str, str]:
 
 def set_clock(clock: Path, seconds: int) -> None:
     """Have the processes of `clock_of(clock)` be so far ahead from now on; they never find it half written."""
-    new = clock.with_suffix(".new")
-    new.write_text(str(seconds))
-    new.replace(clock)
+    replace_file(clock, str(seconds).encode())
 
 
 def ahead(said: str) -> Callable[[], int]:

@@ -52,8 +52,7 @@ class CutOff:
         after()
 
         async def it_does() -> bool:
-            said = [one["event"] for one in node.events() if one["event"] in ("state.unavailable", "state.available")]
-            return said[-1:] == [event]
+            return node.last_of_store() == event
 
         await eventually(it_does, event)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import redis_server
 import trio
 from builders import KEY
-from daemon import Daemon, key_text
+from daemon import key_text
 from fleet import Fleet, eventually, fleet, noon_zone
 from load import Load, names_of
 from redis_server import RedisServer
@@ -115,12 +115,8 @@ def refused(load: Load) -> int:
 async def all_say(relays: Fleet, event: str) -> None:
     """Wait until this is the last that each node has said of its store."""
 
-    def says(node: Daemon) -> bool:
-        said = [one["event"] for one in node.events() if one["event"] in ("state.unavailable", "state.available")]
-        return said[-1:] == [event]
-
     async def all_do() -> bool:
-        return all(says(node) for node in relays.nodes.values())
+        return all(node.last_of_store() == event for node in relays.nodes.values())
 
     await eventually(all_do, f"all nodes to say {event}")
 

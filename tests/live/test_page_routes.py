@@ -18,6 +18,7 @@ from builders import KEY
 from daemon import Daemon, start, write_tree
 from pages_world import Browser, admin_url, browser, csrf_of, pages_table
 
+from relayd.config.atomic import replace_file
 from relayd.core.access.sessions import MOST_OF_ONE, SESSION_AGE, SESSION_IDLE, Sessions
 from relayd.daemon.admin.pages.build import build_site
 from relayd.daemon.admin.pages.visit import PageRoute
@@ -84,9 +85,7 @@ class World:
 
     def ahead(self, seconds: float) -> None:
         """Set the daemon's clock."""
-        other = self.clock.with_suffix(".new")
-        other.write_text(str(seconds))
-        other.rename(self.clock)
+        replace_file(self.clock, str(seconds).encode())
 
     def ask(
         self, route: PageRoute, cookie: str = "", *, method: str = "", suffix: str = "", token: str = "", **headers: str

@@ -16,8 +16,8 @@ import pytest
 import trio
 from builders import KEY
 from churn import Churn
-from crew_world import CrewDaemon, alive, aside, calling, eventually, relay_text, simulated, wait_gone
-from daemon import PATIENCE, SIMULATOR, children_of, key_text, running, start, write_tree
+from crew_world import CrewDaemon, aside, calling, eventually, relay_text, simulated, wait_gone
+from daemon import PATIENCE, SIMULATOR, alive, children_of, key_text, running, start, write_tree
 from fleet import noon_zone
 from ledger import Client, Reply, getting
 from pages_world import browser

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from ports import refusing_port
 from receivers import Receiver, receiving
 from trio.testing import MockClock
 
@@ -179,9 +180,8 @@ async def test_a_receiver_that_is_slow_may_have_got_it(receiver: Receiver, jumpi
 
 
 async def test_a_receiver_that_is_down_is_named_by_its_fault_alone() -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        found = await send(f"http://localhost:{sock.getsockname()[1]}/hook/a-secret-path")
+    with refusing_port() as port:
+        found = await send(f"http://localhost:{port}/hook/a-secret-path")
 
     assert found == Undelivered(reason="no connection: connection refused")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+from daemon import alive
 from pull_world import Origin, allowed, gpg_home, make_origin, new_key, pulling, stop_agent
 from reload_world import World
 
@@ -514,13 +515,4 @@ async def test_a_slow_remote_is_given_up_and_no_child_is_left(origin: Origin, tm
             nursery.start_soon(run)
             await world.until(lambda: pid.exists() and pid.read_text().endswith("\n"), "the child of git")
             nursery.cancel_scope.cancel()
-        await world.until(lambda: not lives(int(pid.read_text())), "the end of the child")
-
-
-def lives(pid: int) -> bool:
-    """Whether a process is still there; a zombie only waits for whoever adopted it."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+        await world.until(lambda: not alive(int(pid.read_text())), "the end of the child")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from collector import Collector, collecting, values
 from fakes import ASK, KEY, Told
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
+from ports import refusing_port
 from reload_world import living, make_tree
 
 from relayd.core.receipt import Attempt, Receipt
@@ -297,9 +297,8 @@ def test_a_full_queue_drops_and_counts(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_a_collector_that_is_not_there_is_named_once_by_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+    with refusing_port() as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
         sender = OtlpSender(SETTINGS, "n", breathe=lambda: None)
 
